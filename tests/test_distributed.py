@@ -1,0 +1,97 @@
+"""Collectives: identity on one process, the single-process result and gradient on two."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ser_lightning import distributed
+
+WORLD = 2
+
+
+def test_collectives_without_process_group_are_identity():
+    x = torch.randn(3, 2, requires_grad=True)
+    assert (distributed.world_size(), distributed.rank()) == (1, 0)
+    assert distributed.gather_with_gradient(x) is x
+    for collective in (distributed.gather, distributed.gather_ragged, distributed.all_reduce_mean):
+        assert torch.equal(collective(x), x)
+        assert not collective(x).requires_grad
+
+
+def test_all_reduce_mean_of_integers_is_floating_point():
+    assert distributed.all_reduce_mean(torch.tensor(3)).dtype == torch.float32
+
+
+def test_collectives_on_two_processes_equal_one_process(tmp_path):
+    command = [sys.executable, __file__, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(rank)]) for rank in range(WORLD)]
+    assert [process.wait(timeout=60) for process in processes] == [0] * WORLD
+    inputs = _inputs()
+    whole = torch.cat(inputs).requires_grad_()
+    reference_loss = _loss(whole, whole)
+    reference_loss.backward()
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
+
+    assert [r["rank"] for r in results] == [0, 1]
+    assert all(r["world"] == WORLD for r in results)
+    for r in results:
+        assert torch.equal(r["gather"], whole.detach())
+        assert not r["gather_requires_grad"]
+        assert torch.equal(r["gather_with_gradient"], whole.detach())
+        assert torch.equal(r["mask"], torch.tensor([True, False]))
+        assert torch.equal(r["ragged"], torch.tensor([[0.0], [1.0], [1.0], [1.0]]))
+        assert torch.equal(r["one_sided"], torch.ones(2))
+        assert r["empty"].shape == (0, 4)
+        assert r["mean"] == 0.5
+        assert r["untouched"] == r["rank"]
+    # DDP averages losses and gradients over ranks
+    assert torch.stack([r["loss"] for r in results]).mean() == pytest.approx(
+        reference_loss.item(), rel=1e-12
+    )
+    gradient = torch.cat([r["gradient"] for r in results]) / WORLD
+    torch.testing.assert_close(gradient, whole.grad, rtol=1e-12, atol=1e-14)
+
+
+def _inputs():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(3, 5, generator=generator, dtype=torch.float64) for _ in range(WORLD)]
+
+
+def _loss(local, everyone):
+    """Each local row against all rows, so that every rank's loss depends on every rank's input."""
+    return (local @ everyone.T).exp().mean(dim=1).log().mean()
+
+
+def _worker(rank, folder):
+    init = f"file://{Path(folder) / 'init'}"
+    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=WORLD)
+    x = _inputs()[rank].requires_grad_()
+    everyone = distributed.gather_with_gradient(x)
+    loss = _loss(x, everyone)
+    loss.backward()
+    own_rank = torch.tensor(float(rank))
+    result = {
+        "rank": distributed.rank(),
+        "world": distributed.world_size(),
+        "gather": distributed.gather(x),
+        "gather_requires_grad": distributed.gather(x).requires_grad,
+        "gather_with_gradient": everyone.detach(),
+        "loss": loss.detach(),
+        "gradient": x.grad,
+        "mask": distributed.gather(torch.tensor([rank == 0])),
+        "ragged": distributed.gather_ragged(torch.full((1 + 2 * rank, 1), float(rank))),
+        "one_sided": distributed.gather_ragged(torch.ones(2 * rank)),
+        "empty": distributed.gather_ragged(torch.ones(0, 4)),
+        "mean": distributed.all_reduce_mean(own_rank).item(),
+        "untouched": own_rank.item(),
+    }
+    torch.save(result, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _worker(int(sys.argv[2]), sys.argv[1])
