@@ -1,0 +1,125 @@
+"""Crop boxes and resizing on the host: uint8 in, uint8 out.
+
+Boxes follow torchvision's RandomResizedCrop, but are a function of given uniform numbers and
+computed for a whole batch at once.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+_ATTEMPTS = 10
+NUM_UNIFORMS = 2 * _ATTEMPTS + 2  # an area and an aspect per attempt, then the position
+
+
+def crop_boxes(
+    uniforms: np.ndarray,
+    heights: np.ndarray | int,
+    widths: np.ndarray | int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+    """Turns uniform numbers into crop boxes.
+
+    The first of ten drawn sizes that fits into the image is taken, at a uniform position; if none
+    fits, the largest central crop whose aspect lies within `ratio`.
+
+    Args:
+        uniforms: (B, NUM_UNIFORMS) numbers in [0, 1).
+        heights: (B,) image heights, or one for all.
+        widths: (B,) image widths, or one for all.
+        scale: smallest and largest area of a crop, as a share of the image's.
+        ratio: smallest and largest width / height of a crop; drawn log-uniformly.
+
+    Returns:
+        (B, 4) int64 boxes: top, left, height, width.
+
+    Raises:
+        ValueError: an empty range, or a share of the area outside (0, 1].
+    """
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"crop scale {scale} must be increasing within (0, 1]")
+    if not 0 < ratio[0] <= ratio[1]:
+        raise ValueError(f"crop ratio {ratio} must be increasing and positive")
+    height = np.broadcast_to(np.asarray(heights, dtype=np.int64), len(uniforms))[:, None]
+    width = np.broadcast_to(np.asarray(widths, dtype=np.int64), len(uniforms))[:, None]
+
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * uniforms[:, :_ATTEMPTS])
+    low, high = np.log(ratio[0]), np.log(ratio[1])
+    aspect = np.exp(low + (high - low) * uniforms[:, _ATTEMPTS : 2 * _ATTEMPTS])
+    drawn_width = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    drawn_height = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (
+        (drawn_width > 0) & (drawn_width <= width) & (drawn_height > 0) & (drawn_height <= height)
+    )
+
+    first = fits.argmax(axis=1)[:, None]
+    any_fits = fits.any(axis=1, keepdims=True)
+    drawn = (np.take_along_axis(side, first, 1) for side in (drawn_height, drawn_width))
+    central = (
+        np.minimum(height, np.rint(width / ratio[0]).astype(np.int64)),
+        np.minimum(width, np.rint(height * ratio[1]).astype(np.int64)),
+    )
+    crop_height, crop_width = (
+        np.where(any_fits, *sizes) for sizes in zip(drawn, central, strict=True)
+    )
+
+    room = np.concatenate([height - crop_height, width - crop_width], axis=1)
+    position = np.floor(uniforms[:, 2 * _ATTEMPTS : NUM_UNIFORMS] * (room + 1)).astype(np.int64)
+    corner = np.where(any_fits, position, room // 2)
+    return np.concatenate([corner, crop_height, crop_width], axis=1)
+
+
+def crop_and_resize(
+    image: Tensor,
+    box: np.ndarray,
+    size: int,
+    flip: bool = False,
+    interpolation: Interpolation = "bilinear",
+) -> Tensor:
+    """Cuts a box out of an image and resizes it, antialiased, to a square.
+
+    Args:
+        image: (3, H, W) uint8 image.
+        box: (4,) top, left, height, width.
+        size: side of the result in pixels.
+        flip: mirrors the result left to right.
+        interpolation: the filter.
+
+    Returns:
+        (3, size, size) uint8 image that shares no memory with the input.
+    """
+    top, left, height, width = (int(value) for value in box)
+    crop = image[None, :, top : top + height, left : left + width]
+    if (height, width) != (size, size):
+        # torchvision's resized_crop ends in this call; its dispatch costs three times as much at
+        # 28 pixels
+        crop = F.interpolate(
+            crop, (size, size), mode=interpolation, align_corners=False, antialias=True
+        )
+    crop = torch.flip(crop, [-1]) if flip else crop
+    pixels = torch.empty(crop.shape[1:], dtype=image.dtype)  # contiguous, whatever the input is
+    return pixels.copy_(crop[0])
+
+
+def squash(
+    image: Tensor, size: int, flip: bool = False, interpolation: Interpolation = "bilinear"
+) -> Tensor:
+    """Resizes the whole image to a square, whatever its aspect: nothing is cut off.
+
+    Args:
+        image: (3, H, W) uint8 image.
+        size: side of the result in pixels.
+        flip: mirrors the result left to right.
+        interpolation: the filter.
+
+    Returns:
+        (3, size, size) uint8 image that shares no memory with the input.
+    """
+    whole = np.array([0, 0, image.shape[-2], image.shape[-1]])
+    return crop_and_resize(image, whole, size, flip, interpolation)
