@@ -1,0 +1,127 @@
+"""Group elements: horizontal flip, resize to whole tokens, quarter turns.
+
+Source: SER, section on transformation sampling; the group law is that of D4 (flips and quarter
+turns of a square), extended by a size. An element acts as x -> R^k resize_grid F^f x: flip first,
+then resize, then turn. Resizing commutes with flips and turns, so products and inverses keep
+that normal form.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class GroupElement(NamedTuple):
+    """A batch of elements x -> R^k resize_grid F^f x, one per image, k = quarter turns.
+
+    Grid and parity are shared by the batch, so that the results stack into one tensor.
+
+    Attributes:
+        flip: (B,) bool, horizontal flip (last axis), applied first.
+        half_turn: (B,) bool, adds 2 to the quarter turns.
+        quarter_turn: 0 or 1, the parity of the quarter turns (counter-clockwise).
+        grid: (h, w) in tokens after the resize, before the turn.
+    """
+
+    flip: Tensor
+    half_turn: Tensor
+    quarter_turn: int
+    grid: tuple[int, int]
+
+    @property
+    def quarter_turns(self) -> Tensor:
+        """Counter-clockwise quarter turns 0..3 as in `torch.rot90`, (B,) int64."""
+        return self.half_turn.long() * 2 + self.quarter_turn
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h, w) in tokens of the result: the grid, swapped by a quarter turn."""
+        return _swapped(self.grid, self.quarter_turn)
+
+    @classmethod
+    def identity(cls, batch_size: int, grid: tuple[int, int]) -> GroupElement:
+        """Build `batch_size` elements that leave a map of this grid as it is."""
+        off = torch.zeros(batch_size, dtype=torch.bool)
+        return cls(off, off.clone(), 0, grid)
+
+    @classmethod
+    def from_turns(cls, flip: Tensor, quarter_turns: Tensor, grid: tuple[int, int]) -> GroupElement:
+        """Build elements from full quarter turns; reads them on the host.
+
+        Args:
+            flip: (B,) bool.
+            quarter_turns: (B,) integers, any sign, taken modulo 4.
+            grid: (h, w) in tokens after the resize, before the turn.
+
+        Raises:
+            ValueError: if even and odd quarter turns mix, whose results do not stack.
+        """
+        turns = quarter_turns.long() % 4
+        parities = sorted(set((turns % 2).tolist()))
+        if len(parities) > 1:
+            raise ValueError(
+                f"quarter turns {turns.tolist()} mix even and odd; a batch shares one parity so "
+                "that its maps stack: split it by parity"
+            )
+        parity = int(parities[0]) if parities else 0
+        return cls(flip.bool(), turns >= 2, parity, grid)
+
+    def inverse(self, grid: tuple[int, int]) -> GroupElement:
+        """Undo the elements: F^f resize R^-k = R^(-+k) resize F^f, minus unless flipped.
+
+        Args:
+            grid: (h, w) in tokens of the map the elements were applied to.
+        """
+        turned = self.half_turn ^ ~self.flip if self.quarter_turn else self.half_turn
+        return self._replace(half_turn=turned, grid=_swapped(grid, self.quarter_turn))
+
+    def compose(self, first: GroupElement) -> GroupElement:
+        """Return the product `self` after `first`, resizing once, to the size `self` asks for.
+
+        F^f2 R^k1 = R^(+-k1) F^f2 (minus if f2), so k = k2 +- k1 and f = f1 xor f2.
+        """
+        quarter_sum = self.quarter_turn + first.quarter_turn
+        half_turn = self.half_turn ^ first.half_turn
+        if first.quarter_turn:  # R^-1 = R^1 R^2, and 1 + 1 carries into the half turn
+            half_turn = half_turn ^ self.flip
+        if quarter_sum == 2:
+            half_turn = ~half_turn
+        grid = _swapped(self.grid, first.quarter_turn)
+        return GroupElement(self.flip ^ first.flip, half_turn, quarter_sum % 2, grid)
+
+    def to(self, device: torch.device | str) -> GroupElement:
+        """Move the tensors to a device; a copy to an accelerator is not waited for."""
+        asynchronous = torch.device(device).type != "cpu"  # a copy to the CPU is read at once
+        return self._replace(
+            flip=self.flip.to(device, non_blocking=asynchronous),
+            half_turn=self.half_turn.to(device, non_blocking=asynchronous),
+        )
+
+
+def relative(source: GroupElement, target: GroupElement) -> GroupElement:
+    """Find the elements that carry a map from the frame of `source` to that of `target`.
+
+    target o source^-1, that is z -> R^k2 resize_grid2 F^(f1 xor f2) R^-k1 z. With equal grids it
+    is an exact permutation of tokens; otherwise it resizes once, straight to the target's size.
+
+    Args:
+        source: the elements that made the view whose map is at hand.
+        target: the elements that made the other view of the same images.
+
+    Raises:
+        ValueError: if the two hold different numbers of elements.
+    """
+    if source.flip.shape != target.flip.shape:
+        raise ValueError(
+            f"source has {source.flip.shape[0]} elements, target {target.flip.shape[0]}; they "
+            "must belong to two views of the same images"
+        )
+    # The grid before the source's resize does not matter: the target's resize replaces it.
+    return target.compose(source.inverse(source.grid))
+
+
+def _swapped(grid: tuple[int, int], quarter_turn: int) -> tuple[int, int]:
+    return (grid[1], grid[0]) if quarter_turn else grid

@@ -1,0 +1,115 @@
+"""Draws the group elements of the two invertible views."""
+
+import math
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from ser_lightning.groups.element import GroupElement
+
+Pairing = Literal["independent", "complementary"]
+
+
+class GroupSampler:
+    """Draws one group element per image for each of two views.
+
+    Per image: half turn and flip, each with probability 1/2. Per view and step, shared by the
+    batch and by every rank, so that shapes stack: the parity of the quarter turns and the grid,
+    of area U(area) times the base grid and aspect log-uniform(aspect), rounded to whole tokens.
+    So each of the 8 flips and turns is equally likely for every image, and scaling is uniform in
+    area. Source: SER, section on transformation sampling.
+
+    The same numbers are drawn whatever is switched off, so that runs of an ablation share the
+    remaining ones.
+
+    Args:
+        rotation: turn the views (quarter and half turns).
+        flip: flip the views horizontally.
+        scale: resize the views; without it every grid is the base grid.
+        area: least and greatest area, as a multiple of the base grid's.
+        aspect: least and greatest height over width, relative to the base grid's.
+        pairing: "independent" draws the second view independently of the first.
+            "complementary" reproduces the public code: half turn and flip of view 2 are the
+            negations of view 1's, on top of a number of quarter turns 0..3 shared by each view.
+            The relative element is then always one of the 4 reflections.
+
+    Raises:
+        ValueError: if a range is empty or not positive, or the pairing is unknown.
+    """
+
+    # Differs: the paper describes two independently sampled elements, its public code draws
+    # complementary ones. The default follows the paper, so that pure rotations occur as well.
+    def __init__(
+        self,
+        rotation: bool = True,
+        flip: bool = True,
+        scale: bool = True,
+        area: tuple[float, float] = (0.7, 1.3),
+        aspect: tuple[float, float] = (3 / 4, 4 / 3),
+        pairing: Pairing = "independent",
+    ) -> None:
+        if pairing not in get_args(Pairing):
+            raise ValueError(f'pairing "{pairing}" is unknown; use one of {get_args(Pairing)}')
+        self.rotation = rotation
+        self.flip = flip
+        self.scale = scale
+        self.area = _checked_range("area", area)
+        self.aspect = _checked_range("aspect", aspect)
+        self.pairing = pairing
+
+    def sample(
+        self,
+        num_images: int,
+        grid: tuple[int, int],
+        rng_shared: np.random.Generator,
+        uniforms: np.ndarray,
+    ) -> tuple[GroupElement, GroupElement]:
+        """Draw the elements of both views.
+
+        Args:
+            num_images: number of images B.
+            grid: (h, w) the backbone's base grid, in tokens.
+            rng_shared: generator in the same state on every rank; 8 numbers are taken from it.
+            uniforms: (B, 2 views, 2) in [0, 1), the images' own draws: half turn, flip.
+
+        Returns:
+            The elements of view 1 and view 2, on the CPU.
+
+        Raises:
+            ValueError: if `uniforms` has another shape, or a base side is below 1.
+        """
+        if uniforms.shape != (num_images, 2, 2):
+            raise ValueError(
+                f"uniforms of shape {uniforms.shape} for {num_images} images; give half turn and "
+                f"flip for each of two views: ({num_images}, 2, 2)"
+            )
+        if min(grid) < 1:
+            raise ValueError(f"base grid {grid} has no tokens; both sides must be at least 1")
+        shared = rng_shared.random((2, 4))  # per view: area, aspect, parity, half turn
+        own = uniforms < 0.5
+        if self.pairing == "complementary":
+            own = np.stack((own[:, 0], ~own[:, 0]), axis=1)
+            own[:, :, 0] ^= shared[:, 3] < 0.5  # quarter turns 0..3 of the view as a whole
+        first, second = (self._view(grid, shared[view], own[:, view]) for view in range(2))
+        return first, second
+
+    def _view(self, grid: tuple[int, int], shared: np.ndarray, own: np.ndarray) -> GroupElement:
+        half_turn = torch.from_numpy(own[:, 0] & self.rotation)
+        flip = torch.from_numpy(own[:, 1] & self.flip)
+        parity = int(self.rotation and shared[2] < 0.5)
+        return GroupElement(flip, half_turn, parity, self._grid(grid, shared[0], shared[1]))
+
+    def _grid(self, grid: tuple[int, int], area: float, aspect: float) -> tuple[int, int]:
+        if not self.scale:
+            return grid
+        (low, high), (narrow, wide) = self.area, self.aspect
+        scale = math.sqrt(low + (high - low) * area)
+        shape = math.sqrt(narrow * (wide / narrow) ** aspect)
+        return max(1, round(grid[0] * scale * shape)), max(1, round(grid[1] * scale / shape))
+
+
+def _checked_range(name: str, bounds: tuple[float, float]) -> tuple[float, float]:
+    if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] < math.inf:
+        raise ValueError(f"{name} {bounds} must be (least, greatest) with 0 < least <= greatest")
+    return (float(bounds[0]), float(bounds[1]))

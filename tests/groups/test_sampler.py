@@ -1,0 +1,163 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ser_lightning.groups import GroupSampler, relative
+
+GRID = (14, 14)
+
+
+def draw(seed, num_images=4, grid=GRID, **options):
+    rng = np.random.default_rng(seed)
+    uniforms = rng.random((num_images, 2, 2))
+    return GroupSampler(**options).sample(num_images, grid, rng, uniforms)
+
+
+def codes(element):
+    """0..7: the flip and the quarter turns of each element."""
+    return (element.flip.long() * 4 + element.quarter_turns).tolist()
+
+
+def chi_square(counts):
+    expected = counts.sum() / counts.size
+    return ((counts - expected) ** 2 / expected).sum()
+
+
+def joint_counts(num_steps=4000, **options):
+    """How often each (view 1, view 2) pair of D4 elements occurs for the first image."""
+    counts = np.zeros((8, 8))
+    for seed in range(num_steps):
+        first, second = draw(seed, num_images=1, **options)
+        counts[codes(first)[0], codes(second)[0]] += 1
+    return counts
+
+
+def test_views_are_uniform_and_independent():
+    counts = joint_counts()
+    # 0.999 quantiles of chi-square with 7 and 63 degrees of freedom: 24.3 and 103.4.
+    assert chi_square(counts.sum(1)) < 24.3
+    assert chi_square(counts.sum(0)) < 24.3
+    assert chi_square(counts) < 103.4
+
+
+def test_images_of_a_batch_differ():
+    first, _ = draw(0, num_images=64)
+    assert len(set(codes(first))) == 4  # one parity, so 4 of 8
+
+
+def test_relative_element_reaches_all_eight():
+    reached = set(itertools.chain(*(codes(relative(*draw(seed))) for seed in range(100))))
+    assert reached == set(range(8))
+
+
+def test_complementary_relative_element_is_each_reflection_equally_often():
+    counts = np.zeros(8)
+    for seed in range(2000):
+        counts[codes(relative(*draw(seed, num_images=1, pairing="complementary")))[0]] += 1
+    assert counts[:4].sum() == 0
+    assert chi_square(counts[4:]) < 16.3  # 0.999 quantile, 3 degrees of freedom
+
+
+def test_complementary_negates_flip_and_half_turn_up_to_a_turn_of_the_whole_view():
+    for seed in range(50):
+        first, second = draw(seed, num_images=16, pairing="complementary")
+        assert (first.flip ^ second.flip).all()
+        differs = first.half_turn ^ second.half_turn
+        assert differs.all() or not differs.any()
+
+
+def test_complementary_marginals_are_uniform():
+    counts = joint_counts(2000, pairing="complementary")
+    assert chi_square(counts.sum(1)) < 24.3
+    assert chi_square(counts.sum(0)) < 24.3
+
+
+def test_grids_of_224_pixels_have_sides_10_to_18_and_130_to_270_tokens():
+    grids = [view.grid for seed in range(3000) for view in draw(seed, num_images=1)]
+    sides = set(itertools.chain(*grids))
+    tokens = [h * w for h, w in grids]
+    assert sides == set(range(10, 19))
+    assert min(tokens) >= 130
+    assert max(tokens) <= 270
+    assert np.mean(tokens) == pytest.approx(196, abs=3)
+    assert np.mean([h > w for h, w in grids]) == pytest.approx(
+        np.mean([h < w for h, w in grids]), abs=0.03
+    )
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.integers(0, 2**32), st.tuples(st.integers(1, 7), st.integers(1, 7)))
+def test_small_base_grids_give_whole_sides_of_at_least_one(seed, grid):
+    for view in draw(seed, grid=grid):
+        assert all(isinstance(side, int) and side >= 1 for side in view.grid)
+
+
+def test_rotation_off_gives_no_turns_and_keeps_the_rest():
+    for seed in range(20):
+        for off, on in zip(draw(seed, rotation=False), draw(seed), strict=True):
+            assert off.quarter_turns.tolist() == [0] * 4
+            assert off.grid == on.grid
+            assert off.flip.tolist() == on.flip.tolist()
+
+
+def test_flip_off_gives_no_flips_and_keeps_the_rest():
+    for seed in range(20):
+        for off, on in zip(draw(seed, flip=False), draw(seed), strict=True):
+            assert not off.flip.any()
+            assert off.quarter_turns.tolist() == on.quarter_turns.tolist()
+            assert off.grid == on.grid
+
+
+def test_scale_off_gives_the_base_grid():
+    assert all(view.grid == GRID for seed in range(20) for view in draw(seed, scale=False))
+
+
+def test_everything_off_gives_the_identity():
+    for view in draw(3, rotation=False, flip=False, scale=False):
+        assert codes(view) == [0] * 4
+
+
+def test_grid_and_parity_depend_on_the_shared_generator_only():
+    sampler = GroupSampler()
+    views = [
+        sampler.sample(n, GRID, np.random.default_rng(7), np.full((n, 2, 2), value))
+        for n, value in ((2, 0.1), (5, 0.9))
+    ]
+    for one, other in zip(*views, strict=True):
+        assert (one.grid, one.quarter_turn) == (other.grid, other.quarter_turn)
+
+
+def test_one_image_does_not_depend_on_the_others():
+    uniforms = np.random.default_rng(0).random((6, 2, 2))
+    whole = GroupSampler().sample(6, GRID, np.random.default_rng(1), uniforms)
+    part = GroupSampler().sample(3, GRID, np.random.default_rng(1), uniforms[3:])
+    for one, other in zip(whole, part, strict=True):
+        assert codes(one)[3:] == codes(other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"area": (0.0, 1.3)}, r"area \(0.0, 1.3\) must be"),
+        ({"area": (1.3, 0.7)}, "area"),
+        ({"aspect": (2.0, 1.0)}, "aspect"),
+        ({"aspect": (1.0,)}, "aspect"),
+        ({"pairing": "opposite"}, '"opposite" is unknown'),
+    ],
+)
+def test_bad_options_raise(options, message):
+    with pytest.raises(ValueError, match=message):
+        GroupSampler(**options)
+
+
+def test_uniforms_of_another_shape_raise():
+    with pytest.raises(ValueError, match=r"\(3, 2, 2\)"):
+        GroupSampler().sample(3, GRID, np.random.default_rng(0), np.zeros((2, 2, 2)))
+
+
+def test_empty_base_grid_raises():
+    with pytest.raises(ValueError, match="at least 1"):
+        GroupSampler().sample(1, (0, 14), np.random.default_rng(0), np.zeros((1, 2, 2)))
