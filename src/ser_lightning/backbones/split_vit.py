@@ -1,0 +1,298 @@
+"""A timm ViT cut in two: a prefix that ends in a token map, a suffix that ends in an embedding."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from ser_lightning.backbones import weights as weight_files
+from ser_lightning.backbones.attention import (
+    cls_block,
+    fused_attention_modules,
+    is_plain_block,
+    is_reduced_precision_on_cpu,
+)
+from ser_lightning.backbones.vit import WeightInit, build_vit, drop_cls_position
+
+
+class Prefix(NamedTuple):
+    """What the prefix hands to the regularizer and to the suffix.
+
+    Attributes:
+        tokens: (B, C, h, w) map of the patch tokens after block `layer`.
+        cls: (B, C) the [CLS] token beside them; None when it joins later, in the suffix.
+    """
+
+    tokens: Tensor
+    cls: Tensor | None
+
+
+class SplitViT(nn.Module):
+    """A ViT whose token map after block `layer` is handed out on the way to its [CLS] embedding.
+
+    With `cls_layer` 0, [CLS] stands at the input with a position embedding of its own, and
+    `forward` is timm's. With a later `cls_layer`, [CLS] joins after that block without position
+    embedding; plain timm then computes another embedding from the same weights. `layer` equal to
+    the depth means the patch tokens after the final norm.
+
+    Source: SER section 3.3 and appendix A.
+    Differs: the patch embedding of the MoCo-v3 flavour has MoCo-v3's own bound, uniform in
+    +-sqrt(6 / (3 p^2 + C)), where the paper's public code freezes PyTorch's default; freezing a
+    default initialisation has no stated reason.
+
+    Attributes:
+        vit: the timm model, with timm's parameter names.
+        width: channels C of tokens and embedding.
+        depth: number of blocks.
+        grid: (h, w) tokens of a square image of `image_size`.
+    """
+
+    def __init__(
+        self,
+        name: str = "vit_small_patch16_224",
+        image_size: int = 224,
+        layer: int = 3,
+        cls_layer: int | None = None,
+        patch_size: int | None = None,
+        vit_options: dict[str, Any] | None = None,
+        weight_init: WeightInit = "moco",
+        freeze_patch_embed: bool = True,
+        weights: str | None = None,
+        cls_only_last_block: bool = True,
+    ) -> None:
+        """Builds the model, and reads `weights` when given.
+
+        Args:
+            name: timm's name of a plain ViT with one class token.
+            image_size: side of the square image that the position embedding is made for, pixels;
+                a multiple of the patch size.
+            layer: number of blocks before the token map, 0 (after the position embedding) to the
+                depth (after the final norm).
+            cls_layer: number of blocks before [CLS] joins. Default: `layer`, and 0 when `layer`
+                is the depth.
+            patch_size: side of a patch in pixels; default: the named model's.
+            vit_options: further arguments of timm's VisionTransformer (embed_dim, depth,
+                num_heads, drop_path_rate, ...).
+            weight_init: "moco" as MoCo-v3 does; "" for truncated normals as DINO and Barlow Twins
+                do; or timm's "jax".
+            freeze_patch_embed: whether the patch embedding keeps its random projection, as in
+                MoCo-v3.
+            weights: file to start from: safetensors or a torch file of a timm ViT, or a
+                checkpoint of this project.
+            cls_only_last_block: compute only [CLS] in the last block, where nothing else is used;
+                the same embedding for less work.
+
+        Raises:
+            ValueError: if the arguments do not fit each other, or the file does not fit them.
+        """
+        super().__init__()
+        self.arguments: dict[str, Any] = dict(
+            name=name, image_size=image_size, layer=layer, cls_layer=cls_layer,
+            patch_size=patch_size, vit_options=dict(vit_options or {}), weight_init=weight_init,
+            freeze_patch_embed=freeze_patch_embed, cls_only_last_block=cls_only_last_block,
+        )  # fmt: skip
+        self.vit: Any = build_vit(
+            name, image_size, patch_size, dict(vit_options or {}), weight_init
+        )
+        self.width: int = self.vit.embed_dim
+        self.depth = len(self.vit.blocks)
+        self.image_size = image_size
+        self.patch_size: int = self.vit.patch_embed.patch_size[0]
+        self.grid: tuple[int, int] = self.vit.patch_embed.grid_size
+        self._require_layers([layer], first=0)
+        self.layer = layer
+        self.cls_layer = self._resolve_cls_layer(cls_layer)
+        if self.cls_layer > 0:
+            drop_cls_position(self.vit)
+        self.vit.patch_embed.requires_grad_(not freeze_patch_embed)
+        self._cls_only = cls_only_last_block and is_plain_block(self.vit.blocks[-1])
+        self._fusable = fused_attention_modules(self.vit)
+        self._fused = True
+        if weights is not None:
+            weight_files.load_vit(self.vit, weights)
+
+    @classmethod
+    def from_safetensors(cls, path: str | Path) -> "SplitViT":
+        """Rebuilds a backbone that `export_safetensors` wrote, arguments and weights.
+
+        Raises:
+            ValueError: if the file has no record of the arguments.
+        """
+        model = cls(**weight_files.read_arguments(path))
+        weight_files.load_vit(model.vit, path)
+        return model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) images to (B, C) [CLS] embeddings."""
+        return self.suffix(self.prefix(images))
+
+    def prefix(self, images: Tensor) -> Prefix:
+        """Patch embedding, position embedding and the first `layer` blocks.
+
+        Args:
+            images: (B, 3, H, W), sides of whole patches; the position embedding is resampled to
+                the grid (bicubic, not antialiased) and stays upright.
+
+        Returns:
+            The token map (B, C, H / patch size, W / patch size), and [CLS] if it has joined.
+
+        Raises:
+            ValueError: if a side is not a multiple of the patch size.
+        """
+        tokens, grid = self._embed(images)
+        for index in range(self.layer):
+            tokens = self.vit.blocks[index](self._enter(tokens, index))
+        if self.layer == self.depth:
+            tokens = self.vit.norm(tokens)
+        cls, patches = self._separate(tokens, self.layer)
+        return Prefix(_to_map(patches, grid), cls)
+
+    def suffix(self, prefix: Prefix) -> Tensor:
+        """The remaining blocks, to the [CLS] embedding after the final norm, (B, C)."""
+        if self.layer == self.depth:
+            assert prefix.cls is not None
+            return prefix.cls
+        self._choose_attention(prefix.tokens)
+        tokens = prefix.tokens.flatten(2).transpose(1, 2)
+        if prefix.cls is not None:
+            tokens = torch.cat([prefix.cls.unsqueeze(1), tokens], dim=1)
+        for index in range(self.layer, self.depth - 1):
+            tokens = self.vit.blocks[index](self._enter(tokens, index))
+        tokens, last = self._enter(tokens, self.depth - 1), self.vit.blocks[-1]
+        cls = cls_block(last, tokens) if self._cls_only else last(tokens)[:, 0]
+        normed: Tensor = self.vit.norm(cls)
+        return normed
+
+    def token_maps(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        """Maps of the patch tokens after several blocks, in one pass.
+
+        Args:
+            images: (B, 3, H, W), sides of whole patches.
+            layers: numbers of blocks, in any order; 0 is the map after the position embedding,
+                the depth the one after the final norm.
+
+        Returns:
+            One (B, C, h, w) map per entry of `layers`.
+
+        Raises:
+            ValueError: if a layer is not in 0..depth.
+        """
+        self._require_layers(layers, first=0)
+        states, grid = self._states(images, layers)
+        states = {n: self.vit.norm(t) if n == self.depth else t for n, t in states.items()}
+        return tuple(_to_map(self._separate(states[layer], layer)[1], grid) for layer in layers)
+
+    def cls_tokens(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        """[CLS] after several blocks, each through the final norm, in one pass.
+
+        Args:
+            images: (B, 3, H, W), sides of whole patches.
+            layers: numbers of blocks, each beyond `cls_layer`.
+
+        Returns:
+            One (B, C) tensor per entry of `layers`; that of the depth is the embedding.
+
+        Raises:
+            ValueError: if [CLS] has not joined by one of the layers.
+        """
+        self._require_layers(layers, first=self.cls_layer + (self.cls_layer > 0))
+        states, _ = self._states(images, layers)
+        return tuple(self.vit.norm(states[layer][:, 0]) for layer in layers)
+
+    def timm_state_dict(self) -> dict[str, Tensor]:
+        """The weights as a state dict that loads strictly into the plain timm model.
+
+        With `cls_layer` 0 plain timm computes the same embedding. With a later `cls_layer` the
+        position entry of the class token is zero, and plain timm, which puts [CLS] at the input,
+        computes ANOTHER embedding: use `from_safetensors` to keep this one.
+        """
+        return weight_files.add_cls_position(self.vit.state_dict(), self.vit)
+
+    def export_safetensors(self, path: str | Path) -> None:
+        """Writes the weights under timm's names, with the arguments that rebuild this object.
+
+        The file appears complete or not at all. `from_safetensors` reads it back.
+        """
+        weight_files.write_safetensors(path, self.vit.state_dict(), self.arguments)
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens with position embedding, (B, h*w, C) or with [CLS] in front, and the grid."""
+        height, width = images.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"an image of {height} x {width} pixels is not made of whole patches of "
+                f"{self.patch_size} pixels; resize its sides to multiples of {self.patch_size}"
+            )
+        self._choose_attention(images)
+        vit, grid = self.vit, (height // self.patch_size, width // self.patch_size)
+        tokens = vit.patch_embed(images).flatten(1, 2)
+        if self.cls_layer == 0:
+            tokens = self._join(tokens)
+        position = resample_abs_pos_embed(
+            vit.pos_embed,
+            new_size=list(grid),
+            old_size=list(self.grid),
+            num_prefix_tokens=int(self.cls_layer == 0),
+            antialias=False,
+        )
+        return vit.norm_pre(vit.pos_drop(tokens + position)), grid
+
+    def _states(
+        self, images: Tensor, layers: Sequence[int]
+    ) -> tuple[dict[int, Tensor], tuple[int, int]]:
+        """All tokens after each of the given numbers of blocks, before the final norm."""
+        tokens, grid = self._embed(images)
+        states = {0: tokens}
+        for index in range(max(layers)):
+            tokens = self.vit.blocks[index](self._enter(tokens, index))
+            if index + 1 in layers:
+                states[index + 1] = tokens
+        return states, grid
+
+    def _enter(self, tokens: Tensor, index: int) -> Tensor:
+        """The tokens that block `index` (from 0) sees: [CLS] joins in front of its first one."""
+        return self._join(tokens) if 0 < index == self.cls_layer else tokens
+
+    def _join(self, tokens: Tensor) -> Tensor:
+        return torch.cat([self.vit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+
+    def _separate(self, tokens: Tensor, num_blocks: int) -> tuple[Tensor | None, Tensor]:
+        """[CLS] (B, C), if it has joined after `num_blocks` blocks, and patch tokens (B, N, C)."""
+        if self.cls_layer == 0 or self.cls_layer < num_blocks:
+            return tokens[:, 0], tokens[:, 1:]
+        return None, tokens
+
+    def _choose_attention(self, x: Tensor) -> None:
+        """Sets timm's switch between fused and written-out attention for this input."""
+        fused = not is_reduced_precision_on_cpu(x, self.vit.cls_token)
+        if fused != self._fused:
+            for module in self._fusable:
+                module.fused_attn = fused
+            self._fused = fused
+
+    def _resolve_cls_layer(self, cls_layer: int | None) -> int:
+        if cls_layer is None:
+            return 0 if self.layer == self.depth else self.layer
+        if not 0 <= cls_layer < self.depth:
+            raise ValueError(
+                f"cls_layer {cls_layer} is not in 0..{self.depth - 1}: [CLS] has to join before "
+                f"the last of the {self.depth} blocks"
+            )
+        return cls_layer
+
+    def _require_layers(self, layers: Sequence[int], first: int) -> None:
+        wrong = [layer for layer in layers if not first <= layer <= self.depth]
+        if wrong or not layers:
+            reason = f"; [CLS] joins after block {first - 1}" if first > 0 else ""
+            raise ValueError(
+                f"layer {wrong[0] if wrong else 'list is empty'} "
+                f"is not in {first}..{self.depth}{reason}; choose layers in that range"
+            )
+
+
+def _to_map(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, h*w, C) tokens, rows first, to a map (B, C, h, w)."""
+    return patches.transpose(1, 2).unflatten(2, grid)

@@ -1,0 +1,165 @@
+"""Weights of a ViT: into it from foreign files, out of it as safetensors."""
+
+import json
+import math
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+METADATA_KEY = "ser_lightning"
+# where a ViT's parameters sit in a checkpoint of an objective, and in a backbone's state dict
+PREFIXES = ("backbone.vit.", "vit.")
+
+
+def load_vit(vit: VisionTransformer, path: str | Path) -> None:
+    """Loads a file's weights into a ViT; a classifier in it is ignored.
+
+    A position embedding of another grid is resampled (bicubic). Where the file has a position
+    entry for the class token and the model has none, the entry is added to the class token, so
+    that [CLS] joins with the value it had; in the opposite case the entry becomes zero.
+
+    Args:
+        vit: the model to fill, in place.
+        path: safetensors, or a torch file that holds nothing but tensors and plain containers:
+            a state dict of timm, of a backbone, or a checkpoint of an objective, whose online
+            backbone is taken.
+
+    Raises:
+        ValueError: if the file would have to be unpickled, or its weights do not fit the model.
+    """
+    state = {k: v for k, v in _read_state(Path(path)).items() if not k.startswith("head.")}
+    own = vit.state_dict()
+    if "pos_embed" in state and "cls_token" in state:
+        state = _fit_position(state, vit)
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    unequal = [
+        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
+        for key in sorted(own.keys() & state.keys())
+        if own[key].shape != state[key].shape
+    ]
+    if missing or unexpected or unequal:
+        raise ValueError(
+            f"the weights in {path} do not fit this ViT; missing: {_listing(missing)}; "
+            f"unexpected: {_listing(unexpected)}; of another shape: {_listing(unequal)}; "
+            "build the backbone with the file's name, patch_size and vit_options"
+        )
+    vit.load_state_dict(state)
+
+
+def add_cls_position(state: Mapping[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:
+    """A ViT's state dict with a position entry for the class token: its own, or zero."""
+    result = {key: value.detach().clone() for key, value in state.items()}
+    if vit.no_embed_class:
+        position = result["pos_embed"]
+        result["pos_embed"] = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
+    return result
+
+
+def write_safetensors(
+    path: str | Path, state: Mapping[str, Tensor], arguments: Mapping[str, Any]
+) -> None:
+    """Writes weights and constructor arguments; the file appears complete or not at all.
+
+    Raises:
+        ValueError: if the arguments are not plain values.
+    """
+    path = Path(path)
+    try:
+        record = json.dumps(arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"cannot record the backbone's arguments {dict(arguments)}: {error}; "
+            "use plain values in vit_options"
+        ) from error
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    content = safetensors.torch.save(tensors, {"format": "pt", METADATA_KEY: record})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_arguments(path: str | Path) -> dict[str, Any]:
+    """The constructor arguments that `write_safetensors` recorded in a file.
+
+    Raises:
+        ValueError: if it recorded none.
+    """
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            record = (file.metadata() or {}).get(METADATA_KEY)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    if record is None:
+        raise ValueError(
+            f"{path} does not say how to rebuild its backbone; "
+            "build it yourself and pass the file as `weights`"
+        )
+    arguments: dict[str, Any] = json.loads(record)
+    return arguments
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        content: Any = safetensors.torch.load_file(path)
+    else:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path} holds more than tensors, and loading it could run its code; "
+                "save its state dict alone, best as safetensors"
+            ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}; a state dict is needed")
+    for prefix in PREFIXES:
+        if any(key.startswith(prefix) for key in content):
+            content = {
+                k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)
+            }
+            break
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _fit_position(state: dict[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:
+    """Gives the position embedding the model's class-token entry (or none) and grid."""
+    position, cls_token = state["pos_embed"], state["cls_token"]
+    num_entries = position.shape[1]
+    side = math.isqrt(num_entries)
+    has_cls_entry = side * side != num_entries
+    if has_cls_entry and math.isqrt(num_entries - 1) ** 2 != num_entries - 1:
+        return state  # not a square grid: reported as a shape that does not fit
+    cls_entry, position = position[:, :1], position[:, 1:] if has_cls_entry else position
+    position = resample_abs_pos_embed(
+        position, new_size=list(vit.patch_embed.grid_size), num_prefix_tokens=0, antialias=False
+    )
+    if not has_cls_entry:
+        cls_entry = torch.zeros_like(position[:, :1])
+    if vit.no_embed_class:
+        cls_token = cls_token + cls_entry
+    else:
+        position = torch.cat([cls_entry, position], dim=1)
+    return {**state, "pos_embed": position, "cls_token": cls_token}
+
+
+def _listing(names: list[str], limit: int = 8) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or "none") + more
