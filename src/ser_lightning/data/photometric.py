@@ -1,0 +1,278 @@
+"""Photometric augmentation of whole batches: drawn once, applied many times.
+
+The semantics of every operation are torchvision's on float images; parameters and the order of
+the colour operations are drawn per image.
+
+Differs: the paper's public code uses kornia, whose brightness is additive, whose contrast does
+not blend to the mean and whose solarize threshold is random. The paper says that both pipelines
+share the base method's photometrics, which are torchvision's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NUM_UNIFORMS = 10
+SOLARIZE_THRESHOLD = 128 / 255
+_LUMA = (0.2989, 0.587, 0.114)
+_ORDERS = np.array(list(permutations(range(4))))  # of brightness, contrast, saturation, hue
+_CHUNK_ELEMENTS = 2**19  # 2 MB of float32 stay in a core's cache, a few more with temporaries
+
+
+@dataclass(frozen=True)
+class PhotometricRecipe:
+    """How strongly and how often the colours of a view are changed. Defaults: MoCo-v3's view 1.
+
+    Args:
+        brightness: factor is drawn from 1 -+ this.
+        contrast: factor is drawn from 1 -+ this.
+        saturation: factor is drawn from 1 -+ this.
+        hue: shift is drawn from -+ this, in turns of the colour circle, at most 0.5.
+        p_jitter: probability of the four operations above.
+        p_gray: probability of grayscale.
+        p_blur: probability of a Gaussian blur.
+        blur_sigma: smallest and largest standard deviation of the blur in pixels.
+        p_solarize: probability of inverting the bright pixels.
+    """
+
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    p_jitter: float = 0.8
+    p_gray: float = 0.2
+    p_blur: float = 1.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    p_solarize: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("p_jitter", "p_gray", "p_blur", "p_solarize"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} is no probability; use 0 to 1")
+        for name in ("brightness", "contrast", "saturation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} {getattr(self, name)} is negative; use 0 to switch off")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"hue {self.hue} is outside 0 to 0.5, half a colour circle")
+        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
+            raise ValueError(f"blur_sigma {self.blur_sigma} must be increasing and positive")
+
+
+MOCO_VIEW_1 = PhotometricRecipe()
+MOCO_VIEW_2 = PhotometricRecipe(p_blur=0.1, p_solarize=0.2)
+
+
+class PhotometricRecord(NamedTuple):
+    """What was drawn for every image of a batch. Lives on the host, whatever device holds pixels.
+
+    Attributes:
+        jitter: (B,) bool, whether the four colour operations are applied.
+        order: (B, 4) which of brightness 0, contrast 1, saturation 2, hue 3 comes when.
+        brightness: (B,) factors, 1 for no change.
+        contrast: (B,) factors, 1 for no change.
+        saturation: (B,) factors, 1 for no change.
+        hue: (B,) shifts in turns, 0 for no change.
+        gray: (B,) bool.
+        blur_sigma: (B,) standard deviations in pixels, 0 for no blur.
+        solarize: (B,) bool.
+    """
+
+    jitter: np.ndarray
+    order: np.ndarray
+    brightness: np.ndarray
+    contrast: np.ndarray
+    saturation: np.ndarray
+    hue: np.ndarray
+    gray: np.ndarray
+    blur_sigma: np.ndarray
+    solarize: np.ndarray
+
+    def take(self, rows: np.ndarray | slice) -> "PhotometricRecord":
+        """The record of some images of the batch."""
+        return PhotometricRecord(*(field[rows] for field in self))
+
+
+def draw(recipe: PhotometricRecipe, uniforms: np.ndarray) -> PhotometricRecord:
+    """Turns uniform numbers into the parameters of a batch.
+
+    Args:
+        recipe: what to draw from.
+        uniforms: (B, NUM_UNIFORMS) numbers in [0, 1).
+
+    Returns:
+        The record of B images; a row depends on its own uniform numbers only.
+    """
+    u = uniforms.T
+
+    def factor(strength: float, column: np.ndarray) -> np.ndarray:
+        low = max(0.0, 1 - strength)
+        return low + (1 + strength - low) * column
+
+    low, high = recipe.blur_sigma
+    return PhotometricRecord(
+        jitter=u[0] < recipe.p_jitter,
+        order=_ORDERS[(u[1] * len(_ORDERS)).astype(np.int64)],
+        brightness=factor(recipe.brightness, u[2]),
+        contrast=factor(recipe.contrast, u[3]),
+        saturation=factor(recipe.saturation, u[4]),
+        hue=recipe.hue * (2 * u[5] - 1),
+        gray=u[6] < recipe.p_gray,
+        blur_sigma=np.where(u[7] < recipe.p_blur, low + (high - low) * u[8], 0.0),
+        solarize=u[9] < recipe.p_solarize,
+    )
+
+
+def apply(record: PhotometricRecord, pixels: Tensor) -> Tensor:
+    """Applies colour jitter in the drawn order, then grayscale, blur and solarize.
+
+    Every operation touches only the images that need it; which ones is known on the host, so
+    that a device is never waited for.
+
+    Args:
+        record: parameters of B images.
+        pixels: (B, 3, H, W) float images in [0, 1], on any device.
+
+    Returns:
+        (B, 3, H, W) images in [0, 1]; the input is left as it is.
+    """
+    if len(record.jitter) != len(pixels):
+        raise ValueError(f"a record of {len(record.jitter)} images for {len(pixels)} images")
+    result = pixels.clone(memory_format=torch.contiguous_format)
+    size = len(result)
+    if result.device.type == "cpu" and size:
+        size = max(1, _CHUNK_ELEMENTS // result[0].numel())
+    for start in range(0, len(result), max(1, size)):
+        rows = slice(start, start + size)
+        _apply_in_place(record.take(rows), result[rows])
+    return result
+
+
+def _apply_in_place(record: PhotometricRecord, pixels: Tensor) -> None:
+    jitter = (
+        (_brightness, record.brightness, record.brightness != 1),
+        (_contrast, record.contrast, record.contrast != 1),
+        (_saturation, record.saturation, record.saturation != 1),
+        (_hue, record.hue, record.hue != 0),
+    )
+    for turn in record.order.T:
+        for number, (operation, factors, changes) in enumerate(jitter):
+            _on_rows(pixels, record.jitter & changes & (turn == number), operation, factors)
+    _on_rows(pixels, record.gray, _gray)
+    _on_rows(pixels, record.blur_sigma > 0, _blur, record.blur_sigma)
+    _on_rows(pixels, record.solarize, _solarize)
+
+
+def _on_rows(
+    pixels: Tensor, mask: np.ndarray, operation: Callable[..., Tensor], *factors: np.ndarray
+) -> None:
+    """Replaces the images that the mask names by the operation's result."""
+    rows = np.flatnonzero(mask)
+    if rows.size:
+        index = _to_device(rows, pixels.device)
+        chosen = pixels.index_select(0, index)
+        pixels.index_copy_(0, index, operation(chosen, *(factor[rows] for factor in factors)))
+
+
+def _to_device(values: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(values).to(device, non_blocking=True)
+
+
+def _per_image(values: np.ndarray, pixels: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1) in the pixels' precision and on their device."""
+    return _to_device(values, pixels.device).to(pixels.dtype).view(-1, 1, 1, 1)
+
+
+def _luma(pixels: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 1, H, W)."""
+    red, green, blue = pixels.split(1, dim=1)
+    return red.mul(_LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+
+
+def _blend(pixels: Tensor, other: Tensor, factor: np.ndarray) -> Tensor:
+    """Factor * pixels + (1 - factor) * other, clamped; in place."""
+    other = other.mul_(_per_image(1 - factor, pixels))
+    return pixels.mul_(_per_image(factor, pixels)).add_(other).clamp_(0, 1)
+
+
+def _brightness(pixels: Tensor, factor: np.ndarray) -> Tensor:
+    return pixels.mul_(_per_image(factor, pixels)).clamp_(0, 1)
+
+
+def _contrast(pixels: Tensor, factor: np.ndarray) -> Tensor:
+    return _blend(pixels, _luma(pixels).mean((1, 2, 3), keepdim=True), factor)
+
+
+def _saturation(pixels: Tensor, factor: np.ndarray) -> Tensor:
+    return _blend(pixels, _luma(pixels), factor)
+
+
+def _gray(pixels: Tensor) -> Tensor:
+    return _luma(pixels).expand_as(pixels)
+
+
+def _solarize(pixels: Tensor) -> Tensor:
+    bright = pixels.clone().ge_(SOLARIZE_THRESHOLD)  # 0 or 1
+    # x + (1 - 2x) rounds to the same number as 1 - x, and is faster than a selection
+    return pixels.addcmul_(bright, pixels.mul(-2).add_(1))
+
+
+def _hue(pixels: Tensor, shift: np.ndarray) -> Tensor:
+    """Turns the hue; value and chroma stay, so HSV need not be left and entered again.
+
+    With hue h in sixths of the circle, value v and chroma c, a channel is v - c * clamp(d, 0, 1)
+    with d = 2 - |h - 3| for red, |h - 2| - 1 for green and |h - 4| - 1 for blue.
+    """
+    red, green, blue = pixels.unbind(1)
+    value = pixels.amax(1)
+    chroma = value - pixels.amin(1)
+    # lerp with a weight of 0 or 1 selects exactly, at a fifth of torch.where's time
+    is_largest = torch.empty_like(value)
+    hue = torch.sub(red, green).add_(chroma, alpha=4)
+    torch.eq(value, green, out=is_largest)
+    hue.lerp_(torch.sub(blue, red).add_(chroma, alpha=2), is_largest)
+    torch.eq(value, red, out=is_largest)
+    hue.lerp_(torch.sub(green, blue), is_largest)
+    hue.div_(chroma.clamp_min(1e-9)).add_(_per_image(6 * shift, pixels)[:, 0]).remainder_(6)
+
+    drop = is_largest
+    for channel, centre, sign, peak in ((red, 3, -1, 2), (green, 2, 1, -1), (blue, 4, 1, -1)):
+        torch.sub(hue, centre, out=drop)
+        drop.abs_().mul_(sign).add_(peak).clamp_(0, 1)
+        torch.addcmul(value, drop, chroma, value=-1, out=channel)
+    return pixels
+
+
+def _blur(pixels: Tensor, sigma: np.ndarray) -> Tensor:
+    """Separable Gaussian, reflected at the border, as a weighted sum of shifted images.
+
+    Each image has as many taps as its own sigma asks for: a radius of ceil(3 sigma), less than
+    the image's side. Sorted by radius, the images that need a tap are the first ones.
+    """
+    radius = np.minimum(np.ceil(3 * sigma), min(pixels.shape[-2:]) - 1).astype(np.int64)
+    order = np.argsort(-radius, kind="stable")
+    sigma, radius = sigma[order], radius[order]
+    reach = int(radius[0])
+    taps = np.arange(reach + 1)
+    weights = np.exp(-0.5 * (taps / sigma[:, None]) ** 2) * (taps <= radius[:, None])
+    weights /= weights[:, :1] + 2 * weights[:, 1:].sum(1, keepdims=True)
+    weight = _to_device(weights, pixels.device).to(pixels.dtype)[:, :, None, None, None]
+    counts = [int((radius >= tap).sum()) for tap in taps]
+
+    place = _to_device(order, pixels.device)
+    blurred = pixels.index_select(0, place)
+    for dim, padding in ((-2, (0, 0, reach, reach)), (-1, (reach, reach, 0, 0))):
+        padded = F.pad(blurred, padding, mode="reflect")
+        side = blurred.shape[dim]
+        blurred = padded.narrow(dim, reach, side) * weight[:, 0]
+        for tap in range(1, reach + 1):
+            count = counts[tap]
+            for start in (reach - tap, reach + tap):
+                shifted = padded[:count].narrow(dim, start, side)
+                blurred[:count].addcmul_(shifted, weight[:count, tap])
+    return torch.empty_like(blurred).index_copy_(0, place, blurred)
