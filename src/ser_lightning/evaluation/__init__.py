@@ -1,0 +1,19 @@
+"""Measuring representations: one evaluation per file, on frozen features."""
+
+from ser_lightning.evaluation.diagnostics import feature_std, rankme, token_spatial_variance
+from ser_lightning.evaluation.equivariance import equivariance_scores, family_elements, token_cosine
+from ser_lightning.evaluation.knn import KNNAccuracy, knn_accuracy, knn_predict
+from ser_lightning.evaluation.online import OnlineEvaluation
+
+__all__ = [
+    "KNNAccuracy",
+    "OnlineEvaluation",
+    "equivariance_scores",
+    "family_elements",
+    "feature_std",
+    "knn_accuracy",
+    "knn_predict",
+    "rankme",
+    "token_cosine",
+    "token_spatial_variance",
+]

@@ -1,0 +1,127 @@
+"""Weighted k-nearest-neighbour classification of frozen features.
+
+Source: DINO eval_knn.py. The neighbours of a query q are the k bank rows with the largest cosine
+s_j; each votes for its class with weight exp(s_j / temperature).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class KNNAccuracy(NamedTuple):
+    """Accuracy in percent; `top5` is over the best min(5, num_classes) classes."""
+
+    top1: float
+    top5: float
+
+
+def knn_accuracy(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    k: int | Sequence[int] = 20,
+    temperature: float = 0.07,
+    chunk_size: int = 256,
+) -> dict[int, KNNAccuracy]:
+    """Measure how often the neighbours of a query vote for its class.
+
+    Args:
+        bank: (N, K) features of the labelled bank, of any length.
+        bank_labels: (N,) int64 classes, none negative.
+        queries: (M, K) features to classify, at least one.
+        query_labels: (M,) int64 true classes, none negative.
+        k: the number of neighbours, or several.
+        temperature: of the votes.
+        chunk_size: queries compared with the bank at a time; memory is chunk_size * N floats.
+
+    Returns:
+        The accuracy for every k.
+
+    Raises:
+        ValueError: if there is no query or a label is negative, and as `knn_predict`.
+    """
+    if len(queries) == 0:
+        raise ValueError("there are no queries to classify; give at least one image")
+    lowest = min(int(bank_labels.min()), int(query_labels.min())) if len(bank_labels) else 0
+    if lowest < 0:
+        raise ValueError(f"label {lowest} is negative; k-NN needs a label for every image")
+    num_classes = 1 + max(int(bank_labels.max()), int(query_labels.max())) if len(bank) else 1
+    predictions = knn_predict(bank, bank_labels, queries, num_classes, k, temperature, chunk_size)
+    result = {}
+    for num_neighbours, classes in predictions.items():
+        hits = classes == query_labels.to(classes.device)[:, None]
+        result[num_neighbours] = KNNAccuracy(
+            top1=100 * hits[:, 0].double().mean().item(),
+            top5=100 * hits.any(1).double().mean().item(),
+        )
+    return result
+
+
+@torch.no_grad()
+def knn_predict(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    num_classes: int,
+    k: int | Sequence[int] = 20,
+    temperature: float = 0.07,
+    chunk_size: int = 256,
+) -> dict[int, Tensor]:
+    """Rank the classes of every query by the votes of its neighbours.
+
+    The naive loop, with s_j = cos(q, bank_j) and N_k(q) the k largest of them:
+
+        for q: for j in N_k(q): votes[q, bank_labels[j]] += exp(s_j / temperature)
+
+    Votes are divided by the largest one of the query, so that no temperature overflows. Classes
+    with equal votes, none included, rank by their number.
+
+    Args:
+        bank: (N, K) features of the labelled bank, of any length.
+        bank_labels: (N,) int64 classes in 0..num_classes-1.
+        queries: (M, K) features to classify; computed on the bank's device.
+        num_classes: how many classes there are.
+        k: the number of neighbours, or several, each at most N.
+        temperature: of the votes.
+        chunk_size: queries compared with the bank at a time.
+
+    Returns:
+        For every k the (M, min(5, num_classes)) best classes of each query, best first.
+
+    Raises:
+        ValueError: if a k is not in 1..N, or the temperature is not positive.
+    """
+    counts = [k] if isinstance(k, int) else list(k)
+    _check(counts, len(bank), temperature)
+    bank = F.normalize(bank.float(), dim=1)
+    bank_labels = bank_labels.to(bank.device)
+    ranked: dict[int, list[Tensor]] = {count: [] for count in counts}
+    for chunk in queries.split(chunk_size):
+        unit = F.normalize(chunk.to(bank.device).float(), dim=1)
+        similarity, neighbours = (unit @ bank.T).topk(max(counts), dim=1)
+        weights = ((similarity - similarity[:, :1]) / temperature).exp()
+        labels = bank_labels[neighbours]
+        for count in counts:
+            votes = weights.new_zeros(len(chunk), num_classes)
+            votes.scatter_add_(1, labels[:, :count], weights[:, :count])
+            order = votes.argsort(dim=1, descending=True, stable=True)
+            ranked[count].append(order[:, :5])
+    empty = bank_labels.new_zeros(0, min(5, num_classes))
+    return {count: torch.cat(chunks) if chunks else empty for count, chunks in ranked.items()}
+
+
+def _check(counts: Sequence[int], bank_size: int, temperature: float) -> None:
+    """Refuse numbers of neighbours that the bank cannot give."""
+    for count in counts:
+        if not 1 <= count <= bank_size:
+            raise ValueError(
+                f"k {count} with a bank of {bank_size} images; k must be between 1 and the size of "
+                "the bank: lower k or use a larger bank"
+            )
+    if temperature <= 0:
+        raise ValueError(f"k-NN temperature {temperature} must be positive; 0.07 is the usual one")

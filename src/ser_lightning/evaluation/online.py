@@ -1,0 +1,228 @@
+"""Measures a backbone while it trains, next to what it scored before the first step."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ser_lightning.backbones import SplitViT
+from ser_lightning.batch import EvaluationBatch
+from ser_lightning.evaluation.diagnostics import (
+    feature_std,
+    rankme,
+    spatial_moments,
+    spatial_variance_ratio,
+)
+from ser_lightning.evaluation.equivariance import FAMILIES, equivariance_scores
+from ser_lightning.evaluation.knn import knn_accuracy
+from ser_lightning.evaluation.rows import GatheredRows, Rows
+
+
+class OnlineEvaluation(L.Callback):
+    """Logs k-NN accuracy, equivariance and collapse alarms at every validation.
+
+    The module under training needs a `backbone` and two validation loaders of `EvaluationBatch`:
+    the labelled bank, then the queries, sharded over processes. Every image counts once, so the
+    numbers do not depend on the number of processes.
+
+    With `num_sanity_val_steps=-1` the sanity check before the first step measures the random
+    initialisation in full. It is kept as `baseline`, also in checkpoints: a number without it
+    says little, because a random ViT already scores about 0.8 for equivariance.
+
+    Attributes:
+        baseline: metrics of the random initialisation by name; empty until measured.
+        latest: metrics of the last validation by name.
+        history: one {"step", "metrics"} for each validation of a fit.
+        num_classes: of the labels, 0 where there are none.
+
+    Args:
+        k: Neighbours of the k-NN classification; the whole bank where it is smaller.
+        temperature: Temperature of the neighbours' votes exp(similarity / temperature).
+        num_equivariance_images: Images for the equivariance scores, spread evenly over the
+            queries; 0 turns the scores off.
+    """
+
+    def __init__(
+        self, k: int = 20, temperature: float = 0.07, num_equivariance_images: int = 512
+    ) -> None:
+        if k < 1:
+            raise ValueError(f"k {k} must be at least 1; 20 is the usual number of neighbours")
+        if num_equivariance_images < 0:
+            raise ValueError(
+                f"num_equivariance_images {num_equivariance_images} must not be negative; "
+                "use 0 to turn the equivariance scores off"
+            )
+        self.k = k
+        self.temperature = temperature
+        self.num_equivariance_images = num_equivariance_images
+        self.baseline: dict[str, float] = {}
+        self.latest: dict[str, float] = {}
+        self.history: list[dict[str, Any]] = []
+        self.num_classes = 0
+        self._columns: list[tuple[str, int]] = []
+        self._bank = self._queries = self._scores = Rows(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the measured numbers, so that a resumed run still knows its baseline."""
+        names = ("baseline", "latest", "history", "num_classes")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the measured numbers."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Skips the sanity check when the baseline is known from a checkpoint.
+
+        Lightning skips it only when it resumes within an epoch, not at the end of one.
+        """
+        if self.baseline:
+            trainer.num_sanity_val_steps = 0
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts with empty rows."""
+        if len(trainer.num_val_batches) != 2:
+            raise ValueError(
+                f"OnlineEvaluation got {len(trainer.num_val_batches)} validation loader(s); it "
+                "needs two, the labelled bank and the queries"
+            )
+        backbone = _backbone(pl_module)
+        layers = sorted({backbone.layer, backbone.depth})
+        self._columns = [(family, layer) for family in FAMILIES for layer in layers]
+        self._bank = Rows(backbone.width)
+        self._queries = Rows(2 * backbone.width + 1)
+        self._scores = Rows(len(self._columns))
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: EvaluationBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Computes the features of a batch, and for queries its token-map statistics."""
+        backbone = _backbone(pl_module)
+        with trainer.precision_plugin.forward_context():
+            prefix = backbone.prefix(batch.pixels)
+            features = backbone.suffix(prefix).float()
+        if dataloader_idx == 0:
+            self._bank.add(batch.index, batch.label, features)
+            return
+        within, mean = spatial_moments(prefix.tokens)
+        values = torch.cat([features, within[:, None], mean], dim=1)
+        self._queries.add(batch.index, batch.label, values)
+        self._score(trainer, backbone, batch)
+
+    def _score(self, trainer: L.Trainer, backbone: SplitViT, batch: EvaluationBatch) -> None:
+        """Scores the equivariance of those images of a batch that are in the even subset."""
+        chosen, position = even_subset(
+            batch.index.cpu(), _num_queries(trainer), self.num_equivariance_images
+        )
+        if len(chosen) == 0:
+            return
+        layers = sorted({layer for _, layer in self._columns})
+        scores = equivariance_scores(
+            backbone, batch.pixels[chosen.to(batch.pixels.device)], layers, position
+        )
+        values = torch.stack([scores[family][layer] for family, layer in self._columns], dim=1)
+        self._scores.add(position, torch.full_like(position, -1), values)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gathers over processes, computes the numbers, keeps and logs them."""
+        backbone = _backbone(pl_module)
+        metrics = self._compute(backbone, pl_module.device)
+        if trainer.sanity_checking:
+            if trainer.num_sanity_val_batches == trainer.num_val_batches:
+                self._keep_baseline(trainer, metrics)
+            return
+        self.latest = metrics
+        if trainer.state.fn == "fit":
+            self.history.append({"step": trainer.global_step, "metrics": metrics})
+        for name, value in metrics.items():
+            pl_module.log(f"val/{name}", value, sync_dist=True, batch_size=1)
+        short = {"knn": "knn_top1", "rot": f"equivariance/rotation_{_at(backbone, backbone.layer)}"}
+        for name, full in short.items():
+            if full in metrics:
+                pl_module.log(
+                    name, metrics[full], prog_bar=True, logger=False, sync_dist=True, batch_size=1
+                )
+
+    def _compute(self, backbone: SplitViT, device: torch.device) -> dict[str, float]:
+        """Turns the rows of all processes into numbers, equal on every process."""
+        bank, queries, scores = (
+            rows.gather() for rows in (self._bank, self._queries, self._scores)
+        )
+        self._bank = self._queries = self._scores = Rows(0)
+        features, within, mean = queries.values.split([backbone.width, 1, backbone.width], dim=1)
+        metrics = self._classify(bank, queries._replace(values=features), device)
+        for (family, layer), column in zip(self._columns, scores.values.T, strict=True):
+            if len(column):
+                metrics[f"equivariance/{family}_{_at(backbone, layer)}"] = column.mean().item()
+        metrics["rankme"] = rankme(features.to(device))
+        metrics["feature_std"] = feature_std(features)
+        metrics["token_spatial_variance"] = spatial_variance_ratio(within[:, 0], mean)
+        return metrics
+
+    def _classify(
+        self, bank: GatheredRows, queries: GatheredRows, device: torch.device
+    ) -> dict[str, float]:
+        """Runs the k-NN classification, where every image has a label."""
+        labels = torch.cat([bank.label, queries.label])
+        unlabelled = len(bank.label) == 0 or len(queries.label) == 0 or bool((labels < 0).any())
+        self.num_classes = 0 if unlabelled else int(labels.max()) + 1
+        if unlabelled:
+            return {}
+        k = min(self.k, len(bank.label))
+        accuracy = knn_accuracy(
+            bank.values.to(device), bank.label, queries.values, queries.label, k, self.temperature
+        )[k]
+        return {"knn_top1": accuracy.top1, "knn_top5": accuracy.top5}
+
+    def _keep_baseline(self, trainer: L.Trainer, metrics: dict[str, float]) -> None:
+        """Keeps the numbers of the random initialisation; pl_module.log is off at this point."""
+        self.baseline = metrics
+        for logger in trainer.loggers:
+            logger.log_metrics({f"random_init/{k}": v for k, v in metrics.items()}, step=0)
+            logger.save()
+        numbers = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+        if trainer.is_global_zero:
+            trainer.print(f"Random initialisation: {numbers}")
+
+
+def even_subset(index: Tensor, total: int, count: int) -> tuple[Tensor, Tensor]:
+    """Picks images at even distances from a data set that may be sorted by class.
+
+    Whether an image belongs to the subset depends on its index alone, not on its batch.
+
+    Args:
+        index: (B,) positions in the data set, 0..total-1.
+        total: the size of the data set.
+        count: how many of all to pick; at most all of them.
+
+    Returns:
+        (n,) which of the B are picked, and (n,) their positions 0..count-1 in the subset.
+    """
+    count = min(count, total)
+    chosen = ((index * count) % max(total, 1) < count).nonzero()[:, 0]
+    return chosen, index[chosen] * count // max(total, 1)
+
+
+def _at(backbone: SplitViT, layer: int) -> str:
+    return "final" if layer == backbone.depth else f"block{layer}"
+
+
+def _backbone(pl_module: L.LightningModule) -> SplitViT:
+    backbone = pl_module.backbone
+    assert isinstance(backbone, SplitViT), "OnlineEvaluation needs a module with a SplitViT"
+    return backbone
+
+
+def _num_queries(trainer: L.Trainer) -> int:
+    """Size of the queries' data set over all processes."""
+    loaders = trainer.val_dataloaders
+    assert loaders is not None
+    return len(loaders[1].dataset)

@@ -1,0 +1,202 @@
+"""Online evaluation inside Lightning's loops."""
+
+import importlib.util
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+
+from ser_lightning.evaluation import (
+    OnlineEvaluation,
+    equivariance_scores,
+    feature_std,
+    knn_accuracy,
+    rankme,
+    token_spatial_variance,
+)
+from ser_lightning.evaluation.online import even_subset
+from ser_lightning.evaluation.rows import Rows
+
+SCRIPT = Path(__file__).with_name("online_run.py")
+_spec = importlib.util.spec_from_file_location("online_run", SCRIPT)
+online_run = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(online_run)
+
+NAMES = {
+    "knn_top1",
+    "knn_top5",
+    *(
+        f"equivariance/{f}_{at}"
+        for f in ("rotation", "flip", "scale")
+        for at in ("block1", "final")
+    ),
+    "rankme",
+    "feature_std",
+    "token_spatial_variance",
+}
+
+
+def fit(callback, root, module=None, labelled=True, ckpt_path=None, **options):
+    train, evaluation = online_run.loaders(labelled=labelled)
+    run = online_run.trainer(callback, root, **{"logger": False, **options})
+    run.fit(module or online_run.Module(), train, evaluation, ckpt_path=ckpt_path)
+    return run
+
+
+def direct_metrics(backbone):
+    """The same numbers without a trainer, from whole data sets."""
+    bank, queries = online_run.Images(31, 0), online_run.Images(23, 1)
+    backbone.eval()
+    with torch.no_grad():
+        bank_features = backbone(bank.pixels)
+        features = backbone(queries.pixels)
+        (maps,) = backbone.token_maps(queries.pixels, [1])
+    accuracy = knn_accuracy(bank_features, bank.label, features, queries.label, 5)[5]
+    rows = torch.tensor([i for i in range(23) if i * 10 % 23 < 10])
+    scores = equivariance_scores(backbone, queries.pixels[rows], [1, 2], torch.arange(10))
+    return {
+        "knn_top1": accuracy.top1,
+        "knn_top5": accuracy.top5,
+        **{
+            f"equivariance/{family}_{at}": scores[family][layer].mean().item()
+            for family in scores
+            for layer, at in ((1, "block1"), (2, "final"))
+        },
+        "rankme": rankme(features),
+        "feature_std": feature_std(features),
+        "token_spatial_variance": token_spatial_variance(maps),
+    }
+
+
+def test_baseline_is_measured_before_the_first_step_and_logged(tmp_path, capsys):
+    callback = OnlineEvaluation(k=5, num_equivariance_images=10)
+    logger = CSVLogger(tmp_path, name="", version="")
+    run = fit(callback, tmp_path, logger=logger)
+    expected = direct_metrics(online_run.Module().backbone)
+    assert callback.baseline == pytest.approx(expected, rel=1e-4)
+    assert set(callback.baseline) == set(callback.latest) == NAMES
+    assert callback.num_classes == 3
+    assert "Random initialisation: knn_top1" in capsys.readouterr().out
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    logged = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    assert float(logged[0]["random_init/rankme"]) == pytest.approx(expected["rankme"])
+    assert logged[0]["step"] == "0"
+    assert any(row["val/knn_top1"] for row in logged)
+    assert {f"val/{name}" for name in NAMES} <= set(run.callback_metrics)
+    assert {"knn", "rot"} == set(run.progress_bar_metrics)
+
+
+def test_latest_and_history_follow_the_trained_weights(tmp_path):
+    callback = OnlineEvaluation(k=5, num_equivariance_images=10)
+    module = online_run.Module()
+    fit(callback, tmp_path, module, max_epochs=2)
+    assert callback.latest == pytest.approx(direct_metrics(module.backbone), rel=1e-4)
+    assert [entry["step"] for entry in callback.history] == [2, 4]
+    assert callback.history[1]["metrics"] == callback.latest
+    assert callback.latest["rankme"] != callback.baseline["rankme"]
+
+
+def test_without_labels_there_is_no_knn(tmp_path):
+    callback = OnlineEvaluation(num_equivariance_images=0)
+    fit(callback, tmp_path, labelled=False)
+    assert set(callback.latest) == {"rankme", "feature_std", "token_spatial_variance"}
+    assert callback.num_classes == 0
+
+
+def test_layer_at_the_depth_is_scored_once(tmp_path):
+    callback = OnlineEvaluation(k=50, num_equivariance_images=3)  # k above the bank of 31
+    fit(callback, tmp_path, online_run.Module(layer=2))
+    names = {name for name in callback.latest if name.startswith("equivariance")}
+    assert names == {f"equivariance/{f}_final" for f in ("rotation", "flip", "scale")}
+
+
+def test_partial_sanity_check_is_no_baseline(tmp_path):
+    callback = OnlineEvaluation(k=3, num_equivariance_images=3)
+    fit(callback, tmp_path, num_sanity_val_steps=1)
+    assert callback.baseline == {}
+    assert callback.latest
+
+
+@pytest.mark.parametrize("when", ["mid_epoch", "epoch_end"])
+def test_resumed_run_keeps_its_baseline(tmp_path, when):
+    first = OnlineEvaluation(k=5, num_equivariance_images=3)
+    # one of the two steps of epoch 1, or epoch 0 as a whole
+    limit = {"max_steps": 3} if when == "mid_epoch" else {"max_epochs": 1}
+    run = fit(first, tmp_path, **limit)
+    run.save_checkpoint(tmp_path / "run.ckpt", weights_only=False)
+    resumed = OnlineEvaluation(k=5, num_equivariance_images=3)
+    fit(resumed, tmp_path, max_epochs=2, max_steps=-1, ckpt_path=tmp_path / "run.ckpt")
+    assert resumed.baseline == first.baseline
+    assert resumed.history[: len(first.history)] == first.history
+    assert resumed.history[-1]["step"] == 4
+
+
+def test_validate_measures_without_history(tmp_path):
+    callback = OnlineEvaluation(k=5, num_equivariance_images=3)
+    module = online_run.Module()
+    run = online_run.trainer(callback, tmp_path, logger=False)
+    (logged, _) = run.validate(module, online_run.loaders()[1], verbose=False)
+    assert logged["val/knn_top1"] == pytest.approx(callback.latest["knn_top1"])
+    assert callback.history == []
+    assert callback.baseline == {}
+
+
+def test_bfloat16_precision_keeps_the_scores_in_float32(tmp_path):
+    results = {}
+    for precision in ("32-true", "bf16-mixed"):
+        callback = OnlineEvaluation(k=5, num_equivariance_images=10)
+        run = online_run.trainer(callback, tmp_path, logger=False, precision=precision)
+        run.validate(online_run.Module(), online_run.loaders()[1], verbose=False)
+        results[precision] = callback.latest
+    full, mixed = results["32-true"], results["bf16-mixed"]
+    assert full["equivariance/rotation_final"] == mixed["equivariance/rotation_final"]
+    assert full["rankme"] != mixed["rankme"]
+
+
+def test_a_single_loader_is_refused(tmp_path):
+    run = online_run.trainer(OnlineEvaluation(), tmp_path, logger=False)
+    with pytest.raises(ValueError, match=r"got 1 validation loader.*bank and the queries"):
+        run.validate(online_run.Module(), online_run.loaders()[1][0], verbose=False)
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="k 0 must be at least 1"):
+        OnlineEvaluation(k=0)
+    with pytest.raises(ValueError, match="num_equivariance_images -1"):
+        OnlineEvaluation(num_equivariance_images=-1)
+
+
+@pytest.mark.parametrize(("total", "count"), [(23, 10), (10, 23), (9, 3), (100, 1), (7, 0)])
+def test_even_subset_has_the_asked_size_and_numbers_its_images(total, count):
+    parts = [even_subset(rows, total, count) for rows in torch.arange(total).split(4)]
+    position = torch.cat([position for _, position in parts])
+    assert position.tolist() == list(range(min(count, total)))
+
+
+def test_rows_are_sorted_and_counted_once():
+    rows = Rows(2)
+    for index in torch.tensor([[4, 1], [3, 4], [0, 1]]):
+        rows.add(index, index + 10, torch.stack([index, index], 1).bfloat16())
+    gathered = rows.gather()
+    assert gathered.label.tolist() == [10, 11, 13, 14]
+    assert gathered.values[:, 1].tolist() == [0, 1, 3, 4]
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        subprocess.Popen([sys.executable, SCRIPT, str(tmp_path), str(rank), "2", str(port)])
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert results[0] == results[1]
+    assert results[0] == pytest.approx(direct_metrics(online_run.Module().backbone), rel=1e-4)
