@@ -118,7 +118,7 @@ class _GatherWithGradient(Function):
 
 def _all_gather(x: Tensor) -> Tensor:
     result = x.new_empty((world_size() * x.shape[0], *x.shape[1:]))
-    dist.all_gather_into_tensor(result, x.contiguous())
+    dist.all_gather(list(result.chunk(world_size())), x.contiguous())  # into views of the result
     return result
 
 
