@@ -1,0 +1,142 @@
+"""Heads: sizes, and batch normalisation on two processes equal to one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ser_lightning.backbones.heads import CrossRankBatchNorm1d, mlp, moco_predictor, moco_projector
+
+WORLD = 2
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_moco_heads_have_the_papers_parameter_counts():
+    assert count(moco_projector(384)) == 19_415_040
+    assert count(moco_predictor()) == 2_105_344
+
+
+def test_moco_projector_has_no_bias_and_an_affine_free_last_norm():
+    head = moco_projector(6, hidden=5, out=4)
+    kinds = [type(layer) for layer in head]
+    hidden = [nn.Linear, CrossRankBatchNorm1d, nn.ReLU]
+    assert kinds == [*hidden, *hidden, nn.Linear, CrossRankBatchNorm1d]
+    assert all(layer.bias is None for layer in head if isinstance(layer, nn.Linear))
+    assert [layer.affine for layer in head if isinstance(layer, nn.BatchNorm1d)] == [1, 1, 0]
+
+
+def test_mlp_of_two_widths_is_one_layer():
+    head = mlp((3, 2), last_bias=True)
+    assert len(head) == 1
+    assert head[0].bias is not None
+    with pytest.raises(ValueError, match=r"widths \(3,\) make no layer"):
+        mlp((3,))
+
+
+@pytest.mark.parametrize("last_norm", ["none", "affine", "affine_free"])
+def test_every_parameter_of_a_head_gets_a_gradient(last_norm):
+    head = mlp((3, 5, 2), last_norm=last_norm, bias=True)
+    (head(torch.randn(7, 3)) ** 3).sum().backward()
+    assert all(p.grad is not None for p in head.parameters())
+
+
+def test_one_process_is_plain_batch_norm_with_the_same_state():
+    plain, ours = nn.BatchNorm1d(4), CrossRankBatchNorm1d(4)
+    x = torch.randn(6, 4)
+    assert torch.equal(ours(x), plain(x))
+    plain.load_state_dict(ours.state_dict())
+    assert torch.equal(ours.eval()(x), plain.eval()(x))
+
+
+def test_batch_norm_on_two_processes_equals_one_process(tmp_path):
+    command = [sys.executable, __file__, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(rank)]) for rank in range(WORLD)]
+    assert [process.wait(timeout=60) for process in processes] == [0] * WORLD
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
+    for name in CASES:
+        reference = _run(nn.BatchNorm1d, name, torch.cat(_inputs(name)))
+        ours = [result[name] for result in results]
+        exact = {"rtol": 1e-11, "atol": 1e-11}
+        torch.testing.assert_close(
+            torch.cat([r["output"] for r in ours]), reference["output"], **exact
+        )
+        torch.testing.assert_close(
+            torch.cat([r["input_gradient"] for r in ours]), reference["input_gradient"], **exact
+        )
+        for key in reference["gradients"]:
+            total = sum(r["gradients"][key] for r in ours)
+            torch.testing.assert_close(total, reference["gradients"][key], **exact)
+        for r in ours:
+            assert r["state"].keys() == reference["state"].keys()
+            for key, value in reference["state"].items():
+                torch.testing.assert_close(r["state"][key], value, **exact)
+    # bfloat16 in and out, but near 100 bfloat16 steps by 0.5: its statistics would be rounded
+    mean = torch.cat([_bfloat16_input(rank) for rank in range(WORLD)]).double().mean()
+    for result in results:
+        assert result["bfloat16"].dtype == torch.bfloat16
+        assert result["running_mean"].item() == pytest.approx(mean.item(), rel=1e-6)
+    output = torch.cat([result["bfloat16"] for result in results]).double()
+    assert output.square().mean().item() == pytest.approx(1, rel=1e-3)
+
+
+CASES = {
+    "affine": {"num_features": 3},
+    "affine_free": {"num_features": 3, "affine": False},
+    "cumulative": {"num_features": 3, "momentum": None},
+    "untracked": {"num_features": 3, "track_running_stats": False},
+    "sequence": {"num_features": 3},
+}
+
+
+def _inputs(name):
+    shape = (4, 3, 5) if name == "sequence" else (4, 3)
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    return [first * 3 + 7, second]
+
+
+def _bfloat16_input(rank):
+    generator = torch.Generator().manual_seed(rank)
+    return (torch.randn(512, 1, generator=generator) * 8 + 100).bfloat16()
+
+
+def _run(kind, name, x):
+    """Two training steps' buffers; output and gradients of a loss summed over samples."""
+    torch.manual_seed(0)
+    module = kind(**CASES[name]).double()
+    for parameter in module.parameters():
+        nn.init.uniform_(parameter)
+    module(x + 1)
+    x = x.clone().requires_grad_()
+    output = module(x)
+    (output**3 + output.sin()).sum().backward()
+    return {
+        "output": output.detach(),
+        "input_gradient": x.grad,
+        "gradients": {key: p.grad for key, p in module.named_parameters()},
+        "state": module.state_dict(),
+    }
+
+
+def _worker(rank, folder):
+    init = f"file://{Path(folder) / 'init'}"
+    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=WORLD)
+    result = {name: _run(CrossRankBatchNorm1d, name, _inputs(name)[rank]) for name in CASES}
+    norm = CrossRankBatchNorm1d(1, momentum=1.0)
+    result["bfloat16"] = norm(_bfloat16_input(rank)).detach()
+    result["running_mean"] = norm.running_mean
+    if rank == 0:  # no collective in evaluation, or this rank would wait for ever
+        norm.eval()(_bfloat16_input(rank))
+    torch.save(result, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _worker(int(sys.argv[2]), sys.argv[1])
