@@ -67,21 +67,17 @@ class SplitViT(nn.Module):
 
         Args:
             name: timm's name of a plain ViT with one class token.
-            image_size: side of the square image that the position embedding is made for, pixels;
-                a multiple of the patch size.
+            image_size: pixels, side of the square that the position embedding is made for.
             layer: number of blocks before the token map, 0 (after the position embedding) to the
                 depth (after the final norm).
-            cls_layer: number of blocks before [CLS] joins. Default: `layer`, and 0 when `layer`
-                is the depth.
+            cls_layer: number of blocks before [CLS] joins; default `layer`, or 0 for the depth.
             patch_size: side of a patch in pixels; default: the named model's.
             vit_options: further arguments of timm's VisionTransformer (embed_dim, depth,
                 num_heads, drop_path_rate, ...).
             weight_init: "moco" as MoCo-v3 does; "" for truncated normals as DINO and Barlow Twins
                 do; or timm's "jax".
-            freeze_patch_embed: whether the patch embedding keeps its random projection, as in
-                MoCo-v3.
-            weights: file to start from: safetensors or a torch file of a timm ViT, or a
-                checkpoint of this project.
+            freeze_patch_embed: whether the patch embedding stays as it is, as in MoCo-v3.
+            weights: file to start from: a timm ViT's or a checkpoint of this project.
             cls_only_last_block: compute only [CLS] in the last block, where nothing else is used;
                 the same embedding for less work.
 
@@ -89,14 +85,19 @@ class SplitViT(nn.Module):
             ValueError: if the arguments do not fit each other, or the file does not fit them.
         """
         super().__init__()
+        options = dict(vit_options or {})
         self.arguments: dict[str, Any] = dict(
-            name=name, image_size=image_size, layer=layer, cls_layer=cls_layer,
-            patch_size=patch_size, vit_options=dict(vit_options or {}), weight_init=weight_init,
-            freeze_patch_embed=freeze_patch_embed, cls_only_last_block=cls_only_last_block,
-        )  # fmt: skip
-        self.vit: Any = build_vit(
-            name, image_size, patch_size, dict(vit_options or {}), weight_init
+            name=name,
+            image_size=image_size,
+            layer=layer,
+            cls_layer=cls_layer,
+            patch_size=patch_size,
+            vit_options=options,
+            weight_init=weight_init,
+            freeze_patch_embed=freeze_patch_embed,
+            cls_only_last_block=cls_only_last_block,
         )
+        self.vit: Any = build_vit(name, image_size, patch_size, options, weight_init)
         self.width: int = self.vit.embed_dim
         self.depth = len(self.vit.blocks)
         self.image_size = image_size
