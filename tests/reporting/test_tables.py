@@ -1,0 +1,58 @@
+"""The summary table as text and as Markdown."""
+
+from ser_lightning.reporting import summary_markdown, summary_table
+
+BEFORE = {"knn_top1": 31.25, "knn_top5": 80.0, "equivariance/rotation_block3": 0.8012}
+AFTER = {
+    "knn_top1": 60.0,
+    "knn_top5": 95.0,
+    "equivariance/rotation_block3": 0.95,
+    "equivariance/rotation_final": 0.91,
+    "rankme": 40.26,
+    "feature_std": 0.0123456,
+    "token_spatial_variance": 0.4,
+    "something_new": 1.0,
+}
+
+
+def test_table_has_both_columns_and_explains_each_number():
+    assert summary_table(BEFORE, AFTER, num_classes=10, width=64).splitlines() == [
+        "                                         random init  trained",
+        "-" * 99,
+        "k-NN top-1                                    31.2 %   60.0 %  chance 10.0 %",
+        "k-NN top-5                                    80.0 %   95.0 %  chance 50.0 %",
+        "equivariance to rotation, after block 3        0.801    0.950  1 is exact",
+        "equivariance to rotation, final                    -    0.910  1 is exact",
+        "RankMe                                             -     40.3  "
+        "dimensions in use, at most 64",
+        "feature std                                        -   0.0123  "
+        "0 is collapsed, 0.1250 is spread out",
+        "token spatial variance                             -    0.400  "
+        "0 is a map without structure",
+        "something_new                                      -    1.000",
+    ]
+
+
+def test_chance_of_the_best_five_is_at_most_certain():
+    table = summary_table(BEFORE, AFTER, num_classes=3)
+    assert "chance 33.3 %" in table
+    assert "chance 100.0 %" in table
+
+
+def test_without_classes_there_is_no_chance_level():
+    assert "chance" not in summary_table(BEFORE, AFTER)
+
+
+def test_metrics_measured_only_before_are_kept():
+    lines = summary_table({"rankme": 3.0}, {}).splitlines()
+    assert lines[-1].split() == ["RankMe", "3.0", "-", "dimensions", "in", "use"]
+
+
+def test_markdown_has_the_same_rows():
+    lines = summary_markdown(BEFORE, AFTER, 10, 64, columns=("start", "end")).splitlines()
+    assert lines[:3] == [
+        "|  | start | end |  |",
+        "|---|---:|---:|---|",
+        "| k-NN top-1 | 31.2 % | 60.0 % | chance 10.0 % |",
+    ]
+    assert len(lines) == len(AFTER) + 2
