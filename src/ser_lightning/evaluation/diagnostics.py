@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def rankme(features: Tensor, eps: float = 1e-7) -> float:
-    """Compute the effective rank of a feature matrix, between 1 and min(N, K).
+    """Computes the effective rank of a feature matrix, between 1 and min(N, K).
 
     With the singular values s of the matrix, not centred:
 
@@ -31,7 +31,7 @@ def rankme(features: Tensor, eps: float = 1e-7) -> float:
 
 
 def feature_std(features: Tensor) -> float:
-    """Compute the mean over channels of the standard deviation of the unit-length embeddings.
+    """Computes the mean over channels of the standard deviation of the unit-length embeddings.
 
     About 1 / sqrt(K) where embeddings spread over the sphere, 0 where all are the same. The
     standard deviation is that of the population: sum_d std_d^2 = 1 - |mean|^2.
@@ -50,7 +50,7 @@ def feature_std(features: Tensor) -> float:
 
 
 def spatial_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Reduce token maps to what `spatial_variance_ratio` needs, image by image.
+    """Reduces token maps to what `spatial_variance_ratio` needs, image by image.
 
     Args:
         maps: (B, C, h, w) token maps.
@@ -64,7 +64,7 @@ def spatial_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spatial_variance_ratio(within: Tensor, mean: Tensor) -> float:
-    """Compute which part of the variance of tokens lies within images, between 0 and 1.
+    """Computes which part of the variance of tokens lies within images, between 0 and 1.
 
     Equals the ratio for the pooled tokens of all images, by the law of total variance, provided
     that all maps have the same size.
@@ -85,7 +85,7 @@ def spatial_variance_ratio(within: Tensor, mean: Tensor) -> float:
 
 
 def token_spatial_variance(maps: Tensor) -> float:
-    """Compute the variance of tokens over positions divided by their total variance.
+    """Computes the variance of tokens over positions divided by their total variance.
 
     Source: the early alarm for the trivial solution of SER appendix A.4.
 

@@ -31,7 +31,7 @@ class TokenMapper(Protocol):
 
 
 def token_cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Compute the cosine over channels, averaged over positions.
+    """Computes the cosine over channels, averaged over positions.
 
     Args:
         first: (B, C, h, w) token maps.
@@ -46,7 +46,7 @@ def token_cosine(first: Tensor, second: Tensor) -> Tensor:
 def family_elements(
     family: str, position: Tensor, grid: tuple[int, int], seed: int = 0
 ) -> list[tuple[Tensor, GroupElement]]:
-    """Give every image an element of a transformation family, never the identity.
+    """Gives every image an element of a transformation family, never the identity.
 
     The element depends on the seed and on the position of the image alone, not on its batch.
     Images are grouped by what the elements of one batch must share.
@@ -87,7 +87,7 @@ def family_elements(
 
 @lru_cache(maxsize=16)
 def scale_grids(grid: tuple[int, int], seed: int = 0) -> tuple[tuple[int, int], ...]:
-    """Draw the grids of the scale family by the area and aspect law of pretraining.
+    """Draws the grids of the scale family by the area and aspect law of pretraining.
 
     Args:
         grid: the backbone's grid (h, w), which is never among the results.
@@ -119,7 +119,7 @@ def equivariance_scores(
     seed: int = 0,
     families: Sequence[str] = FAMILIES,
 ) -> dict[str, dict[int, Tensor]]:
-    """Score how well token maps follow a transformation of the image.
+    """Scores how well token maps follow a transformation of the image.
 
         score(x) = mean_u cos( f(g.x)_u , (g f(x))_u ),   u over the positions of the map
 

@@ -28,7 +28,7 @@ def knn_accuracy(
     temperature: float = 0.07,
     chunk_size: int = 256,
 ) -> dict[int, KNNAccuracy]:
-    """Measure how often the neighbours of a query vote for its class.
+    """Measures how often the neighbours of a query vote for its class.
 
     Args:
         bank: (N, K) features of the labelled bank, of any length.
@@ -72,7 +72,7 @@ def knn_predict(
     temperature: float = 0.07,
     chunk_size: int = 256,
 ) -> dict[int, Tensor]:
-    """Rank the classes of every query by the votes of its neighbours.
+    """Ranks the classes of every query by the votes of its neighbours.
 
     The naive loop, with s_j = cos(q, bank_j) and N_k(q) the k largest of them:
 
@@ -116,7 +116,7 @@ def knn_predict(
 
 
 def _check(counts: Sequence[int], bank_size: int, temperature: float) -> None:
-    """Refuse numbers of neighbours that the bank cannot give."""
+    """Refuses numbers of neighbours that the bank cannot give."""
     for count in counts:
         if not 1 <= count <= bank_size:
             raise ValueError(
