@@ -8,7 +8,7 @@ from ser_lightning.groups.element import GroupElement
 
 
 def act(element: GroupElement, maps: Tensor, cell: int = 1) -> Tensor:
-    """Apply one group element to each map: x -> R^k resize_grid F^f x.
+    """Applies one group element to each map: x -> R^k resize_grid F^f x.
 
     For every image i, with k = element.quarter_turns[i]:
 
@@ -43,7 +43,7 @@ def act(element: GroupElement, maps: Tensor, cell: int = 1) -> Tensor:
 
 
 def resize(maps: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
-    """Resize maps (B, C, H, W) to (B, C, *size); a map of that size is returned as it is.
+    """Resizes maps (B, C, H, W) to (B, C, *size); a map of that size is returned as it is.
 
     No antialiasing and align_corners false: the kernel the public code uses, on pixels and tokens.
 

@@ -43,13 +43,13 @@ class GroupElement(NamedTuple):
 
     @classmethod
     def identity(cls, batch_size: int, grid: tuple[int, int]) -> GroupElement:
-        """Build `batch_size` elements that leave a map of this grid as it is."""
+        """Builds `batch_size` elements that leave a map of this grid as it is."""
         off = torch.zeros(batch_size, dtype=torch.bool)
         return cls(off, off.clone(), 0, grid)
 
     @classmethod
     def from_turns(cls, flip: Tensor, quarter_turns: Tensor, grid: tuple[int, int]) -> GroupElement:
-        """Build elements from full quarter turns; reads them on the host.
+        """Builds elements from full quarter turns; reads them on the host.
 
         Args:
             flip: (B,) bool.
@@ -70,7 +70,7 @@ class GroupElement(NamedTuple):
         return cls(flip.bool(), turns >= 2, parity, grid)
 
     def inverse(self, grid: tuple[int, int]) -> GroupElement:
-        """Undo the elements: F^f resize R^-k = R^(-+k) resize F^f, minus unless flipped.
+        """Undoes the elements: F^f resize R^-k = R^(-+k) resize F^f, minus unless flipped.
 
         Args:
             grid: (h, w) in tokens of the map the elements were applied to.
@@ -79,7 +79,7 @@ class GroupElement(NamedTuple):
         return self._replace(half_turn=turned, grid=_swapped(grid, self.quarter_turn))
 
     def compose(self, first: GroupElement) -> GroupElement:
-        """Return the product `self` after `first`, resizing once, to the size `self` asks for.
+        """Returns the product `self` after `first`, resizing once, to the size `self` asks for.
 
         F^f2 R^k1 = R^(+-k1) F^f2 (minus if f2), so k = k2 +- k1 and f = f1 xor f2.
         """
@@ -93,7 +93,7 @@ class GroupElement(NamedTuple):
         return GroupElement(self.flip ^ first.flip, half_turn, quarter_sum % 2, grid)
 
     def to(self, device: torch.device | str) -> GroupElement:
-        """Move the tensors to a device; a copy to an accelerator is not waited for."""
+        """Moves the tensors to a device; a copy to an accelerator is not waited for."""
         asynchronous = torch.device(device).type != "cpu"  # a copy to the CPU is read at once
         return self._replace(
             flip=self.flip.to(device, non_blocking=asynchronous),
@@ -102,7 +102,7 @@ class GroupElement(NamedTuple):
 
 
 def relative(source: GroupElement, target: GroupElement) -> GroupElement:
-    """Find the elements that carry a map from the frame of `source` to that of `target`.
+    """Finds the elements that carry a map from the frame of `source` to that of `target`.
 
     target o source^-1, that is z -> R^k2 resize_grid2 F^(f1 xor f2) R^-k1 z. With equal grids it
     is an exact permutation of tokens; otherwise it resizes once, straight to the target's size.

@@ -65,7 +65,7 @@ class GroupSampler:
         rng_shared: np.random.Generator,
         uniforms: np.ndarray,
     ) -> tuple[GroupElement, GroupElement]:
-        """Draw the elements of both views.
+        """Draws the elements of both views.
 
         Args:
             num_images: number of images B.
