@@ -1,0 +1,166 @@
+"""Soft Equivariance Regularization: token maps of two views agree in a common frame."""
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ser_lightning.batch import BranchFeatures, LossOutput, PartitionedBatch
+from ser_lightning.distributed import gather, gather_with_gradient, rank
+from ser_lightning.groups import GroupElement, act, relative
+from ser_lightning.regularizers.base import Regularizer
+from ser_lightning.regularizers.info_nce import token_info_nce
+
+
+class SERRegularizer(Regularizer):
+    """Token InfoNCE between one view's token map and the other's, carried to its frame.
+
+    Source: SER, equivariance loss. Both directions are averaged; for anchors of view i:
+
+        anchors = unit(project(maps[i]))                            # online branch, own frame
+        moved = act(relative(elements[j], elements[i]), project(target_maps[j]))
+        loss_i = token_info_nce(anchors, gather(unit(moved)), first, temperature)
+
+    project = LayerNorm over channels, 1x1 convolution, GELU, 1x1 convolution. The target branch's
+    maps pass the same layers without gradient. Without a target branch the candidates are the
+    online branch's own tokens, and gradients flow through both sides and over ranks.
+
+    It is a plain module: a training loop needs no more than `forward` and the two elements.
+
+    Args:
+        width: channels C of the token maps.
+        weight: lambda. The public scripts use 1 for MoCo-v3 and Barlow Twins, 0.3 for DINO.
+        temperature: tau. The paper uses 0.3 for MoCo-v3 and Barlow Twins, 0.5 for DINO.
+        hidden: channels of the projector.
+
+    Raises:
+        ValueError: if weight is negative or another argument not positive.
+    """
+
+    needs_invertible: ClassVar[bool] = True
+
+    # Differs: the public code normalises the target's maps with a momentum copy of the LayerNorm,
+    # here one LayerNorm and one projector serve both branches, as its projector does already.
+    # Differs: the public code's loss carries no gradient (both sides pass a gather under
+    # no_grad), here the anchors carry it. Without that, weight and temperature train nothing.
+    def __init__(
+        self,
+        width: int = 384,
+        weight: float = 1.0,
+        temperature: float = 0.3,
+        hidden: int = 512,
+    ) -> None:
+        super().__init__(width, weight)
+        if not temperature > 0:
+            raise ValueError(f"temperature {temperature} must be positive; the paper uses 0.3")
+        if min(width, hidden) < 1:
+            raise ValueError(f"width {width} and hidden {hidden} must be at least 1 channel")
+        self.temperature = temperature
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.projector = nn.Sequential(
+            nn.Conv2d(width, hidden, 1, bias=False),
+            nn.GELU(),
+            nn.Conv2d(hidden, hidden, 1, bias=False),
+        )
+
+    def forward(
+        self,
+        maps: tuple[Tensor, Tensor],
+        elements: tuple[GroupElement, GroupElement],
+        target_maps: tuple[Tensor, Tensor] | None = None,
+    ) -> LossOutput:
+        """Computes the loss for two views of the same images.
+
+        Every rank calls it with the same number of images and the same shapes.
+
+        Args:
+            maps: the online branch's token maps, (B, C, h1, w1) and (B, C, h2, w2).
+            elements: the group elements that made the views.
+            target_maps: the momentum branch's token maps, same shapes; no gradient flows to them.
+
+        Returns:
+            () loss, the mean over this rank's anchors and both directions; in `logs` the value
+            that indifferent features would have.
+
+        Raises:
+            ValueError: if a map does not have its element's shape.
+        """
+        for name, views in (("maps", maps), ("target_maps", target_maps or maps)):
+            _check_shapes(name, views, elements)
+        online = [self._project(view) for view in maps]
+        target = online
+        if target_maps is not None:
+            with torch.no_grad():
+                target = [self._project(view) for view in target_maps]
+        losses = []
+        for anchor, other in ((0, 1), (1, 0)):
+            moved = act(relative(elements[other], elements[anchor]), _precise(target[other]))
+            tokens = _unit_tokens(moved, target[other].dtype)
+            candidates = gather_with_gradient(tokens) if target_maps is None else gather(tokens)
+            anchors = _unit_tokens(_precise(online[anchor]), online[anchor].dtype)
+            first = rank() * len(anchors)
+            losses.append(token_info_nce(anchors, candidates, first, self.temperature))
+        loss = (losses[0] + losses[1]) / 2
+        return LossOutput(
+            loss, {"loss/equivariance_chance": self._chance(elements, candidates, loss)}
+        )
+
+    def regularize(
+        self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
+    ) -> LossOutput:
+        """Computes the loss on the invertible sub-batch; see `Regularizer.regularize`.
+
+        Raises:
+            ValueError: if the batch does not have exactly two invertible views.
+        """
+        elements = [view.element for view in batch.invertible if view.element is not None]
+        if len(batch.invertible) != 2 or len(elements) != 2:
+            raise ValueError(
+                f"the batch has {len(batch.invertible)} invertible views, {len(elements)} with a "
+                "group element; SER compares exactly 2: give the run an invertible sub-batch"
+            )
+        return self(
+            _tokens(online), (elements[0], elements[1]), None if target is None else _tokens(target)
+        )
+
+    def _project(self, maps: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, hidden, h, w)."""
+        projected: Tensor = self.projector(self.norm(maps.movedim(1, -1)).movedim(-1, 1))
+        return projected
+
+    @staticmethod
+    def _chance(
+        elements: tuple[GroupElement, GroupElement], candidates: Tensor, loss: Tensor
+    ) -> Tensor:
+        """Loss of features all alike: log of the number of candidates, mean of both directions."""
+        num_images = len(candidates)
+        per_view = [math.log1p((num_images - 1) * math.prod(view.grid)) for view in elements]
+        return torch.full_like(loss, sum(per_view) / 2, requires_grad=False)
+
+
+def _tokens(branch: BranchFeatures) -> tuple[Tensor, Tensor]:
+    first, second = branch.invertible
+    return first.tokens, second.tokens
+
+
+def _check_shapes(
+    name: str, maps: tuple[Tensor, Tensor], elements: tuple[GroupElement, GroupElement]
+) -> None:
+    for view, element in zip(maps, elements, strict=True):
+        if tuple(view.shape[-2:]) != element.shape:
+            raise ValueError(
+                f"{name} of shape {tuple(view.shape)} for an element that gives {element.shape} "
+                "tokens; pass each view's (B, C, h, w) map with the element that made the view"
+            )
+
+
+def _precise(maps: Tensor) -> Tensor:
+    """At least float32, in which the action's resize and the norm run under autocast."""
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
+
+
+def _unit_tokens(maps: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, D, h, w) -> (B, h * w, D) of unit length, in the dtype of the products."""
+    return F.normalize(maps.flatten(2).mT, dim=-1).to(dtype)
