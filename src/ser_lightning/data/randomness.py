@@ -26,6 +26,7 @@ class Stream(IntEnum):
     STEP = 3  # what all images of a step share: grid size and parity of the turns
     GENERATED = 4  # the pixels of generated data sets
     MODEL = 5  # dropout and stochastic depth of a step
+    SUBSET = 6  # which images a subset for evaluation takes
 
 
 def _words(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -1,0 +1,52 @@
+# Everything a newcomer needs: `make demo` and `make test` create .venv, install, and do their job.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# glibc returns every large buffer to the kernel otherwise: 5-15 % of a CPU step.
+export MALLOC_MMAP_THRESHOLD_ := 8589934592
+export MALLOC_TRIM_THRESHOLD_ := 17179869184
+export MALLOC_TOP_PAD_ := 268435456
+
+help: ## list the targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort \
+	  | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV), once, for some minutes ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(READY) ## create .venv with everything pinned
+
+demo: $(READY) ## pretrain a small ViT on generated shapes, about 4 minutes on 2 cores, ends with a picture
+	@$(BIN)/python -m ser_lightning.demo
+
+test: $(READY) ## run the fast tests, about 3 minutes on 2 cores
+	@$(BIN)/python -m pytest -q
+
+test-slow: $(READY) ## run the slow tests: killed and resumed runs, several processes
+	@$(BIN)/python -m pytest -q -m slow
+
+lint: $(READY) ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(READY) ## measure the equivariance loss against the public formulation
+	@$(BIN)/python benchmarks/equivariance_loss.py
+
+fashion: $(READY) ## pretrain with and without SER on real Fashion-MNIST, about an hour on 2 cores
+	$(BIN)/ser-fit fit --config configs/fashion_mnist/moco_ser.yaml --config configs/trainer/cpu.yaml --ckpt_path last
+	$(BIN)/ser-fit fit --config configs/fashion_mnist/moco.yaml --config configs/trainer/cpu.yaml --ckpt_path last
+
+clean: ## remove caches, keep .venv and runs
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: help install demo test test-slow lint bench fashion clean

@@ -1,0 +1,281 @@
+"""The command line: `ser-fit fit | validate | test`.
+
+Links what must agree (image and patch size, seed, global batch size), derives every path from
+one run folder, and checks what no single room can see.
+"""
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities import rank_zero_info
+
+from ser_lightning.data import PartitionedDataModule
+from ser_lightning.evaluation import OnlineEvaluation
+from ser_lightning.objectives import MoCoV3, NonFiniteLossError, Objective  # noqa: F401 short names
+from ser_lightning.reporting import summary_table
+from ser_lightning.runtime import (
+    AtomicCheckpointIO,
+    Preemption,
+    RunCheckpoint,
+    RunRecord,
+    ShortErrorParser,
+    checkpoint_config,
+    default_progress,
+    differences,
+    last_checkpoint,
+)
+
+CHECKPOINT_FOLDER = "checkpoints"
+
+
+class SERCommandLine(LightningCLI):
+    """LightningCLI with one run folder, exact resume and checks across sections."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            Objective,
+            PartitionedDataModule,
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            parser_class=ShortErrorParser,
+            parser_kwargs={"prog": "ser-fit", "description": "Pretrain and evaluate with SER."},
+            save_config_callback=RunRecord,
+            trainer_defaults={"num_sanity_val_steps": -1, "use_distributed_sampler": False},
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and the arguments of the trainer's methods that are not options."""
+        hidden = {"model", "datamodule"}
+        return {
+            "fit": hidden | {"train_dataloaders", "val_dataloaders"},
+            "validate": hidden | {"dataloaders"},
+            "test": hidden | {"dataloaders"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the run folder and the standing callbacks, and links shared values."""
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder of the run: checkpoints, logs, configuration. Default: runs/<config>.",
+        )
+        parser.add_argument(
+            "--allow_random_weights",
+            type=bool,
+            default=False,
+            help="Let validate and test measure a freshly initialised backbone.",
+        )
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(OnlineEvaluation, "evaluation")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+        parser.link_arguments("data.global_batch_size", "model.init_args.global_batch_size")
+        parser.link_arguments("model", "data.image_size", _image_size, apply_on="instantiate")
+        parser.link_arguments("model", "data.patch_size", _patch_size, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses; without a --config, the checkpoint's own configuration comes first."""
+        args = list(sys.argv[1:] if args is None else args)
+        path = _option(args, "--ckpt_path")
+        if path and Path(path).is_file() and not _option(args, "--config", "-c"):
+            stored = checkpoint_config(Path(path))
+            if stored is not None:
+                print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
+                args[1:1] = ["--config", _without_command_keys(stored)]
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Does nothing: Lightning would let a checkpoint's values override the command line."""
+
+    def before_instantiate_classes(self) -> None:
+        """Settles run folder and checkpoint path, and compares the checkpoint with the run."""
+        config = self.config[self.subcommand]
+        self.run_dir = Path(config.run_dir or _default_run_dir(config.config))
+        config.run_dir = str(self.run_dir)
+        config.ckpt_path = self._resolved_checkpoint(config.ckpt_path)
+        if config.ckpt_path:
+            self._report_differences(Path(config.ckpt_path))
+
+    def _resolved_checkpoint(self, path: str | None) -> str | None:
+        last = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
+        if path == "last":
+            if last.is_file():
+                return str(last)
+            if self.subcommand == "fit":
+                rank_zero_info(f"no checkpoint in {last.parent} yet: starting afresh")
+                return None
+            raise ValueError(f"{last} does not exist; give --run_dir or a file as --ckpt_path")
+        if path and not Path(path).is_file():
+            raise ValueError(f'checkpoint {path} does not exist; give a file, or "last"')
+        if self.subcommand == "fit" and not path and last.is_file() and not _is_ddp_child():
+            raise ValueError(
+                f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
+                "another --run_dir"
+            )
+        if self.subcommand != "fit" and not (path or self._get(self.config, "allow_random_weights")):
+            raise ValueError(
+                f"{self.subcommand} without --ckpt_path would measure random weights; give "
+                "--ckpt_path FILE or last, or --allow_random_weights true"
+            )
+        return path
+
+    def _report_differences(self, path: Path) -> None:
+        stored = checkpoint_config(path)
+        current = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+        changed = differences(stored, current) if stored else []
+        if changed:
+            lines = "\n  ".join(changed)
+            rank_zero_info(
+                f"this {self.subcommand} differs from the configuration in {path}; the values on "
+                f"the right are used:\n  {lines}"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Adds atomic checkpoints, preemption, progress and a logger, all in the run folder."""
+        config = self._get(self.config_init, "trainer")
+        checkpoint = self._get(self.config_init, "checkpoint")
+        checkpoint.dirpath = str(self.run_dir / CHECKPOINT_FOLDER)
+        config["callbacks"] = [*_as_list(config["callbacks"]), Preemption(checkpoint)]
+        if config["enable_progress_bar"] is not False and not _has_progress(config["callbacks"]):
+            config["callbacks"].append(default_progress())
+        plugins = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
+        if SLURMEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        kwargs |= {"plugins": plugins, "default_root_dir": str(self.run_dir)}
+        if config["logger"] in (None, True):
+            kwargs["logger"] = TensorBoardLogger(str(self.run_dir), name="", version="")
+        return super().instantiate_trainer(**kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        """Checks what only shows when all parts are there."""
+        regularizer, invertible = self.model.regularizer, self.datamodule.invertible
+        if regularizer is not None and regularizer.needs_invertible and invertible is None:
+            raise ValueError(
+                f"{type(regularizer).__name__} needs an invertible sub-batch, but "
+                "`data.invertible` is null; set it, or set `model.init_args.regularizer` to null"
+            )
+
+    def after_fit(self) -> None:
+        """Prints random init next to trained."""
+        self._print_summary()
+
+    def after_validate(self) -> None:
+        """Prints what was measured."""
+        self._print_summary()
+
+    def after_test(self) -> None:
+        """Prints what was measured."""
+        self._print_summary()
+
+    def _print_summary(self) -> None:
+        evaluation = self._get(self.config_init, "evaluation")
+        if self.trainer.is_global_zero and evaluation.latest:
+            numbers = (evaluation.baseline, evaluation.latest, evaluation.num_classes)
+            print("\n" + summary_table(*numbers, self.model.backbone.width))
+
+
+def _image_size(model: Objective) -> int:
+    return model.backbone.image_size
+
+
+def _patch_size(model: Objective) -> int:
+    return model.backbone.patch_size
+
+
+def main(args: list[str] | None = None) -> None:
+    """The entry point of ser-fit."""
+    run(SERCommandLine, args)
+
+
+def run(command_line: type[SERCommandLine], args: list[str] | None) -> None:
+    """Runs a command line; mistakes of the user end in a short message and status 1."""
+    _quieten()
+    try:
+        command_line(args)
+    except (ValueError, FileNotFoundError, NonFiniteLossError) as error:
+        if not _raised_here(error):
+            raise
+        sys.exit(f"ser-fit: error: {error}")
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether this package found the mistake, rather than a library or a bug tripping over it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+
+
+def _option(args: list[str], *names: str) -> str | None:
+    for position, argument in enumerate(args):
+        for name in names:
+            if argument == name and position + 1 < len(args):
+                return args[position + 1]
+            if argument.startswith(f"{name}="):
+                return argument.removeprefix(f"{name}=")
+    return None
+
+
+def _without_command_keys(text: str) -> str:
+    """Keeps what describes the run; how it was started belongs to the command line."""
+    import yaml
+
+    config = yaml.safe_load(text)
+    kept = {key: config[key] for key in ("seed_everything", "model", "data") if key in config}
+    return yaml.safe_dump(kept)
+
+
+def _default_run_dir(configs: list[Any] | None) -> Path:
+    """runs/<first config without suffix>, with the folders below `configs`."""
+    if not configs or configs[0] is None:
+        return Path("runs") / "run"
+    parts = Path(str(configs[0])).with_suffix("").parts
+    below = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
+    return Path("runs", *below)
+
+
+def _is_ddp_child() -> bool:
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _has_progress(callbacks: list[Any]) -> bool:
+    return any(isinstance(callback, ProgressBar) for callback in callbacks)
+
+
+class _DropMessages(logging.Filter):
+    _PARTS = ("litlogger", "litmodels", "`weights_only` was not set")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not any(part in record.getMessage() for part in self._PARTS)
+
+
+def _quieten() -> None:
+    """Drops three messages that say nothing about the run."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
+        logging.getLogger(name).addFilter(_DropMessages())
+    torch.set_float32_matmul_precision("high")
+
+
+if __name__ == "__main__":
+    main()

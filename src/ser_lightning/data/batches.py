@@ -1,0 +1,207 @@
+"""Data sets whose items are whole batches, as pure functions of their key."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from ser_lightning.batch import EvaluationBatch
+from ser_lightning.data.partition import BatchKey, Plan
+from ser_lightning.data.sources import ImageSet, UnreadableImage
+from ser_lightning.data.views import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CropViews,
+    HostBatch,
+    InvertibleViews,
+    normalise,
+)
+
+OnBadImage = Literal["skip", "fail"]
+
+
+class ImageReader:
+    """Reads images by index and decides what an unreadable one means.
+
+    Args:
+        images: one split of a source.
+        on_bad_image: "fail" raises; "skip" takes the next readable image of the data set in its
+            place, and warns once per file with its name.
+
+    Attributes:
+        num_unreadable: replacements so far.
+    """
+
+    def __init__(self, images: ImageSet, on_bad_image: OnBadImage = "fail") -> None:
+        self.images = images
+        self.on_bad_image = on_bad_image
+        self.num_unreadable = 0
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        """Returns an image, uint8 (3, H, W), and the position it came from.
+
+        Raises:
+            UnreadableImage: if it cannot be read and `on_bad_image` is "fail", or if no image of
+                the data set can be read.
+        """
+        for offset in range(len(self.images)):
+            position = (index + offset) % len(self.images)
+            try:
+                return self.images.read(position), position
+            except UnreadableImage as error:
+                if self.on_bad_image == "fail":
+                    raise
+                self.num_unreadable += 1
+                # Python shows a warning of the same text once per process, so once per file.
+                warnings.warn(f"{error}; the next readable image takes its place", stacklevel=2)
+        raise UnreadableImage("no image of the data set can be read")
+
+    def read_all(self, indices: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
+        """Reads several images; returns them with the (B,) positions they came from."""
+        pairs = [self.read(int(index)) for index in indices]
+        positions = np.array([position for _, position in pairs], dtype=np.int64)
+        return [image for image, _ in pairs], positions
+
+
+class TrainingBatches(Dataset):
+    """Maps a `BatchKey` to this rank's host batch.
+
+    Args:
+        images: the training split.
+        plan: which images a step takes.
+        crop: the crop pipeline.
+        invertible: the invertible pipeline; None without a partition.
+        image_size: side of an upright view in pixels.
+        patch_size: side of a token in pixels.
+        on_bad_image: see `ImageReader`.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        plan: Plan,
+        crop: CropViews,
+        invertible: InvertibleViews | None,
+        image_size: int,
+        patch_size: int,
+        on_bad_image: OnBadImage = "fail",
+    ) -> None:
+        self.images = images
+        self.plan = plan
+        self.crop = crop
+        self.invertible = invertible
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.on_bad_image = on_bad_image
+
+    def __len__(self) -> int:
+        return self.plan.steps_per_epoch
+
+    def __getitem__(self, key: BatchKey) -> HostBatch:
+        reader = ImageReader(self.images, self.on_bad_image)
+        crop_indices, invertible_indices = self.plan.indices(key)
+        crop, crop_positions = reader.read_all(crop_indices)
+        invertible, invertible_positions = reader.read_all(invertible_indices)
+        seed, size = self.plan.seed, self.image_size
+        grid = (size // self.patch_size, size // self.patch_size)
+        index = torch.from_numpy(np.concatenate([crop_positions, invertible_positions]))
+        return HostBatch(
+            self.crop.make(crop, crop_indices, key, seed, size) if crop else (),
+            self.invertible.make(invertible, invertible_indices, key, seed, size, grid)
+            if self.invertible is not None  # without a partition there are no invertible images
+            else (),
+            index,
+            self.images.labels[index],
+            torch.tensor(reader.num_unreadable),
+        )
+
+
+class EvaluationBatches(Dataset):
+    """Clean images of one rank, in order: item i is its i-th batch, each image exactly once.
+
+    Args:
+        images: the split to read.
+        indices: positions to evaluate, over all ranks; None takes all.
+        batch_size: images per batch.
+        image_size: side of the images in pixels.
+        crop_fraction: share of the resized image's side that the central crop keeps. ImageNet's
+            custom is 224 of 256; 1 keeps the whole height or width.
+        mean: (3,) channel means.
+        std: (3,) channel standard deviations.
+        rank: this process.
+        world_size: number of processes.
+        on_bad_image: see `ImageReader`.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        indices: np.ndarray | None,
+        batch_size: int,
+        image_size: int,
+        crop_fraction: float = 224 / 256,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        rank: int = 0,
+        world_size: int = 1,
+        on_bad_image: OnBadImage = "fail",
+    ) -> None:
+        indices = np.arange(len(images)) if indices is None else indices
+        self.images = images
+        self.indices = indices[rank::world_size]
+        self.batch_size = batch_size
+        self.image_size = image_size
+        self.crop_fraction = crop_fraction
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.on_bad_image = on_bad_image
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __getitem__(self, batch: int) -> EvaluationBatch:
+        start = batch * self.batch_size
+        reader = ImageReader(self.images, self.on_bad_image)
+        images, positions = reader.read_all(self.indices[start : start + self.batch_size])
+        pixels = torch.stack([self._prepare(image) for image in images])
+        index = torch.from_numpy(positions)
+        return EvaluationBatch(
+            normalise(pixels / 255, self.mean, self.std), self.images.labels[index], index
+        )
+
+    def _prepare(self, image: Tensor) -> Tensor:
+        size = self.image_size
+        resized = F.resize(
+            image, [round(size / self.crop_fraction)], InterpolationMode.BICUBIC, antialias=True
+        )
+        return F.center_crop(resized, [size, size])
+
+
+def balanced_subset(labels: Tensor, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws a subset in which every class has (almost) the same number of images.
+
+    Args:
+        labels: (N,) class labels; equal labels where there are none.
+        size: number of images wanted; all N when it is at least N.
+        rng: the generator, so that the same subset can be drawn again.
+
+    Returns:
+        Sorted positions. Classes smaller than their share give all they have, and the others
+        make up for it.
+    """
+    if size >= len(labels):
+        return np.arange(len(labels))
+    shuffled = rng.permutation(len(labels))
+    ordered = labels.numpy()[shuffled]
+    by_class = np.argsort(ordered, kind="stable")
+    _, starts, counts = np.unique(ordered[by_class], return_index=True, return_counts=True)
+    rank_in_class = np.arange(len(labels)) - np.repeat(starts, counts)
+    chosen = by_class[np.argsort(rank_in_class, kind="stable")[:size]]
+    return np.sort(shuffled[chosen])
+

@@ -1,0 +1,245 @@
+"""The one LightningDataModule: partitioned training batches, clean evaluation batches."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+
+from ser_lightning.batch import EvaluationBatch, PartitionedBatch
+from ser_lightning.data.batches import (
+    EvaluationBatches,
+    OnBadImage,
+    TrainingBatches,
+    balanced_subset,
+)
+from ser_lightning.data.loader import LazyLoader, evaluation_loader, step_loader
+from ser_lightning.data.partition import BatchKey, Plan, count_invertible, per_device
+from ser_lightning.data.randomness import Stream, generator
+from ser_lightning.data.sources import ImageSet, Source
+from ser_lightning.data.views import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CropViews,
+    HostBatch,
+    InvertibleViews,
+    render,
+)
+
+
+class PartitionedDataModule(L.LightningDataModule):
+    """Emits batches split into a crop and an invertible sub-batch, the same at any device count.
+
+    The batch at (seed, epoch, step) depends on nothing else: not on the number of workers or
+    processes, nor on what was loaded before. That makes resuming exact.
+
+    Args:
+        source: where the images come from.
+        global_batch_size: images per optimizer step, over all devices and accumulation steps.
+        crop: the crop pipeline.
+        invertible: the invertible pipeline and its share of the batch; null for none.
+        image_size: side of the images in pixels; ser-fit takes it from the backbone.
+        patch_size: side of a token in pixels; ser-fit takes it from the backbone.
+        num_workers: worker processes per device that read and crop images.
+        on_bad_image: what an unreadable image means: "fail" stops the run and names the file,
+            "skip" takes the next image in its place, warns with its name, and counts it.
+        mean: channel means for normalisation.
+        std: channel standard deviations for normalisation.
+        evaluation_batch_size: images per device and batch in evaluation.
+        evaluation_crop_fraction: share of the resized side that the central crop keeps in
+            evaluation; 0.875 resizes to 256 and crops 224. Use 1 for small, centred images.
+        bank_size: training images in the k-NN bank during `fit`, the same number of each class;
+            `validate` takes all of them unless `validate_bank_size` is set.
+        validate_bank_size: training images in the k-NN bank during `validate`; null takes all.
+        num_queries: validation images to evaluate; null takes all.
+        seed: seed of the data path; ser-fit takes it from `seed_everything`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        global_batch_size: int = 2048,
+        crop: CropViews | None = None,
+        invertible: InvertibleViews | None = None,
+        image_size: int = 224,
+        patch_size: int = 16,
+        num_workers: int = 8,
+        on_bad_image: OnBadImage = "fail",
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        evaluation_batch_size: int = 256,
+        evaluation_crop_fraction: float = 224 / 256,
+        bank_size: int = 10_000,
+        validate_bank_size: int | None = None,
+        num_queries: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if image_size % patch_size:
+            raise ValueError(
+                f"image size {image_size} is not a multiple of the patch size {patch_size}; use "
+                f"{image_size // patch_size * patch_size or patch_size}"
+            )
+        self.source = source
+        self.global_batch_size = global_batch_size
+        self.crop = crop or CropViews()
+        self.invertible = invertible
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.num_workers = num_workers
+        self.on_bad_image: OnBadImage = on_bad_image
+        self.mean = mean
+        self.std = std
+        self.evaluation_batch_size = evaluation_batch_size
+        self.evaluation_crop_fraction = evaluation_crop_fraction
+        self.bank_size = bank_size
+        self.validate_bank_size = validate_bank_size
+        self.num_queries = num_queries
+        self.seed = seed
+        self._num_invertible: int | None = None
+        self._train_images: ImageSet | None = None
+
+    def prepare_data(self) -> None:
+        """Fetches what the source lacks, in one process per node."""
+        self.source.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Opens the source and fixes the partition, so that mistakes show before training.
+
+        Raises:
+            ValueError: the batch does not divide by devices, is larger than the data set, or is
+                too small for the partition ratio.
+        """
+        self._train_images = self._train_images or self.source.train()
+        if stage == "fit":
+            plan = self._plan()
+            invertible, batch = plan.num_invertible, plan.batch_size
+            rank_zero_info(
+                f"data: {plan.num_images} images, {plan.steps_per_epoch} batches of {batch} per "
+                f"epoch, {invertible} of each batch invertible ({invertible / batch:.2%})"
+            )
+
+    @property
+    def train_images(self) -> ImageSet:
+        """The training split; available after `setup`."""
+        assert self._train_images is not None, "setup() has not run"
+        return self._train_images
+
+    def _plan(self) -> Plan:
+        trainer = self.trainer
+        world_size = trainer.world_size if trainer else 1
+        accumulate = trainer.accumulate_grad_batches if trainer else 1
+        per_device(self.global_batch_size, world_size, accumulate)
+        batch_size = self.global_batch_size // accumulate
+        if self._num_invertible is None:
+            self._num_invertible = (
+                count_invertible(self.invertible.ratio, batch_size, world_size)
+                if self.invertible is not None
+                else 0
+            )
+        return Plan(
+            len(self.train_images),
+            batch_size,
+            self._num_invertible,
+            self.seed,
+            trainer.global_rank if trainer else 0,
+            world_size,
+        )
+
+    def train_dataset(self) -> TrainingBatches:
+        """The data set that maps a `BatchKey` to this rank's host batch."""
+        return TrainingBatches(
+            self.train_images,
+            self._plan(),
+            self.crop,
+            self.invertible,
+            self.image_size,
+            self.patch_size,
+            self.on_bad_image,
+        )
+
+    def train_dataloader(self) -> LazyLoader:
+        """Loads the steps that are left, counted by the trainer."""
+        dataset = self.train_dataset()
+        return step_loader(
+            dataset, len(dataset), self._position, self.num_workers, self._pin_memory
+        )
+
+    def _position(self) -> BatchKey:
+        if self.trainer is None:
+            return BatchKey(0, 0)
+        loop = self.trainer.fit_loop
+        steps = int(min(loop.max_batches, self._plan().steps_per_epoch))
+        return BatchKey(*divmod(loop.epoch_loop.batch_progress.total.processed, steps))
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Two loaders of clean images: the k-NN bank from the training split, and the queries."""
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        bank_size = self.bank_size if fitting else self.validate_bank_size
+        train = self.train_images
+        return [
+            self._evaluation_loader(train, bank_size),
+            self._evaluation_loader(self.source.evaluation() or train, self.num_queries),
+        ]
+
+    def _evaluation_loader(self, images: ImageSet, size: int | None) -> DataLoader:
+        size = len(images) if size is None else size
+        dataset = EvaluationBatches(
+            images,
+            balanced_subset(images.labels, size, generator(0, Stream.SUBSET)),  # for every seed
+            self.evaluation_batch_size,
+            self.image_size,
+            self.evaluation_crop_fraction,
+            self.mean,
+            self.std,
+            self.trainer.global_rank if self.trainer else 0,
+            self.trainer.world_size if self.trainer else 1,
+            self.on_bad_image,
+        )
+        return evaluation_loader(dataset, self.num_workers, self._pin_memory)
+
+    @property
+    def _pin_memory(self) -> bool:
+        return torch.cuda.is_available()
+
+    def on_after_batch_transfer(
+        self, batch: HostBatch | EvaluationBatch, dataloader_idx: int
+    ) -> PartitionedBatch | EvaluationBatch:
+        """Renders a training batch on the device; an evaluation batch is finished already."""
+        if isinstance(batch, HostBatch):
+            return render(batch, self.patch_size, self.mean, self.std)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """What makes the sequence of batches, to be compared at a restart."""
+        plan = self._plan()
+        return {
+            "seed": plan.seed,
+            "num_images": plan.num_images,
+            "batch_size": plan.batch_size,
+            "num_invertible": plan.num_invertible,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the saved partition and refuses to continue with other batches.
+
+        Raises:
+            ValueError: the run would see other batches than the one that it continues.
+        """
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if self.invertible is not None:
+            self._num_invertible = state_dict["num_invertible"]
+        current = self.state_dict()
+        changed = [
+            f"{name} was {state_dict[name]}, is {current[name]}"
+            for name in current
+            if current[name] != state_dict[name]
+        ]
+        if changed:
+            raise ValueError(
+                f"the checkpoint was trained on other batches: {'; '.join(changed)}. Resume with "
+                "the old values, or start a new run in another --run_dir"
+            )

@@ -1,0 +1,132 @@
+"""Which images of an epoch make up a step, and which of them are invertible, on every rank.
+
+The global batch and its partition are a function of (seed, epoch, step). The ranks take slices of
+it, so another number of processes sees the same global batches.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ser_lightning.data.randomness import Stream, generator
+
+MIN_INVERTIBLE = 2
+
+
+class BatchKey(NamedTuple):
+    """The name of a step's batch: it and the seed determine everything in it."""
+
+    epoch: int
+    step: int
+
+
+def count_invertible(partition_ratio: float, batch_size: int, world_size: int = 1) -> int:
+    """Says how many images of a batch go through the invertible pipeline.
+
+    Args:
+        partition_ratio: the wanted share of the global batch, in (0, 1].
+        batch_size: images per step over all ranks.
+        world_size: number of ranks, each of which gets the same count.
+
+    Returns:
+        round(partition_ratio * batch_size), rounded up to a multiple of the number of ranks.
+
+    Raises:
+        ValueError: the ratio is outside (0, 1], or gives fewer than two images: a single image
+            has no negatives, and its equivariance loss is identically zero.
+    """
+    if not 0 < partition_ratio <= 1:
+        raise ValueError(
+            f"partition ratio {partition_ratio} is outside (0, 1]; set `data.invertible` to null "
+            "for a run without an invertible sub-batch"
+        )
+    count = round(partition_ratio * batch_size)
+    if count < MIN_INVERTIBLE:
+        raise ValueError(
+            f"partition ratio {partition_ratio} with a global batch of {batch_size} gives {count} "
+            f"invertible images, at least {MIN_INVERTIBLE} are needed; use a ratio of at least "
+            f"{MIN_INVERTIBLE / batch_size:.4g} or a larger global batch"
+        )
+    return -(-count // world_size) * world_size
+
+
+def per_device(global_batch_size: int, num_devices: int, accumulate: int = 1) -> int:
+    """Divides the global batch size by devices and accumulation steps.
+
+    Returns:
+        Images per device and forward pass.
+
+    Raises:
+        ValueError: it does not divide, with the nearest sizes that do.
+    """
+    parts = num_devices * accumulate
+    if global_batch_size % parts or global_batch_size < parts:
+        lower = max(global_batch_size // parts, 1) * parts
+        raise ValueError(
+            f"global batch size {global_batch_size} does not divide by {num_devices} devices x "
+            f"{accumulate} accumulation steps; use {lower} or {lower + parts}"
+        )
+    return global_batch_size // parts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One rank's share of every global batch.
+
+    Attributes:
+        num_images: size of the data set.
+        batch_size: images per step over all ranks.
+        num_invertible: how many of them are invertible, over all ranks; 0 without a partition.
+        seed: the run's seed.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    num_images: int
+    batch_size: int
+    num_invertible: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_images < self.batch_size:
+            raise ValueError(
+                f"the data set has {self.num_images} images, fewer than one global batch of "
+                f"{self.batch_size}; use a global batch size of at most {self.num_images}"
+            )
+        per_device(self.batch_size, self.world_size)
+        if self.num_invertible % self.world_size:
+            raise ValueError(
+                f"{self.num_invertible} invertible images do not divide by {self.world_size} "
+                "ranks; resume on a number of ranks that divides them, or start a new run"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of whole global batches in an epoch; the rest of its images is left out."""
+        return self.num_images // self.batch_size
+
+    def indices(self, key: BatchKey) -> tuple[np.ndarray, np.ndarray]:
+        """This rank's images of a step.
+
+        Returns:
+            Positions in the data set of the crop sub-batch and of the invertible sub-batch. The
+            last `num_invertible` images of the global batch are the invertible ones; every rank
+            takes a contiguous slice of both parts.
+        """
+        start = key.step * self.batch_size
+        batch = _epoch_order(self.seed, key.epoch, self.num_images)[start : start + self.batch_size]
+        num_crop = self.batch_size - self.num_invertible
+        return self._slice(batch[:num_crop]), self._slice(batch[num_crop:])
+
+    def _slice(self, part: np.ndarray) -> np.ndarray:
+        share = len(part) // self.world_size
+        return part[self.rank * share : (self.rank + 1) * share]
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
+    return generator(seed, Stream.ORDER, epoch).permutation(num_images)

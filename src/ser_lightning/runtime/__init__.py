@@ -1,0 +1,28 @@
+"""What keeps a run going: checkpoints, signals, records, progress, error messages."""
+
+from ser_lightning.runtime.checkpoint import (
+    AtomicCheckpointIO,
+    RunCheckpoint,
+    UnsafeCheckpointError,
+    last_checkpoint,
+    load_checkpoint,
+)
+from ser_lightning.runtime.parser import ShortErrorParser
+from ser_lightning.runtime.preemption import Preemption
+from ser_lightning.runtime.progress import ProgressLines, default_progress
+from ser_lightning.runtime.record import RunRecord, checkpoint_config, differences
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "Preemption",
+    "ProgressLines",
+    "RunCheckpoint",
+    "RunRecord",
+    "ShortErrorParser",
+    "UnsafeCheckpointError",
+    "checkpoint_config",
+    "default_progress",
+    "differences",
+    "last_checkpoint",
+    "load_checkpoint",
+]

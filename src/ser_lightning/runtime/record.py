@@ -1,0 +1,92 @@
+"""Writes down what was run, in the run folder and in every checkpoint, and compares it."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from lightning.pytorch.cli import SaveConfigCallback
+
+from ser_lightning.runtime.checkpoint import atomic_path, load_checkpoint
+
+CHECKPOINT_KEY = "ser_lightning"
+_COMPARED = ("seed_everything", "model", "data")
+
+
+class RunRecord(SaveConfigCallback):
+    """Saves the full configuration once per command, and inside every checkpoint.
+
+    `fit.yaml` is written when training begins and never changed; a resumed run with another
+    configuration adds `fit.step<N>.yaml`. The other commands write `<command>.yaml`.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Writes nothing yet: a run that fails to start must not overwrite a good record."""
+
+    def _text(self) -> str:
+        text: str = self.parser.dump(self.config, skip_none=False)
+        return text
+
+    def _write(self, trainer: L.Trainer, name: str) -> None:
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            with atomic_path(Path(trainer.default_root_dir) / f"{name}.yaml") as partial:
+                partial.write_text(self._text())
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes fit.yaml, or the changed configuration of a resumed run."""
+        first = Path(trainer.default_root_dir) / "fit.yaml"
+        if not first.exists():
+            self._write(trainer, "fit")
+        elif differences(first.read_text(), self._text()):
+            self._write(trainer, f"fit.step{trainer.global_step}")
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes validate.yaml, outside of training."""
+        if trainer.state.fn == "validate":
+            self._write(trainer, "validate")
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes test.yaml."""
+        self._write(trainer, "test")
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Puts the configuration into the checkpoint, from which it can be rebuilt."""
+        checkpoint[CHECKPOINT_KEY] = {"config": self._text()}
+
+
+def checkpoint_config(path: Path) -> str | None:
+    """The configuration text stored in a checkpoint; None if there is none."""
+    record = load_checkpoint(path, map_location="cpu", mmap=True).get(CHECKPOINT_KEY, {})
+    text: str | None = record.get("config")
+    return text
+
+
+def differences(old: str, new: str) -> list[str]:
+    """Lists what differs in seed, model and data between two configuration texts.
+
+    Returns:
+        Lines such as "model.init_args.temperature: 0.2 -> 0.7", sorted by name.
+    """
+    before, after = _leaves(old), _leaves(new)
+    return [
+        f"{name}: {before.get(name, '(not set)')} -> {after.get(name, '(not set)')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name, "(not set)") != after.get(name, "(not set)")
+    ]
+
+
+def _leaves(text: str) -> dict[str, Any]:
+    config = yaml.safe_load(text) or {}
+    leaves: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, child in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), child)
+        else:
+            leaves[prefix] = value
+
+    walk("", {section: config[section] for section in _COMPARED if section in config})
+    return leaves

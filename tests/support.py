@@ -1,0 +1,89 @@
+"""Small backbones, batches and objectives that tests of several rooms share."""
+
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import torch
+
+from ser_lightning.backbones import SplitViT
+from ser_lightning.batch import PartitionedBatch, View
+from ser_lightning.groups import GroupSampler, act
+from ser_lightning.objectives import MoCoV3
+from ser_lightning.regularizers import SERRegularizer
+
+WIDTH = 32
+PATCH = 4
+GRID = (4, 4)
+TINY_VIT = {"embed_dim": WIDTH, "depth": 4, "num_heads": 2}
+
+
+def tiny_backbone(**options):
+    """A 4-block ViT for 16 px images: a 4x4 grid of 32-wide tokens."""
+    defaults = {"image_size": 16, "patch_size": PATCH, "layer": 2, "vit_options": TINY_VIT}
+    return SplitViT("vit_tiny_patch16_224", **{**defaults, **options})
+
+
+def tiny_moco(ser=True, weight=1.0, seed=0, **options):
+    """MoCo-v3 on the tiny backbone, with or without SER."""
+    torch.manual_seed(seed)
+    backbone = tiny_backbone()
+    regularizer = SERRegularizer(WIDTH, weight=weight, hidden=24)  # draws its weights either way
+    return MoCoV3(
+        backbone, hidden=48, projection=16, regularizer=regularizer if ser else None, **options
+    )
+
+
+def tiny_batch(num_crop=6, num_invertible=4, seed=0, dtype=torch.float32):
+    """A partitioned batch of random images, whole over all ranks."""
+    rng = torch.Generator().manual_seed(seed)
+    crop = [torch.randn(num_crop, 3, 16, 16, generator=rng, dtype=dtype) for _ in range(2)]
+    upright = torch.randn(num_invertible, 3, 16, 16, generator=rng, dtype=dtype)
+    numpy_rng = np.random.default_rng(seed)
+    elements = GroupSampler().sample(
+        num_invertible, GRID, numpy_rng, numpy_rng.random((num_invertible, 2, 2))
+    )
+    total = num_crop + num_invertible
+    return PartitionedBatch(
+        tuple(View(pixels) for pixels in crop if num_crop),
+        tuple(View(act(e, upright, PATCH), e) for e in elements if num_invertible),
+        torch.arange(total),
+        torch.arange(total) % 3,
+        torch.tensor(0),
+    )
+
+
+def take_rank(batch, rank, world_size):
+    """The slice of a whole batch that one rank holds."""
+
+    def share(x):
+        size = len(x) // world_size
+        return x[rank * size : (rank + 1) * size]
+
+    def view(v):
+        element = v.element and v.element._replace(
+            flip=share(v.element.flip), half_turn=share(v.element.half_turn)
+        )
+        return View(share(v.pixels), element)
+
+    return batch._replace(
+        crop=tuple(map(view, batch.crop)), invertible=tuple(map(view, batch.invertible))
+    )
+
+
+def run_processes(script, *args, world_size=2, timeout=120):
+    """Runs `script` once per rank with arguments rank, world size, port and `args`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    commands = [
+        [sys.executable, str(script), str(rank), str(world_size), str(port), *map(str, args)]
+        for rank in range(world_size)
+    ]
+    processes = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands
+    ]
+    errors = [process.communicate(timeout=timeout)[1] for process in processes]
+    failed = [error for process, error in zip(processes, errors, strict=True) if process.returncode]
+    assert not failed, "\n".join(failed)
