@@ -33,6 +33,7 @@ from ser_lightning.runtime import (
     checkpoint_config,
     default_progress,
     differences,
+    keep_freed_memory,
     last_checkpoint,
 )
 
@@ -206,6 +207,8 @@ def main(args: list[str] | None = None) -> None:
 def run(command_line: type[SERCommandLine], args: list[str] | None) -> None:
     """Runs a command line; mistakes of the user end in a short message and status 1."""
     _quieten()
+    keep_freed_memory()
+    torch.set_float32_matmul_precision("high")
     try:
         command_line(args)
     except (ValueError, FileNotFoundError, NonFiniteLossError) as error:
@@ -274,7 +277,6 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
         logging.getLogger(name).addFilter(_DropMessages())
-    torch.set_float32_matmul_precision("high")
 
 
 if __name__ == "__main__":

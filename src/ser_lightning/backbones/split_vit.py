@@ -229,7 +229,8 @@ class SplitViT(nn.Module):
             )
         self._choose_attention(images)
         vit, grid = self.vit, (height // self.patch_size, width // self.patch_size)
-        tokens = vit.patch_embed(images).flatten(1, 2)
+        # The convolution may leave channels first in memory; every later operation would copy.
+        tokens = vit.patch_embed(images).flatten(1, 2).contiguous()
         if self.cls_layer == 0:
             tokens = self._join(tokens)
         position = resample_abs_pos_embed(

@@ -7,6 +7,7 @@ from ser_lightning.runtime.checkpoint import (
     last_checkpoint,
     load_checkpoint,
 )
+from ser_lightning.runtime.memory import keep_freed_memory
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import Preemption
 from ser_lightning.runtime.progress import ProgressLines, default_progress
@@ -23,6 +24,7 @@ __all__ = [
     "checkpoint_config",
     "default_progress",
     "differences",
+    "keep_freed_memory",
     "last_checkpoint",
     "load_checkpoint",
 ]
