@@ -1,0 +1,108 @@
+"""The data module: what it emits, and what it refuses before training."""
+
+import lightning as L
+import pytest
+import torch
+
+from ser_lightning.batch import PartitionedBatch
+from ser_lightning.data import BatchKey, InvertibleViews, PartitionedDataModule, Shapes
+from ser_lightning.data.views import HostBatch
+
+
+def module(**options):
+    defaults = {
+        "source": Shapes(num_train=64, num_evaluation=16, image_size=16),
+        "global_batch_size": 16,
+        "invertible": InvertibleViews(0.25),
+        "image_size": 16,
+        "patch_size": 4,
+        "num_workers": 0,
+    }
+    return PartitionedDataModule(**{**defaults, **options})
+
+
+def with_trainer(data, **options):
+    data.trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, **options
+    )
+    return data
+
+
+def test_emits_partitioned_batches_after_transfer():
+    data = module()
+    data.setup("fit")
+    host = next(iter(data.train_dataloader()))
+    assert isinstance(host, HostBatch)
+    batch = data.on_after_batch_transfer(host, 0)
+    assert isinstance(batch, PartitionedBatch)
+    assert [len(view.pixels) for view in (*batch.crop, *batch.invertible)] == [12, 12, 4, 4]
+    assert all(view.pixels.dtype == torch.float32 for view in batch.crop)
+
+
+def test_emits_plain_batches_without_an_invertible_pipeline():
+    data = module(invertible=None)
+    data.setup("fit")
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert batch.invertible == ()
+    assert len(batch.crop[0].pixels) == 16
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_do_not_depend_on_workers(num_workers):
+    data = module(num_workers=num_workers)
+    data.setup("fit")
+    by_loader = list(data.train_dataloader())
+    by_key = [data.train_dataset()[BatchKey(0, step)] for step in range(4)]
+    for loaded, direct in zip(by_loader, by_key, strict=True):
+        assert torch.equal(loaded.index, direct.index)
+        assert torch.equal(loaded.crop[1].pixels, direct.crop[1].pixels)
+        assert torch.equal(loaded.invertible[0].element.flip, direct.invertible[0].element.flip)
+
+
+def test_bank_is_a_balanced_subset_and_queries_are_the_evaluation_split():
+    data = with_trainer(module(bank_size=20, evaluation_crop_fraction=1.0))
+    data.setup("fit")
+    data.trainer.state.fn = "fit"
+    bank, queries = data.val_dataloader()
+    labels = torch.cat([batch.label for batch in bank])
+    assert len(labels) == 20
+    assert torch.bincount(labels).max() <= 2
+    assert sum(len(batch.label) for batch in queries) == 16
+
+
+def test_batch_that_does_not_divide_by_devices_is_refused_before_training():
+    data = with_trainer(module(global_batch_size=15), accumulate_grad_batches=2)
+    with pytest.raises(ValueError, match="15 does not divide by 1 devices x 2 accumulation"):
+        data.setup("fit")
+
+
+def test_partition_below_two_images_is_refused_before_training():
+    with pytest.raises(ValueError, match="at least 2 are needed"):
+        module(invertible=InvertibleViews(0.01)).setup("fit")
+
+
+def test_batch_larger_than_the_data_set_is_refused_before_training():
+    with pytest.raises(ValueError, match="64 images, fewer than one global batch of 128"):
+        module(global_batch_size=128).setup("fit")
+
+
+def test_image_size_that_is_no_multiple_of_the_patch_is_refused():
+    with pytest.raises(ValueError, match="image size 18 is not a multiple of the patch size 4"):
+        module(image_size=18)
+
+
+def test_state_of_another_batch_size_is_refused_at_resume():
+    data = with_trainer(module())
+    data.trainer.state.fn = "fit"
+    data.setup("fit")
+    saved = data.state_dict() | {"batch_size": 32}
+    with pytest.raises(ValueError, match="batch_size was 32, is 16"):
+        data.load_state_dict(saved)
+
+
+def test_resume_keeps_the_partition_of_the_checkpoint():
+    data = with_trainer(module())
+    data.trainer.state.fn = "fit"
+    data.setup("fit")
+    data.load_state_dict(data.state_dict() | {"num_invertible": 6})
+    assert data.train_dataset().plan.num_invertible == 6
