@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 install: $(READY) ## create .venv with everything pinned
 
 demo: $(READY) ## pretrain a small ViT on generated shapes, about 4 minutes on 2 cores, ends with a picture
-	@$(BIN)/python -m ser_lightning.demo
+	@$(BIN)/python -m ser_lightning.demo $(DEMO)
 
 test: $(READY) ## run the fast tests, about 3 minutes on 2 cores
 	@$(BIN)/python -m pytest -q

@@ -1,0 +1,1 @@
+"""Soft Equivariance Regularization for invariant self-supervised learning."""

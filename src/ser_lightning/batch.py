@@ -29,24 +29,30 @@ class PartitionedBatch(NamedTuple):
         crop: the views of the crop sub-batch, each of the same images.
         invertible: the views of the invertible sub-batch, each of the same images and with its
             group element; empty when the run has no partition.
-        index: (B,) positions in the data set, crop sub-batch first.
+        indices: (B,) positions in the data set, crop sub-batch first.
         label: (B,) class labels, -1 where the source has none. For monitoring only.
         num_unreadable: () how many images of this batch could not be read and were replaced.
     """
 
     crop: tuple[View, ...]
     invertible: tuple[View, ...]
-    index: Tensor
+    indices: Tensor
     label: Tensor
     num_unreadable: Tensor
 
 
 class EvaluationBatch(NamedTuple):
-    """Clean images with labels: pixels (B, 3, H, W), label (B,), index (B,)."""
+    """Clean images to measure a backbone on.
+
+    Attributes:
+        pixels: (B, 3, H, W) normalised float images.
+        label: (B,) class labels, -1 where the source has none.
+        indices: (B,) which of all evaluated images these are, each of them once.
+    """
 
     pixels: Tensor
     label: Tensor
-    index: Tensor
+    indices: Tensor
 
 
 class ViewFeatures(NamedTuple):

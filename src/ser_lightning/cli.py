@@ -14,10 +14,11 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 
 from ser_lightning.data import PartitionedDataModule
@@ -129,7 +130,9 @@ class SERCommandLine(LightningCLI):
                 f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
                 "another --run_dir"
             )
-        if self.subcommand != "fit" and not (path or self._get(self.config, "allow_random_weights")):
+        if self.subcommand != "fit" and not (
+            path or self._get(self.config, "allow_random_weights")
+        ):
             raise ValueError(
                 f"{self.subcommand} without --ckpt_path would measure random weights; give "
                 "--ckpt_path FILE or last, or --allow_random_weights true"
@@ -235,8 +238,6 @@ def _option(args: list[str], *names: str) -> str | None:
 
 def _without_command_keys(text: str) -> str:
     """Keeps what describes the run; how it was started belongs to the command line."""
-    import yaml
-
     config = yaml.safe_load(text)
     kept = {key: config[key] for key in ("seed_everything", "model", "data") if key in config}
     return yaml.safe_dump(kept)

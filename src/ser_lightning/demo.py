@@ -164,7 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, further = parser.parse_known_args(arguments)
     if (options.run_dir / "fit.yaml").exists():
         shutil.rmtree(options.run_dir)
-    run(DemoCommandLine, ["fit", "--config", options.config, "--run_dir", str(options.run_dir), *further])
+    run(
+        DemoCommandLine,
+        ["fit", "--config", options.config, "--run_dir", str(options.run_dir), *further],
+    )
 
 
 if __name__ == "__main__":

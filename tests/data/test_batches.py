@@ -35,7 +35,7 @@ def training(images, rank=0, world_size=1, **options):
 def test_batch_has_both_parts_and_their_labels():
     batch = training(Images())[BatchKey(0, 0)]
     assert [len(view.pixels) for view in (*batch.crop, *batch.invertible)] == [4, 4, 4, 4]
-    assert torch.equal(batch.label, batch.index % 4)
+    assert torch.equal(batch.label, batch.indices % 4)
     assert batch.num_unreadable == 0
 
 
@@ -81,8 +81,9 @@ def test_evaluation_sees_every_image_once_over_all_ranks(world_size):
     for rank in range(world_size):
         batches = EvaluationBatches(Images(), None, 3, 16, rank=rank, world_size=world_size)
         for number in range(len(batches)):
-            seen += batches[number].index.tolist()
+            seen += batches[number].indices.tolist()
     assert sorted(seen) == list(range(20))
+    assert batches.num_images == 20
 
 
 def test_evaluation_image_is_resized_and_cropped_in_the_middle():

@@ -22,9 +22,7 @@ def module(**options):
 
 
 def with_trainer(data, **options):
-    data.trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, **options
-    )
+    data.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **options)
     return data
 
 
@@ -54,7 +52,7 @@ def test_batches_do_not_depend_on_workers(num_workers):
     by_loader = list(data.train_dataloader())
     by_key = [data.train_dataset()[BatchKey(0, step)] for step in range(4)]
     for loaded, direct in zip(by_loader, by_key, strict=True):
-        assert torch.equal(loaded.index, direct.index)
+        assert torch.equal(loaded.indices, direct.indices)
         assert torch.equal(loaded.crop[1].pixels, direct.crop[1].pixels)
         assert torch.equal(loaded.invertible[0].element.flip, direct.invertible[0].element.flip)
 

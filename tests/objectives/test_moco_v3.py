@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from support import tiny_batch, tiny_moco
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.objectives.base import encode
 from ser_lightning.objectives.moco_v3 import MoCoV3, contrastive_loss
 from ser_lightning.regularizers import SERRegularizer
+from support import tiny_batch, tiny_moco
 
 
 def naive_contrastive(queries, keys, temperature):
@@ -35,9 +35,7 @@ def test_contrastive_loss_equals_naive_formula_in_value_and_gradient():
     keys = torch.randn(5, 7, dtype=torch.float64)
     loss, naive = contrastive_loss(queries, keys, 0.2), naive_contrastive(queries, keys, 0.2)
     torch.testing.assert_close(loss, naive)
-    torch.testing.assert_close(
-        *(torch.autograd.grad(value, queries)[0] for value in (loss, naive))
-    )
+    torch.testing.assert_close(*(torch.autograd.grad(value, queries)[0] for value in (loss, naive)))
 
 
 def test_contrastive_loss_sends_no_gradient_to_keys():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from objectives.two_processes import step
 from support import run_processes
 

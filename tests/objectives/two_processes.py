@@ -4,8 +4,9 @@ import sys
 
 import torch
 import torch.distributed as dist
-from support import take_rank, tiny_batch, tiny_moco
 from torch.nn.parallel import DistributedDataParallel
+
+from support import take_rank, tiny_batch, tiny_moco
 
 
 class Step(torch.nn.Module):

@@ -1,5 +1,6 @@
 """Data sets whose items are whole batches, as pure functions of their key."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Literal
@@ -137,6 +138,9 @@ class EvaluationBatches(Dataset):
         rank: this process.
         world_size: number of processes.
         on_bad_image: see `ImageReader`.
+
+    Attributes:
+        num_images: images to evaluate over all ranks; the `indices` of a batch count them.
     """
 
     def __init__(
@@ -154,7 +158,9 @@ class EvaluationBatches(Dataset):
     ) -> None:
         indices = np.arange(len(images)) if indices is None else indices
         self.images = images
-        self.indices = indices[rank::world_size]
+        self.indices = indices
+        self.num_images = len(indices)
+        self.slots = np.arange(rank, len(indices), world_size)
         self.batch_size = batch_size
         self.image_size = image_size
         self.crop_fraction = crop_fraction
@@ -163,16 +169,17 @@ class EvaluationBatches(Dataset):
         self.on_bad_image = on_bad_image
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return math.ceil(len(self.slots) / self.batch_size)
 
     def __getitem__(self, batch: int) -> EvaluationBatch:
-        start = batch * self.batch_size
+        slots = self.slots[batch * self.batch_size : (batch + 1) * self.batch_size]
         reader = ImageReader(self.images, self.on_bad_image)
-        images, positions = reader.read_all(self.indices[start : start + self.batch_size])
+        images, positions = reader.read_all(self.indices[slots])
         pixels = torch.stack([self._prepare(image) for image in images])
-        index = torch.from_numpy(positions)
         return EvaluationBatch(
-            normalise(pixels / 255, self.mean, self.std), self.images.labels[index], index
+            normalise(pixels / 255, self.mean, self.std),
+            self.images.labels[torch.from_numpy(positions)],
+            torch.from_numpy(slots),
         )
 
     def _prepare(self, image: Tensor) -> Tensor:
@@ -204,4 +211,3 @@ def balanced_subset(labels: Tensor, size: int, rng: np.random.Generator) -> np.n
     rank_in_class = np.arange(len(labels)) - np.repeat(starts, counts)
     chosen = by_class[np.argsort(rank_in_class, kind="stable")[:size]]
     return np.sort(shuffled[chosen])
-

@@ -184,6 +184,10 @@ class PartitionedDataModule(L.LightningDataModule):
             self._evaluation_loader(self.source.evaluation() or train, self.num_queries),
         ]
 
+    def test_dataloader(self) -> list[DataLoader]:
+        """The loaders of `val_dataloader`."""
+        return self.val_dataloader()
+
     def _evaluation_loader(self, images: ImageSet, size: int | None) -> DataLoader:
         size = len(images) if size is None else size
         dataset = EvaluationBatches(

@@ -52,7 +52,7 @@ class HostBatch(NamedTuple):
 
     crop: tuple[HostView, ...]
     invertible: tuple[HostView, ...]
-    index: Tensor
+    indices: Tensor
     label: Tensor
     num_unreadable: Tensor
 
@@ -104,7 +104,12 @@ class CropViews:
             size: side of the views in pixels.
         """
         return tuple(
-            self._view(images, uniforms(seed, Stream.AUGMENT, key.epoch, indices, view, _NUM_UNIFORMS), recipe, size)
+            self._view(
+                images,
+                uniforms(seed, Stream.AUGMENT, key.epoch, indices, view, _NUM_UNIFORMS),
+                recipe,
+                size,
+            )
             for view, recipe in enumerate(self.recipes)
         )
 
@@ -232,7 +237,7 @@ def render(
     return PartitionedBatch(
         tuple(map(view, batch.crop)),
         tuple(map(view, batch.invertible)),
-        batch.index,
+        batch.indices,
         batch.label,
         batch.num_unreadable,
     )

@@ -83,10 +83,11 @@ class OnlineEvaluation(L.Callback):
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts with empty rows."""
-        if len(trainer.num_val_batches) != 2:
+        num_loaders = len(_loaders(trainer))
+        if num_loaders != 2:
             raise ValueError(
-                f"OnlineEvaluation got {len(trainer.num_val_batches)} validation loader(s); it "
-                "needs two, the labelled bank and the queries"
+                f"OnlineEvaluation got {num_loaders} validation loader(s); it needs two, the "
+                "labelled bank and the queries"
             )
         backbone = _backbone(pl_module)
         layers = sorted({backbone.layer, backbone.depth})
@@ -110,17 +111,17 @@ class OnlineEvaluation(L.Callback):
             prefix = backbone.prefix(batch.pixels)
             features = backbone.suffix(prefix).float()
         if dataloader_idx == 0:
-            self._bank.add(batch.index, batch.label, features)
+            self._bank.add(batch.indices, batch.label, features)
             return
         within, mean = spatial_moments(prefix.tokens)
         values = torch.cat([features, within[:, None], mean], dim=1)
-        self._queries.add(batch.index, batch.label, values)
+        self._queries.add(batch.indices, batch.label, values)
         self._score(trainer, backbone, batch)
 
     def _score(self, trainer: L.Trainer, backbone: SplitViT, batch: EvaluationBatch) -> None:
         """Scores the equivariance of those images of a batch that are in the even subset."""
         chosen, position = even_subset(
-            batch.index.cpu(), _num_queries(trainer), self.num_equivariance_images
+            batch.indices.cpu(), _num_queries(trainer), self.num_equivariance_images
         )
         if len(chosen) == 0:
             return
@@ -143,13 +144,28 @@ class OnlineEvaluation(L.Callback):
         if trainer.state.fn == "fit":
             self.history.append({"step": trainer.global_step, "metrics": metrics})
         for name, value in metrics.items():
-            pl_module.log(f"val/{name}", value, sync_dist=True, batch_size=1)
+            stage = "test" if trainer.testing else "val"
+            pl_module.log(f"{stage}/{name}", value, sync_dist=True, batch_size=1)
         short = {"knn": "knn_top1", "rot": f"equivariance/rotation_{_at(backbone, backbone.layer)}"}
         for name, full in short.items():
             if full in metrics:
                 pl_module.log(
                     name, metrics[full], prog_bar=True, logger=False, sync_dist=True, batch_size=1
                 )
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """As a validation."""
+        self.on_validation_epoch_start(trainer, pl_module)
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *batch: Any
+    ) -> None:
+        """As a validation."""
+        self.on_validation_batch_end(trainer, pl_module, outputs, *batch)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """As a validation, logged under `test/`."""
+        self.on_validation_epoch_end(trainer, pl_module)
 
     def _compute(self, backbone: SplitViT, device: torch.device) -> dict[str, float]:
         """Turns the rows of all processes into numbers, equal on every process."""
@@ -221,8 +237,12 @@ def _backbone(pl_module: L.LightningModule) -> SplitViT:
     return backbone
 
 
+def _loaders(trainer: L.Trainer) -> list[Any]:
+    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    return loaders if isinstance(loaders, list) else [loaders]
+
+
 def _num_queries(trainer: L.Trainer) -> int:
-    """Size of the queries' data set over all processes."""
-    loaders = trainer.val_dataloaders
-    assert loaders is not None
-    return len(loaders[1].dataset)
+    """Number of queries over all processes; a data set of whole batches says it itself."""
+    dataset = _loaders(trainer)[1].dataset
+    return getattr(dataset, "num_images", len(dataset))

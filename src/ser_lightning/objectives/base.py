@@ -103,7 +103,9 @@ class Objective(L.LightningModule, ABC):
             total = total + self.regularizer.weight * regularization.loss
             terms["equivariance"] = regularization.loss
             logs |= regularization.logs
-        self._log_step({"loss": total} | {f"loss/{name}": terms[name] for name in terms}, logs, batch)
+        self._log_step(
+            {"loss": total} | {f"loss/{name}": terms[name] for name in terms}, logs, batch
+        )
         return total
 
     def _invariance(self, online: BranchFeatures, target: BranchFeatures | None) -> LossOutput:
@@ -124,7 +126,7 @@ class Objective(L.LightningModule, ABC):
         self._guard.watch(tuple(terms), means[: len(terms)])
         if self._trainer is None:
             return
-        batch_size = len(batch.index)
+        batch_size = len(batch.indices)
         for name, value in zip(scalars, means, strict=True):
             self.log(name, value, prog_bar=name in terms, batch_size=batch_size)
         self.log("schedule/learning_rate", self.optimizers().param_groups[0]["lr"], batch_size=1)  # type: ignore[union-attr]
@@ -151,6 +153,9 @@ class Objective(L.LightningModule, ABC):
         self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Does nothing: `OnlineEvaluation` measures the backbone on these batches."""
+
+    def test_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Does nothing: see `validation_step`."""
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One optimizer; the learning rate follows warm-up and cosine, per step."""

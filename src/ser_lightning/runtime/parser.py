@@ -1,7 +1,9 @@
 """Short error messages for the command line."""
 
 import difflib
+import inspect
 import re
+import sys
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -26,7 +28,9 @@ class ShortErrorParser(LightningArgumentParser):
         text = "\n  ".join(lines)
         if "required" in text and "model" in text:
             text += "\n  give a configuration, for example --config configs/moco_ser.yaml"
-        self.exit(2, f"ser-fit: error: {text}{self._suggestion(text)}\n  (see: {self.prog} --help)\n")
+        self.exit(
+            2, f"ser-fit: error: {text}{self._suggestion(text)}\n  (see: {self.prog} --help)\n"
+        )
 
     def _suggestion(self, text: str) -> str:
         unknown = _UNKNOWN.search(text)
@@ -40,14 +44,12 @@ class ShortErrorParser(LightningArgumentParser):
     def _known_keys(self) -> list[str]:
         keys = [action.dest for action in self._actions]
         for cls in _configurable_classes():
-            keys += list(cls.__init__.__annotations__)
+            keys += list(inspect.signature(cls).parameters)
         return keys
 
 
 def _configurable_classes() -> list[type]:
     """Every class of this package: all that a configuration can name."""
-    import sys
-
     return [
         value
         for name, module in list(sys.modules.items())

@@ -34,6 +34,7 @@ class ProgressLines(ProgressBar):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
         self._start = (time.monotonic(), trainer.global_step)
+        self._every: int = getattr(trainer, "log_every_n_steps", 0) or 50
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any
@@ -41,7 +42,7 @@ class ProgressLines(ProgressBar):
         """Prints a line, if it is time for one."""
         step, total = trainer.global_step, trainer.estimated_stepping_batches
         begin, first_step = self._start
-        if not self._enabled or (step % trainer.log_every_n_steps and step != total):
+        if not self._enabled or (step % self._every and step != total):
             return
         seconds = (time.monotonic() - begin) / max(step - first_step, 1)
         metrics = self.get_metrics(trainer, pl_module)

@@ -28,7 +28,7 @@ class RunRecord(SaveConfigCallback):
         return text
 
     def _write(self, trainer: L.Trainer, name: str) -> None:
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero:
             with atomic_path(Path(trainer.default_root_dir) / f"{name}.yaml") as partial:
                 partial.write_text(self._text())
 

@@ -1,0 +1,34 @@
+"""Configurations are compared key by key, where they matter."""
+
+from ser_lightning.runtime import differences
+
+OLD = """
+seed_everything: 0
+trainer: {max_epochs: 5}
+model: {class_path: MoCoV3, init_args: {temperature: 0.2, regularizer: null}}
+data: {global_batch_size: 256}
+"""
+
+
+def test_equal_configurations_have_no_differences():
+    assert differences(OLD, OLD) == []
+
+
+def test_differences_name_key_and_both_values():
+    new = OLD.replace("temperature: 0.2", "temperature: 0.7").replace("256", "128")
+    assert differences(OLD, new) == [
+        "data.global_batch_size: 256 -> 128",
+        "model.init_args.temperature: 0.2 -> 0.7",
+    ]
+
+
+def test_trainer_settings_do_not_count():
+    assert differences(OLD, OLD.replace("max_epochs: 5", "max_epochs: 9")) == []
+
+
+def test_key_on_one_side_only_is_shown():
+    new = OLD.replace("regularizer: null", "regularizer: {class_path: SERRegularizer}")
+    assert differences(OLD, new) == [
+        "model.init_args.regularizer: None -> (not set)",
+        "model.init_args.regularizer.class_path: (not set) -> SERRegularizer",
+    ]

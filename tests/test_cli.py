@@ -1,0 +1,237 @@
+"""The command line in process: what runs, what it writes, and what it refuses, how."""
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ser_lightning.cli import SERCommandLine, main
+from ser_lightning.objectives import moco_v3
+from ser_lightning.runtime import load_checkpoint
+
+ROOT = Path(__file__).parents[1]
+TINY = str(ROOT / "tests" / "tiny.yaml")
+CONFIGS = sorted(
+    path
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if "trainer" not in path.relative_to(ROOT / "configs").parts
+)
+OVERLAYS = sorted((ROOT / "configs" / "trainer").glob("*.yaml"))
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
+]
+
+
+class Parsed(SERCommandLine):
+    """Instantiates everything and runs nothing."""
+
+    def _run_subcommand(self, subcommand):
+        pass
+
+
+@pytest.fixture
+def tiny_run(tmp_path):
+    """A finished tiny run: its folder."""
+    main(["fit", "--config", TINY, "--run_dir", str(tmp_path / "run")])
+    return tmp_path / "run"
+
+
+@pytest.fixture(autouse=True)
+def _stay_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def error_of(args, capsys):
+    """The message with which the command line refuses `args`."""
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code not in (0, None)
+    text = capsys.readouterr().err
+    return text if isinstance(stop.value.code, int) else text + str(stop.value.code)
+
+
+def test_fit_writes_checkpoint_configuration_and_logs(tiny_run, capsys):
+    assert (tiny_run / "fit.yaml").is_file()
+    assert list(tiny_run.glob("events*"))
+    checkpoint = load_checkpoint(tiny_run / "checkpoints" / "last.ckpt")
+    assert checkpoint["global_step"] == 12
+    stored = yaml.safe_load(checkpoint["ser_lightning"]["config"])
+    assert stored["model"]["init_args"]["hidden"] == 32
+
+
+def test_fit_prints_random_init_next_to_trained(tmp_path, capsys):
+    main(["fit", "--config", TINY, "--run_dir", "run", "--trainer.max_epochs", "2"])
+    table = capsys.readouterr().out
+    assert "random init" in table
+    assert "k-NN top-1" in table
+    assert "equivariance to rotation, after block 1" in table
+
+
+def test_saved_configuration_can_be_run_again(tiny_run, tmp_path):
+    main(["fit", "--config", str(tiny_run / "fit.yaml"), "--run_dir", str(tmp_path / "again")])
+    weights = [
+        load_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+        for run in (tiny_run, tmp_path / "again")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_validate_needs_no_configuration_beside_a_checkpoint(tiny_run, capsys):
+    path = str(tiny_run / "checkpoints" / "last.ckpt")
+    main(["validate", "--ckpt_path", path, "--run_dir", str(tiny_run), "--trainer.accelerator=cpu"])
+    output = capsys.readouterr()
+    assert f"configuration taken from {path}" in output.err
+    assert "k-NN top-1" in output.out
+    assert (tiny_run / "validate.yaml").is_file()
+    assert yaml.safe_load((tiny_run / "fit.yaml").read_text())["trainer"]["max_epochs"] == 2
+
+
+def test_test_measures_the_same_numbers_as_validate(tiny_run, capsys):
+    tables = []
+    for command in ("validate", "test"):
+        main([command, "--config", TINY, "--run_dir", str(tiny_run), "--ckpt_path", "last"])
+        output = capsys.readouterr().out
+        tables.append([line for line in output.splitlines() if line.startswith("k-NN")])
+    assert tables[0] == tables[1] != []
+
+
+def test_option_wins_over_checkpoint_and_the_difference_is_printed(tiny_run, caplog):
+    path = str(tiny_run / "checkpoints" / "last.ckpt")
+    with caplog.at_level("INFO"):
+        cli = Parsed(
+            ["validate", "--ckpt_path", path, "--config", TINY, "--model.temperature", "0.7"]
+        )
+    assert cli.model.temperature == 0.7
+    assert "model.init_args.temperature: 0.2 -> 0.7" in caplog.text
+
+
+def test_last_starts_afresh_where_nothing_is_there(tmp_path):
+    main(["fit", "--config", TINY, "--run_dir", "run", "--ckpt_path", "last"])
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_last_goes_on_where_a_run_is_there(tiny_run):
+    resumed = ["--run_dir", str(tiny_run), "--ckpt_path", "last", "--trainer.max_epochs", "3"]
+    main(["fit", "--config", TINY, *resumed])
+    assert load_checkpoint(tiny_run / "checkpoints" / "last.ckpt")["global_step"] == 18
+
+
+def test_fit_does_not_overwrite_a_run(tiny_run, capsys):
+    message = error_of(["fit", "--config", TINY, "--run_dir", str(tiny_run)], capsys)
+    assert "already holds a run; continue it with --ckpt_path last" in message
+
+
+def test_links_carry_sizes_seed_and_batch_size():
+    cli = Parsed(["fit", "--config", TINY, "--seed_everything", "7"])
+    assert (cli.datamodule.image_size, cli.datamodule.patch_size) == (16, 4)
+    assert cli.datamodule.seed == cli.model.seed == 7
+    assert cli.model.learning_rate == pytest.approx(5e-3 * 16 / 256)
+
+
+def test_run_folder_is_named_after_the_configuration():
+    cli = Parsed(["fit", "--config", TINY])
+    assert cli.run_dir == Path("runs/tiny")
+    nested = ROOT / "configs" / "fashion_mnist" / "moco.yaml"
+    source = ["--data.source", "Shapes"]
+    assert Parsed(["fit", "--config", str(nested), *source]).run_dir == Path(
+        "runs/fashion_mnist/moco"
+    )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_shipped_configuration_parses_and_opens_with_its_notes(path):
+    header = path.read_text().split("seed_everything")[0]
+    for note in ("Source:", "Run:", "Expect:", "Measured:"):
+        assert note in header, note
+    args = ["fit", "--config", str(path), "--config", str(ROOT / "configs/trainer/cpu.yaml")]
+    args += ["--data.source", "Shapes"]
+    with torch.device("meta") if "fashion" not in str(path) else torch.device("cpu"):
+        config = copy.copy(Parsed).__new__(Parsed)  # parses without instantiating anything
+        config.__class__ = type(
+            "ParseOnly",
+            (Parsed,),
+            {
+                "instantiate_classes": lambda self: None,
+                "after_instantiate_classes": lambda self: None,
+            },
+        )
+        config.__init__(args)
+    assert config.config["fit"]["model"]["class_path"].startswith("ser_lightning.")
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda p: p.stem)
+def test_trainer_overlay_holds_trainer_settings_only(path):
+    assert list(yaml.safe_load(path.read_text())) == ["trainer"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--model.temprature", "0.3"], "did you mean 'temperature'"),
+        (["--data.bank_sizes", "3"], "did you mean 'bank_size'"),
+        (["--trainer.max_epoch", "3"], "max_epoch"),
+        (["--data.global_batch_size", "many"], "many"),
+        (["--model.backbone.layer", "9"], "layer 9 is not in 0..2"),
+        (["--model.backbone.image_size", "18"], "18"),
+        (["--data.global_batch_size", "15", "--trainer.accumulate_grad_batches", "2"], "15 does"),
+        (["--data.invertible.ratio", "0.01"], "at least 2 are needed"),
+        (["--data.invertible", "null"], "SERRegularizer needs an invertible sub-batch"),
+        (["--model.regularizer.width", "48"], "the backbone has 32"),
+        (["--data.source", "ImageFolder", "--data.source.root", "missing"], "missing"),
+        (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
+        (["--model.warmup_epochs", "5"], "warm-up of 5"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_mistake_gets_a_short_message_before_training(options, expected, capsys):
+    message = error_of(["fit", "--config", TINY, *options], capsys)
+    assert expected in message
+    assert len(message.splitlines()) < 25
+    assert "Traceback" not in message
+
+
+def test_empty_folder_is_refused_with_the_expected_layout(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    source = ["--data.source", "ImageFolder", "--data.source.root", str(tmp_path / "empty")]
+    assert "empty" in error_of(["fit", "--config", TINY, *source], capsys)
+
+
+def test_no_configuration_gets_a_hint(capsys):
+    assert "--config configs/moco_ser.yaml" in error_of(["fit"], capsys)
+
+
+def test_validate_refuses_random_weights_unless_asked(capsys):
+    assert "random weights" in error_of(["validate", "--config", TINY], capsys)
+    main(["validate", "--config", TINY, "--allow_random_weights", "true"])
+    assert "k-NN top-1" in capsys.readouterr().out
+
+
+def test_malicious_checkpoint_is_refused(tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, ("executed",)
+
+    torch.save({"ser_lightning": Evil()}, tmp_path / "evil.ckpt")
+    message = error_of(["fit", "--config", TINY, "--ckpt_path", "evil.ckpt"], capsys)
+    assert "was not loaded" in message
+    assert not (tmp_path / "executed").exists()
+
+
+def test_loss_that_is_not_finite_stops_before_the_step_and_names_the_term(capsys, monkeypatch):
+    contrast = moco_v3.contrastive_loss
+    calls = []
+
+    def breaks_in_the_third_step(*args):
+        calls.append(1)
+        return contrast(*args) * (float("nan") if len(calls) > 4 else 1)
+
+    monkeypatch.setattr(moco_v3, "contrastive_loss", breaks_in_the_third_step)
+    message = error_of(["fit", "--config", TINY, "--run_dir", "run"], capsys)
+    assert "step 2: loss is nan, loss/invariance is nan" in message
+    assert not Path("run/checkpoints/last.ckpt").exists()
