@@ -21,7 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from ser_lightning.data import PartitionedDataModule
+from ser_lightning.data import PartitionedDataModule, UnreadableImage
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.objectives import MoCoV3, NonFiniteLossError, Objective  # noqa: F401 short names
 from ser_lightning.reporting import summary_table
@@ -214,16 +214,21 @@ def run(command_line: type[SERCommandLine], args: list[str] | None) -> None:
     torch.set_float32_matmul_precision("high")
     try:
         command_line(args)
-    except (ValueError, FileNotFoundError, NonFiniteLossError) as error:
-        if not _raised_here(error):
+    except (ValueError, FileNotFoundError, UnreadableImage, NonFiniteLossError) as error:
+        found = _found_here(error)
+        if found is None:
             raise
-        sys.exit(f"ser-fit: error: {error}")
+        sys.exit(f"ser-fit: error: {found}")
 
 
-def _raised_here(error: BaseException) -> bool:
-    """Whether this package found the mistake, rather than a library or a bug tripping over it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+def _found_here(error: BaseException | None) -> BaseException | None:
+    """The mistake that this package found, perhaps wrapped by a library; None for a bug."""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _option(args: list[str], *names: str) -> str | None:

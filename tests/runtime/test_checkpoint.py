@@ -59,6 +59,7 @@ def test_leftovers_of_a_killed_process_are_swept(tmp_path):
     assert not leftover.exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("save", [torch.save, lambda x, f: f.write_bytes(pickle.dumps(x))])
 def test_malicious_pickle_is_refused_and_not_executed(tmp_path, save):
     path, target = tmp_path / "evil.ckpt", tmp_path / "executed"

@@ -172,7 +172,8 @@ class PartitionedDataModule(L.LightningDataModule):
             return BatchKey(0, 0)
         loop = self.trainer.fit_loop
         steps = int(min(loop.max_batches, self._plan().steps_per_epoch))
-        return BatchKey(*divmod(loop.epoch_loop.batch_progress.total.processed, steps))
+        progress: Any = loop.epoch_loop.batch_progress.total
+        return BatchKey(*divmod(progress.processed, steps))
 
     def val_dataloader(self) -> list[DataLoader]:
         """Two loaders of clean images: the k-NN bank from the training split, and the queries."""

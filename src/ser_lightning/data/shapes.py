@@ -1,8 +1,8 @@
 """A generated data set of drawn shapes whose orientation carries meaning. It needs no file.
 
-Six of its twelve classes differ from another one only by a rotation or a reflection (an arrow up
+Eight of its twelve classes form pairs that differ only by a rotation or a reflection (an arrow up
 and an arrow to the right, a letter L and its mirror image), so that an encoder that is invariant
-to them cannot tell them apart, while an equivariant one can.
+to them cannot tell the two apart, while an equivariant one can.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Shape = Callable[[Array, Array], Array]  # signed distance at x (to the right), 
 _CHUNK = 256
 _SEED = 0
 _TEXTURE = 6  # cells per side of the background's texture
-_NUM_SPOTS = 4
+_NUM_SPOTS = 3
 _NUM_POSE = 32  # numbers for pose and colours; texture, spots and noise follow
 
 
@@ -117,8 +117,8 @@ def _pose(u: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
         Two (N, S, S) coordinates and the (N, 1, 1) pixel size.
     """
     tilt, size, aspect, right, up = u.T[:, :, None, None]
-    size = _between(0.38, 0.72, size)
-    room = 0.95 - size
+    size = _between(0.5, 0.8, size)
+    room = 0.7 * (0.95 - size)
     x, y = x - room * (2 * right - 1), y - room * (2 * up - 1)
     angle = np.deg2rad(_between(-14, 14, tilt))
     cos, sin = np.cos(angle), np.sin(angle)
@@ -129,7 +129,8 @@ def _pose(u: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
 
 def _colours(u: Array) -> tuple[Array, Array]:
     """Object and background colours of enough contrast, each (N, 3, 1, 1), from (N, 7) numbers."""
-    background = _between(0.1, 0.9, u[:, :3])
+    mean = u[:, :3].mean(1, keepdims=True)
+    background = np.clip(mean + 0.6 * (u[:, :3] - mean), 0.1, 0.9)
     level = background.mean(1, keepdims=True)
     direction = np.where(level + 0.5 * (u[:, 6:7] - 0.5) < 0.5, 1, -1)
     tint = u[:, 3:6] - u[:, 3:6].mean(1, keepdims=True)
@@ -170,7 +171,7 @@ def draw_shapes(split: int, indices: Array, image_size: int) -> Array:
     foreground, background = _colours(pose[:, :7])
     cells = torch.from_numpy(texture - 0.5).reshape(-1, 3, _TEXTURE, _TEXTURE)
     waves = F.interpolate(cells, (image_size, image_size), mode="bicubic").numpy()
-    strength = _between(0.1, 0.5, pose[:, 7])[:, None, None, None]
+    strength = _between(0.1, 0.4, pose[:, 7])[:, None, None, None]
     image = _spots(background + strength * waves, spots.reshape(len(u), _NUM_SPOTS, 6), x, y)
 
     right, up, pixel = _pose(pose[:, 8:13], x, y)

@@ -8,6 +8,7 @@ beside the old one and renamed.
 import os
 import pickle
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -119,7 +120,10 @@ class RunCheckpoint(ModelCheckpoint):
         if stage == "fit" and trainer.is_global_zero and self.dirpath:
             for partial in Path(self.dirpath).glob(f".*{_PARTIAL}"):
                 partial.unlink()
-        super().setup(trainer, pl_module, stage)
+        with warnings.catch_warnings():
+            # The folder is meant to be used again: a run goes on where it stopped.
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+            super().setup(trainer, pl_module, stage)
 
     @property
     def path(self) -> Path:

@@ -8,7 +8,9 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-_UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected")
+_UNKNOWN = re.compile(
+    r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)|unrecognized arguments: --([\w.]+)"
+)
 _NOISE = ("Subtypes:", "Errors:", "Given value", "Does not validate", "- Expected a <class 'None")
 
 
@@ -44,16 +46,18 @@ class ShortErrorParser(LightningArgumentParser):
     def _known_keys(self) -> list[str]:
         keys = [action.dest for action in self._actions]
         for cls in _configurable_classes():
-            keys += list(inspect.signature(cls).parameters)
+            keys += list(inspect.signature(vars(cls)["__init__"]).parameters)
         return keys
 
 
 def _configurable_classes() -> list[type]:
-    """Every class of this package: all that a configuration can name."""
+    """Every class of this package with arguments: all that a configuration can name."""
     return [
         value
         for name, module in list(sys.modules.items())
         if name.startswith("ser_lightning.")
         for value in vars(module).values()
-        if isinstance(value, type) and value.__module__.startswith("ser_lightning.")
+        if isinstance(value, type)
+        and value.__module__.startswith("ser_lightning.")
+        and "__init__" in vars(value)
     ]
