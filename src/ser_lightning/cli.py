@@ -93,7 +93,7 @@ class SERCommandLine(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; without a --config, the checkpoint's own configuration comes first."""
-        args = list(sys.argv[1:] if args is None else args)
+        args = [_packaged(argument) for argument in (sys.argv[1:] if args is None else args)]
         path = _option(args, "--ckpt_path")
         if path and Path(path).is_file() and not _option(args, "--config", "-c"):
             stored = checkpoint_config(Path(path))
@@ -239,6 +239,13 @@ def _option(args: list[str], *names: str) -> str | None:
             if argument.startswith(f"{name}="):
                 return argument.removeprefix(f"{name}=")
     return None
+
+
+def _packaged(argument: str) -> str:
+    """Finds configs/... in the installed package, where there is no checkout around it."""
+    packaged = Path(__file__).parent / argument
+    is_config = argument.startswith("configs/") and argument.endswith(".yaml")
+    return str(packaged) if is_config and not Path(argument).exists() else argument
 
 
 def _without_command_keys(text: str) -> str:

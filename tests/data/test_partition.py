@@ -45,6 +45,13 @@ def test_plan_covers_every_image_at_most_once_per_epoch():
     assert len(set(seen)) == len(seen) == 100
 
 
+def test_plan_with_accumulation_has_whole_groups_of_steps():
+    assert (
+        Plan(num_images=70, batch_size=10, num_invertible=2, seed=0, accumulate=4).steps_per_epoch
+        == 4
+    )
+
+
 def test_plan_order_differs_between_epochs_and_seeds():
     orders = [
         np.concatenate(Plan(50, 50, 2, seed).indices(BatchKey(epoch, 0))).tolist()

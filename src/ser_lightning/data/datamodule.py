@@ -146,6 +146,7 @@ class PartitionedDataModule(L.LightningDataModule):
             self.seed,
             trainer.global_rank if trainer else 0,
             world_size,
+            accumulate,
         )
 
     def train_dataset(self) -> TrainingBatches:

@@ -82,6 +82,7 @@ class Plan:
         seed: the run's seed.
         rank: this process.
         world_size: number of processes.
+        accumulate: steps that share one optimizer step; an epoch has whole groups of them.
     """
 
     num_images: int
@@ -90,12 +91,14 @@ class Plan:
     seed: int
     rank: int = 0
     world_size: int = 1
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        if self.num_images < self.batch_size:
+        if self.num_images < self.batch_size * self.accumulate:
             raise ValueError(
                 f"the data set has {self.num_images} images, fewer than one global batch of "
-                f"{self.batch_size}; use a global batch size of at most {self.num_images}"
+                f"{self.batch_size * self.accumulate}; use a global batch size of at most "
+                f"{self.num_images}"
             )
         per_device(self.batch_size, self.world_size)
         if self.num_invertible % self.world_size:
@@ -106,8 +109,8 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of whole global batches in an epoch; the rest of its images is left out."""
-        return self.num_images // self.batch_size
+        """Steps in an epoch of whole global batches; the rest of its images is left out."""
+        return self.num_images // (self.batch_size * self.accumulate) * self.accumulate
 
     def indices(self, key: BatchKey) -> tuple[np.ndarray, np.ndarray]:
         """This rank's images of a step.
