@@ -92,7 +92,7 @@ def test_missing_folder_says_what_is_expected(tmp_path):
 
 
 def test_empty_folder_says_what_is_expected(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no image \(\.jpg .*<class>"):
+    with pytest.raises(FileNotFoundError, match=r"holds no image \(\.jpg .*expected\n.*<class>"):
         ImageFolder(str(tmp_path)).train()
 
 
@@ -145,6 +145,19 @@ def test_16_bit_images_keep_their_upper_half(tmp_path, extension):
     Image.fromarray(levels).save(path)
     image = read_image(str(path))
     assert np.array_equal(image.numpy(), np.broadcast_to(levels >> 8, (3, 8, 12)))
+
+
+def test_floating_point_image_is_refused(tmp_path):
+    Image.fromarray(np.zeros((8, 12), np.float32)).save(tmp_path / "image.tif")
+    with pytest.raises(UnreadableImage, match=r"image\.tif: floating-point pixels"):
+        read_image(str(tmp_path / "image.tif"))
+
+
+def test_palette_image_with_transparency_is_read_without_a_warning(tmp_path):
+    image = Image.new("P", (12, 8), 1)
+    image.putpalette([0, 0, 0, 200, 30, 60])
+    image.save(tmp_path / "image.png", transparency=b"\xff\x10")
+    assert read_image(str(tmp_path / "image.png"))[:, 0, 0].tolist() == [200, 30, 60]
 
 
 def test_wrong_extension_is_read_all_the_same(tmp_path):

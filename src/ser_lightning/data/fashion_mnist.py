@@ -41,8 +41,10 @@ def read_idx(path: Path) -> Tensor:
     if len(data) < 4 or data[:3] != bytes([0, 0, _UNSIGNED_BYTES]):
         raise ValueError(f"{path} is no IDX file of bytes; fetch it again")
     start = 4 + 4 * data[3]
+    if len(data) < start:
+        raise ValueError(f"{path} is cut off within its header; fetch it again")
     shape = np.frombuffer(data[4:start], dtype=">u4").tolist()
-    if len(shape) != data[3] or len(data) != start + math.prod(shape):
+    if len(data) != start + math.prod(shape):
         raise ValueError(
             f"{path} has {len(data)} bytes, not those of shape {shape}; fetch it again"
         )

@@ -7,39 +7,27 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from ser_lightning.data.sources import ImageSet, Source, UnreadableImage, hold_out
 
 EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
 )  # fmt: skip
-_TORCH_DECODES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 _LAYOUT = """expected
   {root}/{train}/<class>/*.jpg and {root}/{evaluation}/<class>/*.jpg   (ImageNet)
   {root}/<class>/*.jpg                                     (every 20th image is held out)
   {root}/*.jpg                                             (no labels)"""
 
 
-def _decode_with_torch(path: str) -> Tensor | None:
-    """Decodes 8- and 16-bit images; None where another decoder has to try."""
-    try:
-        image = decode_image(path, mode=ImageReadMode.RGB)
-    except RuntimeError:
-        return None
-    if image.ndim == 4:  # a gif: its first picture
-        image = image[0]
-    if image.dtype == torch.uint16:
-        image = image.to(torch.int32).div(256, rounding_mode="floor").to(torch.uint8)
-    return image if image.shape[0] == 3 else None
-
-
-def _decode_with_pillow(path: str) -> Tensor:
-    with Image.open(path) as image:
-        if image.mode.startswith("I;16"):
-            channel = (np.asarray(image) >> 8).astype(np.uint8)
-            return torch.from_numpy(channel).expand(3, -1, -1)
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+def _to_rgb(image: Image.Image) -> Tensor:
+    if image.mode.startswith("I"):  # 16 bits, as in microscopy
+        levels = np.clip(np.asarray(image), 0, 2**16 - 1) >> 8
+        return torch.from_numpy(levels.astype(np.uint8)).expand(3, -1, -1)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; save 8 or 16 bits")
+    if image.mode == "P":  # its transparent colours have a meaning only there
+        image = image.convert("RGBA")
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def read_image(path: str) -> Tensor:
@@ -54,14 +42,11 @@ def read_image(path: str) -> Tensor:
     Raises:
         UnreadableImage: the file is missing or damaged.
     """
-    if path.lower().endswith(_TORCH_DECODES):
-        image = _decode_with_torch(path)
-        if image is not None:
-            return image
-    try:  # Pillow also reads files with a wrong extension
-        return _decode_with_pillow(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"{path}: {error}") from error
+    try:
+        with Image.open(path) as image:
+            return _to_rgb(image)
+    except Exception as error:  # damaged files make decoders raise almost anything
+        raise UnreadableImage(f"{path}: {error or type(error).__name__}") from error
 
 
 class FolderImages(ImageSet):
