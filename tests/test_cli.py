@@ -84,12 +84,18 @@ def test_saved_configuration_can_be_run_again(tiny_run, tmp_path):
 
 def test_validate_needs_no_configuration_beside_a_checkpoint(tiny_run, capsys):
     path = str(tiny_run / "checkpoints" / "last.ckpt")
-    main(["validate", "--ckpt_path", path, "--run_dir", str(tiny_run), "--trainer.accelerator=cpu"])
+    main(["validate", "--ckpt_path", path, "--trainer.accelerator=cpu"])
     output = capsys.readouterr()
     assert f"configuration taken from {path}" in output.err
     assert "k-NN top-1" in output.out
     assert (tiny_run / "validate.yaml").is_file()
     assert yaml.safe_load((tiny_run / "fit.yaml").read_text())["trainer"]["max_epochs"] == 2
+
+
+def test_fit_goes_on_from_a_checkpoint_alone_in_its_folder(tiny_run):
+    path = tiny_run / "checkpoints" / "last.ckpt"
+    main(["fit", "--ckpt_path", str(path), "--trainer.max_epochs", "3"])
+    assert load_checkpoint(path)["global_step"] == 18
 
 
 def test_test_measures_the_same_numbers_as_validate(tiny_run, capsys):

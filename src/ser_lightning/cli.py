@@ -99,7 +99,7 @@ class SERCommandLine(LightningCLI):
             stored = checkpoint_config(Path(path))
             if stored is not None:
                 print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
-                args[1:1] = ["--config", _without_command_keys(stored)]
+                args[1:1] = ["--config", _usable_for(args[0], stored)]
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
@@ -108,7 +108,7 @@ class SERCommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settles run folder and checkpoint path, and compares the checkpoint with the run."""
         config = self.config[self.subcommand]
-        self.run_dir = Path(config.run_dir or _default_run_dir(config.config))
+        self.run_dir = Path(config.run_dir or _default_run_dir(config.config, config.ckpt_path))
         config.run_dir = str(self.run_dir)
         config.ckpt_path = self._resolved_checkpoint(config.ckpt_path)
         if config.ckpt_path:
@@ -248,15 +248,18 @@ def _packaged(argument: str) -> str:
     return str(packaged) if is_config and not Path(argument).exists() else argument
 
 
-def _without_command_keys(text: str) -> str:
-    """Keeps what describes the run; how it was started belongs to the command line."""
+def _usable_for(command: str, text: str) -> str:
+    """Keeps of a checkpoint's configuration what describes the run; for fit, its hardware too."""
     config = yaml.safe_load(text)
-    kept = {key: config[key] for key in ("seed_everything", "model", "data") if key in config}
-    return yaml.safe_dump(kept)
+    keys = ["seed_everything", "model", "data", "evaluation"]
+    keys += ["trainer", "checkpoint"] if command == "fit" else []
+    return yaml.safe_dump({key: config[key] for key in keys if key in config})
 
 
-def _default_run_dir(configs: list[Any] | None) -> Path:
-    """runs/<first config without suffix>, with the folders below `configs`."""
+def _default_run_dir(configs: list[Any] | None, checkpoint: str | None) -> Path:
+    """The folder that a checkpoint file lies in; else runs/<first config>, as below `configs`."""
+    if checkpoint and Path(checkpoint).parent.name == CHECKPOINT_FOLDER:
+        return Path(checkpoint).parent.parent
     if not configs or configs[0] is None:
         return Path("runs") / "run"
     parts = Path(str(configs[0])).with_suffix("").parts
