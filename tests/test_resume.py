@@ -103,10 +103,12 @@ def test_killed_run_of_two_processes_ends_with_the_weights_of_the_unbroken_one(
 def test_two_processes_train_like_one_and_may_take_over_from_one(unbroken, tmp_path):
     kill(start_until(tmp_path, 4, *EVERY_STEP))
     elastic = finish(tmp_path, *TWO)["state_dict"]
+    one = unbroken[1]["state_dict"]
     for other in (unbroken[2]["state_dict"], elastic):
-        for name, tensor in unbroken[1]["state_dict"].items():
-            # float32 on the CPU: sums over ranks are rounded in another order, Adam amplifies it
-            torch.testing.assert_close(other[name], tensor, rtol=1e-2, atol=1e-3, msg=name)
+        # Sums over ranks round in another order in float32, and Adam blows that up in the biases
+        # whose true gradient is zero, so weights are compared as a whole. Measured: 5e-5.
+        difference = sum((other[name] - one[name]).double().norm() ** 2 for name in one)
+        assert difference.sqrt() <= 1e-3 * sum(w.double().norm() ** 2 for w in one.values()).sqrt()
 
 
 @pytest.mark.parametrize("options", [[], TWO], ids=["one-process", "two-processes"])

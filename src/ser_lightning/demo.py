@@ -164,6 +164,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, further = parser.parse_known_args(arguments)
     if (options.run_dir / "fit.yaml").exists():
         shutil.rmtree(options.run_dir)
+    # Where the processor multiplies in bf16, that is several times faster; elsewhere far slower.
+    precision = "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32"
+    further = ["--trainer.precision", precision, *further]
     run(
         DemoCommandLine,
         ["fit", "--config", options.config, "--run_dir", str(options.run_dir), *further],
