@@ -1,6 +1,5 @@
 """The command line in process: what runs, what it writes, and what it refuses, how."""
 
-import copy
 import os
 from pathlib import Path
 
@@ -32,6 +31,16 @@ class Parsed(SERCommandLine):
     """Instantiates everything and runs nothing."""
 
     def _run_subcommand(self, subcommand):
+        pass
+
+
+class ParsedOnly(Parsed):
+    """Instantiates nothing either."""
+
+    def instantiate_classes(self):
+        pass
+
+    def after_instantiate_classes(self):
         pass
 
 
@@ -157,17 +166,7 @@ def test_shipped_configuration_parses_and_opens_with_its_notes(path):
         assert note in header, note
     args = ["fit", "--config", str(path), "--config", str(ROOT / "configs/trainer/cpu.yaml")]
     args += ["--data.source", "Shapes"]
-    with torch.device("meta") if "fashion" not in str(path) else torch.device("cpu"):
-        config = copy.copy(Parsed).__new__(Parsed)  # parses without instantiating anything
-        config.__class__ = type(
-            "ParseOnly",
-            (Parsed,),
-            {
-                "instantiate_classes": lambda self: None,
-                "after_instantiate_classes": lambda self: None,
-            },
-        )
-        config.__init__(args)
+    config = ParsedOnly(args)
     assert config.config["fit"]["model"]["class_path"].startswith("ser_lightning.")
 
 
@@ -192,6 +191,7 @@ def test_trainer_overlay_holds_trainer_settings_only(path):
         (["--data.source", "ImageFolder", "--data.source.root", "missing"], "missing"),
         (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
         (["--model.warmup_epochs", "5"], "warm-up of 5"),
+        (["--trainer.max_epochs", "-1"], "the run has no end"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
@@ -200,6 +200,24 @@ def test_mistake_gets_a_short_message_before_training(options, expected, capsys)
     assert expected in message
     assert len(message.splitlines()) < 25
     assert "Traceback" not in message
+
+
+def test_value_that_is_taken_from_elsewhere_is_refused_in_a_file(tmp_path, capsys):
+    (tmp_path / "more.yaml").write_text("data: {image_size: 99}")
+    message = error_of(["fit", "--config", TINY, "--config", "more.yaml"], capsys)
+    assert "sets data.image_size, which is taken from model.init_args.backbone" in message
+
+
+def test_checkpoint_of_another_run_does_not_overwrite_this_one(tiny_run, tmp_path, capsys):
+    main(["fit", "--config", TINY, "--run_dir", "other"])
+    path = str(tiny_run / "checkpoints" / "last.ckpt")
+    options = ["--config", TINY, "--run_dir", "other", "--ckpt_path", path]
+    assert "already holds a run" in error_of(["fit", *options], capsys)
+
+
+def test_trial_run_leaves_no_checkpoint(tmp_path):
+    main(["fit", "--config", TINY, "--run_dir", "run", "--trainer.fast_dev_run", "true"])
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
 def test_empty_folder_is_refused_with_the_expected_layout(tmp_path, capsys):

@@ -111,7 +111,9 @@ def test_two_processes_train_like_one_and_may_take_over_from_one(unbroken, tmp_p
         assert difference.sqrt() <= 1e-3 * sum(w.double().norm() ** 2 for w in one.values()).sqrt()
 
 
-@pytest.mark.parametrize("options", [[], TWO], ids=["one-process", "two-processes"])
+@pytest.mark.parametrize(
+    "options", [[], WORKERS, TWO], ids=["one-process", "two-workers", "two-processes"]
+)
 @pytest.mark.parametrize("whole_group", [False, True], ids=["parent", "group"])
 def test_sigterm_saves_at_the_step_and_the_run_goes_on(unbroken, tmp_path, options, whole_group):
     process = start_until(tmp_path, 2, *EVERY_STEP, *options)
@@ -119,7 +121,15 @@ def test_sigterm_saves_at_the_step_and_the_run_goes_on(unbroken, tmp_path, optio
     process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
     assert 2 <= saved_step(tmp_path) < LAST_STEP
-    assert_same_weights(finish(tmp_path, *options), unbroken[2 if options else 1])
+    assert_same_weights(finish(tmp_path, *options), unbroken[2 if options == TWO else 1])
+
+
+def test_killed_run_with_accumulation_ends_with_the_weights_of_the_unbroken_one(tmp_path):
+    accumulate = ["--trainer.accumulate_grad_batches", "2", *EVERY_STEP]
+    unbroken = finish(tmp_path / "unbroken", *accumulate)
+    for step in (3, 5):
+        kill(start_until(tmp_path / "killed", step, *accumulate))
+    assert_same_weights(finish(tmp_path / "killed", *accumulate), unbroken)
 
 
 def test_schedule_of_saving_never_loses_the_last_step(tmp_path):

@@ -39,6 +39,13 @@ from ser_lightning.runtime import (
 )
 
 CHECKPOINT_FOLDER = "checkpoints"
+_LINKED = {
+    ("data", "image_size"): "model.init_args.backbone",
+    ("data", "patch_size"): "model.init_args.backbone",
+    ("data", "seed"): "seed_everything",
+    ("model.init_args", "seed"): "seed_everything",
+    ("model.init_args", "global_batch_size"): "data.global_batch_size",
+}
 
 
 class SERCommandLine(LightningCLI):
@@ -75,7 +82,8 @@ class SERCommandLine(LightningCLI):
             "--run_dir",
             type=str | None,
             default=None,
-            help="Folder of the run: checkpoints, logs, configuration. Default: runs/<config>.",
+            help="Folder of the run: checkpoints, logs, configuration. Default: runs/<config>, or "
+            "with nothing but a checkpoint the folder it lies in.",
         )
         parser.add_argument(
             "--allow_random_weights",
@@ -94,8 +102,10 @@ class SERCommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; without a --config, the checkpoint's own configuration comes first."""
         args = [_packaged(argument) for argument in (sys.argv[1:] if args is None else args)]
-        path = _option(args, "--ckpt_path")
-        if path and Path(path).is_file() and not _option(args, "--config", "-c"):
+        path = next(iter(_options(args, "--ckpt_path")), None)
+        configs = _options(args, "--config", "-c")
+        _refuse_linked_keys(configs)
+        if path and Path(path).is_file() and not any("model" in _read(c) for c in configs):
             stored = checkpoint_config(Path(path))
             if stored is not None:
                 print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
@@ -125,7 +135,8 @@ class SERCommandLine(LightningCLI):
             raise ValueError(f"{last} does not exist; give --run_dir or a file as --ckpt_path")
         if path and not Path(path).is_file():
             raise ValueError(f'checkpoint {path} does not exist; give a file, or "last"')
-        if self.subcommand == "fit" and not path and last.is_file() and not _is_ddp_child():
+        is_other = not path or Path(path).resolve() != last.resolve()
+        if self.subcommand == "fit" and is_other and last.is_file() and not _is_ddp_child():
             raise ValueError(
                 f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
                 "another --run_dir"
@@ -188,10 +199,17 @@ class SERCommandLine(LightningCLI):
         self._print_summary()
 
     def _print_summary(self) -> None:
+        """Prints a table; a baseline measured with another k-NN bank is left out."""
         evaluation = self._get(self.config_init, "evaluation")
-        if self.trainer.is_global_zero and evaluation.latest:
-            numbers = (evaluation.baseline, evaluation.latest, evaluation.num_classes)
-            print("\n" + summary_table(*numbers, self.model.backbone.width))
+        if not (self.trainer.is_global_zero and evaluation.latest):
+            return
+        baseline = evaluation.baseline if self.subcommand == "fit" else {}
+        width = self.model.backbone.width
+        print("\n" + summary_table(baseline, evaluation.latest, evaluation.num_classes, width))
+        if self.subcommand == "fit" and evaluation.history:
+            measured = evaluation.history[-1]["step"]
+            if measured != self.trainer.global_step:
+                print(f"Measured after step {measured} of {self.trainer.global_step}.")
 
 
 def _image_size(model: Objective) -> int:
@@ -214,7 +232,9 @@ def run(command_line: type[SERCommandLine], args: list[str] | None) -> None:
     torch.set_float32_matmul_precision("high")
     try:
         command_line(args)
-    except (ValueError, FileNotFoundError, UnreadableImage, NonFiniteLossError) as error:
+    except UnreadableImage as error:  # behind a worker's traceback, if a worker found it
+        sys.exit(f"ser-fit: error: {str(error).strip().splitlines()[-1]}")
+    except (ValueError, FileNotFoundError, NonFiniteLossError) as error:
         found = _found_here(error)
         if found is None:
             raise
@@ -231,14 +251,37 @@ def _found_here(error: BaseException | None) -> BaseException | None:
     return None
 
 
-def _option(args: list[str], *names: str) -> str | None:
+def _options(args: list[str], *names: str) -> list[str]:
+    """The values given to an option, as `--name value` or `--name=value`."""
+    values = []
     for position, argument in enumerate(args):
-        for name in names:
-            if argument == name and position + 1 < len(args):
-                return args[position + 1]
-            if argument.startswith(f"{name}="):
-                return argument.removeprefix(f"{name}=")
-    return None
+        name, separator, value = argument.partition("=")
+        if name in names and (separator or position + 1 < len(args)):
+            values.append(value if separator else args[position + 1])
+    return values
+
+
+def _read(config: str) -> dict[str, Any]:
+    """A configuration file's content; empty where it is no file, which the parser will say."""
+    path = Path(config)
+    content = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _refuse_linked_keys(configs: list[str]) -> None:
+    """Raises where a file sets a value that is taken from elsewhere: it would have no effect."""
+    for config in configs:
+        content = _read(config)
+        sections = {
+            "data": content.get("data") or {},
+            "model.init_args": (content.get("model") or {}).get("init_args") or {},
+        }
+        for (section, name), origin in _LINKED.items():
+            if name in sections[section]:
+                raise ValueError(
+                    f"{config} sets {section}.{name}, which is taken from {origin}; remove it "
+                    f"there and set {origin}"
+                )
 
 
 def _packaged(argument: str) -> str:
@@ -257,14 +300,15 @@ def _usable_for(command: str, text: str) -> str:
 
 
 def _default_run_dir(configs: list[Any] | None, checkpoint: str | None) -> Path:
-    """The folder that a checkpoint file lies in; else runs/<first config>, as below `configs`."""
+    """runs/<first file>, as below `configs`; without a file, where the checkpoint lies."""
+    files = [str(config) for config in configs or [] if config is not None]
+    if files:
+        parts = Path(files[0]).with_suffix("").parts
+        first = len(parts) - parts[::-1].index("configs") if "configs" in parts else -1
+        return Path("runs", *parts[first:])
     if checkpoint and Path(checkpoint).parent.name == CHECKPOINT_FOLDER:
         return Path(checkpoint).parent.parent
-    if not configs or configs[0] is None:
-        return Path("runs") / "run"
-    parts = Path(str(configs[0])).with_suffix("").parts
-    below = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
-    return Path("runs", *below)
+    return Path("runs") / "run"
 
 
 def _is_ddp_child() -> bool:

@@ -30,6 +30,7 @@ from ser_lightning.reporting import (
 )
 
 NUM_IMAGES = 4
+MARKER = ".demo"  # only a folder that the demo made is cleared by it
 
 
 class DemoCommandLine(SERCommandLine):
@@ -156,16 +157,24 @@ def _losses(run_dir: Path) -> dict[str, tuple[list[float], list[float]]]:
     return curves
 
 
+def _multiplies_in_bf16() -> bool:
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent on other processors
+    return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Clears the demo's own folder and runs it."""
     parser = argparse.ArgumentParser(prog="python -m ser_lightning.demo", description=__doc__)
     parser.add_argument("--config", default="configs/demo.yaml", help="configuration of the run")
     parser.add_argument("--run_dir", type=Path, default=Path("runs/demo"), help="cleared first")
     options, further = parser.parse_known_args(arguments)
-    if (options.run_dir / "fit.yaml").exists():
+    marker = options.run_dir / MARKER
+    if marker.exists():
         shutil.rmtree(options.run_dir)
+    options.run_dir.mkdir(parents=True, exist_ok=True)
+    marker.touch()
     # Where the processor multiplies in bf16, that is several times faster; elsewhere far slower.
-    precision = "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32"
+    precision = "bf16-mixed" if _multiplies_in_bf16() else "32"
     further = ["--trainer.precision", precision, *further]
     run(
         DemoCommandLine,

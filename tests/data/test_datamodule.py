@@ -98,6 +98,14 @@ def test_state_of_another_batch_size_is_refused_at_resume():
         data.load_state_dict(saved)
 
 
+def test_another_partition_ratio_is_refused_at_resume():
+    data = with_trainer(module())
+    data.trainer.state.fn = "fit"
+    data.setup("fit")
+    with pytest.raises(ValueError, match=r"partition_ratio was 0\.5, is 0\.25"):
+        data.load_state_dict(data.state_dict() | {"partition_ratio": 0.5})
+
+
 def test_resume_keeps_the_partition_of_the_checkpoint():
     data = with_trainer(module())
     data.trainer.state.fn = "fit"

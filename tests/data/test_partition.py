@@ -12,7 +12,12 @@ def test_count_is_the_rounded_share_of_the_global_batch(ratio, expected):
 
 
 def test_count_is_rounded_up_to_equal_shares_of_the_ranks():
-    assert count_invertible(0.01, 2048, world_size=8) == 24
+    assert count_invertible(0.01, 2048, num_devices=8) == 24
+
+
+def test_count_of_accumulated_passes_adds_up_to_the_share_of_the_global_batch():
+    assert count_invertible(0.01, 2048, accumulate=8) == 3
+    assert count_invertible(0.01, 512, accumulate=8) == 2  # a pass needs two images
 
 
 @pytest.mark.parametrize(("ratio", "batch"), [(0.001, 256), (0.01, 128)])

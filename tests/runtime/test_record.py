@@ -22,8 +22,14 @@ def test_differences_name_key_and_both_values():
     ]
 
 
-def test_trainer_settings_do_not_count():
-    assert differences(OLD, OLD.replace("max_epochs: 5", "max_epochs: 9")) == []
+def test_hardware_does_not_count():
+    new = OLD.replace("max_epochs: 5", "max_epochs: 5, devices: 8, strategy: ddp")
+    assert differences(OLD, new) == []
+
+
+def test_length_of_the_run_counts():
+    new = OLD.replace("max_epochs: 5", "max_epochs: 9")
+    assert differences(OLD, new) == ["trainer.max_epochs: 5 -> 9"]
 
 
 def test_key_on_one_side_only_is_shown():

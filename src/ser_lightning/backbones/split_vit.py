@@ -227,6 +227,7 @@ class SplitViT(nn.Module):
                 f"an image of {height} x {width} pixels is not made of whole patches of "
                 f"{self.patch_size} pixels; resize its sides to multiples of {self.patch_size}"
             )
+        images = images.to(self.vit.pos_embed.dtype)  # for weights in half precision
         self._choose_attention(images)
         vit, grid = self.vit, (height // self.patch_size, width // self.patch_size)
         # The convolution may leave channels first in memory; every later operation would copy.

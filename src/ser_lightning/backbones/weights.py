@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+
+from ser_lightning.files import atomic_path
 
 METADATA_KEY = "ser_lightning"
 # where a ViT's parameters sit in a checkpoint of an objective, and in a backbone's state dict
@@ -83,15 +84,8 @@ def write_safetensors(
         ) from error
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     content = safetensors.torch.save(tensors, {"format": "pt", METADATA_KEY: record})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
 
 
 def read_arguments(path: str | Path) -> dict[str, Any]:

@@ -99,6 +99,7 @@ class PartitionedDataModule(L.LightningDataModule):
         self.num_queries = num_queries
         self.seed = seed
         self._num_invertible: int | None = None
+        self._steps_of_checkpoint: int | None = None
         self._train_images: ImageSet | None = None
 
     def prepare_data(self) -> None:
@@ -135,7 +136,9 @@ class PartitionedDataModule(L.LightningDataModule):
         batch_size = self.global_batch_size // accumulate
         if self._num_invertible is None:
             self._num_invertible = (
-                count_invertible(self.invertible.ratio, batch_size, world_size)
+                count_invertible(
+                    self.invertible.ratio, self.global_batch_size, world_size, accumulate
+                )
                 if self.invertible is not None
                 else 0
             )
@@ -168,12 +171,21 @@ class PartitionedDataModule(L.LightningDataModule):
             dataset, len(dataset), self._position, self.num_workers, self._pin_memory
         )
 
+    def _steps_per_epoch(self) -> int:
+        """Batches per epoch, as limited by the trainer."""
+        steps = self._plan().steps_per_epoch
+        return int(min(self.trainer.fit_loop.max_batches, steps)) if self.trainer else steps
+
     def _position(self) -> BatchKey:
         if self.trainer is None:
             return BatchKey(0, 0)
-        loop = self.trainer.fit_loop
-        steps = int(min(loop.max_batches, self._plan().steps_per_epoch))
-        progress: Any = loop.epoch_loop.batch_progress.total
+        steps = self._steps_per_epoch()
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        if self._steps_of_checkpoint not in (None, steps):
+            raise ValueError(
+                f"the checkpoint was trained on {self._steps_of_checkpoint} batches per epoch, now "
+                f"there are {steps}; resume with the old `trainer.limit_train_batches`"
+            )
         return BatchKey(*divmod(progress.processed, steps))
 
     def val_dataloader(self) -> list[DataLoader]:
@@ -226,6 +238,8 @@ class PartitionedDataModule(L.LightningDataModule):
             "num_images": plan.num_images,
             "batch_size": plan.batch_size,
             "num_invertible": plan.num_invertible,
+            "partition_ratio": self.invertible.ratio if self.invertible else 0.0,
+            "steps_per_epoch": self._steps_per_epoch(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -237,12 +251,14 @@ class PartitionedDataModule(L.LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
         if self.invertible is not None:
+            # Rounded for the ranks the run began with; it stays, so that the batches stay.
             self._num_invertible = state_dict["num_invertible"]
+        self._steps_of_checkpoint = state_dict["steps_per_epoch"]  # compared at the first batch
         current = self.state_dict()
         changed = [
             f"{name} was {state_dict[name]}, is {current[name]}"
             for name in current
-            if current[name] != state_dict[name]
+            if current[name] != state_dict[name] and name != "steps_per_epoch"
         ]
         if changed:
             raise ValueError(

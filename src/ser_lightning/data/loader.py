@@ -4,6 +4,7 @@ The data set returns a finished batch for a key, so a loader has nothing to reme
 asks for the keys that are left, and gets the batches that the uninterrupted run would have got.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -86,6 +87,7 @@ def step_loader(
         batch_size=None,
         sampler=StepKeys(dataset, steps_per_epoch, position),
         collate_fn=_as_it_is,
+        worker_init_fn=_ignore_signals,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
@@ -99,6 +101,7 @@ def evaluation_loader(dataset: Dataset, num_workers: int, pin_memory: bool) -> D
         batch_size=None,
         sampler=_WholeKeys(dataset),
         collate_fn=_as_it_is,
+        worker_init_fn=_ignore_signals,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
@@ -108,3 +111,12 @@ def evaluation_loader(dataset: Dataset, num_workers: int, pin_memory: bool) -> D
 def _as_it_is(batch: Any) -> Any:
     """Keeps the records' numpy arrays, which torch's default would turn into tensors."""
     return batch
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leaves signals to the training process, which needs its workers until it has saved.
+
+    Cluster managers and terminals signal whole groups of processes. A worker ends with its parent.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

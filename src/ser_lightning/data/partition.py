@@ -4,6 +4,7 @@ The global batch and its partition are a function of (seed, epoch, step). The ra
 it, so another number of processes sees the same global batches.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,16 +23,20 @@ class BatchKey(NamedTuple):
     step: int
 
 
-def count_invertible(partition_ratio: float, batch_size: int, world_size: int = 1) -> int:
-    """Says how many images of a batch go through the invertible pipeline.
+def count_invertible(
+    partition_ratio: float, global_batch_size: int, num_devices: int = 1, accumulate: int = 1
+) -> int:
+    """Says how many images of a forward pass go through the invertible pipeline.
 
     Args:
         partition_ratio: the wanted share of the global batch, in (0, 1].
-        batch_size: images per step over all ranks.
-        world_size: number of ranks, each of which gets the same count.
+        global_batch_size: images per optimizer step.
+        num_devices: number of ranks, each of which gets the same count.
+        accumulate: forward passes that share an optimizer step, each with the same count.
 
     Returns:
-        round(partition_ratio * batch_size), rounded up to a multiple of the number of ranks.
+        Invertible images of a pass over all ranks: the share of the global batch, rounded up to
+        the same number for each rank and pass, and at least two.
 
     Raises:
         ValueError: the ratio is outside (0, 1], or gives fewer than two images: a single image
@@ -42,14 +47,15 @@ def count_invertible(partition_ratio: float, batch_size: int, world_size: int = 
             f"partition ratio {partition_ratio} is outside (0, 1]; set `data.invertible` to null "
             "for a run without an invertible sub-batch"
         )
-    count = round(partition_ratio * batch_size)
+    count = round(partition_ratio * global_batch_size)
     if count < MIN_INVERTIBLE:
         raise ValueError(
-            f"partition ratio {partition_ratio} with a global batch of {batch_size} gives {count} "
-            f"invertible images, at least {MIN_INVERTIBLE} are needed; use a ratio of at least "
-            f"{MIN_INVERTIBLE / batch_size:.4g} or a larger global batch"
+            f"partition ratio {partition_ratio} with a global batch of {global_batch_size} gives "
+            f"{count} invertible images, at least {MIN_INVERTIBLE} are needed; use a ratio of at "
+            f"least {MIN_INVERTIBLE / global_batch_size:.4g} or a larger global batch"
         )
-    return -(-count // world_size) * world_size
+    per_pass = max(math.ceil(count / accumulate), MIN_INVERTIBLE)
+    return math.ceil(per_pass / num_devices) * num_devices
 
 
 def per_device(global_batch_size: int, num_devices: int, accumulate: int = 1) -> int:

@@ -25,8 +25,7 @@ class Stream(IntEnum):
     GROUP = 2  # half turn and flip of one image and view
     STEP = 3  # what all images of a step share: grid size and parity of the turns
     GENERATED = 4  # the pixels of generated data sets
-    MODEL = 5  # dropout and stochastic depth of a step
-    SUBSET = 6  # which images a subset for evaluation takes
+    SUBSET = 5  # which images a subset for evaluation takes
 
 
 def _words(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -149,7 +149,7 @@ class InvertibleViews:
         view_1: colours of the first view; the same recipes as the crops by default.
         view_2: colours of the second view.
         crop: "none" squashes the whole image into the square, as the paper describes. "shared"
-            cuts one random crop that both views share, as the public code does.
+            cuts one random crop (area 0.08-1) that both views share, as the public code does.
         interpolation: the resize filter.
     """
 

@@ -137,7 +137,8 @@ class OnlineEvaluation(L.Callback):
         backbone = _backbone(pl_module)
         metrics = self._compute(backbone, pl_module.device)
         if trainer.sanity_checking:
-            if trainer.num_sanity_val_batches == trainer.num_val_batches:
+            is_whole = trainer.num_sanity_val_batches == trainer.num_val_batches
+            if is_whole and trainer.global_step == 0:
                 self._keep_baseline(trainer, metrics)
             return
         self.latest = metrics

@@ -1,5 +1,6 @@
 """The base of all objectives: the one training step, the optimizer, the schedules, the logs."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -162,7 +163,7 @@ class Objective(L.LightningModule, ABC):
         optimizer = self.optimizer_factory(list(self.trainable_parameters()), self.learning_rate)
         num_steps = self.num_steps
         warmup_steps = self.warmup_epochs * self.steps_per_epoch
-        if warmup_steps >= num_steps:
+        if warmup_steps >= num_steps and not getattr(self.trainer, "fast_dev_run", False):
             raise ValueError(
                 f"warm-up of {self.warmup_epochs} epochs is not shorter than the run of "
                 f"{num_steps / self.steps_per_epoch:g} epochs; lower `model.init_args."
@@ -182,8 +183,15 @@ class Objective(L.LightningModule, ABC):
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return int(self.trainer.estimated_stepping_batches)
+        """Optimizer steps of the whole run.
+
+        Raises:
+            ValueError: the run has no end, so that nothing can be scheduled.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ValueError("the run has no end; set `trainer.max_epochs` or `trainer.max_steps`")
+        return int(steps)
 
     @property
     def steps_per_epoch(self) -> float:

@@ -1,5 +1,7 @@
 """Stops a run before it steps on a loss that is not finite, without stalling the device."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,31 +19,29 @@ class FiniteGuard:
     """
 
     def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()
-        self._values: Tensor | None = None
-        self._copied: torch.cuda.Event | None = None
+        self._watched: list[tuple[tuple[str, ...], Tensor, torch.cuda.Event | None]] = []
 
     def watch(self, names: tuple[str, ...], values: Tensor) -> None:
-        """Starts copying detached values (len(names),) to the host."""
-        self._names = names
-        self._values = values.detach().to("cpu", non_blocking=True)
-        self._copied = None
+        """Starts copying detached values (len(names),) to the host, once per backward pass."""
+        host = values.detach().to("cpu", non_blocking=True)
+        copied = None
         if values.is_cuda:
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+            copied = torch.cuda.Event()
+            copied.record()
+        self._watched.append((names, host, copied))
 
     def check(self, step: int) -> None:
-        """Raises NonFiniteLossError naming the terms that are not finite at this step."""
-        if self._values is None:
-            return
-        if self._copied is not None:
-            self._copied.synchronize()
-        bad = [
-            f"{name} is {value}"
-            for name, value in zip(self._names, self._values.tolist(), strict=True)
-            if not -float("inf") < value < float("inf")
-        ]
-        self._values = None
+        """Raises NonFiniteLossError naming the terms that are not finite at this step.
+
+        Looks at everything watched since the last check: accumulation makes several of them.
+        """
+        watched, self._watched = self._watched, []
+        bad = []
+        for names, values, copied in watched:
+            if copied is not None:
+                copied.synchronize()
+            terms = zip(names, values.tolist(), strict=True)
+            bad += [f"{name} is {value}" for name, value in terms if not math.isfinite(value)]
         if bad:
             raise NonFiniteLossError(
                 f"step {step}: {', '.join(bad)}. The run stopped before the optimizer step, the "

@@ -149,7 +149,7 @@ def _check_shapes(
     name: str, maps: tuple[Tensor, Tensor], elements: tuple[GroupElement, GroupElement]
 ) -> None:
     for view, element in zip(maps, elements, strict=True):
-        if tuple(view.shape[-2:]) != element.shape:
+        if tuple(view.shape[-2:]) != tuple(element.shape):
             raise ValueError(
                 f"{name} of shape {tuple(view.shape)} for an element that gives {element.shape} "
                 "tokens; pass each view's (B, C, h, w) map with the element that made the view"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.gridspec import GridSpec
 from torch import Tensor
 
+from ser_lightning.files import atomic_path
 from ser_lightning.groups import GroupElement
 from ser_lightning.reporting.comparison import TokenComparison, TokenMaps, colour_maps
 from ser_lightning.reporting.words import describe_element
@@ -84,14 +85,8 @@ def demo_figure(
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Writes to a temporary name beside the target and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        FigureCanvasAgg(figure).print_png(str(temporary))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        FigureCanvasAgg(figure).print_png(file)
 
 
 def _heading(part: SubFigure, text: str, height: float, note: str = "") -> None:

@@ -5,12 +5,9 @@ copy, and a kill during it leaves a stump in place of the good file. Here the ne
 beside the old one and renamed.
 """
 
-import os
 import pickle
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,32 +17,11 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-_PARTIAL = ".partial"
+from ser_lightning.files import atomic_path, sweep
 
 
 class UnsafeCheckpointError(ValueError):
     """A checkpoint holds more than tensors and plain values; it was not loaded."""
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder, and renames it to `path` on success.
-
-    The file and the folder are flushed to disk. On any error the temporary file is removed and
-    an old file at `path` stays as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(_PARTIAL, f".{path.name}.", path.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        _flush(partial)
-        partial.replace(path)
-        _flush(path.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def load_checkpoint(path: str | Path, **options: Any) -> dict[str, Any]:
@@ -118,8 +94,7 @@ class RunCheckpoint(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Removes what a killed process left half-written."""
         if stage == "fit" and trainer.is_global_zero and self.dirpath:
-            for partial in Path(self.dirpath).glob(f".*{_PARTIAL}"):
-                partial.unlink()
+            sweep(Path(self.dirpath))
         with warnings.catch_warnings():
             # The folder is meant to be used again: a run goes on where it stopped.
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
@@ -132,8 +107,21 @@ class RunCheckpoint(ModelCheckpoint):
 
     def save_now(self, trainer: L.Trainer) -> None:
         """Writes the checkpoint, unless it holds this step already. A collective call."""
-        if self._last_global_step_saved != trainer.global_step:
+        is_trial = getattr(trainer, "fast_dev_run", False)
+        if not is_trial and self._last_global_step_saved != trainer.global_step:
             self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Knows that the step it resumed from, or started at, needs no saving."""
+        super().on_train_start(trainer, pl_module)
+        self._last_global_step_saved = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any
+    ) -> None:
+        """Writes on schedule, but only between optimizer steps: gradients are not saved."""
+        if not trainer.fit_loop.epoch_loop._should_accumulate():
+            super().on_train_batch_end(trainer, pl_module, *batch)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the last step, whatever the schedule."""
@@ -143,14 +131,6 @@ class RunCheckpoint(ModelCheckpoint):
 def last_checkpoint(folder: Path) -> Path:
     """The path of the latest checkpoint in a folder of checkpoints."""
     return folder / f"{ModelCheckpoint.CHECKPOINT_NAME_LAST}{ModelCheckpoint.FILE_EXTENSION}"
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _first_line(error: BaseException) -> str:

@@ -41,14 +41,11 @@ class Preemption(L.Callback):
         if trainer.world_size > 1:
             self._group = dist.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
-            owner = os.getpid()
+            self._replaced = {number: signal.signal(number, self._note) for number in _SIGNALS}
 
-            def note(number: int, frame: FrameType | None) -> None:
-                if os.getpid() == owner:  # a loader's worker has inherited the handler
-                    self._received = number
-                    signal.signal(number, signal.SIG_DFL)
-
-            self._replaced = {number: signal.signal(number, note) for number in _SIGNALS}
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+        signal.signal(number, signal.SIG_DFL)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
@@ -42,7 +43,8 @@ class ProgressLines(ProgressBar):
         """Prints a line, if it is time for one."""
         step, total = trainer.global_step, trainer.estimated_stepping_batches
         begin, first_step = self._start
-        if not self._enabled or (step % self._every and step != total):
+        is_between = trainer.fit_loop.epoch_loop._should_accumulate()
+        if not self._enabled or is_between or (step % self._every and step != total):
             return
         seconds = (time.monotonic() - begin) / max(step - first_step, 1)
         metrics = self.get_metrics(trainer, pl_module)
@@ -51,7 +53,7 @@ class ProgressLines(ProgressBar):
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in metrics.items()
         )
-        left = time.strftime("%H:%M:%S", time.gmtime(seconds * (total - step)))
+        left = timedelta(seconds=round(seconds * (total - step)))
         print(
             f"epoch {trainer.current_epoch + 1}  step {step}/{int(total)}  {values}  "
             f"{seconds:.3g} s/step  {left} left",

@@ -7,10 +7,14 @@ import lightning as L
 import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 
-from ser_lightning.runtime.checkpoint import atomic_path, load_checkpoint
+from ser_lightning.files import atomic_path
+from ser_lightning.runtime.checkpoint import load_checkpoint
 
 CHECKPOINT_KEY = "ser_lightning"
-_COMPARED = ("seed_everything", "model", "data")
+_COMPARED = ("seed_everything", "model", "data", "evaluation", "trainer")
+_COMPARED_OF_TRAINER = (
+    "max_epochs", "max_steps", "precision", "accumulate_grad_batches", "limit_train_batches",
+)  # fmt: skip
 
 
 class RunRecord(SaveConfigCallback):
@@ -64,7 +68,10 @@ def checkpoint_config(path: Path) -> str | None:
 
 
 def differences(old: str, new: str) -> list[str]:
-    """Lists what differs in seed, model and data between two configuration texts.
+    """Lists what changes results and differs between two configuration texts.
+
+    That is all of seed, model, data and evaluation, and a few settings of the trainer; not the
+    hardware.
 
     Returns:
         Lines such as "model.init_args.temperature: 0.2 -> 0.7", sorted by name.
@@ -89,4 +96,9 @@ def _leaves(text: str) -> dict[str, Any]:
             leaves[prefix] = value
 
     walk("", {section: config[section] for section in _COMPARED if section in config})
-    return leaves
+    hardware = {
+        name
+        for name in leaves
+        if name.startswith("trainer.") and name.split(".")[1] not in _COMPARED_OF_TRAINER
+    }
+    return {name: value for name, value in leaves.items() if name not in hardware}
