@@ -148,13 +148,14 @@ def _spots(image: Array, u: Array, x: Array, y: Array) -> Array:
     return image
 
 
-def draw_shapes(split: int, indices: Array, image_size: int) -> Array:
+def draw_shapes(split: int, indices: Array, image_size: int, clutter: float = 1.0) -> Array:
     """Draws images; image i of a split is a pure function of the split and i.
 
     Args:
         split: 0 for training, 1 for evaluation.
         indices: (N,) positions in the split; the class is the position modulo 12.
         image_size: side S in pixels.
+        clutter: strength of texture, spots and noise, 0 to 1.
 
     Returns:
         (N, 3, S, S) uint8 images.
@@ -171,8 +172,9 @@ def draw_shapes(split: int, indices: Array, image_size: int) -> Array:
     foreground, background = _colours(pose[:, :7])
     cells = torch.from_numpy(texture - 0.5).reshape(-1, 3, _TEXTURE, _TEXTURE)
     waves = F.interpolate(cells, (image_size, image_size), mode="bicubic").numpy()
-    strength = _between(0.1, 0.4, pose[:, 7])[:, None, None, None]
-    image = _spots(background + strength * waves, spots.reshape(len(u), _NUM_SPOTS, 6), x, y)
+    strength = clutter * _between(0.1, 0.4, pose[:, 7])[:, None, None, None]
+    image = background + strength * waves
+    image = image + clutter * (_spots(image, spots.reshape(len(u), _NUM_SPOTS, 6), x, y) - image)
 
     right, up, pixel = _pose(pose[:, 8:13], x, y)
     distance = np.empty_like(right)
@@ -184,7 +186,7 @@ def draw_shapes(split: int, indices: Array, image_size: int) -> Array:
     shade = 1 + 0.25 * (2 * pose[:, 13] - 1)[:, None, None, None] * y
     image = image + cover * (foreground * shade - image)
 
-    level = _between(0.05, 0.2, pose[:, 14])[:, None, None, None]
+    level = clutter * _between(0.05, 0.2, pose[:, 14])[:, None, None, None]
     image = image + level * (noise.reshape(image.shape) - 0.5)
     return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
@@ -196,11 +198,19 @@ class Shapes(Source):
         num_train: number of training images.
         num_evaluation: number of evaluation images.
         image_size: side in pixels.
+        clutter: strength of texture, spots and noise behind and on the shapes, 0 to 1. The more of
+            it, the more there is to tell two images apart by without looking at the shape.
     """
 
     def __init__(
-        self, num_train: int = 4096, num_evaluation: int = 1024, image_size: int = 32
+        self,
+        num_train: int = 4096,
+        num_evaluation: int = 1024,
+        image_size: int = 32,
+        clutter: float = 1.0,
     ) -> None:
+        if not 0 <= clutter <= 1:
+            raise ValueError(f"clutter {clutter} is outside 0 to 1; use 0 for plain backgrounds")
         for name, value in (
             ("num_train", num_train),
             ("num_evaluation", num_evaluation),
@@ -211,6 +221,7 @@ class Shapes(Source):
         self.num_train = num_train
         self.num_evaluation = num_evaluation
         self.image_size = image_size
+        self.clutter = clutter
         self._splits: dict[int, MemoryImages] = {}
 
     def train(self) -> MemoryImages:
@@ -225,7 +236,7 @@ class Shapes(Source):
         if split not in self._splits:
             indices = np.arange(count)
             chunks = [
-                draw_shapes(split, indices[start : start + _CHUNK], self.image_size)
+                draw_shapes(split, indices[start : start + _CHUNK], self.image_size, self.clutter)
                 for start in range(0, count, _CHUNK)
             ]
             labels = torch.from_numpy(indices % len(SHAPES))
