@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from ser_lightning.backbones import SplitViT
 from ser_lightning.cli import SERCommandLine, main
 from ser_lightning.objectives import moco_v3
 from ser_lightning.runtime import load_checkpoint
@@ -99,6 +100,15 @@ def test_validate_needs_no_configuration_beside_a_checkpoint(tiny_run, capsys):
     assert "k-NN top-1" in output.out
     assert (tiny_run / "validate.yaml").is_file()
     assert yaml.safe_load((tiny_run / "fit.yaml").read_text())["trainer"]["max_epochs"] == 2
+
+
+def test_backbone_of_a_run_is_rebuilt_from_its_checkpoint_alone(tiny_run):
+    path = tiny_run / "checkpoints" / "last.ckpt"
+    backbone = SplitViT.from_checkpoint(path)
+    assert (backbone.layer, backbone.width, backbone.patch_size) == (1, 32, 4)
+    weights = load_checkpoint(path)["state_dict"]
+    for name, tensor in backbone.vit.state_dict().items():
+        assert torch.equal(tensor, weights[f"backbone.vit.{name}"])
 
 
 def test_fit_goes_on_from_a_checkpoint_alone_in_its_folder(tiny_run):

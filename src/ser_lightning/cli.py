@@ -14,7 +14,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -26,6 +25,7 @@ from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.objectives import MoCoV3, NonFiniteLossError, Objective  # noqa: F401 short names
 from ser_lightning.reporting import summary_table
 from ser_lightning.runtime import (
+    CHECKPOINT_FOLDER,
     AtomicCheckpointIO,
     Preemption,
     RunCheckpoint,
@@ -33,12 +33,17 @@ from ser_lightning.runtime import (
     ShortErrorParser,
     checkpoint_config,
     default_progress,
+    default_run_dir,
     differences,
     keep_freed_memory,
     last_checkpoint,
+    options,
+    packaged,
+    read_config,
+    refuse_linked_keys,
+    usable_for,
 )
 
-CHECKPOINT_FOLDER = "checkpoints"
 _LINKED = {
     ("data", "image_size"): "model.init_args.backbone",
     ("data", "patch_size"): "model.init_args.backbone",
@@ -101,15 +106,15 @@ class SERCommandLine(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; without a --config, the checkpoint's own configuration comes first."""
-        args = [_packaged(argument) for argument in (sys.argv[1:] if args is None else args)]
-        path = next(iter(_options(args, "--ckpt_path")), None)
-        configs = _options(args, "--config", "-c")
-        _refuse_linked_keys(configs)
-        if path and Path(path).is_file() and not any("model" in _read(c) for c in configs):
+        args = [packaged(argument) for argument in (sys.argv[1:] if args is None else args)]
+        path = next(iter(options(args, "--ckpt_path")), None)
+        configs = options(args, "--config", "-c")
+        refuse_linked_keys(configs, _LINKED)
+        if path and Path(path).is_file() and not any("model" in read_config(c) for c in configs):
             stored = checkpoint_config(Path(path))
             if stored is not None:
                 print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
-                args[1:1] = ["--config", _usable_for(args[0], stored)]
+                args[1:1] = ["--config", usable_for(args[0], stored)]
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
@@ -118,7 +123,7 @@ class SERCommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settles run folder and checkpoint path, and compares the checkpoint with the run."""
         config = self.config[self.subcommand]
-        self.run_dir = Path(config.run_dir or _default_run_dir(config.config, config.ckpt_path))
+        self.run_dir = Path(config.run_dir or default_run_dir(config.config, config.ckpt_path))
         config.run_dir = str(self.run_dir)
         config.ckpt_path = self._resolved_checkpoint(config.ckpt_path)
         if config.ckpt_path:
@@ -249,66 +254,6 @@ def _found_here(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
-
-
-def _options(args: list[str], *names: str) -> list[str]:
-    """The values given to an option, as `--name value` or `--name=value`."""
-    values = []
-    for position, argument in enumerate(args):
-        name, separator, value = argument.partition("=")
-        if name in names and (separator or position + 1 < len(args)):
-            values.append(value if separator else args[position + 1])
-    return values
-
-
-def _read(config: str) -> dict[str, Any]:
-    """A configuration file's content; empty where it is no file, which the parser will say."""
-    path = Path(config)
-    content = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    return content if isinstance(content, dict) else {}
-
-
-def _refuse_linked_keys(configs: list[str]) -> None:
-    """Raises where a file sets a value that is taken from elsewhere: it would have no effect."""
-    for config in configs:
-        content = _read(config)
-        sections = {
-            "data": content.get("data") or {},
-            "model.init_args": (content.get("model") or {}).get("init_args") or {},
-        }
-        for (section, name), origin in _LINKED.items():
-            if name in sections[section]:
-                raise ValueError(
-                    f"{config} sets {section}.{name}, which is taken from {origin}; remove it "
-                    f"there and set {origin}"
-                )
-
-
-def _packaged(argument: str) -> str:
-    """Finds configs/... in the installed package, where there is no checkout around it."""
-    packaged = Path(__file__).parent / argument
-    is_config = argument.startswith("configs/") and argument.endswith(".yaml")
-    return str(packaged) if is_config and not Path(argument).exists() else argument
-
-
-def _usable_for(command: str, text: str) -> str:
-    """Keeps of a checkpoint's configuration what describes the run; for fit, its hardware too."""
-    config = yaml.safe_load(text)
-    keys = ["seed_everything", "model", "data", "evaluation"]
-    keys += ["trainer", "checkpoint"] if command == "fit" else []
-    return yaml.safe_dump({key: config[key] for key in keys if key in config})
-
-
-def _default_run_dir(configs: list[Any] | None, checkpoint: str | None) -> Path:
-    """runs/<first file>, as below `configs`; without a file, where the checkpoint lies."""
-    files = [str(config) for config in configs or [] if config is not None]
-    if files:
-        parts = Path(files[0]).with_suffix("").parts
-        first = len(parts) - parts[::-1].index("configs") if "configs" in parts else -1
-        return Path("runs", *parts[first:])
-    if checkpoint and Path(checkpoint).parent.name == CHECKPOINT_FOLDER:
-        return Path(checkpoint).parent.parent
-    return Path("runs") / "run"
 
 
 def _is_ddp_child() -> bool:

@@ -126,6 +126,15 @@ class SplitViT(nn.Module):
         weight_files.load_vit(model.vit, path)
         return model
 
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> "SplitViT":
+        """Rebuilds the online backbone of a run from its checkpoint, arguments and weights.
+
+        Raises:
+            ValueError: if the checkpoint has no record of the run's configuration.
+        """
+        return cls(**weight_files.read_run_arguments(path) | {"weights": str(path)})
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images to (B, C) [CLS] embeddings."""
         return self.suffix(self.prefix(images))

@@ -10,6 +10,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+import yaml
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -108,17 +109,37 @@ def read_arguments(path: str | Path) -> dict[str, Any]:
     return arguments
 
 
+def _load_plain(path: Path) -> Any:
+    """Loads a torch file that holds nothing but tensors and plain values."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, and loading it could run its code; "
+            "save its state dict alone, best as safetensors"
+        ) from error
+
+
+def read_run_arguments(path: str | Path) -> dict[str, Any]:
+    """The constructor arguments of a run's backbone, from the configuration in its checkpoint.
+
+    Raises:
+        ValueError: if the file would have to be unpickled, or holds no configuration.
+    """
+    record = _load_plain(Path(path)).get(METADATA_KEY)
+    if not record:
+        raise ValueError(
+            f"{path} does not say how to rebuild its backbone; build it yourself and pass the "
+            "file as `weights`"
+        )
+    config = yaml.safe_load(record["config"])
+    arguments: dict[str, Any] = config["model"]["init_args"]["backbone"]["init_args"]
+    return arguments
+
+
 def _read_state(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        content: Any = safetensors.torch.load_file(path)
-    else:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"{path} holds more than tensors, and loading it could run its code; "
-                "save its state dict alone, best as safetensors"
-            ) from error
+    is_safe = path.suffix == ".safetensors"
+    content: Any = safetensors.torch.load_file(path) if is_safe else _load_plain(path)
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -1,5 +1,14 @@
 """What keeps a run going: checkpoints, signals, records, progress, error messages."""
 
+from ser_lightning.runtime.arguments import (
+    CHECKPOINT_FOLDER,
+    default_run_dir,
+    options,
+    packaged,
+    read_config,
+    refuse_linked_keys,
+    usable_for,
+)
 from ser_lightning.runtime.checkpoint import (
     AtomicCheckpointIO,
     RunCheckpoint,
@@ -14,6 +23,7 @@ from ser_lightning.runtime.progress import ProgressLines, default_progress
 from ser_lightning.runtime.record import RunRecord, checkpoint_config, differences
 
 __all__ = [
+    "CHECKPOINT_FOLDER",
     "AtomicCheckpointIO",
     "Preemption",
     "ProgressLines",
@@ -23,8 +33,14 @@ __all__ = [
     "UnsafeCheckpointError",
     "checkpoint_config",
     "default_progress",
+    "default_run_dir",
     "differences",
     "keep_freed_memory",
     "last_checkpoint",
     "load_checkpoint",
+    "options",
+    "packaged",
+    "read_config",
+    "refuse_linked_keys",
+    "usable_for",
 ]
