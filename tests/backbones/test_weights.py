@@ -10,6 +10,7 @@ import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 
+from ser_lightning import files
 from ser_lightning.backbones import weights
 from ser_lightning.backbones.split_vit import SplitViT
 
@@ -176,7 +177,7 @@ def test_failed_export_leaves_the_old_file(tmp_path, monkeypatch):
     def disk_full(_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(weights.os, "fsync", disk_full)
+    monkeypatch.setattr(files.os, "fsync", disk_full)
     with pytest.raises(OSError, match="no space"):
         make(1).export_safetensors(path)
     assert path.read_bytes() == before

@@ -99,9 +99,8 @@ def test_failed_write_keeps_the_old_figure(tmp_path, monkeypatch):
     path = tmp_path / "demo.png"
     path.write_bytes(b"old")
 
-    def fails(self, name):
-        with open(name, "wb") as file:
-            file.write(b"half")
+    def fails(self, file):
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(FigureCanvasAgg, "print_png", fails)
