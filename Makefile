@@ -6,11 +6,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# glibc returns every large buffer to the kernel otherwise: 5-15 % of a CPU step.
-export MALLOC_MMAP_THRESHOLD_ := 8589934592
-export MALLOC_TRIM_THRESHOLD_ := 17179869184
-export MALLOC_TOP_PAD_ := 268435456
-
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort \
 	  | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
