@@ -36,7 +36,7 @@ lint: $(READY) ## check style and types
 bench: $(READY) ## measure the equivariance loss against the public formulation
 	@$(BIN)/python benchmarks/equivariance_loss.py
 
-fashion: $(READY) ## pretrain with and without SER on real Fashion-MNIST, about an hour on 2 cores
+fashion: $(READY) ## pretrain with and without SER on real Fashion-MNIST, some hours on 2 cores
 	$(BIN)/ser-fit fit --config configs/fashion_mnist/moco_ser.yaml --config configs/trainer/cpu.yaml --ckpt_path last
 	$(BIN)/ser-fit fit --config configs/fashion_mnist/moco.yaml --config configs/trainer/cpu.yaml --ckpt_path last
 
