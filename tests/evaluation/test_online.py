@@ -88,7 +88,7 @@ def test_baseline_is_measured_before_the_first_step_and_logged(tmp_path, capsys)
     assert logged[0]["step"] == "0"
     assert any(row["val/knn_top1"] for row in logged)
     assert {f"val/{name}" for name in NAMES} <= set(run.callback_metrics)
-    assert {"knn", "rot"} == set(run.progress_bar_metrics)
+    assert {"knn", "rot", "flip", "scale", "rankme"} == set(run.progress_bar_metrics)
 
 
 def test_latest_and_history_follow_the_trained_weights(tmp_path):

@@ -147,7 +147,14 @@ class OnlineEvaluation(L.Callback):
         for name, value in metrics.items():
             stage = "test" if trainer.testing else "val"
             pl_module.log(f"{stage}/{name}", value, sync_dist=True, batch_size=1)
-        short = {"knn": "knn_top1", "rot": f"equivariance/rotation_{_at(backbone, backbone.layer)}"}
+        place = _at(backbone, backbone.layer)
+        short = {
+            "knn": "knn_top1",
+            "rot": f"equivariance/rotation_{place}",
+            "flip": f"equivariance/flip_{place}",
+            "scale": f"equivariance/scale_{place}",
+            "rankme": "rankme",
+        }
         for name, full in short.items():
             if full in metrics:
                 pl_module.log(

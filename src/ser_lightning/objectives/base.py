@@ -124,9 +124,9 @@ class Objective(L.LightningModule, ABC):
         """Averages everything over ranks in one call, guards the losses, and logs."""
         scalars = terms | logs
         means = all_reduce_mean(torch.stack([value.detach().float() for value in scalars.values()]))
-        self._guard.watch(tuple(terms), means[: len(terms)])
         if self._trainer is None:
             return
+        self._guard.watch(tuple(terms), means[: len(terms)])
         batch_size = len(batch.indices)
         for name, value in zip(scalars, means, strict=True):
             self.log(name, value, prog_bar=name in terms, batch_size=batch_size)
