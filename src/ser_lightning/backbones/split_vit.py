@@ -15,7 +15,15 @@ from ser_lightning.backbones.attention import (
     is_plain_block,
     is_reduced_precision_on_cpu,
 )
-from ser_lightning.backbones.vit import WeightInit, build_vit, drop_cls_position
+from ser_lightning.backbones.vit import (
+    PositionEmbedding,
+    WeightInit,
+    block_number,
+    build_vit,
+    drop_cls_position,
+    require_layers,
+    resolve_cls_layer,
+)
 
 
 class Prefix(NamedTuple):
@@ -47,6 +55,8 @@ class SplitViT(nn.Module):
         vit: the timm model, with timm's parameter names.
         width: channels C of tokens and embedding.
         depth: number of blocks.
+        layer: number of blocks before the token map.
+        cls_layer: number of blocks before [CLS] joins.
         grid: (h, w) tokens of a square image of `image_size`.
     """
 
@@ -54,11 +64,12 @@ class SplitViT(nn.Module):
         self,
         name: str = "vit_small_patch16_224",
         image_size: int = 224,
-        layer: int = 3,
-        cls_layer: int | None = None,
+        layer: int | float = 3,
+        cls_layer: int | float | None = None,
         patch_size: int | None = None,
         vit_options: dict[str, Any] | None = None,
         weight_init: WeightInit = "moco",
+        position_embedding: PositionEmbedding = "learned",
         freeze_patch_embed: bool = True,
         weights: str | None = None,
         cls_only_last_block: bool = True,
@@ -69,15 +80,19 @@ class SplitViT(nn.Module):
             name: timm's name of a plain ViT with one class token.
             image_size: pixels, side of the square that the position embedding is made for.
             layer: number of blocks before the token map, 0 (after the position embedding) to the
-                depth (after the final norm).
-            cls_layer: number of blocks before [CLS] joins; default `layer`, or 0 for the depth.
+                depth (after the final norm). A float in [0, 1] is a fraction of the depth, rounded
+                to the nearest block: 0.25 is 3 of 12 and 6 of 24.
+            cls_layer: number of blocks, or fraction of the depth, before [CLS] joins; default
+                `layer`, or 0 for the depth.
             patch_size: side of a patch in pixels; default: the named model's.
             vit_options: further arguments of timm's VisionTransformer (embed_dim, depth,
                 num_heads, drop_path_rate, ...).
             weight_init: "moco" as MoCo-v3 does; "" for truncated normals as DINO and Barlow Twins
                 do; or timm's "jax".
+            position_embedding: "learned", or "sincos" for MoCo-v3's fixed one, which is frozen.
             freeze_patch_embed: whether the patch embedding stays as it is, as in MoCo-v3.
-            weights: file to start from: a timm ViT's or a checkpoint of this project.
+            weights: file to start from: a timm ViT's or a checkpoint of this project. Its position
+                embedding takes the place of a fixed one, and is frozen like it.
             cls_only_last_block: compute only [CLS] in the last block, where nothing else is used;
                 the same embedding for less work.
 
@@ -94,18 +109,21 @@ class SplitViT(nn.Module):
             patch_size=patch_size,
             vit_options=options,
             weight_init=weight_init,
+            position_embedding=position_embedding,
             freeze_patch_embed=freeze_patch_embed,
             cls_only_last_block=cls_only_last_block,
         )
-        self.vit: Any = build_vit(name, image_size, patch_size, options, weight_init)
+        self.vit: Any = build_vit(
+            name, image_size, patch_size, options, weight_init, position_embedding
+        )
         self.width: int = self.vit.embed_dim
         self.depth = len(self.vit.blocks)
         self.image_size = image_size
         self.patch_size: int = self.vit.patch_embed.patch_size[0]
         self.grid: tuple[int, int] = self.vit.patch_embed.grid_size
-        self._require_layers([layer], first=0)
-        self.layer = layer
-        self.cls_layer = self._resolve_cls_layer(cls_layer)
+        self.layer = block_number(layer, self.depth)
+        require_layers([self.layer], 0, self.depth)
+        self.cls_layer = resolve_cls_layer(cls_layer, self.layer, self.depth)
         if self.cls_layer > 0:
             drop_cls_position(self.vit)
         self.vit.patch_embed.requires_grad_(not freeze_patch_embed)
@@ -190,7 +208,7 @@ class SplitViT(nn.Module):
         Raises:
             ValueError: if a layer is not in 0..depth.
         """
-        self._require_layers(layers, first=0)
+        require_layers(layers, 0, self.depth)
         states, grid = self._states(images, layers)
         states = {n: self.vit.norm(t) if n == self.depth else t for n, t in states.items()}
         return tuple(_to_map(self._separate(states[layer], layer)[1], grid) for layer in layers)
@@ -208,7 +226,7 @@ class SplitViT(nn.Module):
         Raises:
             ValueError: if [CLS] has not joined by one of the layers.
         """
-        self._require_layers(layers, first=self.cls_layer + (self.cls_layer > 0))
+        require_layers(layers, self.cls_layer + (self.cls_layer > 0), self.depth)
         states, _ = self._states(images, layers)
         return tuple(self.vit.norm(states[layer][:, 0]) for layer in layers)
 
@@ -284,25 +302,6 @@ class SplitViT(nn.Module):
             for module in self._fusable:
                 module.fused_attn = fused
             self._fused = fused
-
-    def _resolve_cls_layer(self, cls_layer: int | None) -> int:
-        if cls_layer is None:
-            return 0 if self.layer == self.depth else self.layer
-        if not 0 <= cls_layer < self.depth:
-            raise ValueError(
-                f"cls_layer {cls_layer} is not in 0..{self.depth - 1}: [CLS] has to join before "
-                f"the last of the {self.depth} blocks"
-            )
-        return cls_layer
-
-    def _require_layers(self, layers: Sequence[int], first: int) -> None:
-        wrong = [layer for layer in layers if not first <= layer <= self.depth]
-        if wrong or not layers:
-            reason = f"; [CLS] joins after block {first - 1}" if first > 0 else ""
-            raise ValueError(
-                f"layer {wrong[0] if wrong else 'list is empty'} "
-                f"is not in {first}..{self.depth}{reason}; choose layers in that range"
-            )
 
 
 def _to_map(patches: Tensor, grid: tuple[int, int]) -> Tensor:

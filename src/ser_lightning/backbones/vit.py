@@ -1,17 +1,20 @@
-"""Builds the plain timm ViT inside a backbone, and refuses what is not one."""
+"""Builds the plain timm ViT inside a backbone, counts its blocks, refuses what does not fit."""
 
 import difflib
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import timm
 import torch
 from timm.layers.weight_init import trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 WeightInit = Literal["moco", "", "jax"]
 WEIGHT_INITS = ("moco", "", "jax")
+PositionEmbedding = Literal["learned", "sincos"]
+POSITION_EMBEDDINGS = ("learned", "sincos")
 # set by the backbone itself, or at odds with what it computes
 RESERVED_OPTIONS = frozenset(
     {"img_size", "patch_size", "num_classes", "dynamic_img_size", "dynamic_img_pad"}
@@ -26,6 +29,7 @@ def build_vit(
     patch_size: int | None,
     options: dict[str, Any],
     weight_init: WeightInit,
+    position_embedding: PositionEmbedding = "learned",
 ) -> VisionTransformer:
     """A plain timm ViT with one class token, its position entry and no classifier.
 
@@ -35,11 +39,13 @@ def build_vit(
         patch_size: side of a patch, pixels; None for the named model's.
         options: further arguments of timm's VisionTransformer.
         weight_init: "moco", "" or "jax".
+        position_embedding: "learned", or "sincos" for `sincos_position`, frozen, with a zero entry
+            for the class token.
 
     Raises:
         ValueError: if timm has no such ViT, refuses the options, or the sizes do not fit.
     """
-    _validate(name, options, weight_init)
+    _validate(name, options, weight_init, position_embedding)
     if patch_size is not None:
         options = {**options, "patch_size": patch_size}
     try:
@@ -59,6 +65,8 @@ def build_vit(
     _require_plain(vit, name)
     _require_whole_patches(image_size, vit.patch_embed.patch_size)
     _finish_initialisation(vit, weight_init)
+    if position_embedding == "sincos":
+        _fix_position(vit)
     model: VisionTransformer = vit
     return model
 
@@ -67,10 +75,120 @@ def drop_cls_position(vit: VisionTransformer) -> None:
     """Removes the class token's position entry: its [CLS] will not stand at the input."""
     assert vit.pos_embed is not None
     vit.no_embed_class = True
-    vit.pos_embed = nn.Parameter(vit.pos_embed.detach()[:, 1:].clone())
+    position = vit.pos_embed
+    vit.pos_embed = nn.Parameter(position.detach()[:, 1:].clone(), position.requires_grad)
 
 
-def _validate(name: str, options: dict[str, Any], weight_init: str) -> None:
+def sincos_position(grid: tuple[int, int], width: int, temperature: float = 1e4) -> Tensor:
+    """The fixed position embedding of MoCo-v3 for a grid of patches.
+
+    With omega_i = temperature^(-i / (C/4)), i = 0 .. C/4 - 1, the patch in row y and column x gets
+
+        [sin(y omega), cos(y omega), sin(x omega), cos(x omega)]    (C/4 channels each)
+
+    Source: MoCo-v3 and its public code, which names the first half after the width, but whose mesh
+    grid fills it with the row of each token.
+
+    Args:
+        grid: (h, w) patches.
+        width: channels C.
+        temperature: wavelengths rise from 2 pi patches towards this many times 2 pi.
+
+    Returns:
+        (1, h*w, C), rows first.
+
+    Raises:
+        ValueError: if the width is not a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(
+            f"width {width} is not a multiple of 4, as a sin-cos position embedding needs; choose "
+            "another embed_dim, or position_embedding: learned"
+        )
+    bands = width // 4
+    omega = temperature ** -(torch.arange(bands, dtype=torch.float32) / bands)
+    angles = [torch.arange(n, dtype=torch.float32)[:, None] * omega for n in grid]
+    row, column = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in angles)
+    row = row[:, None].expand(-1, grid[1], -1)
+    column = column[None].expand(grid[0], -1, -1)
+    return torch.cat([row, column], dim=2).flatten(0, 1)[None]
+
+
+def block_number(layer: int | float, depth: int, argument: str = "layer") -> int:
+    """The number of blocks that an argument means: a count, or a fraction of the depth.
+
+    Args:
+        layer: an int is a count, returned as it is; a float in [0, 1] is a fraction, rounded to the
+            nearest block (a half to the even one): 0.25 of 12 is 3.
+        depth: number of blocks of the ViT.
+        argument: its name, for the message.
+
+    Raises:
+        ValueError: if it is a bool, or a float outside [0, 1].
+    """
+    if isinstance(layer, bool):
+        raise ValueError(
+            f"{argument} {layer} is no place in a ViT; use a number of blocks like 3, "
+            "or a fraction of the depth like 0.25"
+        )
+    if not isinstance(layer, float):
+        return layer
+    if not 0 <= layer <= 1:
+        count = int(layer) if layer.is_integer() and 0 <= layer <= depth else None
+        remedy = "use a fraction like 0.25, or a whole number of blocks like 3"
+        raise ValueError(
+            f"{argument} {layer} is a fraction of the depth and not in [0, 1]; "
+            + (remedy if count is None else f"for a number of blocks write {count}")
+        )
+    return round(layer * depth)
+
+
+def resolve_cls_layer(cls_layer: int | float | None, layer: int, depth: int) -> int:
+    """The number of blocks before [CLS] joins.
+
+    Args:
+        cls_layer: as `block_number` takes it; None for `layer`, or 0 where that is the depth.
+        layer: number of blocks before the token map.
+        depth: number of blocks of the ViT.
+
+    Raises:
+        ValueError: if it does not name a place before the last block.
+    """
+    if cls_layer is None:
+        return 0 if layer == depth else layer
+    number = block_number(cls_layer, depth, "cls_layer")
+    if not 0 <= number < depth:
+        meaning = f" means {number} and" if isinstance(cls_layer, float) else ""
+        raise ValueError(
+            f"cls_layer {cls_layer}{meaning} is not in 0..{depth - 1}: [CLS] has to join before "
+            f"the last of the {depth} blocks; use a smaller one, or leave it out for the default"
+        )
+    return number
+
+
+def require_layers(layers: Sequence[int], first: int, depth: int) -> None:
+    """Refuses numbers of blocks outside `first` to the depth, and an empty list.
+
+    Args:
+        layers: numbers of blocks.
+        first: the smallest; above 0 it is the first block whose tokens include [CLS].
+        depth: number of blocks of the ViT.
+
+    Raises:
+        ValueError: if one is outside, or there are none.
+    """
+    wrong = [layer for layer in layers if not first <= layer <= depth]
+    if wrong or not layers:
+        reason = f"; [CLS] joins after block {first - 1}" if first > 0 else ""
+        raise ValueError(
+            f"layer {wrong[0] if wrong else 'list is empty'} "
+            f"is not in {first}..{depth}{reason}; choose layers in that range"
+        )
+
+
+def _validate(
+    name: str, options: dict[str, Any], weight_init: str, position_embedding: str
+) -> None:
     plain = timm.list_models(module="vision_transformer")
     if name.partition(".")[0] not in plain:
         if timm.is_model(name):
@@ -86,6 +204,10 @@ def _validate(name: str, options: dict[str, Any], weight_init: str) -> None:
         )
     if weight_init not in WEIGHT_INITS:
         raise ValueError(f"weight_init {weight_init!r} is not one of {WEIGHT_INITS}")
+    if position_embedding not in POSITION_EMBEDDINGS:
+        raise ValueError(
+            f"position_embedding {position_embedding!r} is not one of {POSITION_EMBEDDINGS}"
+        )
 
 
 def _require_plain(vit: nn.Module, name: str) -> None:
@@ -126,3 +248,11 @@ def _finish_initialisation(vit: VisionTransformer, weight_init: WeightInit) -> N
     elif weight_init == "":
         with torch.no_grad():
             trunc_normal_(vit.cls_token, std=0.02)
+
+
+def _fix_position(vit: VisionTransformer) -> None:
+    """Replaces the position embedding by the frozen sin-cos one; the class token's entry is 0."""
+    assert vit.pos_embed is not None
+    position = sincos_position(vit.patch_embed.grid_size, vit.embed_dim)
+    position = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
+    vit.pos_embed = nn.Parameter(position.to(vit.pos_embed), requires_grad=False)
