@@ -1,6 +1,9 @@
 """The vocabulary the rooms share: what flows between data, backbone, regularizer and objective.
 
 Named tuples with nothing but tensors inside: they move to a device, pin and convert as they are.
+
+Order of views: the first NUM_GLOBAL_VIEWS are global views, any others are local views, which are
+smaller and which a momentum branch does not see. View i has the same role in both sub-batches.
 """
 
 from typing import NamedTuple
@@ -8,6 +11,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ser_lightning.groups.element import GroupElement
+
+NUM_GLOBAL_VIEWS = 2
+
+NUM_GLOBAL_VIEWS = 2
 
 
 class View(NamedTuple):
@@ -26,9 +33,12 @@ class PartitionedBatch(NamedTuple):
     """One rank's part of a global batch, split into a crop and an invertible sub-batch.
 
     Attributes:
-        crop: the views of the crop sub-batch, each of the same images.
+        crop: the views of the crop sub-batch, each of the same images: two global views, then n
+            local views.
         invertible: the views of the invertible sub-batch, each of the same images and with its
-            group element; empty when the run has no partition.
+            group element: the global pair (views 0 and 1), then n / 2 local pairs (views 2k and
+            2k + 1). The views of a pair differ in colours and element only. Empty when the run
+            has no partition.
         indices: (B,) positions in the data set, crop sub-batch first.
         label: (B,) class labels, -1 where the source has none. For monitoring only.
         num_unreadable: () how many images of this batch could not be read and were replaced.
@@ -68,7 +78,10 @@ class ViewFeatures(NamedTuple):
 
 
 class BranchFeatures(NamedTuple):
-    """Features of all views of a batch by one branch (online or momentum), in the batch's order."""
+    """Features of a batch's views by one branch, in the batch's order.
+
+    The online branch has all views, a momentum branch the global ones only.
+    """
 
     crop: tuple[ViewFeatures, ...]
     invertible: tuple[ViewFeatures, ...]

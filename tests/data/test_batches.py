@@ -8,6 +8,7 @@ import torch
 
 from ser_lightning.data.batches import EvaluationBatches, ImageReader, balanced_subset
 from ser_lightning.data.batches import TrainingBatches as Batches
+from ser_lightning.data.crops import LocalCrops
 from ser_lightning.data.partition import BatchKey, Plan
 from ser_lightning.data.sources import ImageSet, UnreadableImage
 from ser_lightning.data.views import CropViews, InvertibleViews
@@ -27,9 +28,9 @@ class Images(ImageSet):
         return torch.full((3, self.size, self.size), index, dtype=torch.uint8)
 
 
-def training(images, rank=0, world_size=1, **options):
+def training(images, rank=0, world_size=1, local=None, **options):
     plan = Plan(len(images), 8, 4, 0, rank, world_size)
-    return Batches(images, plan, CropViews(), InvertibleViews(0.5), 16, 4, **options)
+    return Batches(images, plan, CropViews(local=local), InvertibleViews(0.5), 16, 4, **options)
 
 
 def test_batch_has_both_parts_and_their_labels():
@@ -39,13 +40,29 @@ def test_batch_has_both_parts_and_their_labels():
     assert batch.num_unreadable == 0
 
 
-def test_two_ranks_hold_the_batch_of_one():
-    whole = training(Images())[BatchKey(1, 1)]
-    parts = [training(Images(), rank, 2)[BatchKey(1, 1)] for rank in range(2)]
-    for name in ("crop", "invertible"):
-        for number, view in enumerate(getattr(whole, name)):
-            halves = [getattr(part, name)[number].pixels for part in parts]
-            assert torch.equal(torch.cat(halves), view.pixels)
+def test_local_crops_rule_both_parts():
+    batch = training(Images(), local=LocalCrops(num=4, size=8))[BatchKey(0, 0)]
+    for views in (batch.crop, batch.invertible):
+        assert [view.pixels.shape[-1] for view in views] == [16, 16, 8, 8, 8, 8]
+    assert all(view.element.shape[0] * 4 <= 16 for view in batch.invertible[2:])  # of a 2x2 grid
+
+
+@pytest.mark.parametrize("local", [None, LocalCrops(num=2, size=8)])
+def test_two_ranks_hold_the_batch_of_one(local):
+    whole = training(Images(), local=local)[BatchKey(1, 1)]
+    parts = [training(Images(), rank, 2, local)[BatchKey(1, 1)] for rank in range(2)]
+    for view, *halves in (
+        *zip(whole.crop, *(part.crop for part in parts), strict=True),
+        *zip(whole.invertible, *(part.invertible for part in parts), strict=True),
+    ):
+        assert torch.equal(torch.cat([half.pixels for half in halves]), view.pixels)
+        for field, *shares in zip(view.record, *(half.record for half in halves), strict=True):
+            assert np.array_equal(np.concatenate(shares), field)
+    for view, *halves in zip(whole.invertible, *(part.invertible for part in parts), strict=True):
+        for field in ("flip", "half_turn"):
+            shares = [getattr(half.element, field) for half in halves]
+            assert torch.equal(torch.cat(shares), getattr(view.element, field))
+        assert all(half.element[2:] == view.element[2:] for half in halves)
 
 
 def test_unreadable_image_stops_the_run_with_its_name():

@@ -6,7 +6,13 @@ import torch
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
-from ser_lightning.data.crops import NUM_UNIFORMS, crop_and_resize, crop_boxes, squash
+from ser_lightning.data.crops import (
+    NUM_UNIFORMS,
+    LocalCrops,
+    crop_and_resize,
+    crop_boxes,
+    squash,
+)
 from ser_lightning.data.randomness import Stream, uniforms
 
 RATIO = (3 / 4, 4 / 3)
@@ -113,3 +119,25 @@ def test_squash_keeps_the_whole_image():
     image = picture(60, 20)
     assert torch.equal(squash(image, 24), F.resize(image, [24, 24], antialias=True))
     assert torch.equal(squash(image, 24, flip=True), squash(image, 24).flip(-1))
+
+
+def test_local_crops_default_to_four_of_96_pixels_with_dinos_colours():
+    local = LocalCrops()
+    assert (local.num, local.size, local.scale) == (4, 96, (0.05, 0.25))
+    view = local.view
+    assert (view.brightness, view.contrast, view.saturation, view.hue) == (0.4, 0.4, 0.2, 0.1)
+    assert (view.p_jitter, view.p_gray, view.p_blur, view.p_solarize) == (0.8, 0.2, 0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num": 0}, "^0 local crops, at least 1 is needed; set `local` to null"),
+        ({"size": 0}, "^local crop size 0 has no pixels; use a multiple"),
+        ({"scale": (0.3, 0.2)}, r"^local crop scale \(0.3, 0.2\) must be increasing .*; use for"),
+        ({"scale": (0.0, 0.2)}, "^local crop scale"),
+    ],
+)
+def test_impossible_local_crops_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        LocalCrops(**options)

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from ser_lightning.batch import PartitionedBatch
-from ser_lightning.data import BatchKey, InvertibleViews, PartitionedDataModule, Shapes
+from ser_lightning.data import (
+    BatchKey,
+    CropViews,
+    InvertibleViews,
+    LocalCrops,
+    PartitionedDataModule,
+    Shapes,
+)
 from ser_lightning.data.views import HostBatch
 
 
@@ -43,6 +50,14 @@ def test_emits_plain_batches_without_an_invertible_pipeline():
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert batch.invertible == ()
     assert len(batch.crop[0].pixels) == 16
+
+
+def test_local_crops_give_both_sub_batches_as_many_views():
+    data = module(crop=CropViews(local=LocalCrops(num=4, size=8)))
+    data.setup("fit")
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert [len(view.pixels) for view in batch.crop] == [12] * 6
+    assert [len(view.pixels) for view in batch.invertible] == [4] * 6
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -87,6 +102,28 @@ def test_batch_larger_than_the_data_set_is_refused_before_training():
 def test_image_size_that_is_no_multiple_of_the_patch_is_refused():
     with pytest.raises(ValueError, match="image size 18 is not a multiple of the patch size 4"):
         module(image_size=18)
+
+
+@pytest.mark.parametrize(("size", "nearest"), [(97, 96), (1, 4)])
+def test_local_crop_size_that_is_no_multiple_of_the_patch_is_refused(size, nearest):
+    message = f"local crop size {size} is not a multiple of the patch size 4; use {nearest}"
+    with pytest.raises(ValueError, match=message):
+        module(crop=CropViews(local=LocalCrops(size=size)))
+
+
+def test_odd_local_crops_are_refused_with_an_invertible_sub_batch_only():
+    crop = CropViews(local=LocalCrops(num=3, size=8))
+    with pytest.raises(ValueError, match=r"3 local crops do not form pairs, .*; use 4, or set"):
+        module(crop=crop)
+    assert module(crop=crop, invertible=None).crop.local.num == 3
+
+
+def test_another_number_of_local_crops_is_refused_at_resume():
+    data = with_trainer(module())
+    data.trainer.state.fn = "fit"
+    data.setup("fit")
+    with pytest.raises(ValueError, match="num_local was 4, is 0"):
+        data.load_state_dict(data.state_dict() | {"num_local": 4})
 
 
 def test_state_of_another_batch_size_is_refused_at_resume():

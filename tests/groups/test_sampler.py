@@ -88,6 +88,13 @@ def test_grids_of_224_pixels_have_sides_10_to_18_and_130_to_270_tokens():
     )
 
 
+def test_grids_of_96_pixels_have_sides_4_to_8_and_24_to_49_tokens():
+    grids = [view.grid for seed in range(3000) for view in draw(seed, num_images=1, grid=(6, 6))]
+    assert set(itertools.chain(*grids)) == set(range(4, 9))
+    assert min(h * w for h, w in grids) >= 24
+    assert max(h * w for h, w in grids) <= 49
+
+
 @settings(deadline=None, derandomize=True)
 @given(st.integers(0, 2**32), st.tuples(st.integers(1, 7), st.integers(1, 7)))
 def test_small_base_grids_give_whole_sides_of_at_least_one(seed, grid):

@@ -1,5 +1,6 @@
 """The data path: sources, two pipelines, and a stateless way from them to batches."""
 
+from ser_lightning.data.crops import LocalCrops
 from ser_lightning.data.datamodule import PartitionedDataModule
 from ser_lightning.data.fashion_mnist import FashionMNISTFiles
 from ser_lightning.data.folder import ImageFolder
@@ -17,6 +18,7 @@ __all__ = [
     "ImageFolder",
     "ImageSet",
     "InvertibleViews",
+    "LocalCrops",
     "PartitionedDataModule",
     "PhotometricRecipe",
     "Shapes",

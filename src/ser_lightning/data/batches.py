@@ -76,7 +76,7 @@ class TrainingBatches(Dataset):
     Args:
         images: the training split.
         plan: which images a step takes.
-        crop: the crop pipeline.
+        crop: the crop pipeline; its local crops hold for the invertible pipeline too.
         invertible: the invertible pipeline; None without a partition.
         image_size: side of an upright view in pixels.
         patch_size: side of a token in pixels.
@@ -114,7 +114,9 @@ class TrainingBatches(Dataset):
         index = torch.from_numpy(np.concatenate([crop_positions, invertible_positions]))
         return HostBatch(
             self.crop.make(crop, crop_indices, key, seed, size) if crop else (),
-            self.invertible.make(invertible, invertible_indices, key, seed, size, grid)
+            self.invertible.make(
+                invertible, invertible_indices, key, seed, size, grid, self.crop.local
+            )
             if self.invertible is not None  # without a partition there are no invertible images
             else (),
             index,

@@ -4,6 +4,7 @@ Boxes follow torchvision's RandomResizedCrop, but are a function of given unifor
 computed for a whole batch at once.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -11,10 +12,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ser_lightning.data.photometric import PhotometricRecipe
+
 Interpolation = Literal["bilinear", "bicubic"]
 
 _ATTEMPTS = 10
 NUM_UNIFORMS = 2 * _ATTEMPTS + 2  # an area and an aspect per attempt, then the position
+
+# Source: DINO, local views. Differs: SER's public 2+4 code, which cites DINO, has no grayscale
+# here (p_gray 0, here 0.2).
+DINO_LOCAL_VIEW = PhotometricRecipe(p_blur=0.5)
+
+
+@dataclass(frozen=True)
+class LocalCrops:
+    """Additional small views of every image, cut from a small part of it.
+
+    Source: SER, "2+4 views"; DINO, multi-crop, with 8 crops of area 0.05-0.4.
+
+    Args:
+        num: local views of an image. With an invertible sub-batch they come in pairs: an even
+            number.
+        size: side of a local view in pixels, a multiple of the patch size.
+        scale: smallest and largest area of a local crop, as a share of the image.
+        view: colours of the local views (DINO: blurred half of the time, never solarized).
+    """
+
+    num: int = 4
+    size: int = 96
+    scale: tuple[float, float] = (0.05, 0.25)
+    view: PhotometricRecipe = DINO_LOCAL_VIEW
+
+    def __post_init__(self) -> None:
+        if self.num < 1:
+            raise ValueError(
+                f"{self.num} local crops, at least 1 is needed; set `local` to null for none"
+            )
+        if self.size < 1:
+            raise ValueError(
+                f"local crop size {self.size} has no pixels; use a multiple of the patch size, "
+                "96 in the paper"
+            )
+        _check_scale("local crop scale", self.scale)
 
 
 def crop_boxes(
@@ -42,8 +81,7 @@ def crop_boxes(
     Raises:
         ValueError: an empty range, or a share of the area outside (0, 1].
     """
-    if not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f"crop scale {scale} must be increasing within (0, 1]")
+    _check_scale("crop scale", scale)
     if not 0 < ratio[0] <= ratio[1]:
         raise ValueError(f"crop ratio {ratio} must be increasing and positive")
     height = np.broadcast_to(np.asarray(heights, dtype=np.int64), len(uniforms))[:, None]
@@ -123,3 +161,11 @@ def squash(
     """
     whole = np.array([0, 0, image.shape[-2], image.shape[-1]])
     return crop_and_resize(image, whole, size, flip, interpolation)
+
+
+def _check_scale(name: str, scale: tuple[float, float]) -> None:
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(
+            f"{name} {scale} must be increasing within (0, 1], shares of the image's area; use for "
+            "instance (0.08, 1.0), or (0.05, 0.25) for local crops"
+        )

@@ -15,6 +15,7 @@ from ser_lightning.data.batches import (
     TrainingBatches,
     balanced_subset,
 )
+from ser_lightning.data.crops import LocalCrops
 from ser_lightning.data.loader import LazyLoader, evaluation_loader, step_loader
 from ser_lightning.data.partition import BatchKey, Plan, count_invertible, per_device
 from ser_lightning.data.randomness import Stream, generator
@@ -38,7 +39,7 @@ class PartitionedDataModule(L.LightningDataModule):
     Args:
         source: where the images come from.
         global_batch_size: images per optimizer step, over all devices and accumulation steps.
-        crop: the crop pipeline.
+        crop: the crop pipeline; its local crops are added to both sub-batches.
         invertible: the invertible pipeline and its share of the batch; null for none.
         image_size: side of the images in pixels; ser-fit takes it from the backbone.
         patch_size: side of a token in pixels; ser-fit takes it from the backbone.
@@ -55,6 +56,10 @@ class PartitionedDataModule(L.LightningDataModule):
         validate_bank_size: training images in the k-NN bank during `validate`; null takes all.
         num_queries: validation images to evaluate; null takes all.
         seed: seed of the data path; ser-fit takes it from `seed_everything`.
+
+    Raises:
+        ValueError: a size is not a multiple of the patch size, or the number of local crops is
+            odd and there is an invertible sub-batch.
     """
 
     def __init__(
@@ -77,11 +82,9 @@ class PartitionedDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if image_size % patch_size:
-            raise ValueError(
-                f"image size {image_size} is not a multiple of the patch size {patch_size}; use "
-                f"{image_size // patch_size * patch_size or patch_size}"
-            )
+        _check_size("image size", image_size, patch_size)
+        if crop is not None and crop.local is not None:
+            _check_local(crop.local, patch_size, in_pairs=invertible is not None)
         self.source = source
         self.global_batch_size = global_batch_size
         self.crop = crop or CropViews()
@@ -239,6 +242,7 @@ class PartitionedDataModule(L.LightningDataModule):
             "batch_size": plan.batch_size,
             "num_invertible": plan.num_invertible,
             "partition_ratio": self.invertible.ratio if self.invertible else 0.0,
+            "num_local": self.crop.local.num if self.crop.local else 0,
             "steps_per_epoch": self._steps_per_epoch(),
         }
 
@@ -265,3 +269,20 @@ class PartitionedDataModule(L.LightningDataModule):
                 f"the checkpoint was trained on other batches: {'; '.join(changed)}. Resume with "
                 "the old values, or start a new run in another --run_dir"
             )
+
+
+def _check_size(name: str, size: int, patch_size: int) -> None:
+    if size % patch_size:
+        nearest = max(round(size / patch_size), 1) * patch_size
+        raise ValueError(
+            f"{name} {size} is not a multiple of the patch size {patch_size}; use {nearest}"
+        )
+
+
+def _check_local(local: LocalCrops, patch_size: int, in_pairs: bool) -> None:
+    _check_size("local crop size", local.size, patch_size)
+    if in_pairs and local.num % 2:
+        raise ValueError(
+            f"{local.num} local crops do not form pairs, as the invertible sub-batch needs; use "
+            f"{local.num + 1}, or set `data.invertible` to null"
+        )

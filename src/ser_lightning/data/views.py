@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ser_lightning.batch import PartitionedBatch, View
 from ser_lightning.data import crops, photometric
-from ser_lightning.data.crops import Interpolation
+from ser_lightning.data.crops import Interpolation, LocalCrops
 from ser_lightning.data.partition import BatchKey
 from ser_lightning.data.photometric import (
     MOCO_VIEW_1,
@@ -58,7 +58,7 @@ class HostBatch(NamedTuple):
 
 
 class CropViews:
-    """The crop pipeline: two random resized crops, flipped and recoloured.
+    """The crop pipeline: two random resized crops, flipped and recoloured, and maybe local ones.
 
     The defaults are MoCo-v3's asymmetric recipe. Source: MoCo-v3; SER, pretraining settings.
 
@@ -69,6 +69,8 @@ class CropViews:
         ratio: smallest and largest aspect (width / height) of a crop.
         p_flip: probability of a horizontal flip.
         interpolation: the resize filter.
+        local: the local views that follow the two; null for none. The invertible pipeline makes
+            as many. Their aspect, flips and filter are those of the other crops.
     """
 
     def __init__(
@@ -79,12 +81,14 @@ class CropViews:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         p_flip: float = 0.5,
         interpolation: Interpolation = "bilinear",
+        local: LocalCrops | None = None,
     ) -> None:
         self.recipes = (view_1, view_2)
         self.scale = scale
         self.ratio = ratio
         self.p_flip = p_flip
         self.interpolation: Interpolation = interpolation
+        self.local = local
 
     def make(
         self,
@@ -101,31 +105,30 @@ class CropViews:
             indices: (B,) their positions in the data set.
             key: epoch and step; crops depend on the epoch alone.
             seed: the run's seed.
-            size: side of the views in pixels.
+            size: side of the two global views in pixels.
+
+        Returns:
+            Two global views, then the local ones.
         """
-        return tuple(
-            self._view(
-                images,
-                uniforms(seed, Stream.AUGMENT, key.epoch, indices, view, _NUM_UNIFORMS),
-                recipe,
-                size,
-            )
-            for view, recipe in enumerate(self.recipes)
-        )
+        views = [(recipe, self.scale, size) for recipe in self.recipes]
+        if self.local is not None:
+            views += [(self.local.view, self.local.scale, self.local.size)] * self.local.num
+        made = []
+        for number, (recipe, scale, side) in enumerate(views):
+            box, colours = _draws(seed, key, indices, number)
+            pixels = self.crop(images, box, scale, side)
+            made.append(HostView(pixels, photometric.draw(recipe, colours)))
+        return tuple(made)
 
-    def _view(
-        self, images: Sequence[Tensor], draws: np.ndarray, recipe: PhotometricRecipe, size: int
-    ) -> HostView:
-        pixels = self.crop(images, draws[:, :_NUM_CROP_UNIFORMS], size)
-        return HostView(pixels, photometric.draw(recipe, draws[:, _NUM_CROP_UNIFORMS:]))
-
-    def crop(self, images: Sequence[Tensor], draws: np.ndarray, size: int) -> Tensor:
-        """Crops, resizes and flips: uint8 (B, 3, size, size)."""
+    def crop(
+        self, images: Sequence[Tensor], draws: np.ndarray, scale: tuple[float, float], size: int
+    ) -> Tensor:
+        """Crops an area within `scale`, resizes and flips: uint8 (B, 3, size, size)."""
         boxes = crops.crop_boxes(
             draws,
             np.array([image.shape[-2] for image in images]),
             np.array([image.shape[-1] for image in images]),
-            self.scale,
+            scale,
             self.ratio,
         )
         flips = draws[:, crops.NUM_UNIFORMS] < self.p_flip
@@ -137,24 +140,38 @@ class CropViews:
         )
 
 
-class InvertibleViews:
-    """The invertible pipeline: whole images, recoloured per view, then flipped, turned, scaled.
+class _Pair(NamedTuple):
+    """How a pair of invertible views is made."""
 
-    Source: SER, Eq. 4 and section on transformation sampling.
+    recipes: tuple[PhotometricRecipe, PhotometricRecipe]
+    scale: tuple[float, float] | None  # area of the crop that both share; None: the whole image
+    size: int  # side of the upright views in pixels
+    grid: tuple[int, int]  # (h, w) tokens of an upright view
+
+
+class InvertibleViews:
+    """The invertible pipeline: pairs of views that differ in colours, flips, turns and size only.
+
+    The global pair shows the whole image; with local crops, each further pair shows one random
+    crop (aspect 3/4-4/3, flipped with probability 1/2), which both of its views share.
+    Source: SER, Eq. 4 and section on transformation sampling; "2+4 views" for the local pairs.
 
     Args:
         ratio: share p of the global batch that takes this pipeline instead of crops. The paper's
             table has 0.005 to 0.02; at least two images per global batch are required.
         group: which transformations, and how they are drawn.
-        view_1: colours of the first view; the same recipes as the crops by default.
-        view_2: colours of the second view.
+        view_1: colours of the first global view; the same recipes as the crops by default.
+        view_2: colours of the second global view.
         crop: "none" squashes the whole image into the square, as the paper describes. "shared"
-            cuts one random crop (area 0.08-1) that both views share, as the public code does.
+            cuts one random crop (area 0.08-1) that both global views share, as the public code
+            does.
         interpolation: the resize filter.
     """
 
     # Differs: the public code shares one random resized crop (area 0.08-1) between both views
     # where the paper says that cropping is disabled; `crop: shared` reproduces the code.
+    # Differs: with local crops, the public code colours the global pair with the local recipe as
+    # well; here it keeps view_1 and view_2, so that local crops add pairs and change none.
     def __init__(
         self,
         ratio: float = 0.01,
@@ -167,7 +184,8 @@ class InvertibleViews:
         self.ratio = ratio
         self.group = group or GroupSampler()
         self.recipes = (view_1, view_2)
-        self.shared_crop = CropViews(interpolation=interpolation) if crop == "shared" else None
+        self.cropper = CropViews(interpolation=interpolation)
+        self.scale = self.cropper.scale if crop == "shared" else None
         self.interpolation: Interpolation = interpolation
 
     def make(
@@ -178,39 +196,70 @@ class InvertibleViews:
         seed: int,
         size: int,
         grid: tuple[int, int],
+        local: LocalCrops | None = None,
     ) -> tuple[HostView, ...]:
-        """Makes both views of every image, with the group elements still to be applied.
+        """Makes the views of every image, with the group elements still to be applied.
 
         Args:
             images: uint8 images (3, H, W), of any sizes.
             indices: (B,) their positions in the data set.
             key: epoch and step; grid size and parity of the turns depend on the step.
             seed: the run's seed.
-            size: side of the upright views in pixels.
-            grid: (h, w) tokens of an upright view.
+            size: side of the upright global views in pixels.
+            grid: (h, w) tokens of an upright global view.
+            local: the crop pipeline's local crops, an even number.
+
+        Returns:
+            The global pair, then the local pairs: as many views as the crop pipeline's.
         """
-        draws = [
-            uniforms(seed, Stream.AUGMENT, key.epoch, indices, view, _NUM_UNIFORMS)
-            for view in range(len(self.recipes))
-        ]
-        pixels = self._upright(images, draws[0][:, :_NUM_CROP_UNIFORMS], size)
+        pairs = [_Pair(self.recipes, self.scale, size, grid)]
+        if local is not None:
+            assert local.num % 2 == 0, "the data module refuses odd numbers"
+            local_grid = (grid[0] * local.size // size, grid[1] * local.size // size)
+            pair = _Pair((local.view, local.view), local.scale, local.size, local_grid)
+            pairs += [pair] * (local.num // 2)
+        views: list[HostView] = []
+        for number, pair in enumerate(pairs):
+            views += self._pair(images, indices, key, seed, number, pair)
+        return tuple(views)
+
+    def _pair(
+        self,
+        images: Sequence[Tensor],
+        indices: np.ndarray,
+        key: BatchKey,
+        seed: int,
+        number: int,
+        pair: _Pair,
+    ) -> list[HostView]:
+        """Makes views 2 * number and 2 * number + 1, which share the crop of the first one."""
+        draws = [_draws(seed, key, indices, 2 * number + view) for view in range(2)]
+        pixels = self._upright(images, draws[0][0], pair)
         elements = self.group.sample(
             len(indices),
-            grid,
-            generator(seed, Stream.STEP, key.epoch, key.step),
-            uniforms(seed, Stream.GROUP, key.epoch, indices, 0, 4).reshape(-1, 2, 2),
+            pair.grid,
+            generator(seed, Stream.STEP, key.epoch, key.step, number),
+            uniforms(seed, Stream.GROUP, key.epoch, indices, number, 4).reshape(-1, 2, 2),
         )
-        return tuple(
-            HostView(pixels, photometric.draw(recipe, own[:, _NUM_CROP_UNIFORMS:]), element)
-            for recipe, own, element in zip(self.recipes, draws, elements, strict=True)
+        return [
+            HostView(pixels, photometric.draw(recipe, colours), element)
+            for recipe, (_, colours), element in zip(pair.recipes, draws, elements, strict=True)
+        ]
+
+    def _upright(self, images: Sequence[Tensor], draws: np.ndarray, pair: _Pair) -> Tensor:
+        if pair.scale is not None:
+            return self.cropper.crop(images, draws, pair.scale, pair.size)
+        return torch.stack(
+            [crops.squash(image, pair.size, interpolation=self.interpolation) for image in images]
         )
 
-    def _upright(self, images: Sequence[Tensor], draws: np.ndarray, size: int) -> Tensor:
-        if self.shared_crop is not None:
-            return self.shared_crop.crop(images, draws, size)
-        return torch.stack(
-            [crops.squash(image, size, interpolation=self.interpolation) for image in images]
-        )
+
+def _draws(
+    seed: int, key: BatchKey, indices: np.ndarray, view: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The uniform numbers of one view of each image: for crop and flip, and for its colours."""
+    block = uniforms(seed, Stream.AUGMENT, key.epoch, indices, view, _NUM_UNIFORMS)
+    return block[:, :_NUM_CROP_UNIFORMS], block[:, _NUM_CROP_UNIFORMS:]
 
 
 def render(
