@@ -1,71 +1,20 @@
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
-from ser_lightning.batch import BranchFeatures, PartitionedBatch, View, ViewFeatures
+from regularizers.ser_parts import (
+    GRIDS,
+    HIDDEN,
+    WIDTH,
+    make_elements,
+    make_maps,
+    make_regularizer,
+    oracle,
+)
 from ser_lightning.groups import GroupElement, act, relative
 from ser_lightning.regularizers import SERRegularizer, token_info_nce
-
-WORLD = 2
-WIDTH, HIDDEN = 8, 12
-GRIDS = ((3, 4), (4, 3))
-
-
-def make_elements(num_images, seed=0, grids=GRIDS, parities=(0, 1)):
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(
-        GroupElement(*(torch.rand(2, num_images, generator=generator) < 0.5), parity, grid)
-        for grid, parity in zip(grids, parities, strict=True)
-    )
-
-
-def make_maps(elements, seed=1, width=WIDTH):
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(
-        torch.randn(len(e.flip), width, *e.shape, generator=generator, dtype=torch.float64)
-        for e in elements
-    )
-
-
-def make_regularizer(**options):
-    torch.manual_seed(2)
-    return SERRegularizer(width=WIDTH, hidden=HIDDEN, **options).double()
-
-
-def oracle(regularizer, maps, elements, target_maps):
-    """The loss of one process from its parts, image by image."""
-
-    def project(view):
-        mean, var = view.mean(1, keepdim=True), view.var(1, keepdim=True, correction=0)
-        view = (view - mean) / (var + 1e-6).sqrt()
-        view = view * regularizer.norm.weight[:, None, None] + regularizer.norm.bias[:, None, None]
-        first, _, second = regularizer.projector
-        return F.conv2d(F.gelu(F.conv2d(view, first.weight)), second.weight)
-
-    def tokens(projected):
-        return F.normalize(projected, dim=1).flatten(2).transpose(1, 2)
-
-    losses = []
-    for i, j in ((0, 1), (1, 0)):
-        moved = []
-        for b, projected in enumerate(project(target_maps[j])):
-            e1, e2 = elements[j], elements[i]
-            z = torch.rot90(projected, -int(e1.quarter_turns[b]), (1, 2))
-            z = z.flip(2) if e1.flip[b] ^ e2.flip[b] else z
-            if z.shape[1:] != e2.grid:
-                z = F.interpolate(z[None], size=e2.grid, mode="bicubic", align_corners=False)[0]
-            moved.append(torch.rot90(z, int(e2.quarter_turns[b]), (1, 2)))
-        candidates = tokens(torch.stack(moved))
-        losses.append(
-            token_info_nce(tokens(project(maps[i])), candidates, 0, regularizer.temperature)
-        )
-    return sum(losses) / 2
 
 
 @pytest.mark.parametrize("grids", [GRIDS, ((3, 5), (4, 4)), ((2, 2), (5, 3))])
@@ -209,35 +158,6 @@ def test_ten_lines_in_a_plain_loop_lower_the_loss():
     assert losses[-1] < 0.8 * losses[0]
 
 
-def features_and_batch(num_views=2, with_elements=True):
-    elements = make_elements(3)
-    views = tuple(
-        ViewFeatures(x.requires_grad_(), torch.zeros(3, WIDTH)) for x in make_maps(elements)
-    )[:num_views]
-    pixels = torch.zeros(3, 3, 1, 1)
-    invertible = tuple(View(pixels, e if with_elements else None) for e in elements)[:num_views]
-    empty = torch.zeros(0)
-    return BranchFeatures((), views), PartitionedBatch((), invertible, empty, empty, empty)
-
-
-@pytest.mark.parametrize("with_target", [True, False])
-def test_regularize_is_forward_on_the_invertible_views(with_target):
-    online, batch = features_and_batch()
-    regularizer = make_regularizer(weight=0.5)
-    maps = tuple(view.tokens for view in online.invertible)
-    elements = tuple(view.element for view in batch.invertible)
-    target = online if with_target else None
-    expected = regularizer(maps, elements, maps if with_target else None).loss
-    assert torch.equal(regularizer.regularize(online, target, batch).loss, expected)
-
-
-@pytest.mark.parametrize("wrong", [{"num_views": 1}, {"with_elements": False}])
-def test_regularize_without_two_invertible_views_raises(wrong):
-    online, batch = features_and_batch(**wrong)
-    with pytest.raises(ValueError, match="exactly 2"):
-        make_regularizer().regularize(online, None, batch)
-
-
 @pytest.mark.parametrize("target", [False, True])
 def test_map_of_another_shape_than_its_element_raises(target):
     elements = make_elements(3)
@@ -259,47 +179,3 @@ def test_map_of_another_shape_than_its_element_raises(target):
 def test_bad_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         SERRegularizer(**options)
-
-
-def loss_and_gradients(first, last, with_target):
-    """Loss and gradients of the images first..last of a fixed global batch."""
-    elements = make_elements(4)
-    local = tuple(
-        e._replace(flip=e.flip[first:last], half_turn=e.half_turn[first:last]) for e in elements
-    )
-    maps, target = (
-        [x[first:last].clone().requires_grad_() for x in make_maps(elements, seed)]
-        for seed in (1, 5)
-    )
-    regularizer = make_regularizer()
-    loss = regularizer(maps, local, target if with_target else None).loss
-    loss.backward()
-    return loss.detach(), [x.grad for x in maps], [p.grad for p in regularizer.parameters()]
-
-
-def test_two_processes_equal_one_process_with_all_images(tmp_path):
-    command = [sys.executable, __file__, str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(rank)]) for rank in range(WORLD)]
-    assert [process.wait(timeout=120) for process in processes] == [0] * WORLD
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
-    for case, with_target in enumerate((True, False)):
-        loss, map_grads, parameter_grads = loss_and_gradients(0, 4, with_target)
-        losses, rank_map_grads, rank_parameter_grads = zip(*(r[case] for r in ranks), strict=True)
-        # DDP averages over ranks what each rank has computed.
-        torch.testing.assert_close(torch.stack(losses).mean(), loss, rtol=1e-12, atol=0)
-        for whole, *parts in zip(map_grads, *rank_map_grads, strict=True):
-            torch.testing.assert_close(torch.cat(parts) / WORLD, whole, rtol=1e-9, atol=1e-14)
-        for whole, *parts in zip(parameter_grads, *rank_parameter_grads, strict=True):
-            torch.testing.assert_close(sum(parts) / WORLD, whole, rtol=1e-9, atol=1e-14)
-
-
-def _worker(folder, rank):
-    init = f"file://{Path(folder) / 'init'}"
-    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=WORLD)
-    result = [loss_and_gradients(2 * rank, 2 * rank + 2, target) for target in (True, False)]
-    torch.save(result, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _worker(sys.argv[1], int(sys.argv[2]))

@@ -1,13 +1,20 @@
 """Soft Equivariance Regularization: token maps of two views agree in a common frame."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ser_lightning.batch import BranchFeatures, LossOutput, PartitionedBatch
+from ser_lightning.batch import (
+    NUM_GLOBAL_VIEWS,
+    BranchFeatures,
+    LossOutput,
+    PartitionedBatch,
+    ViewFeatures,
+)
 from ser_lightning.distributed import gather, gather_with_gradient, rank
 from ser_lightning.groups import GroupElement, act, relative
 from ser_lightning.regularizers.base import Regularizer
@@ -27,6 +34,9 @@ class SERRegularizer(Regularizer):
     maps pass the same layers without gradient. Without a target branch the candidates are the
     online branch's own tokens, and gradients flow through both sides and over ranks.
 
+    A batch with local views has several pairs of views; `regularize` adds their losses up. Source:
+    SER, "2+4 views": one global and two local pairs.
+
     It is a plain module: a training loop needs no more than `forward` and the two elements.
 
     Args:
@@ -45,6 +55,9 @@ class SERRegularizer(Regularizer):
     # here one LayerNorm and one projector serve both branches, as its projector does already.
     # Differs: the public code's loss carries no gradient (both sides pass a gather under
     # no_grad), here the anchors carry it. Without that, weight and temperature train nothing.
+    # Differs: the public code's loss for 2+4 views contrasts student with student on the matrix
+    # of all tokens of both views, reads its positives at wrong offsets, and carries no gradient
+    # either. Here each pair has the loss of a batch of two views.
     def __init__(
         self,
         width: int = 384,
@@ -112,18 +125,31 @@ class SERRegularizer(Regularizer):
     ) -> LossOutput:
         """Computes the loss on the invertible sub-batch; see `Regularizer.regularize`.
 
+        A momentum branch has seen the global pair only. The candidates of a local pair are then
+        the online branch's own tokens, detached like the momentum branch's; without a momentum
+        branch they carry a gradient in every pair.
+
+        Returns:
+            () loss, the sum over the pairs of views (2k, 2k + 1); the logged value is the sum too.
+
         Raises:
-            ValueError: if the batch does not have exactly two invertible views.
+            ValueError: if the batch's invertible views do not form pairs with group elements.
         """
         elements = [view.element for view in batch.invertible if view.element is not None]
-        if len(batch.invertible) != 2 or len(elements) != 2:
+        num_views = len(batch.invertible)
+        if num_views == 0 or num_views % 2 or len(elements) != num_views:
             raise ValueError(
-                f"the batch has {len(batch.invertible)} invertible views, {len(elements)} with a "
-                "group element; SER compares exactly 2: give the run an invertible sub-batch"
+                f"the batch has {num_views} invertible views, {len(elements)} with a group "
+                "element; SER compares them in pairs: give the run an invertible sub-batch and an "
+                "even number of local crops"
             )
-        return self(
-            _tokens(online), (elements[0], elements[1]), None if target is None else _tokens(target)
-        )
+        pairs = []
+        for start in range(0, num_views, 2):
+            pair = slice(start, start + 2)
+            branch = online if target is not None and start >= NUM_GLOBAL_VIEWS else target
+            target_maps = None if branch is None else _tokens(branch.invertible[pair])
+            pairs.append(self(_tokens(online.invertible[pair]), elements[pair], target_maps))
+        return _sum(pairs)
 
     def _project(self, maps: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, hidden, h, w)."""
@@ -140,8 +166,14 @@ class SERRegularizer(Regularizer):
         return torch.full_like(loss, sum(per_view) / 2, requires_grad=False)
 
 
-def _tokens(branch: BranchFeatures) -> tuple[Tensor, Tensor]:
-    first, second = branch.invertible
+def _sum(outputs: Sequence[LossOutput]) -> LossOutput:
+    """Adds up the losses, and the logged values by name."""
+    logs = {name: torch.stack([o.logs[name] for o in outputs]).sum() for name in outputs[0].logs}
+    return LossOutput(torch.stack([o.loss for o in outputs]).sum(), logs)
+
+
+def _tokens(pair: Sequence[ViewFeatures]) -> tuple[Tensor, Tensor]:
+    first, second = pair
     return first.tokens, second.tokens
 
 
