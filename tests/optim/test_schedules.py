@@ -1,5 +1,7 @@
 """Schedules at their start, turning points and end."""
 
+import math
+
 import pytest
 
 from ser_lightning.optim import cosine, scaled_learning_rate, warmup_cosine
@@ -27,3 +29,12 @@ def test_momentum_rises_from_its_start_to_one(step, momentum):
 
 def test_learning_rate_scales_with_the_global_batch():
     assert scaled_learning_rate(3e-4, 2048) == pytest.approx(2.4e-3)
+
+
+@pytest.mark.parametrize(("batch", "factor"), [(64, 0.5), (256, 1.0), (4096, 4.0)])
+def test_learning_rate_scales_with_the_root_of_the_global_batch(batch, factor):
+    assert scaled_learning_rate(1.2, batch, "sqrt") == pytest.approx(1.2 * factor)
+
+
+def test_root_scaling_is_simclrs():
+    assert scaled_learning_rate(1.2, 4096, "sqrt") == pytest.approx(0.075 * math.sqrt(4096))

@@ -1,14 +1,9 @@
 """Schedules as pure functions of the step: nothing to checkpoint, exact at a restart."""
 
 import math
-from collections.abc import Callable, Iterable
+from typing import Literal
 
-import torch
-from torch import nn
-
-OptimizerFactory = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
-"""Makes an optimizer from parameters and the peak learning rate."""
-
+Scaling = Literal["linear", "sqrt"]
 REFERENCE_BATCH_SIZE = 256
 
 
@@ -32,6 +27,15 @@ def warmup_cosine(step: float, num_steps: float, warmup_steps: float, floor: flo
     return cosine(step - warmup_steps, num_steps - warmup_steps, 1.0, floor)
 
 
-def scaled_learning_rate(base_learning_rate: float, global_batch_size: int) -> float:
-    """The linear scaling rule: the base learning rate is meant for a batch of 256."""
-    return base_learning_rate * global_batch_size / REFERENCE_BATCH_SIZE
+def scaled_learning_rate(
+    base_learning_rate: float, global_batch_size: int, scaling: Scaling = "linear"
+) -> float:
+    """The peak learning rate: `base_learning_rate` at a batch of 256, scaled to another batch.
+
+    Args:
+        base_learning_rate: peak for 256 images.
+        global_batch_size: images per optimizer step.
+        scaling: "linear" in the batch size, as most methods; "sqrt" as SimCLR for its long runs.
+    """
+    factor = global_batch_size / REFERENCE_BATCH_SIZE
+    return base_learning_rate * (math.sqrt(factor) if scaling == "sqrt" else factor)
