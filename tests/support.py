@@ -1,5 +1,6 @@
 """Small backbones, batches and objectives that tests of several rooms share."""
 
+import inspect
 import socket
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import torch
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import PartitionedBatch, View
 from ser_lightning.groups import GroupSampler, act
-from ser_lightning.objectives import MoCoV3
+from ser_lightning.objectives import Objective
+from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import SERRegularizer
 
 WIDTH = 32
@@ -25,29 +27,51 @@ def tiny_backbone(**options):
     return SplitViT("vit_tiny_patch16_224", **{**defaults, **options})
 
 
-def tiny_moco(ser=True, weight=1.0, seed=0, **options):
-    """MoCo-v3 on the tiny backbone, with or without SER."""
+def objective_classes(parent=Objective):
+    """Every objective that can be built, by class."""
+    found = [] if inspect.isabstract(parent) else [parent]
+    for child in parent.__subclasses__():
+        found += objective_classes(child)
+    return [c for c in found if c.__module__.startswith("ser_lightning.")]
+
+
+def tiny_objective(cls, ser=True, weight=1.0, seed=0, **options):
+    """An objective on the tiny backbone with small heads, with or without SER."""
     torch.manual_seed(seed)
     backbone = tiny_backbone()
     regularizer = SERRegularizer(WIDTH, weight=weight, hidden=24)  # draws its weights either way
-    return MoCoV3(
-        backbone, hidden=48, projection=16, regularizer=regularizer if ser else None, **options
-    )
+    heads = {"hidden": 48, "projection": 16}
+    return cls(backbone, regularizer=regularizer if ser else None, **heads | options)
 
 
-def tiny_batch(num_crop=6, num_invertible=4, seed=0, dtype=torch.float32):
-    """A partitioned batch of random images, whole over all ranks."""
+def tiny_moco(ser=True, **options):
+    """MoCo-v3 on the tiny backbone, with or without SER."""
+    return tiny_objective(MoCoV3, ser, **options)
+
+
+def tiny_batch(num_crop=6, num_invertible=4, seed=0, dtype=torch.float32, num_local=0):
+    """A partitioned batch of random images, whole over all ranks; local views are 8 px wide."""
     rng = torch.Generator().manual_seed(seed)
-    crop = [torch.randn(num_crop, 3, 16, 16, generator=rng, dtype=dtype) for _ in range(2)]
-    upright = torch.randn(num_invertible, 3, 16, 16, generator=rng, dtype=dtype)
     numpy_rng = np.random.default_rng(seed)
-    elements = GroupSampler().sample(
-        num_invertible, GRID, numpy_rng, numpy_rng.random((num_invertible, 2, 2))
-    )
+
+    def images(num, size):
+        return torch.randn(num, 3, size, size, generator=rng, dtype=dtype)
+
+    def pair(size):
+        upright, grid = images(num_invertible, size), (size // PATCH, size // PATCH)
+        draws = numpy_rng.random((num_invertible, 2, 2))
+        elements = GroupSampler().sample(num_invertible, grid, numpy_rng, draws)
+        return [View(act(e, upright, PATCH), e) for e in elements]
+
+    crop = [View(images(num_crop, 16)) for _ in range(2)]
+    invertible = pair(16)
+    for _ in range(num_local // 2):
+        crop += [View(images(num_crop, 8)) for _ in range(2)]
+        invertible += pair(8)
     total = num_crop + num_invertible
     return PartitionedBatch(
-        tuple(View(pixels) for pixels in crop if num_crop),
-        tuple(View(act(e, upright, PATCH), e) for e in elements if num_invertible),
+        tuple(crop) if num_crop else (),
+        tuple(invertible) if num_invertible else (),
         torch.arange(total),
         torch.arange(total) % 3,
         torch.tensor(0),

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ser_lightning.data import PartitionedDataModule, UnreadableImage
 from ser_lightning.evaluation import OnlineEvaluation
-from ser_lightning.objectives import MoCoV3, NonFiniteLossError, Objective  # noqa: F401 short names
+from ser_lightning.objectives import NonFiniteLossError, Objective
 from ser_lightning.reporting import summary_table
 from ser_lightning.runtime import (
     CHECKPOINT_FOLDER,
@@ -189,6 +189,11 @@ class SERCommandLine(LightningCLI):
             raise ValueError(
                 f"{type(regularizer).__name__} needs an invertible sub-batch, but "
                 "`data.invertible` is null; set it, or set `model.init_args.regularizer` to null"
+            )
+        if self.datamodule.crop.local is not None and not self.model.accepts_local_views:
+            raise ValueError(
+                f"{type(self.model).__name__} compares two views, but `data.crop.local` asks for "
+                "local crops; set it to null, or use an objective for many views (MoCoV3, DINO)"
             )
 
     def after_fit(self) -> None:

@@ -57,6 +57,25 @@ def gather_with_gradient(x: Tensor) -> Tensor:
     return gathered
 
 
+def sum_with_gradient(x: Tensor) -> Tensor:
+    """Sums a tensor over ranks; gradients flow to all of them.
+
+    The backward pass sums the gradient over ranks too. Together with the average over ranks that
+    DDP takes, a loss that every rank computes in full from the sum has the exact gradient of the
+    single-process loss; an in-place all-reduce would give 1 / world size of it.
+
+    Args:
+        x: any shape, the same on every rank.
+
+    Returns:
+        The sum, equal on every rank.
+    """
+    if world_size() == 1:
+        return x
+    total: Tensor = _SumWithGradient.apply(x)
+    return total
+
+
 def gather_ragged(x: Tensor) -> Tensor:
     """Concatenates tensors whose first dimension differs between ranks; no gradient flows.
 
@@ -111,9 +130,26 @@ class _GatherWithGradient(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total.narrow(0, rank() * ctx.num_rows, ctx.num_rows)
+        return _summed(gradient).narrow(0, rank() * ctx.num_rows, ctx.num_rows)
+
+
+class _SumWithGradient(Function):
+    """All-reduce whose backward is an all-reduce."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _summed(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _summed(gradient)
+
+
+def _summed(x: Tensor) -> Tensor:
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
 
 
 def _all_gather(x: Tensor) -> Tensor:

@@ -6,21 +6,39 @@ from pathlib import Path
 import pytest
 import torch
 
-from objectives.two_processes import step
+from objectives.two_processes import CASES, step
 from support import run_processes
 
 TOLERANCE = 1e-10  # relative; measured 3e-13 in float64
+POSITION_TOLERANCE = 1e-7  # timm resamples the position embedding in float32; measured 2e-10
 
 
-@pytest.mark.parametrize("ser", [True, False])
-def test_loss_and_gradients_equal_those_of_one_process(ser, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
-    run_processes(Path(__file__).with_name("two_processes.py"), ser, tmp_path)
-    loss, gradients = step(ser)
-    for rank in range(2):
-        rank_loss, rank_gradients = torch.load(tmp_path / f"{rank}.pt")
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """Every case as two processes computed it, by rank."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        run_processes(Path(__file__).with_name("two_processes.py"), folder)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def assert_close_as_a_whole(values, expected):
+    largest = max((e.abs().max() for e in expected.values() if e.numel()), default=0)
+    for name, value in expected.items():
+        tolerance = POSITION_TOLERANCE if name.endswith("pos_embed") else TOLERANCE
+        assert (values[name] - value).abs().max() <= tolerance * largest, name
+
+
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda c: f"{c.objective}-{'ser' if c.ser else 'plain'}-{c.num_local}"
+)
+def test_loss_gradients_and_buffers_equal_those_of_one_process(case, ranks):
+    loss, gradients, buffers = step(case)
+    assert any(g.abs().sum() > 0 for g in gradients.values())
+    for rank in ranks:
+        rank_loss, rank_gradients, rank_buffers = rank[tuple(case)]
         torch.testing.assert_close(rank_loss, loss, rtol=TOLERANCE, atol=0)
-        largest = max(g.abs().max() for g in gradients.values())
-        for name, gradient in gradients.items():
-            difference = (rank_gradients[name] - gradient).abs().max()
-            assert difference <= TOLERANCE * largest, name
+        assert_close_as_a_whole(rank_gradients, gradients)
+        assert_close_as_a_whole(rank_buffers, buffers)

@@ -1,7 +1,14 @@
 """Base objectives: one LightningModule per self-supervised method."""
 
+import pkgutil
+from importlib import import_module
+
 from ser_lightning.objectives.base import Objective
 from ser_lightning.objectives.guard import NonFiniteLossError
-from ser_lightning.objectives.moco_v3 import MoCoV3
 
-__all__ = ["MoCoV3", "NonFiniteLossError", "Objective"]
+# Every file is imported, so that a configuration may name an objective by its class alone, and a
+# new one needs no entry here.
+for _file in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_file.name}")
+
+__all__ = ["NonFiniteLossError", "Objective"]

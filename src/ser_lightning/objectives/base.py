@@ -2,8 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import numpy as np
@@ -17,11 +17,18 @@ from ser_lightning.batch import (
     EvaluationBatch,
     LossOutput,
     PartitionedBatch,
-    ViewFeatures,
 )
 from ser_lightning.distributed import all_reduce_mean
+from ser_lightning.objectives.features import encode, joint_embeddings, sub_batches
 from ser_lightning.objectives.guard import FiniteGuard
-from ser_lightning.optim import OptimizerFactory, scaled_learning_rate, warmup_cosine
+from ser_lightning.optim import (
+    OptimizerFactory,
+    Scaling,
+    clip_each_,
+    decay_groups,
+    scaled_learning_rate,
+    warmup_cosine,
+)
 from ser_lightning.regularizers import Regularizer
 
 Embeddings = tuple[Tensor, ...]
@@ -38,14 +45,23 @@ class Objective(L.LightningModule, ABC):
         backbone: the ViT, split where the regularizer reads the token map.
         regularizer: an add-on such as SERRegularizer; null for the plain objective.
         optimizer: makes the optimizer from parameters and learning rate.
-        base_learning_rate: peak learning rate per 256 images of the global batch.
-        warmup_epochs: epochs of linear warm-up from 0, before the cosine to 0.
+        base_learning_rate: peak learning rate for a global batch of 256 images.
+        learning_rate_scaling: how the peak grows with the global batch size, "linear" or "sqrt".
+        warmup_epochs: epochs of linear warm-up from 0, before the cosine.
+        final_learning_rate: where the cosine ends, as a share of the peak.
+        decay_biases: whether weight decay acts on biases, norms and other vectors too, as in
+            MoCo-v3. False sets it to 0 for them, with which LARS does not adapt them either.
+        clip_parameter_norm: longest gradient of each single parameter, as DINO clips; null for
+            none. `trainer.gradient_clip_val` clips the norm of all of them together instead.
         partition: "joint" computes one invariance loss on both sub-batches together, as all
             published numbers do; "separate" computes one per sub-batch and adds them (SER Eq. 3
             to the letter).
         global_batch_size: images per optimizer step; ser-fit takes it from `data`.
         seed: seed of dropout and stochastic depth; ser-fit takes it from `seed_everything`.
     """
+
+    accepts_local_views: ClassVar[bool] = False
+    """Whether the loss knows what to do with local crops beside the two global views."""
 
     def __init__(
         self,
@@ -55,7 +71,11 @@ class Objective(L.LightningModule, ABC):
             params, lr, weight_decay=0.1, fused=True
         ),
         base_learning_rate: float = 3e-4,
+        learning_rate_scaling: Scaling = "linear",
         warmup_epochs: float = 10,
+        final_learning_rate: float = 0.0,
+        decay_biases: bool = True,
+        clip_parameter_norm: float | None = None,
         partition: Literal["joint", "separate"] = "joint",
         global_batch_size: int = 2048,
         seed: int = 0,
@@ -70,8 +90,21 @@ class Objective(L.LightningModule, ABC):
         self.backbone = backbone
         self.regularizer = regularizer
         self.optimizer_factory = optimizer
-        self.learning_rate = scaled_learning_rate(base_learning_rate, global_batch_size)
+        if not 0 <= final_learning_rate <= 1:
+            raise ValueError(
+                f"final_learning_rate {final_learning_rate} is no share of the peak; use 0 to 1"
+            )
+        if clip_parameter_norm is not None and not clip_parameter_norm > 0:
+            raise ValueError(
+                f"clip_parameter_norm {clip_parameter_norm} must be positive; null does not clip"
+            )
+        self.learning_rate = scaled_learning_rate(
+            base_learning_rate, global_batch_size, learning_rate_scaling
+        )
         self.warmup_epochs = warmup_epochs
+        self.final_learning_rate = final_learning_rate
+        self.decay_biases = decay_biases
+        self.clip_parameter_norm = clip_parameter_norm
         self.partition = partition
         self.seed = seed
         self._guard = FiniteGuard()
@@ -114,7 +147,7 @@ class Objective(L.LightningModule, ABC):
             return self.invariance_loss(joint_embeddings(online), joint_embeddings(target))
         parts = [
             self.invariance_loss(joint_embeddings(part), joint_embeddings(part_target))
-            for part, part_target in zip(_sub_batches(online), _sub_batches(target), strict=True)
+            for part, part_target in zip(sub_batches(online), sub_batches(target), strict=True)
         ]
         return LossOutput(parts[0].loss + parts[1].loss, parts[0].logs)
 
@@ -160,7 +193,7 @@ class Objective(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One optimizer; the learning rate follows warm-up and cosine, per step."""
-        optimizer = self.optimizer_factory(list(self.trainable_parameters()), self.learning_rate)
+        optimizer = self.optimizer_factory(self.parameter_groups(), self.learning_rate)
         num_steps = self.num_steps
         warmup_steps = self.warmup_epochs * self.steps_per_epoch
         if warmup_steps >= num_steps and not getattr(self.trainer, "fast_dev_run", False):
@@ -169,13 +202,37 @@ class Objective(L.LightningModule, ABC):
                 f"{num_steps / self.steps_per_epoch:g} epochs; lower `model.init_args."
                 "warmup_epochs` or raise `trainer.max_epochs`"
             )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, num_steps, warmup_steps)
-        )
+
+        def schedule(step: int) -> float:
+            return warmup_cosine(step, num_steps, warmup_steps, self.final_learning_rate)
+
+        schedules: list[Callable[[int], float]] = [
+            _constant if group.get("constant_learning_rate") else schedule
+            for group in optimizer.param_groups
+        ]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer trains; a group may bring its own `lr` and `weight_decay`.
+
+        The learning rate of a group with `constant_learning_rate` follows no schedule.
+        """
+        return decay_groups(self.trainable_parameters(), self.decay_biases)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips each parameter's own gradient, then what the trainer's settings ask for."""
+        if self.clip_parameter_norm is not None:
+            clip_each_(self.trainable_parameters(), self.clip_parameter_norm)
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that require a gradient."""
@@ -199,49 +256,5 @@ class Objective(L.LightningModule, ABC):
         return self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
 
 
-def encode(backbone: nn.Module, batch: PartitionedBatch) -> BranchFeatures:
-    """Runs all views of a batch through a backbone, those of equal size in one pass.
-
-    Args:
-        backbone: a SplitViT.
-        batch: one rank's partitioned batch.
-
-    Returns:
-        Token maps and embeddings in the batch's order.
-    """
-    views = [view.pixels for view in (*batch.crop, *batch.invertible)]
-    features: list[ViewFeatures | None] = [None] * len(views)
-    shapes = [view.shape[-2:] for view in views]
-    for shape in dict.fromkeys(shapes):
-        members = [position for position, other in enumerate(shapes) if other == shape]
-        outputs = _encode_together(backbone, [views[position] for position in members])
-        for position, output in zip(members, outputs, strict=True):
-            features[position] = output
-    num_crop = len(batch.crop)
-    return BranchFeatures(tuple(features[:num_crop]), tuple(features[num_crop:]))  # type: ignore[arg-type]
-
-
-def _encode_together(backbone: Any, views: Sequence[Tensor]) -> list[ViewFeatures]:
-    sizes = [len(view) for view in views]
-    prefix = backbone.prefix(torch.cat(list(views)))
-    embeddings = backbone.suffix(prefix).split(sizes)
-    tokens = prefix.tokens.split(sizes)
-    return [ViewFeatures(*pair) for pair in zip(tokens, embeddings, strict=True)]
-
-
-def joint_embeddings(features: BranchFeatures | None) -> Any:
-    """Concatenates the sub-batches, crops first: one embedding (B, C) per view, or None."""
-    if features is None:
-        return None
-    if not (features.crop and features.invertible):
-        return tuple(view.embedding for view in features.crop or features.invertible)
-    return tuple(
-        torch.cat([crop.embedding, invertible.embedding])
-        for crop, invertible in zip(features.crop, features.invertible, strict=True)
-    )
-
-
-def _sub_batches(features: BranchFeatures | None) -> Sequence[BranchFeatures | None]:
-    if features is None:
-        return (None, None)
-    return (features._replace(invertible=()), features._replace(crop=()))
+def _constant(step: int) -> float:
+    return 1.0

@@ -4,23 +4,17 @@ Source: Chen et al., "An Empirical Study of Training Self-Supervised Vision Tran
 SER, pretraining settings.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ser_lightning.backbones import (
-    SplitViT,
-    moco_predictor,
-    moco_projector,
-    momentum_copy,
-    update_momentum,
-)
-from ser_lightning.batch import BranchFeatures, LossOutput, PartitionedBatch
+from ser_lightning.backbones import SplitViT, moco_predictor, moco_projector
+from ser_lightning.batch import LossOutput
 from ser_lightning.distributed import gather, rank
-from ser_lightning.objectives.base import Embeddings, Objective, encode
-from ser_lightning.optim import cosine
+from ser_lightning.objectives.base import Embeddings
+from ser_lightning.objectives.momentum import MomentumObjective
 
 
 def contrastive_loss(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
@@ -46,11 +40,13 @@ def contrastive_loss(queries: Tensor, keys: Tensor, temperature: float) -> Tenso
         return 2 * temperature * F.cross_entropy(logits, labels)
 
 
-class MoCoV3(Objective):
+class MoCoV3(MomentumObjective):
     """MoCo-v3 with its momentum encoder; `regularizer: null` gives the plain method.
 
-    L = ctr(q1, k2) + ctr(q2, k1), where q are predictions of the online branch and k projections
-    of the momentum branch.
+    Two views: L = ctr(q1, k2) + ctr(q2, k1), where q are predictions of the online branch and k
+    projections of the momentum branch. With local crops, the sum of ctr(q_i, k_j) over all views
+    i and both global views j except i: 10 terms for two global and four local views, none of them
+    between local crops. Source: SER, appendix A.1.
 
     Args:
         backbone: the ViT, split where the regularizer reads the token map.
@@ -58,8 +54,12 @@ class MoCoV3(Objective):
         momentum: of the momentum branch at the start; it rises to 1 along half a cosine.
         hidden: width of the heads' hidden layers.
         projection: width of projections and predictions.
+        reduction: "sum" of the terms, as in MoCo-v3 and SER; their "mean" does not grow with the
+            number of views, so that a regularizer's weight means the same for any.
         training: further arguments of every objective.
     """
+
+    accepts_local_views = True
 
     def __init__(
         self,
@@ -69,48 +69,31 @@ class MoCoV3(Objective):
         momentum: float = 0.99,
         hidden: int = 4096,
         projection: int = 256,
+        reduction: Literal["sum", "mean"] = "sum",
         **training: Any,
     ) -> None:
-        super().__init__(backbone, **training)
         if temperature <= 0:
             raise ValueError(f"temperature {temperature} must be positive; MoCo-v3 uses 0.2")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum {momentum} is outside [0, 1]; MoCo-v3 starts at 0.99")
+        projector = moco_projector(backbone.width, hidden, projection)
+        super().__init__(backbone, projector=projector, momentum=momentum, **training)
         self.temperature = temperature
-        self.momentum = momentum
-        self.projector = moco_projector(backbone.width, hidden, projection)
+        self.reduction = reduction
         self.predictor = moco_predictor(projection, hidden)
-        self.momentum_backbone = momentum_copy(self.backbone)
-        self.momentum_projector = momentum_copy(self.projector)
-
-    def target_features(self, batch: PartitionedBatch) -> BranchFeatures:
-        """Moves the momentum branch, once per optimizer step, and encodes the batch with it."""
-        with torch.no_grad():
-            self._update_momentum_branch()
-            return encode(self.momentum_backbone, batch)
-
-    def _update_momentum_branch(self) -> None:
-        """Runs after the online forward and before the keys' one, as in the official code."""
-        if self._trainer is None or not self._is_first_of_accumulation():
-            return
-        momentum = cosine(self.global_step, self.num_steps, self.momentum, 1.0)
-        update_momentum(self.backbone, self.momentum_backbone, momentum)
-        update_momentum(self.projector, self.momentum_projector, momentum)
-        self.log("schedule/momentum", momentum, batch_size=1)
-
-    def _is_first_of_accumulation(self) -> bool:
-        batch_idx = self.trainer.fit_loop.epoch_loop.batch_idx
-        return batch_idx % self.trainer.accumulate_grad_batches == 0
 
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
-        """Contrasts each view's predictions with the other view's keys."""
+        """Contrasts each view's predictions with the keys of the other global views."""
         assert target is not None, "MoCo-v3 has a momentum branch"
         queries = [self.predictor(self.projector(embedding)) for embedding in online]
         with torch.no_grad():
             keys = [self.momentum_projector(embedding) for embedding in target]
-        loss = contrastive_loss(queries[0], keys[1], self.temperature)
-        loss = loss + contrastive_loss(queries[1], keys[0], self.temperature)
-        return LossOutput(loss, {})
+        terms = [
+            contrastive_loss(query, key, self.temperature)
+            for i, query in enumerate(queries)
+            for j, key in enumerate(keys)
+            if i != j
+        ]
+        total = torch.stack(terms).sum()
+        return LossOutput(total if self.reduction == "sum" else total / len(terms), {})
 
 
 def _at_least_float(x: Tensor) -> Tensor:

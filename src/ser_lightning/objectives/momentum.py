@@ -1,0 +1,70 @@
+"""Objectives whose targets come from a momentum branch that follows the online one."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from ser_lightning.backbones import SplitViT, momentum_copy, update_momentum
+from ser_lightning.batch import BranchFeatures, PartitionedBatch
+from ser_lightning.objectives.base import Objective
+from ser_lightning.objectives.features import encode, global_views
+from ser_lightning.optim import cosine
+
+
+class MomentumObjective(Objective):
+    """An objective with a momentum copy of its backbone and projector.
+
+    The momentum branch sees the global views only. It moves once per optimizer step, before it
+    encodes the batch (MoCo-v3, BYOL) or after the optimizer's step (DINO).
+
+    Args:
+        backbone: the online ViT.
+        projector: the online head of which there is a momentum copy.
+        momentum: of the momentum branch at the start; it rises to 1 along half a cosine.
+        training: further arguments of every objective.
+    """
+
+    moves_after_step: ClassVar[bool] = False
+    """Whether the momentum branch moves after the optimizer's step instead of before the keys."""
+
+    def __init__(
+        self, backbone: SplitViT, projector: nn.Module, momentum: float, **training: Any
+    ) -> None:
+        super().__init__(backbone, **training)
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum {momentum} is outside [0, 1]; usual are 0.98 to 0.996")
+        self.momentum = momentum
+        self.projector = projector
+        self.momentum_backbone = momentum_copy(self.backbone)
+        self.momentum_projector = momentum_copy(self.projector)
+
+    def target_features(self, batch: PartitionedBatch) -> BranchFeatures:
+        """Encodes the global views with the momentum backbone, without gradient."""
+        if self._trainer is not None:  # a loss computed outside of a run moves nothing
+            self.log("schedule/momentum", self._current_momentum(), batch_size=1)
+            if not self.moves_after_step and self._is_first_of_accumulation():
+                self._move()
+        with torch.no_grad():
+            return encode(self.momentum_backbone, global_views(batch))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Takes the optimizer's step, and the momentum branch's if it comes after it.
+
+        Later hooks would be too late: a checkpoint of this step is written before they run.
+        """
+        super().optimizer_step(*args, **kwargs)
+        if self.moves_after_step:
+            self._move()
+
+    def _move(self) -> None:
+        momentum = self._current_momentum()
+        update_momentum(self.backbone, self.momentum_backbone, momentum)
+        update_momentum(self.projector, self.momentum_projector, momentum)
+
+    def _current_momentum(self) -> float:
+        return cosine(self.global_step, self.num_steps, self.momentum, 1.0)
+
+    def _is_first_of_accumulation(self) -> bool:
+        batch_idx = self.trainer.fit_loop.epoch_loop.batch_idx
+        return batch_idx % self.trainer.accumulate_grad_batches == 0
