@@ -65,7 +65,7 @@ class SplitViT(nn.Module):
         name: str = "vit_small_patch16_224",
         image_size: int = 224,
         layer: int | float = 3,
-        cls_layer: int | float | None = None,
+        cls_layer: int | None = None,
         patch_size: int | None = None,
         vit_options: dict[str, Any] | None = None,
         weight_init: WeightInit = "moco",
@@ -82,8 +82,7 @@ class SplitViT(nn.Module):
             layer: number of blocks before the token map, 0 (after the position embedding) to the
                 depth (after the final norm). A float in [0, 1] is a fraction of the depth, rounded
                 to the nearest block: 0.25 is 3 of 12 and 6 of 24.
-            cls_layer: number of blocks, or fraction of the depth, before [CLS] joins; default
-                `layer`, or 0 for the depth.
+            cls_layer: number of blocks before [CLS] joins; default `layer`, or 0 for the depth.
             patch_size: side of a patch in pixels; default: the named model's.
             vit_options: further arguments of timm's VisionTransformer (embed_dim, depth,
                 num_heads, drop_path_rate, ...).

@@ -114,21 +114,20 @@ def sincos_position(grid: tuple[int, int], width: int, temperature: float = 1e4)
     return torch.cat([row, column], dim=2).flatten(0, 1)[None]
 
 
-def block_number(layer: int | float, depth: int, argument: str = "layer") -> int:
+def block_number(layer: int | float, depth: int) -> int:
     """The number of blocks that an argument means: a count, or a fraction of the depth.
 
     Args:
         layer: an int is a count, returned as it is; a float in [0, 1] is a fraction, rounded to the
             nearest block (a half to the even one): 0.25 of 12 is 3.
         depth: number of blocks of the ViT.
-        argument: its name, for the message.
 
     Raises:
         ValueError: if it is a bool, or a float outside [0, 1].
     """
     if isinstance(layer, bool):
         raise ValueError(
-            f"{argument} {layer} is no place in a ViT; use a number of blocks like 3, "
+            f"layer {layer} is no place in a ViT; use a number of blocks like 3, "
             "or a fraction of the depth like 0.25"
         )
     if not isinstance(layer, float):
@@ -137,17 +136,17 @@ def block_number(layer: int | float, depth: int, argument: str = "layer") -> int
         count = int(layer) if layer.is_integer() and 0 <= layer <= depth else None
         remedy = "use a fraction like 0.25, or a whole number of blocks like 3"
         raise ValueError(
-            f"{argument} {layer} is a fraction of the depth and not in [0, 1]; "
+            f"layer {layer} is a fraction of the depth and not in [0, 1]; "
             + (remedy if count is None else f"for a number of blocks write {count}")
         )
     return round(layer * depth)
 
 
-def resolve_cls_layer(cls_layer: int | float | None, layer: int, depth: int) -> int:
+def resolve_cls_layer(cls_layer: int | None, layer: int, depth: int) -> int:
     """The number of blocks before [CLS] joins.
 
     Args:
-        cls_layer: as `block_number` takes it; None for `layer`, or 0 where that is the depth.
+        cls_layer: that number; None for `layer`, or 0 where that is the depth.
         layer: number of blocks before the token map.
         depth: number of blocks of the ViT.
 
@@ -156,14 +155,12 @@ def resolve_cls_layer(cls_layer: int | float | None, layer: int, depth: int) -> 
     """
     if cls_layer is None:
         return 0 if layer == depth else layer
-    number = block_number(cls_layer, depth, "cls_layer")
-    if not 0 <= number < depth:
-        meaning = f" means {number} and" if isinstance(cls_layer, float) else ""
+    if not 0 <= cls_layer < depth:
         raise ValueError(
-            f"cls_layer {cls_layer}{meaning} is not in 0..{depth - 1}: [CLS] has to join before "
-            f"the last of the {depth} blocks; use a smaller one, or leave it out for the default"
+            f"cls_layer {cls_layer} is not in 0..{depth - 1}: [CLS] has to join before the last "
+            f"of the {depth} blocks; use a smaller one, or leave it out for the default"
         )
-    return number
+    return cls_layer
 
 
 def require_layers(layers: Sequence[int], first: int, depth: int) -> None:
