@@ -39,6 +39,8 @@ def clip_each_(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
     their direction as a whole.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return
     norms = torch._foreach_norm(gradients)
     factors = [(max_norm / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
     torch._foreach_mul_(gradients, factors)
