@@ -43,9 +43,7 @@ def step(case, rank=0, world_size=1):
     module = Step(tiny_objective(cls, case.ser).double())
     whole = tiny_batch(8, 4, dtype=torch.float64, num_local=case.num_local)
     # Buffers follow the global batch by themselves; DDP's broadcast would hide if they did not.
-    wrapped = (
-        DistributedDataParallel(module, broadcast_buffers=False) if world_size > 1 else module
-    )
+    wrapped = DistributedDataParallel(module, broadcast_buffers=False) if world_size > 1 else module
     loss = wrapped(take_rank(whole, rank, world_size))
     loss.backward()
     loss = loss.detach().clone()

@@ -15,6 +15,7 @@ from ser_lightning.batch import LossOutput
 from ser_lightning.distributed import gather, rank
 from ser_lightning.objectives.base import Embeddings
 from ser_lightning.objectives.momentum import MomentumObjective
+from ser_lightning.objectives.precision import at_least_float
 
 
 def contrastive_loss(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
@@ -33,8 +34,8 @@ def contrastive_loss(queries: Tensor, keys: Tensor, temperature: float) -> Tenso
         temperature: t.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        queries = F.normalize(_at_least_float(queries), dim=1)
-        keys = gather(F.normalize(_at_least_float(keys), dim=1))
+        queries = F.normalize(at_least_float(queries), dim=1)
+        keys = gather(F.normalize(at_least_float(keys), dim=1))
         logits = queries @ keys.T / temperature
         labels = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
         return 2 * temperature * F.cross_entropy(logits, labels)
@@ -94,7 +95,3 @@ class MoCoV3(MomentumObjective):
         ]
         total = torch.stack(terms).sum()
         return LossOutput(total if self.reduction == "sum" else total / len(terms), {})
-
-
-def _at_least_float(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

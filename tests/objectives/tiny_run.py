@@ -1,0 +1,87 @@
+"""A real run of an objective in seconds: the trainer, the data module, twelve steps."""
+
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+
+from ser_lightning.data import InvertibleViews, PartitionedDataModule, Shapes
+from support import PATCH, tiny_objective
+
+NUM_EPOCHS, STEPS_PER_EPOCH = 2, 6
+
+
+class Run(NamedTuple):
+    """What a run leaves behind."""
+
+    losses: list[float]
+    module: Any
+    optimizer: dict[str, Any]
+
+
+class Stopped(Exception):
+    """Ends a run as a crash would, after its checkpoint."""
+
+
+class Recorder(L.Callback):
+    """Notes every loss; saves and stops after a step, where ModelCheckpoint would save."""
+
+    def __init__(self, path=None, stop_after=None):
+        self.losses = []
+        self.path = path
+        self.stop_after = stop_after
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.losses.append(outputs["loss"].item())
+        if trainer.global_step == self.stop_after:
+            trainer.save_checkpoint(self.path)
+            raise Stopped
+
+
+def tiny_fit(cls, stop_after=None, save_to=None, resume_from=None, **options):
+    """Trains `cls` with SER for two epochs of six steps of 16 images.
+
+    Raises:
+        Stopped: after step `stop_after`, whose checkpoint is then in `save_to`.
+    """
+    options = {"warmup_epochs": 1, "base_learning_rate": 2e-3, "global_batch_size": 16} | options
+    module = tiny_objective(cls, **options)
+    data = PartitionedDataModule(
+        Shapes(num_train=16 * STEPS_PER_EPOCH, num_evaluation=12, image_size=16),
+        global_batch_size=16,
+        invertible=InvertibleViews(ratio=0.25),
+        image_size=16,
+        patch_size=PATCH,
+        num_workers=0,
+    )
+    recorder = Recorder(save_to, stop_after)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=NUM_EPOCHS,
+        limit_val_batches=0,
+        callbacks=[recorder],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
+    assert trainer.global_step == NUM_EPOCHS * STEPS_PER_EPOCH
+    return Run(recorder.losses, module, trainer.optimizers[0].state_dict())
+
+
+def assert_equal_trees(first, second, where=""):
+    """Compares nested containers of tensors and numbers bit for bit."""
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_equal_trees(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for position, pair in enumerate(zip(first, second, strict=True)):
+            assert_equal_trees(*pair, f"{where}[{position}]")
+    else:
+        assert first == second, where
