@@ -1,0 +1,101 @@
+"""SimSiam: two views predict each other through a stop-gradient, without negatives or momentum.
+
+Source: Chen & He 2021, "Exploring Simple Siamese Representation Learning", and its public code.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ser_lightning.backbones import SplitViT
+from ser_lightning.backbones.heads import mlp
+from ser_lightning.batch import LossOutput
+from ser_lightning.objectives.base import Embeddings, Objective
+from ser_lightning.objectives.precision import at_least_float
+from ser_lightning.optim import decay_groups
+
+
+def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Negative cosine similarity of predictions and targets, mean over the local images.
+
+        result = -mean_i p_i . z_i / (|p_i| |z_i|)
+
+    Computed in float32. No gradient flows to the targets. Source: SimSiam, Eq. 1 and 3.
+
+    Args:
+        predictions: (b, C) p, predictions from one view.
+        targets: (b, C) z, projections of the other view of the same images.
+    """
+    with torch.autocast(predictions.device.type, enabled=False):
+        predictions, targets = at_least_float(predictions), at_least_float(targets.detach())
+        return -F.cosine_similarity(predictions, targets, dim=1).mean()
+
+
+def projection_std(projections: Tensor) -> Tensor:
+    """Mean over channels of the standard deviation of the unit-length projections.
+
+    About 1 / sqrt(C) where they spread over the sphere, 0 where they have collapsed. Detached, of
+    this rank's images only. Source: SimSiam, section 4.1.
+
+    Args:
+        projections: (b, C).
+    """
+    return F.normalize(projections.detach().float(), dim=1).std(dim=0, correction=0).mean()
+
+
+class SimSiam(Objective):
+    """SimSiam; `regularizer: null` gives the plain method.
+
+    L = (D(p1, z2) + D(p2, z1)) / 2, where D is the negative cosine similarity, p are predictions
+    and z projections, through which no gradient flows. Logs `diagnostics/projection_std`, which
+    falls from about 1 / sqrt(projection) to 0 in a collapse.
+
+    Args:
+        backbone: the ViT, split where the regularizer reads the token map.
+        hidden: width of the projector's hidden layers.
+        projection: width of projections and predictions.
+        predictor_hidden: width of the predictor's hidden layer, a bottleneck; null for a quarter
+            of `projection`.
+        training: further arguments of every objective.
+    """
+
+    def __init__(
+        self,
+        backbone: SplitViT,
+        *,
+        hidden: int = 2048,
+        projection: int = 2048,
+        predictor_hidden: int | None = None,
+        **training: Any,
+    ) -> None:
+        bottleneck = projection // 4 if predictor_hidden is None else predictor_hidden
+        if bottleneck < 1:
+            raise ValueError(
+                f"predictor_hidden {bottleneck} with a projection of {projection} must be at "
+                "least 1; SimSiam uses a quarter of the projection"
+            )
+        super().__init__(backbone, **training)
+        self.projector = mlp((backbone.width, hidden, hidden, projection), last_norm="affine_free")
+        self.predictor = mlp((projection, bottleneck, projection), last_bias=True)
+
+    def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
+        """Predicts each view's projection, held fixed, from the other view's."""
+        z1, z2 = (self.projector(embedding) for embedding in online)
+        p1, p2 = self.predictor(z1), self.predictor(z2)
+        loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
+        return LossOutput(loss, {"diagnostics/projection_std": projection_std(torch.cat([z1, z2]))})
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Everything but the predictor, then the predictor at a constant learning rate.
+
+        A predictor whose learning rate decays lags behind the representations. Source: SimSiam,
+        section 4.2.
+        """
+        owned = set(self.predictor.parameters())
+        predictor = [p for p in self.trainable_parameters() if p in owned]
+        others = [p for p in self.trainable_parameters() if p not in owned]
+        scheduled = decay_groups(others, self.decay_biases)
+        constant = decay_groups(predictor, self.decay_biases)
+        return [*scheduled, *(group | {"constant_learning_rate": True} for group in constant)]
