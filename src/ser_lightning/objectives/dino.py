@@ -1,0 +1,297 @@
+"""DINO: a student matches the sharpened, centred outputs of a teacher that follows it.
+
+Source: Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers", and its
+public code; SER, pretraining settings.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers.drop import DropPath
+from timm.layers.weight_init import trunc_normal_
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from ser_lightning.backbones import SplitViT
+from ser_lightning.batch import LossOutput, PartitionedBatch
+from ser_lightning.distributed import all_reduce_mean
+from ser_lightning.objectives.base import Embeddings
+from ser_lightning.objectives.momentum import MomentumObjective
+from ser_lightning.objectives.precision import at_least_float
+from ser_lightning.optim import cosine
+
+
+def teacher_probabilities(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """Centres and sharpens a teacher's outputs: softmax((logits - centre) / temperature).
+
+    Computed in float32. No gradient flows. Source: DINO, Eq. 1 and section 3.1.
+
+    Args:
+        logits: (b, K) of one global view.
+        centre: (1, K).
+        temperature: the lower, the sharper.
+    """
+    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        return torch.softmax((at_least_float(logits) - centre) / temperature, dim=1)
+
+
+def cross_view_loss(
+    student: Sequence[Tensor], targets: Sequence[Tensor], temperature: float
+) -> Tensor:
+    """Cross-entropy of every student view with the teacher's view of every other global crop.
+
+    For probabilities p_u of the global views u and student logits s_v of all views v:
+
+        loss_uv = -mean_i sum_k p_u[i, k] * log softmax(s_v[i] / temperature)[k]
+        result = mean of loss_uv over all pairs with u != v
+
+    2 pairs for two global views, 2 + 2n with n local ones. Computed in float32. No gradient flows
+    to the targets. Source: DINO, Eq. 3 and Algorithm 1.
+
+    Args:
+        student: (b, K) logits per view, global views first.
+        targets: (b, K) probabilities per global view.
+        temperature: of the student.
+    """
+    with torch.autocast(student[0].device.type, enabled=False):
+        terms, num_pairs = [], 0
+        for v, logits in enumerate(student):
+            others = [target.detach() for u, target in enumerate(targets) if u != v]
+            # linear in the target: one logarithm serves all pairs of a view
+            scaled = at_least_float(logits) / temperature
+            terms.append(F.cross_entropy(scaled, torch.stack(others).sum(dim=0)))
+            num_pairs += len(others)
+        return torch.stack(terms).sum() / num_pairs
+
+
+def teacher_temperature_at(step: float, warmup_steps: float, start: float, end: float) -> float:
+    """Moves linearly from `start` at step 0 to `end` at `warmup_steps`, then stays."""
+    return end if step >= warmup_steps else start + (end - start) * step / warmup_steps
+
+
+class DINOHead(nn.Module):
+    """Three linear layers with GELU, unit length, then K prototypes of learnt or unit length.
+
+    Embeddings (B, width) to logits (B, projection). Linear layers start as truncated normals of
+    standard deviation 0.02; the prototypes have PyTorch's initial direction and length 1.
+    Source: DINO, section 3.2 and appendix C.
+
+    Args:
+        width: of the embedding.
+        hidden: width of the two hidden layers.
+        bottleneck: width of the third layer's output.
+        projection: number K of prototypes.
+        norm_last_layer: keeps the prototypes' lengths (weight norm's g) at 1 instead of training
+            them.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        projection: int = 65536,
+        norm_last_layer: bool = False,
+    ) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.last_layer: Any = weight_norm(nn.Linear(bottleneck, projection, bias=False))
+        length = self.last_layer.parametrizations.weight.original0
+        nn.init.ones_(length)
+        length.requires_grad_(not norm_last_layer)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(B, width) to (B, projection)."""
+        x = self.mlp(embeddings)
+        unit = F.normalize(at_least_float(x), dim=1).to(x.dtype)
+        logits: Tensor = self.last_layer(unit)
+        return logits
+
+
+class DINO(MomentumObjective):
+    """DINO with its teacher; `regularizer: null` gives the plain method.
+
+    The teacher sees the global views, the student also the local ones. The centre follows the
+    mean of the teacher's raw outputs over both global views and all ranks. It moves after the
+    loss, once per forward and backward pass, so several times per step under accumulation, as in
+    the public code. With `partition: separate` both losses share one centre, which moves once
+    after them, by all images alike: a small sub-batch moves it no more than its share.
+
+    Stochastic depth (`vit_options: {drop_path_rate: 0.1}`) and dropout are the student's only.
+    Weight decay follows `weight_decay` and `final_weight_decay`, whatever the optimizer's own is.
+    Logs `diagnostics/teacher_entropy`, which a collapse moves to 0 or to log(projection).
+
+    Args:
+        backbone: the ViT, split where the regularizer reads the token map.
+        temperature: of the student.
+        teacher_temperature: of the teacher, after its warm-up.
+        initial_teacher_temperature: of the teacher at the start; equal values are no warm-up.
+        teacher_temperature_warmup_epochs: epochs of the linear rise between them.
+        momentum: of the teacher at the start; it rises to 1 along half a cosine. DINO: 0.996.
+        centre_momentum: share of the centre that stays when it moves.
+        weight_decay: at the start.
+        final_weight_decay: at the end, half a cosine later.
+        decay_biases: whether weight decay acts on biases, norms and other vectors too. DINO's
+            does not.
+        freeze_last_layer: epochs at the start in which the prototypes stay as they are.
+        norm_last_layer: keeps the prototypes at unit length.
+        hidden: width of the head's hidden layers.
+        bottleneck: width of the unit vectors that are compared with the prototypes.
+        projection: number of prototypes, the head's output.
+        training: further arguments of every objective.
+    """
+
+    moves_after_step = True
+    accepts_local_views = True
+
+    centre: Tensor
+    projector: DINOHead
+
+    def __init__(
+        self,
+        backbone: SplitViT,
+        *,
+        temperature: float = 0.1,
+        teacher_temperature: float = 0.07,
+        initial_teacher_temperature: float = 0.04,
+        teacher_temperature_warmup_epochs: float = 10,
+        momentum: float = 0.982,
+        centre_momentum: float = 0.9,
+        weight_decay: float = 0.04,
+        final_weight_decay: float = 0.4,
+        decay_biases: bool = False,
+        freeze_last_layer: float = 1,
+        norm_last_layer: bool = False,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        projection: int = 65536,
+        **training: Any,
+    ) -> None:
+        projector = DINOHead(backbone.width, hidden, bottleneck, projection, norm_last_layer)
+        super().__init__(
+            backbone, projector, momentum=momentum, decay_biases=decay_biases, **training
+        )
+        _stop_dropping(self.momentum_backbone)
+        self.temperature = temperature
+        self.teacher_temperature = teacher_temperature
+        self.initial_teacher_temperature = initial_teacher_temperature
+        self.teacher_temperature_warmup_epochs = teacher_temperature_warmup_epochs
+        self.centre_momentum = centre_momentum
+        self.weight_decay = weight_decay
+        self.final_weight_decay = final_weight_decay
+        self.freeze_last_layer = freeze_last_layer
+        self.register_buffer("centre", torch.zeros(1, projection))
+        self._teacher_sum: Tensor | float = 0.0  # of raw outputs, since the pass began
+        self._num_summed = 0
+        self._validate()
+
+    def _validate(self) -> None:
+        for name in ("temperature", "teacher_temperature", "initial_teacher_temperature"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ValueError(f"{name} {value} must be positive; DINO uses 0.04 to 0.1")
+        epochs = ("teacher_temperature_warmup_epochs", "freeze_last_layer")
+        for name in (*epochs, "weight_decay", "final_weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} {getattr(self, name)} is negative; 0 switches it off")
+        if not 0 <= self.centre_momentum <= 1:
+            raise ValueError(
+                f"centre_momentum {self.centre_momentum} is outside [0, 1]; DINO uses 0.9"
+            )
+
+    def training_step(self, batch: PartitionedBatch, batch_idx: int) -> Tensor:
+        """Takes the step of every objective, then moves the centre."""
+        self._teacher_sum, self._num_summed = 0.0, 0
+        loss = super().training_step(batch, batch_idx)
+        self._move_centre()
+        return loss
+
+    def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
+        """Matches each student view with the teacher's other global views; the centre stays."""
+        assert target is not None, "DINO has a teacher"
+        student = self.projector(torch.cat(online)).chunk(len(online))
+        with torch.no_grad():
+            raw = self.momentum_projector(torch.cat(target))
+        wide = torch.promote_types(raw.dtype, torch.float32)
+        self._teacher_sum = self._teacher_sum + raw.sum(dim=0, keepdim=True, dtype=wide)
+        self._num_summed += len(raw)
+        probabilities = teacher_probabilities(raw, self.centre, self._current_temperature())
+        loss = cross_view_loss(student, probabilities.chunk(len(target)), self.temperature)
+        entropy = torch.special.entr(probabilities).sum(dim=1).mean()
+        return LossOutput(loss, {"diagnostics/teacher_entropy": entropy})
+
+    @torch.no_grad()
+    def _move_centre(self) -> None:
+        """Sets c to m c + (1 - m) * mean of the pass's raw outputs, over all ranks."""
+        assert isinstance(self._teacher_sum, Tensor), "no loss was computed"
+        mean = all_reduce_mean(self._teacher_sum / self._num_summed).to(self.centre.dtype)
+        self.centre.lerp_(mean, 1 - self.centre_momentum)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Marks the group that follows the schedule of weight decay: the first.
+
+        Without `decay_biases` these are the tensors of two and more dimensions, among them the
+        position embedding, [CLS] and the prototypes' lengths (K, 1), as in the public code.
+        """
+        groups = super().parameter_groups()
+        groups[0] |= {"weight_decay": self.weight_decay, "scheduled_weight_decay": True}
+        return groups
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Checks the losses, sets the step's weight decay, and logs the step's schedules."""
+        super().on_before_optimizer_step(optimizer)
+        weight_decay = cosine(
+            self.global_step, self.num_steps, self.weight_decay, self.final_weight_decay
+        )
+        for group in optimizer.param_groups:
+            if group.get("scheduled_weight_decay"):
+                group["weight_decay"] = weight_decay
+        self.log("schedule/weight_decay", weight_decay, batch_size=1)
+        self.log("schedule/teacher_temperature", self._current_temperature(), batch_size=1)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips, then drops the prototypes' gradients while they are frozen.
+
+        Without a gradient an optimizer passes a parameter by: no decay, no moments.
+        """
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if self.global_step < self.freeze_last_layer * self.steps_per_epoch:
+            for parameter in self.projector.last_layer.parameters():
+                parameter.grad = None
+
+    # Differs: the public code moves the teacher's temperature once per epoch, from the first to
+    # the last epoch of its warm-up; here it moves per step and arrives at the warm-up's end.
+    def _current_temperature(self) -> float:
+        if self._trainer is None:  # a loss computed outside of a run is that of step 0
+            return self.initial_teacher_temperature
+        warmup_steps = self.teacher_temperature_warmup_epochs * self.steps_per_epoch
+        return teacher_temperature_at(
+            self.global_step,
+            warmup_steps,
+            self.initial_teacher_temperature,
+            self.teacher_temperature,
+        )
+
+
+def _stop_dropping(module: nn.Module) -> None:
+    """Sets all rates to 0, which holds in training mode too."""
+    for layer in module.modules():
+        if isinstance(layer, DropPath | nn.Dropout):
+            setattr(layer, "drop_prob" if isinstance(layer, DropPath) else "p", 0.0)
