@@ -1,0 +1,116 @@
+"""VICReg: views agree, every dimension keeps its variance, dimensions are uncorrelated.
+
+Source: Bardes et al., "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
+Learning", and its public code.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ser_lightning.backbones import SplitViT
+from ser_lightning.backbones.heads import mlp
+from ser_lightning.batch import LossOutput
+from ser_lightning.distributed import gather_with_gradient
+from ser_lightning.objectives.base import Embeddings, Objective
+from ser_lightning.objectives.precision import at_least_float
+
+_EPSILON = 1e-4  # added to a variance, where the root has no slope otherwise
+
+
+def vicreg_loss(
+    first: Tensor,
+    second: Tensor,
+    similarity_weight: float = 25.0,
+    variance_weight: float = 25.0,
+    covariance_weight: float = 1.0,
+) -> LossOutput:
+    """Weighted sum of a similarity, a variance and a covariance term.
+
+    Rows are those of all N = world size * b samples, var and cov are divided by N - 1:
+
+        similarity = mean_{n,d} (x_nd - y_nd)^2
+        variance = mean_{z in x,y} mean_d max(0, 1 - sqrt(var(z_d) + 1e-4))
+        covariance = sum_{z in x,y} sum_{i != j} cov(z_i, z_j)^2 / D
+
+    Computed in float32; the gradient is exact for any number of ranks. Source: VICReg, Eq. 1-6,
+    and its public code.
+    Differs: from Eq. 5 and 6, as the public code does, for which the weights are: the similarity
+    is a mean over dimensions and the variance a mean over views, both sums in the paper.
+
+    Args:
+        first: (b, D) projections x of one view; the same number on every rank.
+        second: (b, D) projections y of the other view of the same images.
+        similarity_weight: of the similarity term.
+        variance_weight: of the variance term.
+        covariance_weight: of the covariance term.
+
+    Returns:
+        () loss; `logs` has its three terms, with their weights.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        first, second = at_least_float(first), at_least_float(second)
+        spreads = [_spread(gather_with_gradient(view)) for view in (first, second)]
+        hinges, covariances = zip(*spreads, strict=True)
+        terms = {
+            "loss/similarity": similarity_weight * F.mse_loss(first, second),
+            "loss/variance": variance_weight * (hinges[0] + hinges[1]) / 2,
+            "loss/covariance": covariance_weight * (covariances[0] + covariances[1]),
+        }
+        loss = torch.stack(list(terms.values())).sum()
+        return LossOutput(loss, {name: term.detach() for name, term in terms.items()})
+
+
+def _spread(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The variance and the covariance term of the (N, D) projections of one view."""
+    centred = x - x.mean(dim=0)
+    scaled = centred / (len(x) - 1)
+    deviation = ((scaled * centred).sum(dim=0) + _EPSILON).sqrt()
+    covariance = scaled.T @ centred
+    # In place: with D = 8192 a copy would be 256 MiB.
+    off_diagonal = covariance.fill_diagonal_(0).square().sum()
+    return F.relu(1 - deviation).mean(), off_diagonal / x.shape[1]
+
+
+class VICReg(Objective):
+    """VICReg; no momentum branch, so SER's candidates are the online branch's own tokens.
+
+    Args:
+        backbone: the ViT, split where the regularizer reads the token map.
+        similarity_weight: of the mean squared distance between the views.
+        variance_weight: of the hinge that keeps every dimension's standard deviation above 1.
+        covariance_weight: of the squared covariances between dimensions.
+        hidden: width of the expander's hidden layers, which have biases.
+        projection: width of the expander's output.
+        training: further arguments of every objective.
+    """
+
+    def __init__(
+        self,
+        backbone: SplitViT,
+        *,
+        similarity_weight: float = 25.0,
+        variance_weight: float = 25.0,
+        covariance_weight: float = 1.0,
+        hidden: int = 8192,
+        projection: int = 8192,
+        **training: Any,
+    ) -> None:
+        weights = {
+            "similarity_weight": similarity_weight,
+            "variance_weight": variance_weight,
+            "covariance_weight": covariance_weight,
+        }
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ValueError(f"{name} {weight} is negative; VICReg uses 25, 25 and 1")
+        super().__init__(backbone, **training)
+        self.weights = weights
+        self.projector = mlp((backbone.width, hidden, hidden, projection), bias=True)
+
+    def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
+        """Compares the expanded embeddings of both views, and spreads each of them."""
+        first, second = (self.projector(embedding) for embedding in online)
+        return vicreg_loss(first, second, **self.weights)
