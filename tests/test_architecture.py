@@ -19,7 +19,8 @@ ALLOWED = {
     "objectives": {"batch", "backbones", "regularizers", "distributed", "optim"},
     "evaluation": {"batch", "backbones", "groups", "distributed", "data", "optim"},
     "reporting": {"batch", "backbones", "files", "groups"},
-    "cli": {"data", "evaluation", "objectives", "reporting", "runtime"},
+    "compare": {"reporting", "runtime"},
+    "cli": {"compare", "data", "evaluation", "objectives", "reporting", "runtime"},
     "demo": {"backbones", "cli", "data", "evaluation", "groups", "reporting"},
 }
 

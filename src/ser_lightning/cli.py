@@ -1,4 +1,4 @@
-"""The command line: `ser-fit fit | validate | test`.
+"""The command line: `ser-fit fit | validate | test`, and `compare` of finished runs.
 
 Links what must agree (image and patch size, seed, global batch size), derives every path from
 one run folder, and checks what no single room can see.
@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from ser_lightning.compare import compare
 from ser_lightning.data import PartitionedDataModule, UnreadableImage
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.objectives import NonFiniteLossError, Objective
@@ -65,7 +67,11 @@ class SERCommandLine(LightningCLI):
             load_from_checkpoint_support=False,
             seed_everything_default=0,
             parser_class=ShortErrorParser,
-            parser_kwargs={"prog": "ser-fit", "description": "Pretrain and evaluate with SER."},
+            parser_kwargs={
+                "prog": "ser-fit",
+                "description": "Pretrain and evaluate with SER. `ser-fit compare RUNS...` prints "
+                "what finished runs measured.",
+            },
             save_config_callback=RunRecord,
             trainer_defaults={"num_sanity_val_steps": -1, "use_distributed_sampler": False},
             args=args,
@@ -232,10 +238,14 @@ def _patch_size(model: Objective) -> int:
 
 def main(args: list[str] | None = None) -> None:
     """The entry point of ser-fit."""
-    run(SERCommandLine, args)
+    args = sys.argv[1:] if args is None else args
+    if args[:1] == ["compare"]:
+        run(compare, args[1:])
+    else:
+        run(SERCommandLine, args)
 
 
-def run(command_line: type[SERCommandLine], args: list[str] | None) -> None:
+def run(command_line: Callable[[list[str]], Any], args: list[str]) -> None:
     """Runs a command line; mistakes of the user end in a short message and status 1."""
     _quieten()
     keep_freed_memory()

@@ -1,7 +1,7 @@
 """Tables to read: what training changed, next to the random initialisation."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -44,18 +44,53 @@ def summary_table(
     return "\n".join(lines)
 
 
-def summary_markdown(
-    baseline: Mapping[str, float],
-    latest: Mapping[str, float],
-    num_classes: int = 0,
-    width: int | None = None,
-    columns: tuple[str, str] = ("random init", "trained"),
-) -> str:
-    """Sets the metrics side by side as a Markdown table; arguments as `summary_table`."""
-    rows = _rows(baseline, latest, num_classes, width, columns)
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|---|---:|---:|---|")
+class RunMetrics(NamedTuple):
+    """What the online evaluation of a run measured.
+
+    Attributes:
+        name: of the run.
+        baseline: metrics by name before the first step.
+        latest: metrics by name at the last evaluation.
+        step: optimizer steps before the last evaluation.
+    """
+
+    name: str
+    baseline: Mapping[str, float]
+    latest: Mapping[str, float]
+    step: int
+
+
+def runs_markdown(runs: Sequence[RunMetrics]) -> str:
+    """Sets runs side by side as a Markdown table: every metric trained, and at random init.
+
+    Args:
+        runs: one line each; metrics that no run has, and those of the final layer, are left out.
+
+    Returns:
+        Lines without a trailing newline.
+    """
+    metrics = {name: _short_title(name) for run in runs for name in run.latest}
+    columns = {name: title for name, title in metrics.items() if title}
+    titles = list(dict.fromkeys(columns.values()))
+    lines = ["| run | steps | " + " | ".join(titles) + " |"]
+    lines.append("|---|---:|" + "---:|" * len(titles))
+    for run in runs:
+        cells = dict.fromkeys(titles, "-")
+        for name, title in columns.items():
+            if name in run.latest:
+                before, after = (_number(name, m.get(name)) for m in (run.baseline, run.latest))
+                cells[title] = f"{after} ({before})"
+        lines.append(f"| {run.name} | {run.step} | " + " | ".join(cells.values()) + " |")
     return "\n".join(lines)
+
+
+def _short_title(name: str) -> str:
+    """A column's heading; empty for what the table leaves out."""
+    if match := re.fullmatch(r"equivariance/(\w+)_block\d+", name):
+        return f"eq. {match[1]}"
+    return {"knn_top1": "k-NN top-1", "rankme": "RankMe", "feature_std": "feature std"}.get(
+        name, ""
+    )
 
 
 def _rows(
