@@ -14,12 +14,15 @@ from ser_lightning.runtime import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests" / "tiny.yaml")
+PARTS = {"trainer", "data", "backbone", "overlay"}  # folders of what is no run by itself
 CONFIGS = sorted(
     path
     for path in (ROOT / "configs").rglob("*.yaml")
-    if "trainer" not in path.relative_to(ROOT / "configs").parts
+    if not PARTS & set(path.relative_to(ROOT / "configs").parts)
 )
 OVERLAYS = sorted((ROOT / "configs" / "trainer").glob("*.yaml"))
+
+LOCAL = ["--data.crop", "CropViews", "--data.crop.local", '{"num": 2, "size": 8}']
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -180,6 +183,28 @@ def test_shipped_configuration_parses_and_opens_with_its_notes(path):
     assert config.config["fit"]["model"]["class_path"].startswith("ser_lightning.")
 
 
+@pytest.mark.parametrize(
+    ("config", "overlay", "temperature"),
+    [
+        ("moco_ser", "authors_moco", 0.5),
+        ("dino_ser", "authors_dino_barlow", 0.4),
+        ("barlow_ser", "authors_dino_barlow", 0.4),
+    ],
+)
+def test_overlay_sets_the_public_scripts_temperature_and_nothing_else(config, overlay, temperature):
+    def parsed(*overlays):
+        paths = [ROOT / "configs" / f"{name}.yaml" for name in (config, *overlays)]
+        args = [part for path in paths for part in ("--config", str(path))]
+        model = ParsedOnly(["fit", *args, "--data.source", "Shapes"]).config["fit"]["model"]
+        return model.as_dict()
+
+    plain, overlaid = parsed(), parsed(f"overlay/{overlay}")
+    regularizer = overlaid["init_args"]["regularizer"]["init_args"]
+    assert regularizer["temperature"] == temperature
+    regularizer["temperature"] = plain["init_args"]["regularizer"]["init_args"]["temperature"]
+    assert overlaid == plain
+
+
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda p: p.stem)
 def test_trainer_overlay_holds_trainer_settings_only(path):
     assert list(yaml.safe_load(path.read_text())) == ["trainer"]
@@ -196,6 +221,8 @@ def test_trainer_overlay_holds_trainer_settings_only(path):
         (["--model.backbone.image_size", "18"], "18"),
         (["--data.global_batch_size", "15", "--trainer.accumulate_grad_batches", "2"], "15 does"),
         (["--data.invertible.ratio", "0.01"], "at least 2 are needed"),
+        (["--model", "BarlowTwins", *LOCAL], "BarlowTwins compares two views"),
+        (["--model.backbone.layer", "3.5"], "3.5"),
         (["--data.invertible", "null"], "SERRegularizer needs an invertible sub-batch"),
         (["--model.regularizer.width", "48"], "the backbone has 32"),
         (["--data.source", "ImageFolder", "--data.source.root", "missing"], "missing"),
@@ -269,3 +296,15 @@ def test_loss_that_is_not_finite_stops_before_the_step_and_names_the_term(capsys
     message = error_of(["fit", "--config", TINY, "--run_dir", "run"], capsys)
     assert "step 2: loss is nan, loss/invariance is nan" in message
     assert not Path("run/checkpoints/last.ckpt").exists()
+
+
+def test_compare_prints_a_line_per_run(tiny_run, capsys):
+    capsys.readouterr()
+    main(["compare", str(tiny_run), str(tiny_run)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| run | steps | k-NN top-1 | eq. rotation |")
+    assert [line.split("|")[1:3] for line in lines[2:]] == [[" run ", " 12 "]] * 2
+
+
+def test_compare_refuses_what_is_no_run(tmp_path, capsys):
+    assert "is no run folder" in error_of(["compare", str(tmp_path)], capsys)
