@@ -36,9 +36,12 @@ lint: $(READY) ## check style and types
 bench: $(READY) ## measure the equivariance loss against the public formulation
 	@$(BIN)/python benchmarks/equivariance_loss.py
 
-fashion: $(READY) ## pretrain with and without SER on real Fashion-MNIST, some hours on 2 cores
-	$(BIN)/ser-fit fit --config configs/fashion_mnist/moco_ser.yaml --config configs/trainer/cpu.yaml --ckpt_path last
-	$(BIN)/ser-fit fit --config configs/fashion_mnist/moco.yaml --config configs/trainer/cpu.yaml --ckpt_path last
+FASHION := moco moco_ser moco_ser_2plus4 dino_ser barlow_ser simclr_ser byol_ser simsiam_ser vicreg_ser
+fashion: $(READY) ## pretrain every objective on real Fashion-MNIST, 20 to 40 minutes each on 2 cores
+	@for name in $(FASHION); do \
+	  $(BIN)/ser-fit fit --config configs/fashion_mnist/$$name.yaml --config configs/trainer/cpu.yaml --ckpt_path last || exit 1; \
+	done
+	@$(BIN)/ser-fit compare $(addprefix runs/fashion_mnist/,$(FASHION))
 
 clean: ## remove caches, keep .venv and runs
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
