@@ -26,6 +26,8 @@ class Stream(IntEnum):
     STEP = 3  # what all images of a step share: grid size and parity of the turns
     GENERATED = 4  # the pixels of generated data sets
     SUBSET = 5  # which images a subset for evaluation takes
+    CORRUPTION = 6  # what a generated corruption draws for one image and severity
+    PERTURBATION = 7  # what a generated perturbation sequence draws for one image
 
 
 def _words(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:
