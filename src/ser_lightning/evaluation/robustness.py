@@ -1,0 +1,175 @@
+"""Error rates on corrupted and perturbed images, next to those of a baseline.
+
+Everything is keyed by the name of the corruption or perturbation: lists of constants in another
+order than the list of names are a known mistake.
+
+Source: Hendrycks & Dietterich 2019, arXiv 1903.12261, mCE, relative mCE, mFR and mT5D, and its
+public evaluation code.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+CORRUPTIONS = (
+    "gaussian_noise", "shot_noise", "impulse_noise",
+    "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
+    "snow", "frost", "fog", "brightness",
+    "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+"""The 15 corruptions of ImageNet-C."""
+
+PERTURBATIONS = (
+    "gaussian_noise", "shot_noise", "motion_blur", "zoom_blur", "snow",
+    "brightness", "translate", "rotate", "tilt", "scale",
+)  # fmt: skip
+"""The 10 perturbations of ImageNet-P that enter mFR and mT5D."""
+
+EXTRA_PERTURBATIONS = ("speckle_noise", "gaussian_blur", "spatter", "shear")
+"""The 4 further ones, for which the paper reports accuracies too."""
+
+
+def accuracy_percent(errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Computes the accuracy of every corruption, averaged over its severities.
+
+    Args:
+        errors: by corruption, the error rate in [0, 1] at each severity.
+
+    Returns:
+        Percent by corruption.
+
+    Raises:
+        ValueError: if a corruption has no severity, or a rate is not in [0, 1].
+    """
+    return {name: 100 * (1 - _total(name, rates) / len(rates)) for name, rates in errors.items()}
+
+
+def corruption_errors(
+    errors: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """Computes the corruption error (CE) of every corruption, in percent of a baseline's.
+
+        CE_c = 100 * sum_s E_sc / sum_s B_sc
+
+    Args:
+        errors: by corruption, the error rate E in [0, 1] at each severity.
+        baseline: the rates B of the baseline (AlexNet) at the same severities; may hold more
+            corruptions.
+
+    Returns:
+        CE by corruption; 100 is as good as the baseline. mCE is `mean_over(..., CORRUPTIONS)`.
+
+    Raises:
+        ValueError: as `accuracy_percent`, or if the baseline lacks a corruption or severity.
+    """
+    _check_baseline(errors, baseline)
+    return {
+        name: 100 * _total(name, rates) / _total(name, baseline[name])
+        for name, rates in errors.items()
+    }
+
+
+def relative_corruption_errors(
+    errors: Mapping[str, Sequence[float]],
+    clean_error: float,
+    baseline: Mapping[str, Sequence[float]],
+    clean_baseline_error: float,
+) -> dict[str, float]:
+    """Computes the relative corruption error: what the corruption adds to the clean error.
+
+        RCE_c = 100 * sum_s (E_sc - E_clean) / sum_s (B_sc - B_clean)
+
+    Args:
+        errors: as `corruption_errors`.
+        clean_error: the error rate in [0, 1] on the clean images.
+        baseline: as `corruption_errors`.
+        clean_baseline_error: the baseline's error rate on the clean images.
+
+    Returns:
+        RCE by corruption, in percent; relative mCE is `mean_over(..., CORRUPTIONS)`.
+
+    Raises:
+        ValueError: as `corruption_errors`, or if a corruption does not harm the baseline.
+    """
+    _check_baseline(errors, baseline)
+    result = {}
+    for name, rates in errors.items():
+        added = _total(name, rates) - len(rates) * clean_error
+        baseline_added = _total(name, baseline[name]) - len(rates) * clean_baseline_error
+        if baseline_added <= 0:
+            raise ValueError(
+                f"{name} does not raise the baseline's error above clean_baseline_error "
+                f"{clean_baseline_error}; give rates in [0, 1] of the same network"
+            )
+        result[name] = 100 * added / baseline_added
+    return result
+
+
+def relative_to(values: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, float]:
+    """Divides by a baseline: flip rates FR from flip probabilities, T5D from top-5 distances.
+
+    Args:
+        values: by perturbation.
+        baseline: the baseline's (AlexNet's) positive values; may hold more perturbations.
+
+    Returns:
+        Percent by perturbation; mFR and mT5D are `mean_over(..., PERTURBATIONS)`.
+
+    Raises:
+        ValueError: if the baseline lacks a perturbation or is not positive there.
+    """
+    _check_names(values, baseline, "the baseline")
+    for name in values:
+        if baseline[name] <= 0:
+            raise ValueError(
+                f"the baseline's {name} is {baseline[name]}, which must be positive; measure it "
+                "again"
+            )
+    return {name: 100 * value / baseline[name] for name, value in values.items()}
+
+
+def mean_over(values: Mapping[str, float], names: Sequence[str]) -> float:
+    """Averages the values of all names, each with the same weight.
+
+    Args:
+        values: by name; others than `names` are left out.
+        names: what a benchmark averages, such as `CORRUPTIONS`.
+
+    Returns:
+        The plain mean.
+
+    Raises:
+        ValueError: if a name is missing: the mean over fewer is another benchmark.
+    """
+    if not names:
+        raise ValueError("a mean over no names; give at least one")
+    _check_names(names, values, "the average")
+    return sum(values[name] for name in names) / len(names)
+
+
+def _total(name: str, rates: Sequence[float]) -> float:
+    """The sum over severities, which must be error rates."""
+    if not rates or not all(0 <= rate <= 1 for rate in rates):
+        raise ValueError(
+            f"{name} has the error rates {list(rates)}; give at least one, each in [0, 1] and not "
+            "in percent"
+        )
+    return sum(rates)
+
+
+def _check_baseline(
+    errors: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]]
+) -> None:
+    _check_names(errors, baseline, "the baseline")
+    for name, rates in errors.items():
+        if len(rates) != len(baseline[name]):
+            raise ValueError(
+                f"{name} has {len(rates)} severities and the baseline {len(baseline[name])}; "
+                "measure the same ones"
+            )
+
+
+def _check_names(wanted: Iterable[str], given: Mapping[str, object], whose: str) -> None:
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise ValueError(
+            f"{whose} lacks {', '.join(missing)}; measure them too, or leave the number out"
+        )

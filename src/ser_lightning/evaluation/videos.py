@@ -1,0 +1,184 @@
+"""How steady predictions are along videos of a slowly changing image.
+
+Source: Hendrycks & Dietterich 2019, arXiv 1903.12261, flip probability and top-5 distance, and its
+public evaluation code.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+VIDEO_WIDTH = 5
+"""How many numbers `video_results` has for each video."""
+
+Reference = Literal["first", "previous"]
+_LIST = 5
+
+
+def flip_rate(predictions: Tensor, reference: Reference, difficulty: int = 1) -> Tensor:
+    """Computes how often the prediction of a video changes.
+
+    The naive loop, with the reference r(j) = j - difficulty, or 0 for "first":
+
+        for video: mean over j of 1[f(x_j) != f(x_r(j))]
+
+    Args:
+        predictions: (V, T) int64 best class of every frame.
+        reference: with which frame a frame is compared: "first" for the noises, whose frames are
+            independent, "previous" for all others.
+        difficulty: stride of the comparison with the previous frame; all offsets count.
+
+    Returns:
+        (V,) float64 in [0, 1]. The flip probability is its mean over videos.
+
+    Raises:
+        ValueError: if the stride does not fit, or the reference is unknown.
+    """
+    before, after = _pairs(predictions, reference, difficulty)
+    return (before != after).double().mean(1)
+
+
+def top5_distance(before: Tensor, after: Tensor) -> Tensor:
+    """Computes the top-5 distance of rankings, which needs their five best classes only.
+
+        d = sum_{i=0..4} |i - min(position of before's i-th class in after's list, 5)|
+
+    Args:
+        before: (..., 5) int64 five best classes of the reference, best first.
+        after: (..., 5) the same of the frame compared.
+
+    Returns:
+        (...) int64: 0 where the lists agree, 15 where they have no class in common.
+
+    Raises:
+        ValueError: if a list does not have five classes.
+    """
+    if before.shape[-1] != _LIST or after.shape[-1] != _LIST:
+        raise ValueError(
+            f"lists of {before.shape[-1]} and {after.shape[-1]} classes; the top-5 distance needs "
+            "five of each, so at least five classes"
+        )
+    place = torch.arange(_LIST, device=before.device)
+    found = before[..., :, None] == after[..., None, :]
+    position = torch.where(found, place, _LIST).amin(-1)
+    return (place - position).abs().sum(-1)
+
+
+def video_results(top5: Tensor, label: Tensor, reference: Reference, difficulty: int = 1) -> Tensor:
+    """Reduces each video to what is summed over videos.
+
+    Args:
+        top5: (V, T, 5) int64 five best classes of every frame, best first.
+        label: (V,) int64 true classes.
+        reference: as `flip_rate`.
+        difficulty: as `flip_rate`.
+
+    Returns:
+        (V, VIDEO_WIDTH) float64: flip rate, mean top-5 distance, frames whose best class is
+        right, frames that have the right class among their five, frames. Fit to be collected by
+        `Rows`, which counts a video once that a padding sampler handed to two ranks.
+
+    Raises:
+        ValueError: as `flip_rate` and `top5_distance`.
+    """
+    before, after = _pairs(top5, reference, difficulty)
+    hits = top5 == label[:, None, None]
+    columns = [
+        flip_rate(top5[..., 0], reference, difficulty),
+        top5_distance(before, after).double().mean(1),
+        hits[..., 0].sum(1),
+        hits.any(2).sum(1),
+        torch.full_like(label, top5.shape[1]),
+    ]
+    return torch.stack([column.double() for column in columns], dim=1)
+
+
+class PerturbationSums(NamedTuple):
+    """Sums and counts over the videos of one perturbation, in any order and number of parts.
+
+    Attributes:
+        num_videos: videos.
+        num_frames: frames of all videos, the first included.
+        top1_hits: frames whose best class is right.
+        top5_hits: frames with the right class among the five best.
+        all_right: videos all of whose frames are right.
+        flip_rate: sum over videos.
+        top5_distance: sum over videos.
+    """
+
+    num_videos: int
+    num_frames: int
+    top1_hits: int
+    top5_hits: int
+    all_right: int
+    flip_rate: float
+    top5_distance: float
+
+    def percentages(self) -> dict[str, float]:
+        """Divides by the counts.
+
+        Returns:
+            top1 and top5: accuracy over all frames; all_frames_right: over videos;
+            flip_probability, all in percent; and top5_distance, the mean over videos, 0 to 15.
+
+        Raises:
+            ValueError: if there is no video.
+        """
+        if self.num_videos == 0:
+            raise ValueError("there are no videos to average; give at least one")
+        return {
+            "top1": 100 * self.top1_hits / self.num_frames,
+            "top5": 100 * self.top5_hits / self.num_frames,
+            "all_frames_right": 100 * self.all_right / self.num_videos,
+            "flip_probability": 100 * self.flip_rate / self.num_videos,
+            "top5_distance": self.top5_distance / self.num_videos,
+        }
+
+
+def sum_videos(results: Tensor) -> PerturbationSums:
+    """Sums the results of videos.
+
+    Args:
+        results: (V, VIDEO_WIDTH) of `video_results`, perhaps gathered from all ranks.
+
+    Returns:
+        The sums; all zero for no video.
+    """
+    flips, distance, top1, top5, frames = results.double().unbind(1)
+    return PerturbationSums(
+        num_videos=len(results),
+        num_frames=int(frames.sum()),
+        top1_hits=int(top1.sum()),
+        top5_hits=int(top5.sum()),
+        all_right=int((top1 == frames).sum()),
+        flip_rate=float(flips.sum()),
+        top5_distance=float(distance.sum()),
+    )
+
+
+def merge(parts: Iterable[PerturbationSums]) -> PerturbationSums:
+    """Adds the sums of disjoint sets of videos, such as batches or ranks."""
+    empty = PerturbationSums(0, 0, 0, 0, 0, 0.0, 0.0)
+    return PerturbationSums(*(sum(column) for column in zip(empty, *parts, strict=True)))
+
+
+def _pairs(frames: Tensor, reference: Reference, difficulty: int) -> tuple[Tensor, Tensor]:
+    """The frames (V, T, ...) compared with, and the frames compared, of every video."""
+    if reference not in get_args(Reference):
+        raise ValueError(f'reference "{reference}" is unknown; use one of {get_args(Reference)}')
+    num_frames = frames.shape[1]
+    if not 1 <= difficulty < num_frames:
+        raise ValueError(
+            f"difficulty {difficulty} for videos of {num_frames} frames; it is a stride and must "
+            "be between 1 and the number of frames less 1"
+        )
+    if reference == "previous":
+        return frames[:, :-difficulty], frames[:, difficulty:]
+    if difficulty != 1:
+        raise ValueError(
+            f"difficulty {difficulty} with the first frame as reference; a noise has videos of its "
+            "own for each difficulty, such as gaussian_noise_2: evaluate those with difficulty 1"
+        )
+    return frames[:, :1].expand_as(frames[:, 1:]), frames[:, 1:]
