@@ -1,0 +1,180 @@
+"""The numbers that the paper prints, each with what it was measured on."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+RESULTS_FILE = Path(__file__).with_name("paper_results.yaml")
+
+ALL_GROUPS = "rotation flip scale"
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "SER": {"equiv_layer": 3, "rho": 0.01, "lambda": 1.0, "groups": ALL_GROUPS},
+    "EquiMod": {"equiv_layer": 12},
+    "AugSelf": {"equiv_layer": 12},
+}
+"""The settings that the paper varies, by method, with its usual values; others do not count."""
+
+_DEFAULT_WEIGHT = {"dino": 0.3}
+"""The usual lambda where it is not 1, by base."""
+
+_SPELLINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "SER (full)": ("SER", {}),
+    "SER (layer 3)": ("SER", {}),
+    "SER (all layers)": ("SER", {"equiv_layer": "all"}),
+    "SER lambda=0 (control)": ("SER", {"lambda": 0}),
+    "SER - Rot": ("SER", {"groups": "flip scale"}),
+    "SER - Rot - HFlip": ("SER", {"groups": "scale"}),
+    "SER - Rot - Scale": ("SER", {"groups": "flip"}),
+}
+"""What the row names of some tables mean."""
+
+_BASE_NAMES = {"moco_v3": "MoCo-v3", "dino": "DINO", "barlow_twins": "Barlow Twins"}
+
+
+class Subject(NamedTuple):
+    """What a row of a table is about; equal where two rows may be compared.
+
+    Attributes:
+        base: invariant objective, such as "moco_v3".
+        method: the add-on, or the name of the base where there is none.
+        views: "2", "3" or "2+4".
+        settings: (name, value) of those that differ from the paper's usual ones, sorted.
+        task: in the one table that has a row per task; else "".
+    """
+
+    base: str
+    method: str
+    views: str
+    settings: tuple[tuple[str, Any], ...] = ()
+    task: str = ""
+
+    def label(self) -> str:
+        """The row's name, such as "SER on DINO, 2 views, rho 0.02"."""
+        base = base_name(self.base)
+        name = self.method if self.method == base or not base else f"{self.method} on {base}"
+        views = [f"{self.views} views"] if self.views else []
+        settings = [f"{key} {_short(value)}" for key, value in self.settings]
+        return ", ".join([name, *views, *settings, *([self.task] if self.task else [])])
+
+
+class PaperRow(NamedTuple):
+    """A row of the paper.
+
+    Attributes:
+        subject: what was measured.
+        values: by column; columns that the paper leaves empty are not there.
+        std: standard deviation by column, where the paper prints one.
+    """
+
+    subject: Subject
+    values: dict[str, float]
+    std: dict[str, float]
+
+
+class PaperTable(NamedTuple):
+    """A table of the paper."""
+
+    caption: str
+    note: str
+    rows: tuple[PaperRow, ...]
+
+    def row(self, subject: Subject) -> PaperRow | None:
+        """The row about a subject; None where the paper has none."""
+        return next((row for row in self.rows if row.subject == subject), None)
+
+
+def base_name(base: str) -> str:
+    """The paper's name of a base objective; its key where the paper does not have it."""
+    return _BASE_NAMES.get(base, base)
+
+
+def make_subject(
+    base: str, method: str, views: str, settings: Mapping[str, Any], task: str = ""
+) -> Subject:
+    """Describes a row, with the settings reduced to those that differ from the usual ones.
+
+    Args:
+        base: key of the base objective.
+        method: as the paper spells it in any table.
+        views: "2", "3" or "2+4".
+        settings: equiv_layer, rho, lambda, groups; None where unknown.
+        task: of the row, or "".
+    """
+    method, implied = _SPELLINGS.get(method, (method, {}))
+    usual = dict(_DEFAULTS.get(method, {}))
+    if "lambda" in usual:
+        usual["lambda"] = _DEFAULT_WEIGHT.get(base, usual["lambda"])
+    given = {key: value for key, value in settings.items() if value is not None} | implied
+    differing = {key: given[key] for key in usual if key in given and given[key] != usual[key]}
+    return Subject(base, method, views, tuple(sorted(differing.items())), task)
+
+
+@lru_cache(maxsize=1)
+def paper_tables() -> dict[str, PaperTable]:
+    """The tables of the paper by key, in its order; do not change them in place.
+
+    Table 12 has a further column "mce", which the paper does not print: it follows from the
+    accuracies of the table.
+    """
+    content = _content()
+    tables = {}
+    for key, table in content["tables"].items():
+        rows = tuple(_row(row, table["columns"]) for row in table["rows"])
+        tables[key] = PaperTable(table["caption"], table.get("note", ""), rows)
+    derived = {
+        (row["method"], row["views"]): row["mce"]
+        for row in content["derived"]["imagenet_c_mce_percent"]
+    }
+    for row in tables["table12"].rows:
+        row.values["mce"] = derived[row.subject.method, row.subject.views]
+    note = "mCE is not printed in the paper; it follows from the accuracies"
+    tables["table12"] = tables["table12"]._replace(note=note)
+    return tables
+
+
+@lru_cache(maxsize=1)
+def pretraining() -> dict[str, Any]:
+    """How the paper pretrains: backbone, dataset, epochs, batch_size, warmup_epochs."""
+    meta = _content()["meta"]
+    return {"backbone": meta["backbone"], **meta["pretrain"]}
+
+
+def alexnet_corruption_errors() -> dict[str, list[float]]:
+    """AlexNet's error rate in [0, 1] by corruption of ImageNet-C, at severities 1 to 5."""
+    baseline = _content()["reference_baselines"]["alexnet_imagenet_c_error"]
+    return {name: list(entry["severities"]) for name, entry in baseline.items()}
+
+
+def alexnet_clean_error() -> float:
+    """AlexNet's error rate in [0, 1] on the validation set of ImageNet-1k."""
+    error: float = _content()["reference_baselines"]["alexnet_imagenet_error"]
+    return error
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@lru_cache(maxsize=1)
+def _content() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(RESULTS_FILE.read_text(encoding="utf-8"))
+    return content
+
+
+def _row(row: Mapping[str, Any], columns: list[str]) -> PaperRow:
+    """Reads a row; a cell is a number, {value, std}, or null."""
+    cells = {
+        name: cell if isinstance(cell, dict) else {"value": cell}
+        for name, cell in row.items()
+        if name in columns and cell is not None
+    }
+    subject = make_subject(
+        row["base"], row["method"], row["views"],
+        {key: row.get(key) for key in ("equiv_layer", "rho", "lambda")}, row.get("task", ""),
+    )  # fmt: skip
+    values = {name: float(cell["value"]) for name, cell in cells.items()}
+    return PaperRow(subject, values, {n: c["std"] for n, c in cells.items() if "std" in c})

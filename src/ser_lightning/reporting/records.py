@@ -1,0 +1,297 @@
+"""What an evaluation found, and under which conditions, as one JSON file per result."""
+
+import hashlib
+import json
+import math
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import UnionType
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+
+from ser_lightning.files import atomic_path
+
+RESULT_FOLDER = "results"
+FORMAT = 1
+"""Version of the file format; raise it when a field changes its meaning."""
+
+_PACKAGES = ("ser-lightning", "torch", "torchvision", "timm", "lightning")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.+]*")
+
+
+def software_versions() -> dict[str, str]:
+    """The versions of Python and of the packages that results depend on."""
+    installed = {package: _version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), **installed}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRecord:
+    """One evaluation of one checkpoint.
+
+    Attributes:
+        stage: which evaluation, such as "linear"; see `measures.MEASURES` for the names that the
+            report knows.
+        dataset: on what it was measured, such as "imagenet1k"; "" for a stage without images.
+        checkpoint: path of the evaluated file; None for random weights.
+        checkpoint_sha256: of its bytes; None for random weights.
+        weights_key: which weights of the checkpoint: "student", "teacher", ...
+        layer: the block whose token map is measured; None where it does not matter.
+        cls_layer: the block after which [CLS] joins; 0 is the input.
+        feature: what the classifier sees: blocks, norm, pooling.
+        transform: resizing, crop, interpolation, normalisation.
+        protocol: settings of the stage. Results are averaged over seeds only where it is equal.
+        selected: what the stage chose on held-out data, such as learning rate and epoch.
+        seed: of the evaluation, not of pretraining.
+        data_root: folder of the images.
+        num_samples: images (or videos) that entered the metrics.
+        class_map_sha256: of the mapping from class names to labels; see `class_map_sha256`.
+        metrics: by name; accuracies in percent, others in their own unit. None is not a number.
+        counts: raw counts by name, such as hits.
+        official: whether the number may be compared with published ones.
+        unofficial_reason: why not: sub-sampled, generated on the fly, ...; None where official.
+        wall_seconds: of the evaluation.
+        run: replaces what the run folder says about the run, by key: base, method, views,
+            equiv_layer, rho, lambda, groups as in the paper's tables, and configuration, a text
+            that runs differing in the seed share.
+        versions: of the software, by package.
+        date: ISO 8601.
+
+    Raises:
+        ValueError: a field has the wrong type, stage or data set is no plain name, only one of
+            checkpoint and hash is there, or `official` disagrees with the reason.
+    """
+
+    stage: str
+    dataset: str
+    checkpoint: str | None
+    checkpoint_sha256: str | None
+    weights_key: str
+    layer: int | None
+    cls_layer: int | None
+    feature: dict[str, Any]
+    transform: dict[str, Any]
+    protocol: dict[str, Any]
+    seed: int
+    data_root: str
+    num_samples: int
+    class_map_sha256: str | None
+    metrics: dict[str, float | None]
+    counts: dict[str, int]
+    official: bool
+    unofficial_reason: str | None
+    wall_seconds: float
+    selected: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=software_versions)
+    date: str = field(default_factory=_now)
+
+    def __post_init__(self) -> None:
+        for name, kind in _kinds().items():
+            _check_kind(name, getattr(self, name), kind)
+        _check_name("stage", self.stage)
+        if self.dataset:
+            _check_name("dataset", self.dataset)
+        if (self.checkpoint is None) != (self.checkpoint_sha256 is None):
+            raise ValueError(
+                f"checkpoint {self.checkpoint} with checkpoint_sha256 {self.checkpoint_sha256}; "
+                "give both, or neither for random weights"
+            )
+        if self.official == bool(self.unofficial_reason):
+            raise ValueError(
+                f"official {self.official} with the reason {self.unofficial_reason!r}; a result "
+                "has a reason exactly where it is not official"
+            )
+
+
+class LoadedRecord(NamedTuple):
+    """A record and where it was found.
+
+    Attributes:
+        path: the file.
+        run_dir: the folder of the run that it describes.
+        record: its content.
+    """
+
+    path: Path
+    run_dir: Path
+    record: ResultRecord
+
+
+def result_path(run_dir: Path, record: ResultRecord, variant: str = "") -> Path:
+    """Where a record belongs: <run_dir>/results/<stage>[-<dataset>][-<variant>].json.
+
+    Args:
+        run_dir: folder of the run.
+        record: the record.
+        variant: tells apart records of a stage and data set that should both be kept, such as
+            probe seeds.
+
+    Raises:
+        ValueError: if the variant is no plain name.
+    """
+    if variant:
+        _check_name("variant", variant)
+    name = "-".join(part for part in (record.stage, record.dataset, variant) if part)
+    return run_dir / RESULT_FOLDER / f"{name}.json"
+
+
+def write_record(record: ResultRecord, run_dir: Path, variant: str = "") -> Path:
+    """Writes a record whole or not at all, in place of an older one; call it on one rank.
+
+    Metrics that are not finite are written as null.
+
+    Args:
+        record: the record.
+        run_dir: folder of the run.
+        variant: as `result_path`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: if a field holds something that JSON does not know.
+    """
+    path = result_path(run_dir, record, variant)
+    content = {"format": FORMAT, **asdict(record)}
+    content["metrics"] = {
+        name: value if value is not None and math.isfinite(value) else None
+        for name, value in record.metrics.items()
+    }
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the record of {record.stage} cannot be written as JSON ({error}); use plain finite "
+            "numbers, texts, lists and dictionaries"
+        ) from error
+    with atomic_path(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def read_record(path: Path) -> ResultRecord:
+    """Reads a record back.
+
+    Raises:
+        ValueError: if the file is not a record of this format; the message names file and field.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the decoder of JSON or of UTF-8
+        raise ValueError(f"{path} is not JSON ({error}); run the evaluation again") from error
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise ValueError(
+            f'{path} is no result record with "format": {FORMAT}; give files that an evaluation of '
+            "this version wrote"
+        )
+    required = {f.name for f in fields(ResultRecord) if f.default_factory is MISSING}
+    missing, unknown = required - content.keys(), content.keys() - _kinds().keys()
+    if missing or unknown:
+        raise ValueError(
+            f"{path}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}; run the "
+            "evaluation again with this version"
+        )
+    try:
+        return ResultRecord(**content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def find_records(paths: Iterable[Path]) -> list[LoadedRecord]:
+    """Reads the records of run folders, of folders above them, and single record files.
+
+    Args:
+        paths: folders or files; a file found twice counts once.
+
+    Returns:
+        The records in order of path.
+
+    Raises:
+        ValueError: if a path does not exist or holds no record, or as `read_record`.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        files = [path] if path.is_file() else _record_files(path)
+        if not files:
+            state = f"has no {RESULT_FOLDER}/*.json" if path.is_dir() else "does not exist"
+            raise ValueError(f"{path} {state}; give run folders that were evaluated")
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return [
+        LoadedRecord(file, _run_dir(resolved), read_record(file))
+        for resolved, file in sorted(found.items())
+    ]
+
+
+def file_sha256(path: Path) -> str:
+    """Hashes a file's bytes, a megabyte at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def class_map_sha256(classes: Mapping[str, int] | Sequence[str]) -> str:
+    """Hashes which label each class name has.
+
+    Args:
+        classes: the label by name, or the names in the order of their labels.
+    """
+    if not isinstance(classes, Mapping):
+        classes = {name: label for label, name in enumerate(classes)}
+    lines = sorted(f"{label} {name}" for name, label in classes.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _record_files(folder: Path) -> list[Path]:
+    inside = folder.glob("*.json") if folder.name == RESULT_FOLDER else ()
+    return sorted([*inside, *folder.rglob(f"{RESULT_FOLDER}/*.json")])
+
+
+def _run_dir(file: Path) -> Path:
+    return file.parent.parent if file.parent.name == RESULT_FOLDER else file.parent
+
+
+def _kinds() -> dict[str, Any]:
+    return get_type_hints(ResultRecord)
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    """Refuses a value of another type than annotated; an int is a float, a bool is no number."""
+    if kind is Any:
+        return
+    if get_origin(kind) is dict and isinstance(value, dict):
+        key_kind, value_kind = get_args(kind)
+        for key, child in value.items():
+            _check_kind(f"a key of {name}", key, key_kind)
+            _check_kind(f"{name}[{key!r}]", child, value_kind)
+        return
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (get_origin(kind) or kind,)
+    accepted = {*kinds, int} if float in kinds else set(kinds)
+    if type(value) not in accepted:
+        wanted = " or ".join(sorted("null" if k is type(None) else k.__name__ for k in kinds))
+        raise ValueError(f"{name} is {value!r} ({type(value).__name__}); it must be {wanted}")
+
+
+def _check_name(what: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f'{what} "{name}" names files; use lower-case letters, digits and the signs _ . +'
+        )

@@ -1,0 +1,169 @@
+"""Which row of the paper a run is, told from the configuration in its folder."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ser_lightning.reporting.paper import ALL_GROUPS, Subject, base_name, make_subject, pretraining
+from ser_lightning.reporting.records import LoadedRecord
+
+CONFIG_FILE = "fit.yaml"
+
+_BASES = {"MoCoV3": "moco_v3", "DINO": "dino", "BarlowTwins": "barlow_twins"}
+_METHODS = {"ESSL": "E-SSL"}
+"""The paper's name of an add-on where it is not the class name without "Regularizer"."""
+
+_COUNTED_VIEWS = {"EquiMod": "3", "E-SSL": "2+4"}
+"""Views of add-ons that bring further ones along, as the paper counts them."""
+
+_SAME_WEIGHTS = {
+    "num_workers", "evaluation_batch_size", "bank_size", "validate_bank_size", "num_queries",
+}  # fmt: skip
+"""Settings of the data that do not change the weights; nor does the seed, to be averaged over."""
+
+_TRAINER = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches",
+            "limit_train_batches")  # fmt: skip
+
+
+class Run(NamedTuple):
+    """What the report must know about a run.
+
+    Attributes:
+        subject: the row that it belongs to.
+        configuration: equal for runs that differ in nothing but the seed.
+        departures: how its pretraining differs from the paper's, in words.
+    """
+
+    subject: Subject
+    configuration: str
+    departures: tuple[str, ...]
+
+
+def describe_run(loaded: LoadedRecord) -> Run:
+    """Tells from fit.yaml, and what the record says in its place, which row a run is.
+
+    A run without fit.yaml and without `run` in the record has its folder's name for a method and
+    no counterpart in the paper; so has the random initialisation, whatever the folder.
+
+    Args:
+        loaded: a record of the run.
+
+    Returns:
+        The description.
+
+    Raises:
+        ValueError: if fit.yaml is not a configuration of this package.
+    """
+    if loaded.record.checkpoint is None:
+        return Run(Subject("", "random initialisation", ""), str(loaded.run_dir.resolve()), ())
+    override = dict(loaded.record.run)
+    config = _read(loaded.run_dir / CONFIG_FILE)
+    if config is None:
+        told = {"base": "", "method": loaded.run_dir.resolve().name, "views": ""}
+        configuration, departures = str(loaded.run_dir.resolve()), [f"no {CONFIG_FILE}"]
+    else:
+        told = _identity(config)
+        resumed = sorted(loaded.run_dir.glob("fit.step*.yaml"))
+        configuration = _digest(config, resumed)
+        departures = _departures(config, bool(resumed))
+    configuration = str(override.pop("configuration", configuration))
+    told |= override
+    base, method, views = (str(told.pop(key)) for key in ("base", "method", "views"))
+    return Run(make_subject(base, method, views, told), configuration, tuple(departures))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The configuration; None where there is no file."""
+    if not path.is_file():
+        return None
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML ({error}); restore it from the checkpoint") from error
+    if not isinstance(config, dict) or not {"model", "data"} <= config.keys():
+        raise ValueError(
+            f"{path} has no sections model and data; it must be the configuration that ser-fit "
+            "wrote: remove it and say in the records' `run` what the run is"
+        )
+    return config
+
+
+def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Base, method, views and the settings that the paper varies."""
+    model, data = _arguments(config["model"]), config["data"]
+    base_class = _class_name(config["model"])
+    base = _BASES.get(base_class, base_class)
+    local = _arguments(_arguments(data.get("crop")).get("local"))
+    views = f"2+{local['num']}" if local else "2"
+    if model.get("regularizer") is None:
+        return {"base": base, "method": base_name(base), "views": views}
+    name = _class_name(model["regularizer"]).removesuffix("Regularizer")
+    method = _METHODS.get(name, name)
+    invertible = _arguments(data.get("invertible"))
+    switches = _arguments(invertible.get("group"))
+    return {
+        "base": base,
+        "method": method,
+        "views": views if local else _COUNTED_VIEWS.get(method, views),
+        "equiv_layer": _arguments(model.get("backbone")).get("layer"),
+        "rho": invertible.get("ratio"),
+        "lambda": _arguments(model["regularizer"]).get("weight"),
+        "groups": " ".join(name for name in ALL_GROUPS.split() if switches.get(name, True)),
+    }
+
+
+def _departures(config: Mapping[str, Any], resumed: bool) -> list[str]:
+    """Differences from the paper's pretraining that a reader of the delta must know."""
+    paper = pretraining()
+    model, data = _arguments(config["model"]), config["data"]
+    backbone = _arguments(model.get("backbone"))
+    trainer = config.get("trainer") or {}
+    source = _class_name(data.get("source"))
+    pairs = [
+        ("backbone", backbone.get("name"), paper["backbone"]),
+        ("epochs", trainer.get("max_epochs"), paper["epochs"]),
+        ("global batch size", data.get("global_batch_size"), paper["batch_size"]),
+    ]
+    notes = [f"{name} {ours} (paper {theirs})" for name, ours, theirs in pairs if ours != theirs]
+    if source != "ImageFolder":
+        notes.append(f"pretrained on {source} (paper {paper['dataset']})")
+    if backbone.get("vit_options"):
+        notes.append(f"backbone options {json.dumps(backbone['vit_options'])}")
+    if trainer.get("max_steps") not in {None, -1}:
+        notes.append(f"stopped after {trainer['max_steps']} steps")
+    if model.get("regularizer") is None and data.get("invertible") is not None:
+        notes.append("an invertible sub-batch without a regularizer")
+    if resumed:
+        notes.append("configuration changed while training")
+    return notes
+
+
+def _digest(config: Mapping[str, Any], resumed: list[Path]) -> str:
+    """Hashes what determines the weights, without the seed."""
+    trainer = config.get("trainer") or {}
+    content = [
+        config["model"],
+        {key: value for key, value in config["data"].items() if key not in _SAME_WEIGHTS},
+        {key: trainer.get(key) for key in _TRAINER},
+        [(path.name, path.read_text(encoding="utf-8")) for path in resumed],
+    ]
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _class_name(node: Any) -> str:
+    """The last part of a class path; "" where there is none."""
+    path = node.get("class_path", "") if isinstance(node, Mapping) else node or ""
+    return str(path).rpartition(".")[2]
+
+
+def _arguments(node: Any) -> Mapping[str, Any]:
+    """What a class is built with, with or without class_path around it; empty for null."""
+    if not isinstance(node, Mapping):
+        return {}
+    arguments = node.get("init_args") or {} if "class_path" in node else node
+    return arguments if isinstance(arguments, Mapping) else {}

@@ -1,0 +1,132 @@
+"""A run's row is told from its configuration."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reporting.result_records import config, record, run_folder
+from ser_lightning.reporting.paper import make_subject
+from ser_lightning.reporting.records import LoadedRecord
+from ser_lightning.reporting.runs import describe_run
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def described(folder, configuration, **changes):
+    run_folder(folder, [], configuration)
+    return describe_run(LoadedRecord(folder / "results" / "x.json", folder, record(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("file", "base", "method", "views"),
+    [
+        ("moco.yaml", "moco_v3", "MoCo-v3", "2"),
+        ("moco_ser.yaml", "moco_v3", "SER", "2"),
+        ("moco_ser_2plus4.yaml", "moco_v3", "SER", "2+4"),
+        ("barlow.yaml", "barlow_twins", "Barlow Twins", "2"),
+        ("barlow_ser.yaml", "barlow_twins", "SER", "2"),
+    ],
+)
+def test_shipped_configurations_are_the_papers_rows(tmp_path, file, base, method, views):
+    run = described(tmp_path, yaml.safe_load((CONFIGS / file).read_text()))
+    assert run.subject == make_subject(base, method, views, {})
+    assert run.departures == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings"),
+    [
+        ({"layer": 9}, {"equiv_layer": 9}),
+        ({"weight": 0.0}, {"lambda": 0}),
+        ({"local": {"num": 4, "size": 96}}, {}),
+    ],
+)
+def test_settings_that_the_paper_varies(tmp_path, changes, settings):
+    views = "2+4" if "local" in changes else "2"
+    run = described(tmp_path, config(**changes))
+    assert run.subject == make_subject("moco_v3", "SER", views, settings)
+
+
+def test_groups_and_ratio_are_settings(tmp_path):
+    changed = config()
+    group = {"class_path": "GroupSampler", "init_args": {"rotation": False, "flip": True}}
+    changed["data"]["invertible"]["init_args"] = {"ratio": 0.02, "group": group}
+    subject = described(tmp_path, changed).subject
+    assert subject.settings == (("groups", "flip scale"), ("rho", 0.02))
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "method", "views"),
+    [("EquiMod", "EquiMod", "3"), ("ESSLRegularizer", "E-SSL", "2+4"), ("STL", "STL", "2")],
+)
+def test_views_of_add_ons_are_counted_as_in_the_paper(tmp_path, regularizer, method, views):
+    run = described(tmp_path, config(regularizer=regularizer, layer=12))
+    assert run.subject == make_subject("moco_v3", method, views, {})
+
+
+def test_departures_from_the_papers_pretraining_are_listed(tmp_path):
+    changed = config(regularizer=None)
+    changed["trainer"] |= {"max_epochs": 5, "max_steps": 10}
+    changed["data"] |= {"global_batch_size": 256, "source": {"class_path": "x.GeneratedShapes"}}
+    changed["data"]["invertible"] = {"ratio": 0.01}
+    changed["model"]["init_args"]["backbone"]["init_args"]["vit_options"] = {"depth": 4}
+    run = described(tmp_path, changed)
+    assert run.departures == (
+        "epochs 5 (paper 100)",
+        "global batch size 256 (paper 2048)",
+        "pretrained on GeneratedShapes (paper imagenet1k)",
+        'backbone options {"depth": 4}',
+        "stopped after 10 steps",
+        "an invertible sub-batch without a regularizer",
+    )
+
+
+def test_runs_that_differ_in_seed_and_hardware_share_a_configuration(tmp_path):
+    other = config()
+    other["seed_everything"] = 1
+    other["trainer"]["devices"] = 1
+    other["data"]["num_workers"] = 0
+    longer = config()
+    longer["trainer"]["max_epochs"] = 300
+    first, second, third = (
+        described(tmp_path / str(i), c).configuration
+        for i, c in enumerate((config(), other, longer))
+    )
+    assert first == second
+    assert first != third
+
+
+def test_a_configuration_changed_on_resume_counts(tmp_path):
+    before = described(tmp_path, config())
+    (tmp_path / "fit.step100.yaml").write_text("model: {}")
+    after = described(tmp_path, config())
+    assert before.configuration != after.configuration
+    assert "configuration changed while training" in after.departures
+
+
+def test_record_overrides_the_configuration(tmp_path):
+    run = described(tmp_path, config(), run={"views": "2+4", "rho": 0.02, "configuration": "x"})
+    assert run.subject == make_subject("moco_v3", "SER", "2+4", {"rho": 0.02})
+    assert run.configuration == "x"
+
+
+def test_run_without_configuration_has_its_folders_name(tmp_path):
+    run = described(tmp_path / "mine", None)
+    assert run.subject.label() == "mine"
+    told = described(tmp_path / "mine", None, run={"base": "dino", "method": "DINO", "views": "2"})
+    assert told.subject == make_subject("dino", "DINO", "2", {})
+
+
+def test_random_weights_are_no_row_of_the_paper(tmp_path):
+    run = described(tmp_path, config(), checkpoint=None, checkpoint_sha256=None)
+    assert run.subject.label() == "random initialisation"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "is not YAML"), ("a: 1", "no sections"), ("[]", "no sections")]
+)
+def test_broken_configurations_are_named(tmp_path, text, message):
+    (tmp_path / "fit.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        described(tmp_path, None)
