@@ -43,6 +43,10 @@ fashion: $(READY) ## pretrain every objective on real Fashion-MNIST, 20 to 40 mi
 	done
 	@$(BIN)/ser-fit compare $(addprefix runs/fashion_mnist/,$(FASHION))
 
+%-eval: $(READY)
+	@test -n "$(CKPT)" || { echo "say which checkpoint: make $@ CKPT=runs/moco_ser/checkpoints/last.ckpt [DATA=/data/imagenet]"; exit 2; }
+	@$(BIN)/ser-fit evaluate --config configs/eval/$*.yaml --checkpoint $(CKPT) $(if $(DATA),--data.source.root $(DATA)) $(ARGS)
+
 clean: ## remove caches, keep .venv and runs
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

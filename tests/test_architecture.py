@@ -17,10 +17,11 @@ ALLOWED = {
     "backbones": {"distributed", "files"},
     "regularizers": {"batch", "groups", "distributed"},
     "objectives": {"batch", "backbones", "regularizers", "distributed", "optim"},
-    "evaluation": {"batch", "backbones", "groups", "distributed", "data", "optim"},
+    "evaluation": {"batch", "backbones", "groups", "distributed", "data", "files", "optim"},
     "reporting": {"batch", "backbones", "files", "groups"},
     "compare": {"reporting", "runtime"},
-    "cli": {"compare", "data", "evaluation", "objectives", "reporting", "runtime"},
+    "evaluate": {"data", "evaluation", "reporting", "runtime"},
+    "cli": {"compare", "evaluate", "data", "evaluation", "objectives", "reporting", "runtime"},
     "demo": {"backbones", "cli", "data", "evaluation", "groups", "reporting"},
 }
 

@@ -14,7 +14,7 @@ from ser_lightning.runtime import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests" / "tiny.yaml")
-PARTS = {"trainer", "data", "backbone", "overlay"}  # folders of what is no run by itself
+PARTS = {"trainer", "data", "backbone", "overlay", "eval"}  # folders of what is no run by itself
 CONFIGS = sorted(
     path
     for path in (ROOT / "configs").rglob("*.yaml")

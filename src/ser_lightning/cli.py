@@ -23,9 +23,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ser_lightning.compare import compare
 from ser_lightning.data import PartitionedDataModule, UnreadableImage
+from ser_lightning.evaluate import evaluate
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.objectives import NonFiniteLossError, Objective
 from ser_lightning.reporting import summary_table
+from ser_lightning.reporting.report import main as report
 from ser_lightning.runtime import (
     CHECKPOINT_FOLDER,
     AtomicCheckpointIO,
@@ -69,8 +71,9 @@ class SERCommandLine(LightningCLI):
             parser_class=ShortErrorParser,
             parser_kwargs={
                 "prog": "ser-fit",
-                "description": "Pretrain and evaluate with SER. `ser-fit compare RUNS...` prints "
-                "what finished runs measured.",
+                "description": "Pretrain with SER. Also: `ser-fit evaluate --help` runs a stage of "
+                "evaluation, `ser-fit compare RUNS...` prints what runs measured, "
+                "`ser-fit report RUNS...` sets results next to the paper's.",
             },
             save_config_callback=RunRecord,
             trainer_defaults={"num_sanity_val_steps": -1, "use_distributed_sampler": False},
@@ -239,8 +242,13 @@ def _patch_size(model: Objective) -> int:
 def main(args: list[str] | None = None) -> None:
     """The entry point of ser-fit."""
     args = sys.argv[1:] if args is None else args
-    if args[:1] == ["compare"]:
-        run(compare, args[1:])
+    command, others = args[:1], args[1:]
+    if command == ["compare"]:
+        run(compare, others)
+    elif command == ["evaluate"]:
+        run(evaluate, others)
+    elif command == ["report"]:
+        run(report, others)
     else:
         run(SERCommandLine, args)
 

@@ -144,13 +144,22 @@ class SplitViT(nn.Module):
         return model
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path) -> "SplitViT":
-        """Rebuilds the online backbone of a run from its checkpoint, arguments and weights.
+    def from_checkpoint(
+        cls, path: str | Path, branch: weight_files.Branch = "online"
+    ) -> "SplitViT":
+        """Rebuilds a run's backbone from its checkpoint, arguments and weights.
+
+        Args:
+            path: the checkpoint.
+            branch: the trained backbone, or its momentum copy (DINO's teacher).
 
         Raises:
-            ValueError: if the checkpoint has no record of the run's configuration.
+            ValueError: if the checkpoint has no record of the run's configuration, or no momentum
+                branch where that is wanted.
         """
-        return cls(**weight_files.read_run_arguments(path) | {"weights": str(path)})
+        model = cls(**weight_files.read_run_arguments(path) | {"weights": None})
+        weight_files.load_vit(model.vit, path, branch)
+        return model
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images to (B, C) [CLS] embeddings."""

@@ -5,7 +5,7 @@ import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -18,11 +18,15 @@ from torch import Tensor
 from ser_lightning.files import atomic_path
 
 METADATA_KEY = "ser_lightning"
+Branch = Literal["online", "momentum"]
 # where a ViT's parameters sit in a checkpoint of an objective, and in a backbone's state dict
-PREFIXES = ("backbone.vit.", "vit.")
+PREFIXES: dict[Branch, tuple[str, ...]] = {
+    "online": ("backbone.vit.", "vit."),
+    "momentum": ("momentum_backbone.vit.",),
+}
 
 
-def load_vit(vit: VisionTransformer, path: str | Path) -> None:
+def load_vit(vit: VisionTransformer, path: str | Path, branch: Branch = "online") -> None:
     """Loads a file's weights into a ViT; a classifier in it is ignored.
 
     A position embedding of another grid is resampled (bicubic). Where the file has a position
@@ -32,13 +36,15 @@ def load_vit(vit: VisionTransformer, path: str | Path) -> None:
     Args:
         vit: the model to fill, in place.
         path: safetensors, or a torch file that holds nothing but tensors and plain containers:
-            a state dict of timm, of a backbone, or a checkpoint of an objective, whose online
-            backbone is taken.
+            a state dict of timm, of a backbone, or a checkpoint of an objective.
+        branch: which backbone of an objective's checkpoint: the trained one, or its momentum copy.
 
     Raises:
-        ValueError: if the file would have to be unpickled, or its weights do not fit the model.
+        ValueError: if the file would have to be unpickled, its weights do not fit the model, or it
+            has no momentum branch.
     """
-    state = {k: v for k, v in _read_state(Path(path)).items() if not k.startswith("head.")}
+    state = _read_state(Path(path), branch)
+    state = {k: v for k, v in state.items() if not k.startswith("head.")}
     own = vit.state_dict()
     if "pos_embed" in state and "cls_token" in state:
         state = _fit_position(state, vit)
@@ -137,7 +143,7 @@ def read_run_arguments(path: str | Path) -> dict[str, Any]:
     return arguments
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_state(path: Path, branch: Branch) -> dict[str, Tensor]:
     is_safe = path.suffix == ".safetensors"
     content: Any = safetensors.torch.load_file(path) if is_safe else _load_plain(path)
     for key in ("state_dict", "model"):
@@ -145,12 +151,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}; a state dict is needed")
-    for prefix in PREFIXES:
-        if any(key.startswith(prefix) for key in content):
-            content = {
-                k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)
-            }
-            break
+    prefix = next((p for p in PREFIXES[branch] if any(k.startswith(p) for k in content)), None)
+    if prefix is not None:
+        content = {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
+    elif branch == "momentum":
+        raise ValueError(f"{path} has no momentum branch; take its online one")
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 
 

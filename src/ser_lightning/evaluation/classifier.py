@@ -1,0 +1,106 @@
+"""A trained linear classifier on frozen [CLS] tokens: its file, and how its accuracy is counted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor, nn
+from torchmetrics import SumMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from ser_lightning.backbones import SplitViT
+from ser_lightning.files import atomic_path
+
+
+class LinearClassifier(nn.Module):
+    """Logits from the [CLS] tokens of some blocks, side by side.
+
+    Args:
+        layers: numbers of the blocks.
+        width: channels of a token.
+        class_names: one per class; their order is that of the logits.
+    """
+
+    def __init__(self, layers: Sequence[int], width: int, class_names: Sequence[str]) -> None:
+        super().__init__()
+        self.layers = list(layers)
+        self.class_names = list(class_names)
+        self.linear = nn.Linear(len(self.layers) * width, len(self.class_names))
+
+    def forward(self, backbone: SplitViT, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) images to (B, classes) float32 logits."""
+        tokens = torch.cat(backbone.cls_tokens(pixels, self.layers), dim=1)
+        with torch.autocast(pixels.device.type, enabled=False):
+            return F.linear(tokens.float(), self.linear.weight.float(), self.linear.bias.float())
+
+    def save(self, path: Path) -> None:
+        """Writes weights, layers and class names; the file appears complete or not at all."""
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.linear.state_dict().items()}
+        names = {"layers": " ".join(map(str, self.layers)), "classes": "\n".join(self.class_names)}
+        with atomic_path(path) as partial:
+            partial.write_bytes(safetensors.torch.save(tensors, names))
+
+    @classmethod
+    def load(cls, path: Path) -> "LinearClassifier":
+        """Reads a file that `save` wrote.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if not path.is_file():
+            raise ValueError(
+                f"{path} does not exist; run the linear stage first (make linear-eval)"
+            )
+        with safe_open(path, framework="pt") as file:
+            notes = file.metadata()
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        layers = [int(layer) for layer in notes["layers"].split()]
+        width = state["weight"].shape[1] // len(layers)
+        classifier = cls(layers, width, notes["classes"].split("\n"))
+        classifier.linear.load_state_dict(state)
+        return classifier.requires_grad_(False).eval()
+
+
+class Accuracy(NamedTuple):
+    """Accuracy over samples, in percent and counted; top-5 is over min(5, classes)."""
+
+    top1: float
+    top5: float
+    num_hits: int
+    num_samples: int
+
+    def metrics(self) -> dict[str, float]:
+        """As a result's metrics."""
+        return {"top1": self.top1, "top5": self.top5}
+
+
+class AccuracyCounter(nn.Module):
+    """Counts hits over batches and ranks, each sample once (micro average).
+
+    Args:
+        num_classes: of the logits.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        options: dict[str, Any] = {"num_classes": num_classes, "average": "micro"}
+        self.top1 = MulticlassAccuracy(top_k=1, **options)
+        self.top5 = MulticlassAccuracy(top_k=min(5, num_classes), **options)
+        self.total = SumMetric()
+
+    def update(self, logits: Tensor, label: Tensor) -> None:
+        """Counts a batch: (B, classes) logits, (B,) labels."""
+        self.top1.update(logits, label)
+        self.top5.update(logits, label)
+        self.total.update(len(label))
+
+    def compute(self) -> Accuracy:
+        """The accuracy over all ranks; resets. A collective call."""
+        top1, top5, total = (m.compute().item() for m in (self.top1, self.top5, self.total))
+        for metric in (self.top1, self.top5, self.total):
+            metric.reset()
+        return Accuracy(100 * top1, 100 * top5, round(top1 * total), round(total))

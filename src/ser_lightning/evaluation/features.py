@@ -1,0 +1,137 @@
+"""One pass over clean images, kept on disk and shared by the stages that read frozen features."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from ser_lightning.backbones import SplitViT
+from ser_lightning.batch import EvaluationBatch
+from ser_lightning.data.labelled import LabelledDataModule, Split
+
+MAX_LAYERS = 4  # the linear probe reads [CLS] of the last four blocks
+
+
+class Features(NamedTuple):
+    """Frozen features of a split, in its order.
+
+    Attributes:
+        cls: (N, layers, C) float32 [CLS] tokens of the last blocks, each through the final norm,
+            the last one last; a memory map, so that reading rows reads these rows only.
+        label: (N,) int64 classes.
+    """
+
+    cls: np.ndarray
+    label: Tensor
+
+    def embeddings(self) -> Tensor:
+        """(N, C) final [CLS] embeddings."""
+        return torch.from_numpy(np.array(self.cls[:, -1]))
+
+    def concatenated(self, num_layers: int) -> Tensor:
+        """(N, num_layers * C) the [CLS] tokens of the last blocks, side by side."""
+        return torch.from_numpy(np.array(self.cls[:, -num_layers:])).flatten(1)
+
+
+def cls_layers(backbone: SplitViT) -> list[int]:
+    """The last blocks after which there is a [CLS] token, at most four.
+
+    Differs: the public evaluation reads a patch token in place of [CLS] from blocks that have
+    none; here such blocks are left out, and a record says which were read.
+    """
+    first = backbone.cls_layer + (backbone.cls_layer > 0)
+    return list(range(max(first, backbone.depth - MAX_LAYERS + 1, 1), backbone.depth + 1))
+
+
+class FeaturePass(L.LightningModule):
+    """Writes the features of a clean loader into a file, each process its own rows.
+
+    Args:
+        backbone: frozen.
+        path: an `.npy` file of the right shape, made by `cached_features`.
+    """
+
+    def __init__(self, backbone: SplitViT, path: Path) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layers = cls_layers(backbone)
+        self.rows = np.load(path, mmap_mode="r+")
+
+    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
+        """Computes the [CLS] tokens of a batch."""
+        tokens = self.backbone.cls_tokens(batch.pixels, self.layers)
+        self.rows[batch.indices.cpu().numpy()] = torch.stack(tokens, 1).float().cpu().numpy()
+
+    def on_test_end(self) -> None:
+        """Writes what is still in memory."""
+        self.rows.flush()
+
+
+def cached_features(
+    backbone: SplitViT,
+    checkpoint_hash: str,
+    data: LabelledDataModule,
+    split: Split,
+    trainer: L.Trainer,
+    run_dir: Path,
+) -> Features:
+    """Computes the features of a split, or finds them from an earlier stage.
+
+    Every rank calls it. The cache's key is what the features depend on: checkpoint, images and
+    their preparation, layers, precision. A file appears complete or not at all.
+
+    Args:
+        backbone: frozen.
+        checkpoint_hash: names its weights: file hash and branch.
+        data: gives the clean loader.
+        split: which images.
+        trainer: runs the pass; its devices share the work.
+        run_dir: folder of the run, on a disk that all processes see; the cache is in `features/`.
+    """
+    data.setup("test")
+    images = data.images(split)
+    layers = cls_layers(backbone)
+    protocol = {
+        "checkpoint": checkpoint_hash,
+        "split": split,
+        "num_images": len(images),
+        "labels": hashlib.sha256(images.labels.numpy().tobytes()).hexdigest(),
+        "source": _plain(data.source),
+        "images": data.describe(),
+        "num_train": data.num_train,
+        "num_test": data.num_test,
+        "holdout_fraction": data.holdout_fraction,
+        "layers": layers,
+        "precision": str(trainer.precision),
+    }
+    key = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:24]
+    folder = run_dir / "features"
+    final, partial = folder / key, folder / f"{key}.partial"
+    if not (final / "cls.npy").is_file():
+        if trainer.is_global_zero:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            shape = (len(images), len(layers), backbone.width)
+            np.lib.format.open_memmap(partial / "cls.npy", "w+", np.float32, shape).flush()
+            (partial / "protocol.json").write_text(json.dumps(protocol, indent=2))
+        trainer.strategy.barrier("features allocated")
+        trainer.test(
+            FeaturePass(backbone, partial / "cls.npy"), data.clean_loader(split), verbose=False
+        )
+        trainer.strategy.barrier("features written")
+        if trainer.is_global_zero:
+            partial.rename(final)
+        trainer.strategy.barrier("features in place")
+    return Features(np.load(final / "cls.npy", mmap_mode="r"), images.labels)
+
+
+def _plain(source: Any) -> dict[str, str]:
+    """What a source was made from, for a cache's key: class, and arguments kept as attributes."""
+    simple = {k: str(v) for k, v in vars(source).items() if isinstance(v, str | int | float | Path)}
+    return {"class": type(source).__name__, **simple}

@@ -1,0 +1,123 @@
+"""What every stage of evaluation is: a module that measures the backbone of one checkpoint."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import lightning as L
+
+from ser_lightning.backbones import Branch, SplitViT
+from ser_lightning.data.labelled import LabelledDataModule
+
+
+class StageResult(NamedTuple):
+    """What a stage measured; plain values that a record can hold.
+
+    Attributes:
+        dataset: on what, such as "imagenet1k"; "" for the source of the checkpoint.
+        metrics: by name; accuracies in percent.
+        num_samples: images (or videos) that entered the metrics.
+        counts: raw counts by name, such as hits.
+        feature: what was measured: layers, norm, pooling.
+        protocol: settings of the stage.
+        selected: what was chosen on held-out data.
+        unofficial_reason: why the numbers may not be compared with published ones; None if they
+            may.
+    """
+
+    dataset: str
+    metrics: dict[str, float]
+    num_samples: int
+    counts: dict[str, int]
+    feature: dict[str, Any]
+    protocol: dict[str, Any]
+    selected: dict[str, Any]
+    unofficial_reason: str | None
+
+
+class Stage(L.LightningModule, ABC):
+    """A stage of evaluation.
+
+    It rebuilds the backbone from the checkpoint alone and keeps it frozen; a subclass says what
+    `run` does with the trainer and the data, and returns its results.
+
+    Args:
+        checkpoint: file of a pretraining run.
+        branch: whose weights: "online" (student) or "momentum" (teacher).
+        seed: of heads and draws; taken from `seed_everything`.
+
+    Attributes:
+        name: of the stage, as in `configs/eval/<name>.yaml` and in its record.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, checkpoint: str, branch: Branch = "online", seed: int = 0) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+        self.branch = branch
+        self.seed = seed
+        self.backbone = SplitViT.from_checkpoint(checkpoint, branch)
+        self.backbone.requires_grad_(False)
+        self.backbone.eval()
+
+    @property
+    def checkpoint_hash(self) -> str:
+        """Names the evaluated weights: hash of the file, and branch."""
+        return f"{sha256_of(self.checkpoint)}-{self.branch}"
+
+    @abstractmethod
+    def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
+        """Measures; every rank calls it and gets the same results.
+
+        Args:
+            trainer: for `fit` and `test`, with devices, precision and progress bar.
+            data: the images.
+            folder: of the run: `features/` is the cache that stages share, `results/` holds
+                records and trained heads.
+        """
+
+    def result(
+        self,
+        data: LabelledDataModule,
+        metrics: dict[str, float],
+        num_samples: int,
+        *,
+        counts: dict[str, int] | None = None,
+        feature: dict[str, Any],
+        protocol: dict[str, Any],
+        selected: dict[str, Any] | None = None,
+        dataset: str | None = None,
+        unofficial_reason: str | None = None,
+    ) -> StageResult:
+        """Puts a result together; on a part of the data it is marked unofficial."""
+        part = None if data.is_whole() else "measured on a part of the images"
+        return StageResult(
+            dataset or data.dataset_name,
+            metrics,
+            num_samples,
+            counts or {},
+            feature,
+            protocol,
+            selected or {},
+            unofficial_reason or part,
+        )
+
+    def train(self, mode: bool = True) -> "Stage":
+        """Sets the mode of everything but the frozen backbone."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def configure_optimizers(self) -> Any:
+        """Trains nothing."""
+        return None
+
+
+@lru_cache(maxsize=4)
+def sha256_of(path: str) -> str:
+    """Hashes a file's bytes; asked for again and again within a stage."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
