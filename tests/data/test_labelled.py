@@ -1,0 +1,116 @@
+"""Labelled images: splits that do not overlap, batches that depend on nothing but their key."""
+
+import numpy as np
+import pytest
+import torch
+
+from ser_lightning.data import Shapes
+from ser_lightning.data.labelled import LabelledCrops, LabelledDataModule
+from ser_lightning.data.partition import BatchKey, Plan
+from ser_lightning.data.sources import ImageSet, Source
+from ser_lightning.data.views import CropViews
+
+
+class Unlabelled(ImageSet):
+    """Two images that nobody labelled."""
+
+    labels = torch.full((2,), -1)
+    class_names = ()
+
+    def read(self, index):
+        return torch.zeros(3, 8, 8, dtype=torch.uint8)
+
+
+class Given(Source):
+    """Two given splits."""
+
+    def __init__(self, train, evaluation):
+        self._splits = train, evaluation
+
+    def train(self):
+        return self._splits[0]
+
+    def evaluation(self):
+        return self._splits[1]
+
+
+def shapes(**options):
+    source = Shapes(num_train=96, num_evaluation=36, image_size=16)
+    options = {"global_batch_size": 8, "image_size": 16, "num_workers": 0} | options
+    data = LabelledDataModule(source, **options)
+    data.setup("fit")
+    return data
+
+
+def crops(data, rank=0, world_size=1):
+    plan = Plan(len(data.images("train")), 8, 0, 3, rank, world_size)
+    return LabelledCrops(data.images("train"), plan, CropViews(), 16)
+
+
+def test_holdout_is_a_balanced_part_of_train_and_no_test_image():
+    data = shapes(holdout_fraction=0.25)
+    train, holdout = data.images("train"), data.images("holdout")
+    assert sorted([*train.positions, *holdout.positions]) == list(range(96))
+    counts = torch.bincount(holdout.labels, minlength=12)
+    assert counts.sum() == 24
+    assert counts.max() - counts.min() <= 1
+    assert len(data.images("test")) == 36
+
+
+def test_holdout_is_the_same_whatever_the_seed():
+    first, second = (shapes(holdout_fraction=0.25, seed=seed) for seed in (0, 1))
+    np.testing.assert_array_equal(
+        first.images("holdout").positions, second.images("holdout").positions
+    )
+
+
+def test_parts_are_balanced_and_known_as_parts():
+    data = shapes(num_train=24, num_test=12)
+    assert torch.bincount(data.images("test").labels).tolist() == [1] * 12
+    assert not data.is_whole()
+    assert shapes().is_whole()
+
+
+def test_training_batch_depends_on_its_key_only():
+    data, key = shapes(), BatchKey(1, 2)
+    one, again = crops(data)[key], crops(data)[key]
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    other = crops(data)[BatchKey(2, 2)]
+    assert not torch.equal(one.pixels, other.pixels)
+
+
+def test_two_ranks_share_the_batch_of_one():
+    data, key = shapes(), BatchKey(0, 3)
+    whole = crops(data)[key]
+    parts = [crops(data, rank, 2)[key] for rank in range(2)]
+    for field in ("pixels", "label", "indices"):
+        joined = torch.cat([getattr(part, field) for part in parts])
+        assert torch.equal(joined, getattr(whole, field))
+
+
+def test_clean_images_come_once_and_in_order():
+    data = shapes(evaluation_batch_size=10)
+    indices = torch.cat([batch.indices for batch in data.test_dataloader()])
+    assert indices.tolist() == list(range(36))
+
+
+def test_without_holdout_there_is_nothing_to_validate_on():
+    assert shapes(holdout_fraction=0.0).val_dataloader() == []
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (Shapes(num_train=12, num_evaluation=12).train(), None, "no evaluation split"),
+        (Unlabelled(), Unlabelled(), "one folder per class"),
+    ],
+)
+def test_source_that_cannot_be_tested_on_is_refused(train, test, message):
+    data = LabelledDataModule(Given(train, test))
+    with pytest.raises(ValueError, match=message):
+        data.setup("test")
+
+
+def test_holdout_fraction_out_of_range_is_refused():
+    with pytest.raises(ValueError, match=r"holdout_fraction 1\.0"):
+        shapes(holdout_fraction=1.0)
