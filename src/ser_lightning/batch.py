@@ -14,8 +14,6 @@ from ser_lightning.groups.element import GroupElement
 
 NUM_GLOBAL_VIEWS = 2
 
-NUM_GLOBAL_VIEWS = 2
-
 
 class View(NamedTuple):
     """One view of every image of a sub-batch.

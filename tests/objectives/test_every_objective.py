@@ -50,7 +50,9 @@ def test_every_trainable_parameter_receives_a_gradient_and_no_other(cls, ser):
         module = tiny_objective(cls, ser)
         received = gradients(module, tiny_batch(num_local=num_local))
         assert set(received) == {n for n, p in module.named_parameters() if p.requires_grad}
-        assert all(torch.isfinite(g).all() for g in received.values())
+        for name, gradient in received.items():
+            assert torch.isfinite(gradient).all(), name
+            assert gradient.abs().sum() > 0, name
 
 
 def test_nothing_is_frozen_but_patch_embedding_and_momentum_branch(cls):
@@ -93,8 +95,9 @@ def test_weight_changes_the_gradients_of_the_prefix(cls):
     assert not torch.allclose(with_ser, without)
 
 
-def test_loss_is_float32_under_autocast(cls):
-    module = tiny_objective(cls)
+@pytest.mark.parametrize("ser", [True, False], ids=["ser", "plain"])
+def test_loss_is_float32_under_autocast(cls, ser):
+    module = tiny_objective(cls, ser)
     with torch.autocast("cpu", torch.bfloat16):
         loss = module.training_step(tiny_batch(), 0)
     assert loss.dtype == torch.float32
@@ -113,6 +116,18 @@ def test_interrupted_run_ends_bit_identical_to_the_unbroken_one(cls, unbroken, t
     with pytest.raises(Stopped):
         tiny_fit(cls, stop_after=8, save_to=path)
     resumed, whole = tiny_fit(cls, resume_from=path), unbroken(cls)
+    assert resumed.losses == whole.losses[8:]
+    assert_equal_trees(resumed.module.state_dict(), whole.module.state_dict())
+    assert_equal_trees(resumed.optimizer, whole.optimizer)
+
+
+def test_interrupted_run_with_accumulation_and_local_views_ends_bit_identical(cls, tmp_path):
+    path = tmp_path / "stopped.ckpt"
+    options = {"accumulate": 2, "num_local": 2 if cls.accepts_local_views else 0}
+    whole = tiny_fit(cls, **options)
+    with pytest.raises(Stopped):
+        tiny_fit(cls, stop_after=4, save_to=path, **options)
+    resumed = tiny_fit(cls, resume_from=path, **options)
     assert resumed.losses == whole.losses[8:]
     assert_equal_trees(resumed.module.state_dict(), whole.module.state_dict())
     assert_equal_trees(resumed.optimizer, whole.optimizer)

@@ -8,7 +8,7 @@ import torch
 from ser_lightning.backbones import SplitViT
 from ser_lightning.objectives.vicreg import VICReg, vicreg_loss
 from ser_lightning.regularizers import SERRegularizer
-from support import tiny_batch, tiny_objective
+from support import tiny_objective
 
 # the first losses of tests/objectives/golden.py
 GOLDEN = [23.39464, 25.069611, 22.83255, 22.655128, 23.609423]
@@ -77,16 +77,6 @@ def test_loss_is_computed_in_float32_under_autocast():
     assert loss.dtype == torch.float32
     # measured 3e-8; products in bfloat16 would fail
     assert loss.item() == pytest.approx(vicreg_loss(*pair).loss.item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("ser", [True, False])
-def test_every_trainable_parameter_receives_a_gradient(ser):
-    module = tiny_objective(VICReg, ser).double()
-    module.training_step(tiny_batch(dtype=torch.float64), 0).backward()
-    largest = {n: p.grad.abs().max() for n, p in module.named_parameters() if p.requires_grad}
-    # The norm that follows takes a shift out again: 1e-15 is left.
-    shifts = {"projector.0.bias", "projector.3.bias", "backbone.vit.norm.bias"}
-    assert {n for n in largest if largest[n] < 1e-12} == shifts
 
 
 def test_module_hands_its_weights_to_the_loss():

@@ -5,7 +5,13 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 
-from ser_lightning.data import InvertibleViews, PartitionedDataModule, Shapes
+from ser_lightning.data import (
+    CropViews,
+    InvertibleViews,
+    LocalCrops,
+    PartitionedDataModule,
+    Shapes,
+)
 from support import PATCH, tiny_objective
 
 NUM_EPOCHS, STEPS_PER_EPOCH = 2, 6
@@ -33,13 +39,16 @@ class Recorder(L.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.losses.append(outputs["loss"].item())
-        if trainer.global_step == self.stop_after:
+        is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if trainer.global_step == self.stop_after and is_step:
             trainer.save_checkpoint(self.path)
             raise Stopped
 
 
-def tiny_fit(cls, stop_after=None, save_to=None, resume_from=None, **options):
-    """Trains `cls` with SER for two epochs of six steps of 16 images.
+def tiny_fit(
+    cls, stop_after=None, save_to=None, resume_from=None, accumulate=1, num_local=0, **options
+):
+    """Trains `cls` with SER for two epochs of six batches of 16 images.
 
     Raises:
         Stopped: after step `stop_after`, whose checkpoint is then in `save_to`.
@@ -48,7 +57,8 @@ def tiny_fit(cls, stop_after=None, save_to=None, resume_from=None, **options):
     module = tiny_objective(cls, **options)
     data = PartitionedDataModule(
         Shapes(num_train=16 * STEPS_PER_EPOCH, num_evaluation=12, image_size=16),
-        global_batch_size=16,
+        global_batch_size=16 * accumulate,
+        crop=CropViews(local=LocalCrops(num_local, 8) if num_local else None),
         invertible=InvertibleViews(ratio=0.25),
         image_size=16,
         patch_size=PATCH,
@@ -59,6 +69,7 @@ def tiny_fit(cls, stop_after=None, save_to=None, resume_from=None, **options):
         accelerator="cpu",
         devices=1,
         max_epochs=NUM_EPOCHS,
+        accumulate_grad_batches=accumulate,
         limit_val_batches=0,
         callbacks=[recorder],
         logger=False,
@@ -67,7 +78,7 @@ def tiny_fit(cls, stop_after=None, save_to=None, resume_from=None, **options):
         enable_model_summary=False,
     )
     trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
-    assert trainer.global_step == NUM_EPOCHS * STEPS_PER_EPOCH
+    assert trainer.global_step == NUM_EPOCHS * STEPS_PER_EPOCH // accumulate
     return Run(recorder.losses, module, trainer.optimizers[0].state_dict())
 
 

@@ -68,6 +68,8 @@ class BarlowTwins(Objective):
         bias_learning_rate: peak learning rate of biases, norms and other vectors for a global
             batch of 256 images, as the original has with LARS; null for that of the weights.
         base_learning_rate: peak learning rate for a global batch of 256 images.
+        final_learning_rate: where its cosine ends, as a share of the peak.
+        clip_parameter_norm: longest gradient of each single parameter; null for none.
         hidden: width of the projector's hidden layers.
         projection: width of the projections.
         training: further arguments of every objective.
@@ -81,7 +83,9 @@ class BarlowTwins(Objective):
         *,
         off_diagonal_weight: float = 0.0051,
         bias_learning_rate: float | None = None,
-        base_learning_rate: float = 3e-4,
+        base_learning_rate: float = 1e-4,
+        final_learning_rate: float = 0.001,
+        clip_parameter_norm: float | None = 0.3,
         hidden: int = 8192,
         projection: int = 8192,
         **training: Any,
@@ -98,7 +102,13 @@ class BarlowTwins(Objective):
                 f"positive base_learning_rate, which is {base_learning_rate}; Barlow Twins uses "
                 "0.0048 and 0.2 with LARS"
             )
-        super().__init__(backbone, base_learning_rate=base_learning_rate, **training)
+        super().__init__(
+            backbone,
+            base_learning_rate=base_learning_rate,
+            final_learning_rate=final_learning_rate,
+            clip_parameter_norm=clip_parameter_norm,
+            **training,
+        )
         self.off_diagonal_weight = off_diagonal_weight
         self.bias_share = (
             None if bias_learning_rate is None else bias_learning_rate / base_learning_rate

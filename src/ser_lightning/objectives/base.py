@@ -149,7 +149,7 @@ class Objective(L.LightningModule, ABC):
             self.invariance_loss(joint_embeddings(part), joint_embeddings(part_target))
             for part, part_target in zip(sub_batches(online), sub_batches(target), strict=True)
         ]
-        return LossOutput(parts[0].loss + parts[1].loss, parts[0].logs)
+        return _sum_of(*parts)
 
     def _log_step(
         self, terms: dict[str, Tensor], logs: dict[str, Tensor], batch: PartitionedBatch
@@ -231,8 +231,18 @@ class Objective(L.LightningModule, ABC):
     ) -> None:
         """Clips each parameter's own gradient, then what the trainer's settings ask for."""
         if self.clip_parameter_norm is not None:
+            self._unscale(optimizer)
             clip_each_(self.trainable_parameters(), self.clip_parameter_norm)
         super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Takes float16's loss scale off the gradients, where Lightning leaves it to the optimizer.
+
+        It does so for fused optimizers, which then take the step as it is.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that require a gradient."""
@@ -254,6 +264,15 @@ class Objective(L.LightningModule, ABC):
     def steps_per_epoch(self) -> float:
         """Optimizer steps of an epoch."""
         return self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+
+
+def _sum_of(first: LossOutput, second: LossOutput) -> LossOutput:
+    """Adds losses and their terms (`loss/...`); other logs are averaged."""
+    logs = {
+        name: (first.logs[name] + second.logs[name]) / (1 if name.startswith("loss/") else 2)
+        for name in first.logs
+    }
+    return LossOutput(first.loss + second.loss, logs)
 
 
 def _constant(step: int) -> float:

@@ -124,10 +124,9 @@ class DINO(MomentumObjective):
     """DINO with its teacher; `regularizer: null` gives the plain method.
 
     The teacher sees the global views, the student also the local ones. The centre follows the
-    mean of the teacher's raw outputs over both global views and all ranks. It moves after the
-    loss, once per forward and backward pass, so several times per step under accumulation, as in
-    the public code. With `partition: separate` both losses share one centre, which moves once
-    after them, by all images alike: a small sub-batch moves it no more than its share.
+    mean of the teacher's raw outputs over both global views, all ranks and all passes of an
+    optimizer step, and moves once per step, after the loss. With `partition: separate` both losses
+    share one centre, which all images move alike.
 
     Stochastic depth (`vit_options: {drop_path_rate: 0.1}`) and dropout are the student's only.
     Weight decay follows `weight_decay` and `final_weight_decay`, whatever the optimizer's own is.
@@ -145,6 +144,9 @@ class DINO(MomentumObjective):
         final_weight_decay: at the end, half a cosine later.
         decay_biases: whether weight decay acts on biases, norms and other vectors too. DINO's
             does not.
+        base_learning_rate: peak learning rate for a global batch of 256 images.
+        final_learning_rate: where its cosine ends, as a share of the peak.
+        clip_parameter_norm: longest gradient of each single parameter; null for none.
         freeze_last_layer: epochs at the start in which the prototypes stay as they are.
         norm_last_layer: keeps the prototypes at unit length.
         hidden: width of the head's hidden layers.
@@ -172,6 +174,9 @@ class DINO(MomentumObjective):
         weight_decay: float = 0.04,
         final_weight_decay: float = 0.4,
         decay_biases: bool = False,
+        base_learning_rate: float = 1e-4,
+        final_learning_rate: float = 0.0125,
+        clip_parameter_norm: float | None = 0.3,
         freeze_last_layer: float = 1,
         norm_last_layer: bool = False,
         hidden: int = 2048,
@@ -181,7 +186,14 @@ class DINO(MomentumObjective):
     ) -> None:
         projector = DINOHead(backbone.width, hidden, bottleneck, projection, norm_last_layer)
         super().__init__(
-            backbone, projector, momentum=momentum, decay_biases=decay_biases, **training
+            backbone,
+            projector,
+            momentum=momentum,
+            decay_biases=decay_biases,
+            base_learning_rate=base_learning_rate,
+            final_learning_rate=final_learning_rate,
+            clip_parameter_norm=clip_parameter_norm,
+            **training,
         )
         _stop_dropping(self.momentum_backbone)
         self.temperature = temperature
@@ -193,7 +205,7 @@ class DINO(MomentumObjective):
         self.final_weight_decay = final_weight_decay
         self.freeze_last_layer = freeze_last_layer
         self.register_buffer("centre", torch.zeros(1, projection))
-        self._teacher_sum: Tensor | float = 0.0  # of raw outputs, since the pass began
+        self._teacher_sum: Tensor | float = 0.0  # of raw outputs, since the optimizer step began
         self._num_summed = 0
         self._validate()
 
@@ -212,10 +224,13 @@ class DINO(MomentumObjective):
             )
 
     def training_step(self, batch: PartitionedBatch, batch_idx: int) -> Tensor:
-        """Takes the step of every objective, then moves the centre."""
-        self._teacher_sum, self._num_summed = 0.0, 0
+        """Takes the step of every objective, then moves the centre, once per optimizer step."""
+        accumulate = 1 if self._trainer is None else self.trainer.accumulate_grad_batches
+        if batch_idx % accumulate == 0:
+            self._teacher_sum, self._num_summed = 0.0, 0
         loss = super().training_step(batch, batch_idx)
-        self._move_centre()
+        if (batch_idx + 1) % accumulate == 0:
+            self._move_centre()
         return loss
 
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
@@ -234,7 +249,7 @@ class DINO(MomentumObjective):
 
     @torch.no_grad()
     def _move_centre(self) -> None:
-        """Sets c to m c + (1 - m) * mean of the pass's raw outputs, over all ranks."""
+        """Sets c to m c + (1 - m) * mean of the step's raw outputs, over all ranks."""
         assert isinstance(self._teacher_sum, Tensor), "no loss was computed"
         mean = all_reduce_mean(self._teacher_sum / self._num_summed).to(self.centre.dtype)
         self.centre.lerp_(mean, 1 - self.centre_momentum)

@@ -66,5 +66,6 @@ class MomentumObjective(Objective):
         return cosine(self.global_step, self.num_steps, self.momentum, 1.0)
 
     def _is_first_of_accumulation(self) -> bool:
+        """Whether this pass is the first of those that share an optimizer step."""
         batch_idx = self.trainer.fit_loop.epoch_loop.batch_idx
         return batch_idx % self.trainer.accumulate_grad_batches == 0
