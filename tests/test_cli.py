@@ -303,7 +303,7 @@ def test_compare_prints_a_line_per_run(tiny_run, capsys):
     main(["compare", str(tiny_run), str(tiny_run)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| run | steps | k-NN top-1 | eq. rotation |")
-    assert [line.split("|")[1:3] for line in lines[2:]] == [[" run ", " 12 "]] * 2
+    assert [line.split("|")[1:3] for line in lines[2:4]] == [[f" {tiny_run} ", " 12 "]] * 2
 
 
 def test_compare_refuses_what_is_no_run(tmp_path, capsys):

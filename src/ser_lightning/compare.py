@@ -12,10 +12,13 @@ def compare(args: Sequence[str]) -> None:
     """Prints a Markdown table of runs, each number next to that of its random initialisation."""
     parser = argparse.ArgumentParser("ser-fit compare", description=compare.__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, as runs/moco_ser")
-    print(runs_markdown([_metrics(run) for run in parser.parse_args(args).runs]))
+    runs = parser.parse_args(args).runs
+    names = [run.name for run in runs]
+    names = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    print(runs_markdown([_metrics(*pair) for pair in zip(runs, names, strict=True)]))
 
 
-def _metrics(run: Path) -> RunMetrics:
+def _metrics(run: Path, name: str) -> RunMetrics:
     path = last_checkpoint(run / CHECKPOINT_FOLDER)
     if not path.is_file():
         raise ValueError(f"{run} is no run folder: {path} does not exist")
@@ -26,4 +29,4 @@ def _metrics(run: Path) -> RunMetrics:
             "off (`trainer.limit_val_batches`)"
         )
     last = measured["history"][-1]
-    return RunMetrics(run.name, measured["baseline"], last["metrics"], last["step"])
+    return RunMetrics(name, measured["baseline"], last["metrics"], last["step"])

@@ -56,4 +56,6 @@ def test_runs_stand_in_lines_with_random_init_in_brackets():
         "|---|---:|---:|---:|---:|---:|",
         "| a | 5 | 60.0 % (31.2 %) | 0.950 (0.801) | 40.3 (-) | 0.0123 (-) |",
         "| b | 10 | 70.0 % (-) | - | 12.0 (-) | - |",
+        "",
+        "In brackets: the same at random initialisation.",
     ]

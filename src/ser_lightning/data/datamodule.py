@@ -260,9 +260,9 @@ class PartitionedDataModule(L.LightningDataModule):
         self._steps_of_checkpoint = state_dict["steps_per_epoch"]  # compared at the first batch
         current = self.state_dict()
         changed = [
-            f"{name} was {state_dict[name]}, is {current[name]}"
+            f"{name} was {state_dict.get(name, 'not known')}, is {current[name]}"
             for name in current
-            if current[name] != state_dict[name] and name != "steps_per_epoch"
+            if current[name] != state_dict.get(name) and name != "steps_per_epoch"
         ]
         if changed:
             raise ValueError(

@@ -61,13 +61,13 @@ class RunMetrics(NamedTuple):
 
 
 def runs_markdown(runs: Sequence[RunMetrics]) -> str:
-    """Sets runs side by side as a Markdown table: every metric trained, and at random init.
+    """Sets runs side by side as a Markdown table: the main metrics, in brackets at random init.
 
     Args:
-        runs: one line each; metrics that no run has, and those of the final layer, are left out.
+        runs: one line each.
 
     Returns:
-        Lines without a trailing newline.
+        The table and a line that explains the brackets, without a trailing newline.
     """
     metrics = {name: _short_title(name) for run in runs for name in run.latest}
     columns = {name: title for name, title in metrics.items() if title}
@@ -81,6 +81,7 @@ def runs_markdown(runs: Sequence[RunMetrics]) -> str:
                 before, after = (_number(name, m.get(name)) for m in (run.baseline, run.latest))
                 cells[title] = f"{after} ({before})"
         lines.append(f"| {run.name} | {run.step} | " + " | ".join(cells.values()) + " |")
+    lines += ["", "In brackets: the same at random initialisation."]
     return "\n".join(lines)
 
 

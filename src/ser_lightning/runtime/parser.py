@@ -6,6 +6,7 @@ import re
 import sys
 from typing import Any, NoReturn
 
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 _UNKNOWN = re.compile(
@@ -30,6 +31,8 @@ class ShortErrorParser(LightningArgumentParser):
         text = "\n  ".join(lines)
         if "required" in text and "model" in text:
             text += "\n  give a configuration, for example --config configs/moco_ser.yaml"
+        if "Expected a dot import path string" in text:
+            text += f"\n  classes with a short name: {', '.join(_short_names())}"
         self.exit(
             2, f"ser-fit: error: {text}{self._suggestion(text)}\n  (see: {self.prog} --help)\n"
         )
@@ -41,13 +44,19 @@ class ShortErrorParser(LightningArgumentParser):
         name = (unknown[1] or unknown[2]).split(".")[-1]
         known = {part for key in self._known_keys() for part in key.split(".")}
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-        return f"\n  did you mean '{close[0]}'?" if close else ""
+        return f"\n  did you mean '{close[0]}'?" if close and close[0] != name else ""
 
     def _known_keys(self) -> list[str]:
         keys = [action.dest for action in self._actions]
         for cls in _configurable_classes():
             keys += list(inspect.signature(vars(cls)["__init__"]).parameters)
         return keys
+
+
+def _short_names() -> list[str]:
+    """Modules that a configuration can name by their class alone: objectives, stages."""
+    modules = [cls for cls in _configurable_classes() if issubclass(cls, LightningModule)]
+    return sorted({cls.__name__ for cls in modules if not inspect.isabstract(cls)})
 
 
 def _configurable_classes() -> list[type]:
