@@ -1,0 +1,222 @@
+"""Augmented training batches for fine-tuning: timm's transforms as a function of the batch's key.
+
+timm's transforms draw from the global generators of Python, NumPy and PyTorch. Here they are
+seeded for every image anew and then put back, so that an image's augmentation depends on (seed,
+epoch, index, repeat) alone: not on the number of workers or processes, nor on its neighbours.
+"""
+
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from PIL import Image
+from timm.data import auto_augment
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ser_lightning.batch import EvaluationBatch
+from ser_lightning.data.batches import ImageReader, OnBadImage
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.partition import BatchKey, Plan
+from ser_lightning.data.randomness import Stream, generator
+from ser_lightning.data.sources import ImageSet, Source
+from ser_lightning.data.views import CropViews
+
+
+@contextmanager
+def seeded_globals(draws: np.random.Generator) -> Iterator[None]:
+    """Seeds the global generators for a while, for libraries that take no generator of their own.
+
+    Args:
+        draws: gives one seed to each of Python's, NumPy's and PyTorch's CPU generator. All three
+            have their old state again afterwards; those of GPUs are not touched.
+    """
+    seeds = [int(seed) for seed in draws.integers(2**32, size=3)]
+    with isolate_rng(include_cuda=False):
+        random.seed(seeds[0])
+        np.random.seed(seeds[1])  # noqa: NPY002 - what timm draws from
+        torch.default_generator.manual_seed(seeds[2])
+        yield
+
+
+def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Keeps the upper `bits` bits of each channel, as timm's; none leave a black image.
+
+    RandAugment's largest magnitude asks for none, which Pillow 13 refuses and older ones do.
+    """
+    if bits < 1:
+        return Image.new(image.mode, image.size)
+    reduced: Image.Image = auto_augment.posterize(image, bits)
+    return reduced
+
+
+class AugmentedCrops(Dataset):
+    """Maps a `BatchKey` to this rank's augmented images, normalised.
+
+    Args:
+        images: the images to train on.
+        plan: how many images a step takes, over how many ranks.
+        transform: of timm, from a PIL image to a normalised tensor; may draw from the global
+            generators.
+        num_repeats: how often an image occurs in its step, each time augmented differently. A step
+            takes ceil(batch size / num_repeats) images, the last one as often as there is room.
+        on_bad_image: see `ImageReader`.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        plan: Plan,
+        transform: Any,
+        num_repeats: int = 1,
+        on_bad_image: OnBadImage = "fail",
+    ) -> None:
+        self.images = images
+        self.plan = plan
+        self.transform = transform
+        self.num_repeats = num_repeats
+        self.on_bad_image = on_bad_image
+
+    def __len__(self) -> int:
+        return self.plan.steps_per_epoch
+
+    def __getitem__(self, key: BatchKey) -> EvaluationBatch:
+        indices, repeats = self.places(key)
+        images, positions = ImageReader(self.images, self.on_bad_image).read_all(indices)
+        pixels = [
+            self._augment(image, key.epoch, index, repeat)
+            for image, index, repeat in zip(images, indices, repeats, strict=True)
+        ]
+        index = torch.from_numpy(positions)
+        return EvaluationBatch(torch.stack(pixels), self.images.labels[index], index)
+
+    def places(self, key: BatchKey) -> tuple[np.ndarray, np.ndarray]:
+        """This rank's images of a step, (B,) positions, and which repeat of the image each is.
+
+        The ranks take turns, so that the repeats of an image are spread over them.
+        """
+        plan, repeats = self.plan, self.num_repeats
+        distinct = Plan(plan.num_images, math.ceil(plan.batch_size / repeats), 0, plan.seed)
+        indices, _ = distinct.indices(key)
+        number = np.tile(np.arange(repeats), len(indices))
+        mine = slice(plan.rank, plan.batch_size, plan.world_size)
+        return np.repeat(indices, repeats)[mine], number[mine]
+
+    def _augment(self, image: Tensor, epoch: int, index: int, repeat: int) -> Tensor:
+        draws = generator(self.plan.seed, Stream.AUGMENT, epoch, int(index), int(repeat))
+        picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        with seeded_globals(draws):
+            augmented: Tensor = self.transform(picture)
+        return augmented
+
+
+class FinetuneDataModule(LabelledDataModule):
+    """Labelled images whose training crops are augmented as in supervised training.
+
+    Random crops and flips, RandAugment, normalisation, random erasing; the parts are timm's.
+    Source: DeiT, Table 9 and its public code; BEiT, MAE and iBOT fine-tune with the same.
+
+    Args:
+        source: where the images come from; by default the one that the checkpoint was trained on.
+        rand_augment: timm's name of the policy; null for crops and flips alone. Beside a policy
+            there is no colour jitter, as in the public recipes, whose setting of 0.4 timm ignores.
+        p_erasing: probability that a rectangle of an image is replaced by noise.
+        num_repeats: how often an image occurs in its step, each time augmented differently; 3 is
+            DeiT's repeated augmentation. An epoch keeps its length, and sees fewer images.
+        crop: random crops for training: scale, ratio, p_flip, interpolation. Default: bicubic.
+        holdout_fraction: share of the training split that is not trained on. Fine-tuning selects
+            nothing: by default all of it is trained on.
+        labelled: further arguments of LabelledDataModule.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        rand_augment: str | None = "rand-m9-mstd0.5-inc1",
+        p_erasing: float = 0.25,
+        num_repeats: int = 1,
+        crop: CropViews | None = None,
+        holdout_fraction: float = 0.0,
+        **labelled: Any,
+    ) -> None:
+        super().__init__(
+            source,
+            crop=crop or CropViews(interpolation="bicubic"),
+            holdout_fraction=holdout_fraction,
+            **labelled,
+        )
+        if not 0 <= p_erasing <= 1:
+            raise ValueError(f"p_erasing {p_erasing} is no probability; use 0 to 1, usually 0.25")
+        if rand_augment is not None and not rand_augment.startswith("rand-"):
+            raise ValueError(
+                f"rand_augment {rand_augment!r} is no policy of RandAugment; use one like "
+                "rand-m9-mstd0.5-inc1, or null for none"
+            )
+        if num_repeats < 1:
+            raise ValueError(f"num_repeats {num_repeats} must be at least 1, which repeats nothing")
+        self.rand_augment = rand_augment
+        self.p_erasing = p_erasing
+        self.num_repeats = num_repeats
+
+    def train_dataset(self) -> AugmentedCrops:
+        """The data set that maps a `BatchKey` to an augmented batch of this rank."""
+        return AugmentedCrops(
+            self.images("train"),
+            self.plan(),
+            self.transform(),
+            self.num_repeats,
+            self.on_bad_image,
+        )
+
+    def transform(self) -> Any:
+        """What is done to a training image, from PIL to a (3, S, S) normalised tensor.
+
+        Raises:
+            ValueError: if timm does not know the policy.
+        """
+        try:
+            transform: Any = create_transform(
+                self.image_size,
+                is_training=True,
+                scale=self.crop.scale,
+                ratio=self.crop.ratio,
+                hflip=self.crop.p_flip,
+                interpolation=self.crop.interpolation,
+                color_jitter=None,  # type: ignore[arg-type]
+                auto_augment=self.rand_augment,
+                mean=self.mean,
+                std=self.std,
+                re_prob=self.p_erasing,
+                re_mode="pixel",
+            )
+        except (AssertionError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"timm cannot make the policy {self.rand_augment!r} ({error}); use one like "
+                "rand-m9-mstd0.5-inc1, or null for none"
+            ) from error
+        for step in transform.transforms:
+            for operation in getattr(step, "ops", ()):
+                if operation.aug_fn is auto_augment.posterize:
+                    operation.aug_fn = posterize
+        return transform
+
+    def augmentation(self) -> dict[str, Any]:
+        """How training images are prepared, in plain values for a record."""
+        return {
+            "crop_scale": list(self.crop.scale),
+            "crop_ratio": list(self.crop.ratio),
+            "crop_interpolation": self.crop.interpolation,
+            "p_flip": self.crop.p_flip,
+            "rand_augment": self.rand_augment,
+            "p_erasing": self.p_erasing,
+            "num_repeats": self.num_repeats,
+        }

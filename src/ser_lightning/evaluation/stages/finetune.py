@@ -1,0 +1,293 @@
+"""The fine-tuning stage: the whole backbone is trained further with labels.
+
+Source: iBOT and BEiT, whose layer decay and recipe are the default; DeiT, for the augmentation of
+both and for the plain recipe, which MoCo-v3 uses. The paper's own recipe is not stated.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from timm.data.mixup import Mixup, mixup_target
+from timm.loss.cross_entropy import SoftTargetCrossEntropy
+from torch import Tensor
+
+from ser_lightning.backbones import momentum_copy, update_momentum
+from ser_lightning.batch import EvaluationBatch
+from ser_lightning.data.finetune import FinetuneDataModule, seeded_globals
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.randomness import Stream, generator
+from ser_lightning.evaluation.classifier import AccuracyCounter
+from ser_lightning.evaluation.finetuning import (
+    FinetunedClassifier,
+    relative_learning_rate,
+    trainable_copy,
+)
+from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.optim import scaled_learning_rate
+
+_SETTINGS = (
+    "base_learning_rate", "layer_decay", "weight_decay", "warmup_epochs", "warmup_learning_rate",
+    "final_learning_rate", "mixup", "cutmix", "label_smoothing", "drop_path_rate", "head_scale",
+    "ema_decay",
+)  # fmt: skip
+
+
+class FinetuneStage(Stage):
+    """Trains backbone and classifier together and measures them after the last epoch.
+
+    Nothing is selected, neither an epoch nor a setting; a hold-out part, if there is one, is
+    watched only. The training lasts `trainer.max_epochs` and writes no checkpoint.
+
+    Args:
+        checkpoint: file of a pretraining run.
+        base_learning_rate: peak learning rate for a global batch of 256 images; it grows linearly
+            with the batch.
+        layer_decay: factor on the learning rate from each layer to the one below; 1 for none.
+        weight_decay: of AdamW, not for vectors, biases, [CLS] and position embedding.
+        warmup_epochs: epochs of linear warm-up.
+        warmup_learning_rate: where the warm-up begins.
+        final_learning_rate: where the cosine ends.
+        mixup: alpha of mixup; 0 for none.
+        cutmix: alpha of CutMix; 0 for none. With both, a coin toss gives each batch one of them.
+        label_smoothing: share of a label that is spread over all classes.
+        drop_path_rate: stochastic depth of the last block, rising linearly from the first.
+        head_scale: factor on the initial weights of the head.
+        ema_decay: momentum of an average of the weights over the steps, which is measured as well
+            (top1_ema, top5_ema); null for none.
+        stage: further arguments of every stage.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    name = "finetune"
+    classifier: FinetunedClassifier
+    averaged: FinetunedClassifier | None
+
+    def __init__(
+        self,
+        checkpoint: str,
+        base_learning_rate: float = 1e-3,
+        layer_decay: float = 0.75,
+        weight_decay: float = 0.05,
+        warmup_epochs: float = 20,
+        warmup_learning_rate: float = 1e-6,
+        final_learning_rate: float = 1e-6,
+        mixup: float = 0.8,
+        cutmix: float = 1.0,
+        label_smoothing: float = 0.1,
+        drop_path_rate: float = 0.1,
+        head_scale: float = 0.001,
+        ema_decay: float | None = None,
+        **stage: Any,
+    ) -> None:
+        super().__init__(checkpoint, **stage)
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"layer_decay {layer_decay} is outside (0, 1]; use 1 for none")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing {label_smoothing} is outside [0, 1); use 0 for none")
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay {ema_decay} is outside [0, 1); use null for none")
+        self.base_learning_rate = base_learning_rate
+        self.layer_decay = layer_decay
+        self.weight_decay = weight_decay
+        self.warmup_epochs = warmup_epochs
+        self.warmup_learning_rate = warmup_learning_rate
+        self.final_learning_rate = final_learning_rate
+        self.mixup = mixup
+        self.cutmix = cutmix
+        self.label_smoothing = label_smoothing
+        self.drop_path_rate = drop_path_rate
+        self.head_scale = head_scale
+        self.ema_decay = ema_decay
+        self.backbone = trainable_copy(self.backbone, drop_path_rate)
+        self.loss = SoftTargetCrossEntropy()
+
+    def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
+        """Trains on the whole training split, then tests once.
+
+        Raises:
+            ValueError: if `data` does not augment, or the training diverged.
+        """
+        if not isinstance(data, FinetuneDataModule):
+            raise ValueError(
+                f"fine-tuning needs augmented images, {type(data).__name__} has none; set "
+                "`data.class_path` to FinetuneDataModule (rand_augment null, p_erasing 0 for none)"
+            )
+        trainer.fit(self, datamodule=data)
+        if not all(parameter.isfinite().all() for parameter in self.classifier.parameters()):
+            raise ValueError(
+                f"the weights are not finite after {trainer.global_step} steps at a peak learning "
+                f"rate of {self.peak_learning_rate(data):g}; lower `model.base_learning_rate`"
+            )
+        trainer.test(self, datamodule=data, verbose=False)
+        accuracy = self.accuracies[""]
+        metrics = {
+            f"{name}{note}": value
+            for note, measured in self.accuracies.items()
+            for name, value in measured.metrics().items()
+        }
+        return [
+            self.result(
+                data,
+                metrics,
+                accuracy.num_samples,
+                counts={"hits": accuracy.num_hits},
+                feature={"cls_of_blocks": [self.backbone.depth], "trained": True},
+                protocol={
+                    **{name: getattr(self, name) for name in _SETTINGS},
+                    **data.augmentation(),
+                    "optimizer": "AdamW",
+                    "epochs": trainer.current_epoch,
+                    "global_batch_size": data.global_batch_size,
+                    "holdout_fraction": data.holdout_fraction,
+                    "precision": str(trainer.precision),
+                },
+            )
+        ]
+
+    def train(self, mode: bool = True) -> "FinetuneStage":
+        """Sets the mode of everything, the backbone included; the average never trains."""
+        super(Stage, self).train(mode)
+        averaged = getattr(self, "averaged", None)
+        if averaged is not None:
+            averaged.eval()
+        return self
+
+    def setup(self, stage: str) -> None:
+        """Builds the classifier for the classes of the data, once.
+
+        Raises:
+            ValueError: if images are to be mixed in pairs and a batch has an odd number of them.
+        """
+        if hasattr(self, "classifier"):
+            return
+        data: FinetuneDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        num_classes = data.num_classes
+        if not len(data.images("holdout")):
+            self.trainer.limit_val_batches = 0  # Lightning would warn of an empty loader
+        self.mixer = None
+        if self.mixup > 0 or self.cutmix > 0:
+            size = data.plan().batch_size // self.trainer.world_size
+            if size % 2:
+                raise ValueError(
+                    f"mixup takes images in pairs, and a pass of a device has {size}; use a "
+                    "`data.global_batch_size` that gives an even number, or set `model.mixup` and "
+                    "`model.cutmix` to 0"
+                )
+            self.mixer = Mixup(
+                self.mixup,
+                self.cutmix,
+                label_smoothing=self.label_smoothing,
+                num_classes=num_classes,
+            )
+        # holds self.backbone too, whose parameters count once
+        self.classifier = FinetunedClassifier(
+            self.backbone, num_classes, self.head_scale, self.seed
+        )
+        self.averaged = None if self.ema_decay is None else momentum_copy(self.classifier)
+        self.counter, self.averaged_counter = (AccuracyCounter(num_classes) for _ in range(2))
+
+    def training_step(self, batch: EvaluationBatch, batch_idx: int) -> Tensor:
+        """Cross entropy of mixed images with their mixed, smoothed labels.
+
+        Mixing and stochastic depth are drawn as a function of (seed, epoch, step, rank).
+        """
+        epoch, rank = self.trainer.current_epoch, self.global_rank
+        draws = generator(self.seed, Stream.STEP, epoch, batch_idx, rank)
+        torch.manual_seed(int(draws.integers(2**63)))
+        pixels, target = self.mixed(batch, draws)
+        loss: Tensor = self.loss(self.classifier(pixels), target)
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(target))
+        return loss
+
+    def mixed(self, batch: EvaluationBatch, draws: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Mixes each image with its counterpart at the other end of the batch, in place.
+
+        Args:
+            batch: its pixels are changed.
+            draws: seeds timm's draws.
+
+        Returns:
+            (B, 3, H, W) images and (B, classes) float32 targets, each of which sums to 1.
+        """
+        if self.mixer is None:
+            num_classes = self.classifier.head.out_features
+            return batch.pixels, mixup_target(
+                batch.label, num_classes, smoothing=self.label_smoothing
+            )
+        with seeded_globals(draws):
+            pixels, target = self.mixer(batch.pixels, batch.label)
+        return pixels, target
+
+    def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
+        """Counts hits on the hold-out part."""
+        self.counter.update(self.classifier(batch.pixels), batch.label)
+
+    def on_validation_epoch_end(self) -> None:
+        """Shows the accuracy on the hold-out part; nothing depends on it."""
+        self.log("holdout/top1", self.counter.compute().top1, prog_bar=True, batch_size=1)
+
+    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
+        """Counts hits, of the averaged weights too."""
+        self.counter.update(self.classifier(batch.pixels), batch.label)
+        if self.averaged is not None:
+            self.averaged_counter.update(self.averaged(batch.pixels), batch.label)
+
+    def on_test_epoch_end(self) -> None:
+        """Adds up the hits of all ranks."""
+        self.accuracies = {"": self.counter.compute()}
+        if self.averaged is not None:
+            self.accuracies["_ema"] = self.averaged_counter.compute()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW with a learning rate per layer; all of them follow warm-up and cosine, per step.
+
+        Differs: DeiT sets the learning rate per epoch.
+
+        Raises:
+            ValueError: if the warm-up is not shorter than the run.
+        """
+        trainer = self.trainer
+        peak = self.peak_learning_rate(trainer.datamodule)  # type: ignore[attr-defined]
+        groups = self.classifier.parameter_groups(peak, self.weight_decay, self.layer_decay)
+        optimizer = torch.optim.AdamW(groups, peak, fused=True)
+        num_steps = int(trainer.estimated_stepping_batches)
+        per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+        warmup_steps = self.warmup_epochs * per_epoch
+        if warmup_steps >= num_steps:
+            raise ValueError(
+                f"warm-up of {self.warmup_epochs:g} epochs is not shorter than the run of "
+                f"{num_steps / per_epoch:g} epochs; lower `model.warmup_epochs` or raise "
+                "`trainer.max_epochs`"
+            )
+        start, floor = self.warmup_learning_rate / peak, self.final_learning_rate / peak
+
+        def schedule(step: int) -> float:
+            return relative_learning_rate(step, num_steps, warmup_steps, start, floor)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def peak_learning_rate(self, data: LabelledDataModule) -> float:
+        """The learning rate of the head at the end of the warm-up."""
+        return scaled_learning_rate(self.base_learning_rate, data.global_batch_size)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Steps, then moves the average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.averaged is not None and self.ema_decay is not None:
+            update_momentum(self.classifier, self.averaged, self.ema_decay)
+
+
+class DeiTFinetuneStage(FinetuneStage):
+    """The same for DeiT's plain recipe, with a record of its own."""
+
+    name = "finetune_deit"
