@@ -1,5 +1,6 @@
 """`ser-fit evaluate`: one stage of evaluation on one checkpoint, through LightningCLI."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,16 +14,18 @@ from lightning.pytorch.utilities import rank_zero_info
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Stage, StageResult, sha256_of
+from ser_lightning.reporting.equivariance_figure import equivariance_figure
 from ser_lightning.reporting.records import ResultRecord, write_record
 from ser_lightning.runtime import (
-    CHECKPOINT_FOLDER,
     ShortErrorParser,
     checkpoint_config,
     default_progress,
     options,
     packaged,
+    run_folder,
 )
 
+MAX_LINES = 20  # of a result on the screen
 _FROM_CHECKPOINT = (
     "source",
     "num_workers",
@@ -97,10 +100,7 @@ class StageCommandLine(LightningCLI):
 
 def run_dir(config: Any) -> Path:
     """The run that a checkpoint belongs to, or what `--run_dir` says."""
-    if config.run_dir:
-        return Path(config.run_dir)
-    folder = Path(config.checkpoint).absolute().parent
-    return folder.parent if folder.name == CHECKPOINT_FOLDER else folder
+    return Path(config.run_dir) if config.run_dir else run_folder(config.checkpoint)
 
 
 def _image_size(stage: Stage) -> int:
@@ -129,16 +129,27 @@ def evaluate(args: list[str]) -> None:
     """Runs a stage and writes one record per result."""
     cli = StageCommandLine(args)
     stage, data, trainer = cli.model, cli.datamodule, cli.trainer
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        data.prepare_data()
     start = time.monotonic()
     folder = run_dir(cli.config)
+    data.trainer = trainer  # a stage asks for its loaders itself: they must know their rank
     results = stage.run(trainer, data, folder)
     seconds = time.monotonic() - start
     for result in results:
         record = _record(cli, result, seconds)
         if trainer.is_global_zero:
             path = write_record(record, folder)
-            lines = [f"  {name}: {value:.4g}" for name, value in result.metrics.items()]
+            shown = list(result.metrics.items())[:MAX_LINES]
+            lines = [f"  {name}: {value:.4g}" for name, value in shown]
+            if len(shown) < len(result.metrics):
+                lines.append(f"  ... {len(result.metrics) - len(shown)} more in the file")
             rank_zero_info("\n".join([f"{stage.name}: {path}", *lines]))
+            if stage.name == "equivariance":
+                figure = path.with_suffix(".png")
+                title = f"Equivariance over depth: {folder.name}, {result.dataset}"
+                equivariance_figure(figure, result.metrics, title)
+                rank_zero_info(f"{stage.name}: {figure}")
 
 
 def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> ResultRecord:
@@ -156,7 +167,7 @@ def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> Resul
         protocol=result.protocol,
         selected=result.selected,
         seed=stage.seed,
-        data_root=str(getattr(data.source, "root", "")),
+        data_root=str(getattr(data, "data_root", getattr(data.source, "root", ""))),
         num_samples=result.num_samples,
         class_map_sha256=None,
         metrics=dict(result.metrics),

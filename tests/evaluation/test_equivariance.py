@@ -5,7 +5,16 @@ import torch
 import torch.nn.functional as F
 
 from ser_lightning.evaluation import equivariance_scores, family_elements, token_cosine
-from ser_lightning.evaluation.equivariance import FAMILIES, NUM_SCALES, scale_grids
+from ser_lightning.evaluation.equivariance import (
+    FAMILIES,
+    NUM_SCALES,
+    ROWS,
+    Reference,
+    companion_scores,
+    other_image,
+    reference_positions,
+    scale_grids,
+)
 from ser_lightning.groups import act
 
 GRID = (4, 4)
@@ -137,3 +146,94 @@ def test_scores_are_float32_under_autocast_and_carry_no_gradient():
 def test_token_cosine_of_opposite_maps():
     maps = torch.randn(2, 8, 3, 3)
     torch.testing.assert_close(token_cosine(maps, -maps), -torch.ones(2))
+
+
+def reference_of(encoder, pixels, layers):
+    """The reference of a set that is held in one batch."""
+    positions = reference_positions(len(pixels))
+    maps = encoder.token_maps(pixels, layers)
+    mean = tuple(m.mean((0, 2, 3)) for m in maps)
+    return Reference(mean, positions, tuple(m[positions] for m in maps))
+
+
+def naive_cosine(first, second):
+    """Mean over positions of the cosine of two (C, h, w) maps."""
+    return F.cosine_similarity(first.double(), second.double(), dim=0).mean().item()
+
+
+def test_companions_equal_a_loop_over_images():
+    encoder, pixels, position = Positional(), images(9), torch.arange(9)
+    reference = reference_of(encoder, pixels, [1, 3])
+    values = companion_scores(encoder, pixels, [1, 3], position, reference, seed=2)
+    for family in FAMILIES:
+        for rows, element in family_elements(family, position, GRID, seed=2):
+            for i, row in enumerate(rows.tolist()):
+                one = element._replace(
+                    flip=element.flip[i : i + 1], half_turn=element.half_turn[i : i + 1]
+                )
+                other = (row + 1) % 9  # with 9 images, each of them is a reference
+                f_x, f_y = (encoder.token_maps(pixels[j : j + 1], [3])[0] for j in (row, other))
+                f_gx = encoder.token_maps(act(one, pixels[row : row + 1], 4), [3])[0]
+                mean = reference.mean[1][:, None, None]
+                g_f_x, g_f_y = act(one, f_x)[0], act(one, f_y)[0]
+                expected = {
+                    "score": naive_cosine(f_gx[0], g_f_x),
+                    "chance": naive_cosine(f_gx[0], g_f_y),
+                    "mean_centred": naive_cosine(f_gx[0] - mean, g_f_x - mean),
+                }
+                if family != "scale":
+                    expected["no_action"] = naive_cosine(f_gx[0], f_x[0])
+                for name, value in expected.items():
+                    assert values[name][family][3][row] == pytest.approx(value, abs=1e-5), name
+    assert values["no_action"]["scale"][3].isnan().all()
+
+
+def test_score_among_companions_is_the_score():
+    encoder, pixels, position = Positional(), images(7), torch.arange(7)
+    reference = reference_of(encoder, pixels, [2])
+    values = companion_scores(encoder, pixels, [2], position, reference)
+    scores = equivariance_scores(encoder, pixels, [2], position)
+    for family in FAMILIES:
+        assert torch.equal(values["score"][family][2], scores[family][2])
+
+
+def test_exact_encoder_keeps_its_score_when_centred_and_loses_it_without_action():
+    pixels, position = images(8) + 3, torch.arange(8)  # +3: a mean that all tokens share
+    reference = reference_of(PatchMean(), pixels, [1])
+    values = companion_scores(PatchMean(), pixels, [1], position, reference)
+    for family in ("rotation", "flip"):
+        # differences of nearly equal numbers: measured 1e-6
+        torch.testing.assert_close(
+            values["mean_centred"][family][1], torch.ones(8), atol=1e-4, rtol=0
+        )
+        assert values["no_action"][family][1].mean() > 0.9  # the shared mean alone gives that
+        assert values["chance"][family][1].mean() > 0.9
+
+
+def test_companions_do_not_depend_on_the_batch():
+    encoder, pixels, position = Positional(), images(20), torch.arange(20)
+    reference = reference_of(encoder, pixels, [1])
+    whole = companion_scores(encoder, pixels, [1], position, reference)
+    rows = torch.arange(20).flip(0)
+    parts = [
+        companion_scores(encoder, pixels[r], [1], position[r], reference) for r in rows.split(7)
+    ]
+    for name in ROWS:
+        for family in FAMILIES:
+            merged = torch.cat([part[name][family][1] for part in parts]).flip(0)
+            torch.testing.assert_close(merged, whole[name][family][1], equal_nan=True)
+
+
+@pytest.mark.parametrize("num_images", [2, 3, 15, 16, 17, 100])
+def test_other_image_is_never_the_image_itself(num_images):
+    references, position = reference_positions(num_images), torch.arange(num_images)
+    assert len(references) == min(16, num_images)
+    assert bool((references < num_images).all())
+    chosen = other_image(position, references)
+    assert bool((references[chosen] != position).all())
+    assert len(set(chosen.tolist())) == len(references)
+
+
+def test_chance_needs_two_images():
+    with pytest.raises(ValueError, match="1 images have no chance level"):
+        reference_positions(1)

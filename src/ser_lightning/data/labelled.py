@@ -233,11 +233,18 @@ class LabelledDataModule(L.LightningDataModule):
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
         return BatchKey(*divmod(progress.processed, steps))
 
-    def clean_loader(self, split: Split) -> DataLoader:
-        """Loads the clean images of a split, this rank's share, in order."""
+    def clean_loader(self, split: Split, num_images: int | None = None) -> DataLoader:
+        """Loads the clean images of a split, this rank's share, in order.
+
+        Args:
+            split: which images.
+            num_images: how many of them, the same number of each class; None takes all.
+        """
+        images = self.images(split)
+        size = len(images) if num_images is None else num_images
         dataset = EvaluationBatches(
-            self.images(split),
-            None,
+            images,
+            balanced_subset(images.labels, size, generator(0, Stream.SUBSET, 3)),
             self.evaluation_batch_size,
             self.image_size,
             self.evaluation_crop_fraction,

@@ -49,6 +49,89 @@ def feature_std(features: Tensor) -> float:
     return F.normalize(features.float(), dim=1).std(dim=0, correction=0).mean().item()
 
 
+def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-8) -> float:
+    """Computes the effective rank of what tells images apart, against what views of one change.
+
+    With the mean mu_i of the q views z_ij of image i, and the mean mu of all:
+
+        S_b = 1/(n-1) sum_i (mu_i - mu)(mu_i - mu)^T
+        S_w = 1/(n(q-1)) sum_ij (z_ij - mu_i)(z_ij - mu_i)^T + delta I
+        lambda = eigenvalues of S_w^-1/2 S_b S_w^-1/2
+        p_k = lambda_k / sum(lambda) + eps,   LiDAR = exp(-sum_k p_k log p_k)
+
+    Source: Thilak et al. 2023, arXiv 2312.04000.
+
+    Args:
+        views: (n, q, K) embeddings of q views of each of n images; n should be above K.
+        delta: added to the diagonal of S_w.
+        eps: added to the normalised eigenvalues.
+
+    Returns:
+        The effective rank, between 1 and min(K, n - 1); nan for fewer than 2 images or views, or
+        where an embedding is not finite. Computed in double precision on the CPU.
+    """
+    num_images, num_views, width = views.shape
+    if num_images < 2 or num_views < 2 or not bool(views.isfinite().all()):
+        return math.nan
+    views = views.double().cpu()
+    mean = views.mean(1)
+    between = (mean - mean.mean(0)) / math.sqrt(num_images - 1)
+    within = (views - mean[:, None]).flatten(0, 1) / math.sqrt(num_images * (num_views - 1))
+    scatter = within.T @ within + delta * torch.eye(width, dtype=torch.float64)
+    # S_w = L L^T; L^-1 S_b L^-T has the eigenvalues of S_w^-1/2 S_b S_w^-1/2, which are the squared
+    # singular values of the whitened, centred means.
+    factor = torch.linalg.cholesky(scatter)
+    whitened = torch.linalg.solve_triangular(factor, between.T, upper=False)
+    spectrum = torch.linalg.svdvals(whitened).square()
+    spectrum = torch.cat([spectrum, spectrum.new_zeros(width - len(spectrum))])
+    p = spectrum / spectrum.sum().clamp_min(torch.finfo(spectrum.dtype).tiny) + eps
+    return torch.exp(-(p * p.log()).sum()).item()
+
+
+def alignment(first: Tensor, second: Tensor, alpha: float = 2) -> float:
+    """Computes the mean distance between unit-length embeddings of two views, to a power.
+
+        E || z(x) - z(x+) ||_2^alpha,   between 0 and 2^alpha; 0 is perfect invariance
+
+    Source: Wang & Isola 2020, arXiv 2005.10242, Eq. 2.
+
+    Args:
+        first: (N, K) embeddings of a view of each image, of any length.
+        second: (N, K) embeddings of another view of the same images.
+        alpha: the power.
+
+    Returns:
+        The mean; nan for fewer than 2 images.
+    """
+    if len(first) < 2:
+        return math.nan
+    first, second = (F.normalize(z.double().cpu(), dim=1) for z in (first, second))
+    return (first - second).norm(dim=1).pow(alpha).mean().item()
+
+
+def uniformity(features: Tensor, t: float = 2) -> float:
+    """Computes how evenly unit-length embeddings fill the sphere; lower is more evenly.
+
+        log E_{i != j} exp(-t || z_i - z_j ||^2),   between -4t and 0; 0 where all are the same
+
+    Source: Wang & Isola 2020, arXiv 2005.10242, Eq. 3.
+
+    Args:
+        features: (N, K) embeddings of any length; the memory grows with N^2, 4,096 take 0.4 GB.
+        t: the inverse width of the kernel.
+
+    Returns:
+        The logarithm; nan for fewer than 2 rows.
+    """
+    num_rows = len(features)
+    if num_rows < 2:
+        return math.nan
+    unit = F.normalize(features.double().cpu(), dim=1)
+    exponent = (unit @ unit.T - 1) * (2 * t)  # ||a - b||^2 = 2 - 2 a.b for unit vectors
+    exponent.fill_diagonal_(-math.inf)
+    return (exponent.flatten().logsumexp(0) - math.log(num_rows * (num_rows - 1))).item()
+
+
 def spatial_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Reduces token maps to what `spatial_variance_ratio` needs, image by image.
 

@@ -54,14 +54,26 @@ class FeaturePass(L.LightningModule):
 
     Args:
         backbone: frozen.
-        path: an `.npy` file of the right shape, made by `cached_features`.
+        path: the `.npy` file to make, in a folder that is there.
+        num_images: of the split, over all processes.
     """
 
-    def __init__(self, backbone: SplitViT, path: Path) -> None:
+    def __init__(self, backbone: SplitViT, path: Path, num_images: int) -> None:
         super().__init__()
+        # A split may have fewer images than there are processes.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.backbone = backbone
         self.layers = cls_layers(backbone)
-        self.rows = np.load(path, mmap_mode="r+")
+        self.path = path
+        self.shape = (num_images, len(self.layers), backbone.width)
+        self.rows = np.empty(0, np.float32)
+
+    def setup(self, stage: str) -> None:
+        """Makes the file on one process, then opens it on all: here they can wait for each other."""
+        if self.trainer.is_global_zero:
+            np.lib.format.open_memmap(self.path, "w+", np.float32, self.shape).flush()
+        self.trainer.strategy.barrier("features allocated")
+        self.rows = np.load(self.path, mmap_mode="r+")
 
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
         """Computes the [CLS] tokens of a batch."""
@@ -117,13 +129,9 @@ def cached_features(
         if trainer.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            shape = (len(images), len(layers), backbone.width)
-            np.lib.format.open_memmap(partial / "cls.npy", "w+", np.float32, shape).flush()
             (partial / "protocol.json").write_text(json.dumps(protocol, indent=2))
-        trainer.strategy.barrier("features allocated")
-        trainer.test(
-            FeaturePass(backbone, partial / "cls.npy"), data.clean_loader(split), verbose=False
-        )
+        writer = FeaturePass(backbone, partial / "cls.npy", len(images))
+        trainer.test(writer, data.clean_loader(split), verbose=False)
         trainer.strategy.barrier("features written")
         if trainer.is_global_zero:
             partial.rename(final)

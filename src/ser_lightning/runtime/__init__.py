@@ -7,6 +7,7 @@ from ser_lightning.runtime.arguments import (
     packaged,
     read_config,
     refuse_linked_keys,
+    run_folder,
     usable_for,
 )
 from ser_lightning.runtime.checkpoint import (
@@ -42,5 +43,6 @@ __all__ = [
     "packaged",
     "read_config",
     "refuse_linked_keys",
+    "run_folder",
     "usable_for",
 ]

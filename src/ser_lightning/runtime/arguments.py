@@ -56,6 +56,12 @@ def usable_for(command: str, text: str) -> str:
     return yaml.safe_dump({key: config[key] for key in keys if key in config})
 
 
+def run_folder(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint belongs to."""
+    folder = Path(checkpoint).absolute().parent
+    return folder.parent if folder.name == CHECKPOINT_FOLDER else folder
+
+
 def default_run_dir(configs: list[Any] | None, checkpoint: str | None) -> Path:
     """runs/<first file with a model>, as below `configs`; else where the checkpoint lies."""
     files = [str(config) for config in configs or [] if config is not None]

@@ -1,0 +1,206 @@
+"""The diagnostics stage: label-free numbers that tell collapse from structure.
+
+Source: Garrido et al. 2023 (RankMe), Thilak et al. 2023 (LiDAR), Wang & Isola 2020 (alignment and
+uniformity), and the early alarm for the trivial solution of SER appendix A.4.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ser_lightning.backbones import SplitViT
+from ser_lightning.batch import EvaluationBatch, View
+from ser_lightning.data import CropViews, InvertibleViews, render
+from ser_lightning.data.augmented import AugmentedBatches
+from ser_lightning.data.batches import balanced_subset
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.loader import evaluation_loader
+from ser_lightning.data.randomness import Stream, generator
+from ser_lightning.data.views import HostBatch
+from ser_lightning.evaluation.diagnostics import (
+    alignment,
+    feature_std,
+    lidar,
+    rankme,
+    spatial_moments,
+    spatial_variance_ratio,
+    uniformity,
+)
+from ser_lightning.evaluation.features import cached_features
+from ser_lightning.evaluation.rows import Rows
+from ser_lightning.evaluation.stage import Stage, StageResult
+
+PIPELINES = ("crop", "invertible")
+MAX_PAIRWISE = 4096
+"""Images that enter the uniformity, which compares all pairs."""
+
+
+class TokenPass(L.LightningModule):
+    """Measures the spatial variance of the token map after the regularised block.
+
+    Args:
+        backbone: frozen.
+
+    Attributes:
+        ratio: the result, on every process, after `trainer.test`.
+    """
+
+    ratio: float
+
+    def __init__(self, backbone: SplitViT) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self._rows = Rows(1 + backbone.width)
+
+    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
+        """Reduces the maps of a batch."""
+        within, mean = spatial_moments(self.backbone.prefix(batch.pixels).tokens)
+        self._rows.add(batch.indices, batch.label, torch.cat([within[:, None], mean], 1))
+
+    def on_test_epoch_end(self) -> None:
+        """Unites the processes."""
+        values = self._rows.gather().values
+        self.ratio = spatial_variance_ratio(values[:, 0], values[:, 1:])
+
+
+class ViewPass(L.LightningModule):
+    """Computes the [CLS] embeddings of augmented views.
+
+    Args:
+        backbone: frozen.
+        num_views: views per image and pipeline.
+        mean: (3,) channel means.
+        std: (3,) channel standard deviations.
+
+    Attributes:
+        embeddings: by pipeline (N, views, C) float32, on every process, after `trainer.test`.
+    """
+
+    embeddings: dict[str, Tensor]
+
+    def __init__(
+        self,
+        backbone: SplitViT,
+        num_views: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.mean = mean
+        self.std = std
+        self._shape = (num_views, backbone.width)
+        self._rows = {name: Rows(num_views * backbone.width) for name in PIPELINES}
+
+    def test_step(self, batch: HostBatch, batch_idx: int) -> None:
+        """Renders and embeds a batch; both pipelines show the same images."""
+        views = render(batch, self.backbone.patch_size, self.mean, self.std)
+        for name, chosen in zip(PIPELINES, (views.crop, views.invertible), strict=True):
+            self._rows[name].add(batch.indices, batch.label, self._embed(chosen).flatten(1))
+
+    def on_test_epoch_end(self) -> None:
+        """Unites the processes."""
+        gathered = {name: rows.gather().values for name, rows in self._rows.items()}
+        self.embeddings = {name: rows.unflatten(1, self._shape) for name, rows in gathered.items()}
+
+    def _embed(self, views: tuple[View, ...]) -> Tensor:
+        """(B, views, C) embeddings; crops have one size, and go through in one pass."""
+        if len({view.pixels.shape for view in views}) > 1:
+            return torch.stack([self.backbone(view.pixels) for view in views], 1)
+        embedded: Tensor = self.backbone(torch.cat([view.pixels for view in views]))
+        return embedded.unflatten(0, (len(views), -1)).transpose(0, 1)
+
+
+class DiagnosticsStage(Stage):
+    """Measures rank, spread and invariance of the test images' final [CLS] embeddings.
+
+    Metrics: `rankme`, `feature_std`, `uniformity` on clean images; `token_spatial_variance` after
+    the regularised block; `lidar_<pipeline>` and `alignment_<pipeline>` across augmented views,
+    pipeline being crop or invertible.
+
+    Args:
+        checkpoint: file of a pretraining run.
+        num_images: test images whose views enter LiDAR and alignment, the same number of each
+            class. LiDAR is below it, so more than the backbone has channels.
+        num_views: views per image and pipeline, an even number.
+        crop: the crop pipeline; MoCo-v3's by default, whatever the checkpoint was trained with.
+        invertible: the invertible pipeline; SER's by default. Its ratio is not used.
+        stage: further arguments of every stage.
+    """
+
+    name = "diagnostics"
+
+    def __init__(
+        self,
+        checkpoint: str,
+        num_images: int = 1000,
+        num_views: int = 10,
+        crop: CropViews | None = None,
+        invertible: InvertibleViews | None = None,
+        **stage: Any,
+    ) -> None:
+        super().__init__(checkpoint, **stage)
+        self.num_images = num_images
+        self.num_views = num_views
+        self.crop = crop or CropViews()
+        self.invertible = invertible or InvertibleViews()
+
+    def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
+        """Reads the cached features, then makes a pass for tokens and one for views."""
+        data.setup("test")
+        features = cached_features(
+            self.backbone, self.checkpoint_hash, data, "test", trainer, folder
+        ).embeddings()
+        tokens = TokenPass(self.backbone)
+        trainer.test(tokens, data.clean_loader("test"), verbose=False)
+        views = ViewPass(self.backbone, self.num_views, data.mean, data.std)
+        loader = self._view_loader(trainer, data)
+        trainer.test(views, loader, verbose=False)
+        spread = torch.arange(min(MAX_PAIRWISE, len(features)))
+        metrics = {
+            "rankme": rankme(features),
+            "feature_std": feature_std(features),
+            "uniformity": uniformity(features[spread * len(features) // len(spread)]),
+            "token_spatial_variance": tokens.ratio,
+        }
+        for name, embeddings in views.embeddings.items():
+            metrics[f"lidar_{name}"] = lidar(embeddings)
+            pairs = embeddings[:, 0::2].flatten(0, 1), embeddings[:, 1::2].flatten(0, 1)
+            metrics[f"alignment_{name}"] = alignment(*pairs)
+        return [
+            self.result(
+                data,
+                metrics,
+                len(features),
+                counts={"view_images": len(views.embeddings["crop"])},
+                feature={"cls_of_blocks": [self.backbone.depth], "tokens": self.backbone.layer},
+                protocol={
+                    "num_view_images": self.num_images,
+                    "num_views": self.num_views,
+                    "uniformity_images": len(spread),
+                    "crop_scale": list(self.crop.scale),
+                },
+            )
+        ]
+
+    def _view_loader(self, trainer: L.Trainer, data: LabelledDataModule) -> DataLoader:
+        images = data.images("test")
+        dataset = AugmentedBatches(
+            images,
+            balanced_subset(images.labels, self.num_images, generator(0, Stream.SUBSET, 4)),
+            max(1, data.evaluation_batch_size // (2 * self.num_views)),
+            self.num_views,
+            self.crop,
+            self.invertible,
+            self.backbone.image_size,
+            self.backbone.patch_size,
+            self.seed,
+            trainer.global_rank,
+            trainer.world_size,
+            data.on_bad_image,
+        )
+        return evaluation_loader(dataset, data.num_workers, torch.cuda.is_available())

@@ -1,0 +1,213 @@
+"""The equivariance stage: scores per transformation and block, next to what they are worth.
+
+Source: SER Table 4, whose formula is not in the text; see `equivariance_scores`.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ser_lightning.backbones import SplitViT
+from ser_lightning.batch import EvaluationBatch
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.distributed import gather
+from ser_lightning.evaluation.equivariance import (
+    FAMILIES,
+    ROWS,
+    Reference,
+    companion_scores,
+    reference_positions,
+)
+from ser_lightning.evaluation.random_init import random_init
+from ser_lightning.evaluation.rows import Rows
+from ser_lightning.evaluation.stage import Stage, StageResult
+
+
+class ReferencePass(L.LightningModule):
+    """Collects the mean token of a set per layer, and the maps of a few of its images.
+
+    Args:
+        backbone: frozen.
+        layers: after which blocks.
+        num_images: images of the set, over all processes.
+
+    Attributes:
+        reference: the result, on every process, after `trainer.test`.
+    """
+
+    reference: Reference
+
+    def __init__(self, backbone: SplitViT, layers: Sequence[int], num_images: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layers = tuple(layers)
+        self.positions = reference_positions(num_images)
+        shape = (len(self.layers), backbone.width, *backbone.grid)
+        self.shape = shape
+        self._rows = Rows(shape[0] * shape[1] * shape[2] * shape[3])
+        # the sums of the mean tokens, and in the last row how many; in double precision
+        self._sums = torch.zeros(shape[0] + 1, shape[1], dtype=torch.float64)
+
+    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
+        """Adds a batch."""
+        with torch.autocast(batch.pixels.device.type, enabled=False):
+            maps = torch.stack(self.backbone.token_maps(batch.pixels, self.layers), 1)
+        means = maps.flatten(3).mean(3).cpu().double()
+        self._sums[:-1] += means.sum(0)
+        self._sums[-1] += len(means)
+        chosen = torch.isin(batch.indices.cpu(), self.positions)
+        index = batch.indices.cpu()[chosen]
+        self._rows.add(index, torch.full_like(index, -1), maps[chosen.to(maps.device)].flatten(1))
+
+    def on_test_epoch_end(self) -> None:
+        """Unites the processes."""
+        sums = gather(self._sums[None]).sum(0)
+        mean = (sums[:-1] / sums[-1]).float().to(self.device)
+        maps = self._rows.gather().values.unflatten(1, self.shape).to(self.device)
+        self.reference = Reference(tuple(mean.unbind(0)), self.positions, tuple(maps.unbind(1)))
+
+
+class EquivariancePass(L.LightningModule):
+    """Scores every image of a set.
+
+    Args:
+        backbone: frozen.
+        layers: after which blocks.
+        reference: of the same layers.
+        seed: of the transformations.
+
+    Attributes:
+        means: the mean over images for each row, family and layer; nan where a row is not defined.
+    """
+
+    means: dict[tuple[str, str, int], float]
+
+    def __init__(
+        self, backbone: SplitViT, layers: Sequence[int], reference: Reference, seed: int
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layers = tuple(layers)
+        self.reference = reference
+        self.seed = seed
+        self.columns = [(row, f, layer) for row in ROWS for f in FAMILIES for layer in self.layers]
+        self._rows = Rows(len(self.columns))
+
+    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
+        """Scores a batch."""
+        scores = companion_scores(
+            self.backbone, batch.pixels, self.layers, batch.indices, self.reference, self.seed
+        )
+        values = torch.stack([scores[row][f][layer] for row, f, layer in self.columns], 1)
+        self._rows.add(batch.indices, batch.label, values)
+
+    def on_test_epoch_end(self) -> None:
+        """Unites the processes."""
+        means: Tensor = self._rows.gather().values.double().mean(0)
+        self.means = dict(zip(self.columns, means.tolist(), strict=True))
+
+
+class EquivarianceStage(Stage):
+    """Scores how well token maps follow rotations, flips and resizes of the image.
+
+    Metrics are `equivariance/<family>_final` after the final norm and
+    `equivariance/<family>_block<n>` after block n, 0 being the map before the first one. The
+    companions have a row's name in between, as in `equivariance/chance/flip_final`: `random_init`
+    and `random_init_mean_centred` for fresh weights, `chance` for another image's map, `no_action`
+    for the map as it was (not for resizes, where sizes differ), `mean_centred` without the mean
+    token. All in float32, whatever the precision of the trainer.
+
+    Args:
+        checkpoint: file of a pretraining run.
+        num_images: test images to use, the same number of each class; null takes all. 10,000 are
+            enough for three digits.
+        stage: further arguments of every stage.
+    """
+
+    name = "equivariance"
+
+    def __init__(self, checkpoint: str, num_images: int | None = None, **stage: Any) -> None:
+        super().__init__(checkpoint, **stage)
+        self.num_images = num_images
+
+    def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
+        """Scores the trained and a random backbone."""
+        if str(trainer.precision) in ("16-true", "bf16-true"):
+            raise ValueError(
+                f"precision {trainer.precision} turns the weights into half precision, whose noise "
+                "moves a score by 0.01; use 32-true or bf16-mixed"
+            )
+        data.setup("test")
+        total = len(data.images("test"))
+        num_images = total if self.num_images is None else min(self.num_images, total)
+        layers = range(self.backbone.depth + 1)
+        trained = self._means(self.backbone, layers, num_images, trainer, data)
+        fresh = self._means(
+            random_init(self.backbone, self.seed), layers, num_images, trainer, data
+        )
+        rows = {"score": "", **{row: f"{row}/" for row in ROWS[1:]}}
+        named = {(rows[row], f, layer): v for (row, f, layer), v in trained.items()}
+        for row, name in (("score", "random_init/"), ("mean_centred", "random_init_mean_centred/")):
+            named |= {(name, f, layer): v for (r, f, layer), v in fresh.items() if r == row}
+        part = f"measured on {num_images} of {total} images" if num_images < total else None
+        return [
+            self.result(
+                data,
+                _metrics(named, self.backbone.depth),
+                num_images,
+                feature={"token_maps_after_blocks": list(layers), "final_norm": "last block only"},
+                protocol={
+                    "num_images": num_images,
+                    "families": list(FAMILIES),
+                    "rotation": "1 to 3 quarter turns",
+                    "identity": False,
+                    "precision": "float32",
+                },
+                unofficial_reason=part,
+            )
+        ]
+
+    def _means(
+        self,
+        backbone: SplitViT,
+        layers: Sequence[int],
+        num_images: int,
+        trainer: L.Trainer,
+        data: LabelledDataModule,
+    ) -> dict[tuple[str, str, int], float]:
+        """The mean values of one backbone, in two passes over the images."""
+        with full_float32():
+            first = ReferencePass(backbone, layers, num_images)
+            trainer.test(first, data.clean_loader("test", num_images), verbose=False)
+            second = EquivariancePass(backbone, layers, first.reference, self.seed)
+            trainer.test(second, data.clean_loader("test", num_images), verbose=False)
+        return second.means
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Keeps GPUs from rounding factors to the 10 bits of TF32, whose noise shows in a score."""
+    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolution
+
+
+def _metrics(values: dict[tuple[str, str, int], float], depth: int) -> dict[str, float]:
+    """Names the values, those after the final norm first; leaves out what is not defined."""
+    return {
+        f"equivariance/{row}{family}_{'final' if layer == depth else f'block{layer}'}": value
+        for is_final in (True, False)
+        for (row, family, layer), value in values.items()
+        if not math.isnan(value) and (layer == depth) == is_final
+    }

@@ -1,0 +1,95 @@
+"""The diagnostics stage on a tiny run: its views, its passes and its record."""
+
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+
+from ser_lightning.cli import main
+from ser_lightning.data import CropViews, InvertibleViews, Shapes, render
+from ser_lightning.data.augmented import AugmentedBatches
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.evaluate import evaluate
+from ser_lightning.evaluation import token_spatial_variance
+from ser_lightning.evaluation.stages.diagnostics import TokenPass, ViewPass
+from ser_lightning.reporting.records import read_record
+from support import tiny_backbone
+
+ROOT = Path(__file__).parents[3]
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
+]
+
+
+def batches(num_views):
+    """Augmented views of 12 Shapes."""
+    images = Shapes(num_train=24, num_evaluation=24, image_size=16).evaluation()
+    return AugmentedBatches(
+        images, np.arange(12) * 2, 5, num_views, CropViews(), InvertibleViews(), 16, 4
+    )
+
+
+def trainer():
+    return L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+
+
+def test_view_pass_embeds_every_view_of_every_image():
+    backbone = tiny_backbone().eval().requires_grad_(False)
+    dataset = batches(num_views=4)
+    module = ViewPass(backbone, 4, MEAN, STD)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, collate_fn=lambda x: x)
+    trainer().test(module, loader, verbose=False)
+    for pipeline in ("crop", "invertible"):
+        assert module.embeddings[pipeline].shape == (12, 4, 32)
+        rendered = [render(dataset[i], 4, MEAN, STD) for i in range(len(dataset))]
+        for view in range(4):
+            expected = [backbone(getattr(batch, pipeline)[view].pixels) for batch in rendered]
+            torch.testing.assert_close(
+                module.embeddings[pipeline][:, view], torch.cat(expected), atol=1e-5, rtol=1e-5
+            )
+
+
+def test_token_pass_is_the_ratio_of_the_regularised_block():
+    backbone = tiny_backbone(layer=2).eval().requires_grad_(False)
+    data = LabelledDataModule(
+        Shapes(num_train=24, num_evaluation=19, image_size=16),
+        image_size=16,
+        num_workers=0,
+        evaluation_batch_size=4,
+    )
+    data.setup("test")
+    module = TokenPass(backbone)
+    trainer().test(module, data.clean_loader("test"), verbose=False)
+    images = torch.cat([batch.pixels for batch in data.clean_loader("test")])
+    expected = token_spatial_variance(backbone.prefix(images).tokens)
+    assert module.ratio == pytest.approx(expected, rel=1e-4)
+
+
+def test_record_has_every_number_within_its_range(tmp_path):
+    tiny, run = str(ROOT / "tests" / "tiny.yaml"), tmp_path / "run"
+    main(["fit", "--config", tiny, "--run_dir", str(run)])
+    config = str(ROOT / "configs" / "eval" / "diagnostics.yaml")
+    args = ["--config", config, "--checkpoint", str(run / "checkpoints" / "last.ckpt")]
+    args += ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--data.num_workers", "0"]
+    evaluate([*args, "--model.num_images", "16", "--model.crop.scale", "[0.5, 1.0]"])
+    record = read_record(run / "results" / "diagnostics-shapes.json")
+    assert record.num_samples == 24
+    assert record.counts == {"view_images": 16}
+    assert record.protocol["crop_scale"] == [0.5, 1.0]
+    metrics = record.metrics
+    assert 1 <= metrics["rankme"] <= 24
+    assert 0 < metrics["feature_std"] <= 32**-0.5
+    assert -8 <= metrics["uniformity"] <= 0
+    assert 0 < metrics["token_spatial_variance"] < 1
+    for pipeline in ("crop", "invertible"):
+        assert 1 <= metrics[f"lidar_{pipeline}"] <= 15
+        assert 0 < metrics[f"alignment_{pipeline}"] <= 4
+    assert len(metrics) == 8

@@ -1,0 +1,150 @@
+"""The equivariance stage on a tiny run: its passes, its record and its figure."""
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from ser_lightning.cli import main
+from ser_lightning.data import Shapes
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.evaluate import evaluate
+from ser_lightning.evaluation.equivariance import FAMILIES, equivariance_scores
+from ser_lightning.evaluation.random_init import random_init
+from ser_lightning.evaluation.stages.equivariance import (
+    EquivariancePass,
+    ReferencePass,
+    full_float32,
+)
+from ser_lightning.reporting.records import read_record
+from support import tiny_backbone
+
+ROOT = Path(__file__).parents[3]
+CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--data.num_workers", "0"]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The checkpoint of a tiny run."""
+    run = tmp_path_factory.mktemp("tiny") / "run"
+    tiny = str(ROOT / "tests" / "tiny.yaml")
+    main(["fit", "--config", tiny, "--run_dir", str(run), "--trainer.max_epochs", "2"])
+    return run / "checkpoints" / "last.ckpt"
+
+
+def run_stage(checkpoint, folder, *options, devices=CPU):
+    config = str(ROOT / "configs" / "eval" / "equivariance.yaml")
+    args = ["--config", config, "--checkpoint", str(checkpoint), "--run_dir", str(folder)]
+    evaluate([*args, *devices, *options])
+    return read_record(folder / "results" / "equivariance-shapes.json")
+
+
+def parts():
+    """A tiny backbone, 19 images in batches of 4, and a trainer."""
+    data = LabelledDataModule(
+        Shapes(num_train=24, num_evaluation=19, image_size=16),
+        image_size=16,
+        num_workers=0,
+        evaluation_batch_size=4,
+        evaluation_crop_fraction=1.0,
+    )
+    data.setup("test")
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    return tiny_backbone(cls_layer=0).eval().requires_grad_(False), data, trainer
+
+
+def test_reference_is_the_mean_over_all_images_and_positions():
+    backbone, data, trainer = parts()
+    module = ReferencePass(backbone, [0, 2, 4], 19)
+    trainer.test(module, data.clean_loader("test"), verbose=False)
+    pixels = torch.cat([batch.pixels for batch in data.clean_loader("test")])
+    maps = backbone.token_maps(pixels, [0, 2, 4])
+    chosen = module.reference.positions
+    assert len(chosen) == 16
+    for i in range(3):
+        torch.testing.assert_close(module.reference.mean[i], maps[i].mean((0, 2, 3)))
+        torch.testing.assert_close(module.reference.maps[i], maps[i][chosen])
+
+
+def test_scores_are_means_over_all_images():
+    backbone, data, trainer = parts()
+    first = ReferencePass(backbone, [2, 4], 19)
+    trainer.test(first, data.clean_loader("test"), verbose=False)
+    second = EquivariancePass(backbone, [2, 4], first.reference, seed=3)
+    trainer.test(second, data.clean_loader("test"), verbose=False)
+    pixels = torch.cat([batch.pixels for batch in data.clean_loader("test")])
+    expected = equivariance_scores(backbone, pixels, [2, 4], torch.arange(19), seed=3)
+    for family in FAMILIES:
+        for layer in (2, 4):
+            mean = expected[family][layer].double().mean().item()
+            assert second.means["score", family, layer] == pytest.approx(mean, abs=1e-5)
+
+
+def test_random_init_has_new_weights_and_leaves_the_generator_alone():
+    backbone = tiny_backbone()
+    state = torch.random.get_rng_state()
+    fresh, again, other = (random_init(backbone, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    weights = [model.vit.blocks[0].attn.qkv.weight for model in (backbone, fresh, again, other)]
+    assert torch.equal(weights[1], weights[2])
+    assert not torch.equal(weights[1], weights[3])
+    assert not torch.equal(weights[0], weights[1])
+    assert fresh.arguments == backbone.arguments
+    assert not fresh.training
+    assert not any(p.requires_grad for p in fresh.parameters())
+
+
+def test_record_has_every_block_every_companion_and_a_figure(checkpoint, tmp_path):
+    record = run_stage(checkpoint, tmp_path)
+    rows = ["", "chance/", "no_action/", "mean_centred/", "random_init/"]
+    rows.append("random_init_mean_centred/")
+    expected = {
+        f"equivariance/{row}{family}_{place}"
+        for row in rows
+        for family in FAMILIES
+        for place in ("block0", "block1", "final")
+        if (row, family) != ("no_action/", "scale")
+    }
+    assert set(record.metrics) == expected
+    assert all(-1 <= value <= 1 for value in record.metrics.values())
+    assert record.num_samples == 24
+    assert record.official
+    assert (tmp_path / "results" / "equivariance-shapes.png").stat().st_size > 10_000
+    # two epochs move the weights, but not to those of another draw
+    names = [f"equivariance/{row}rotation_final" for row in ("", "random_init/", "chance/")]
+    trained, fresh, chance = (record.metrics[name] for name in names)
+    assert trained != fresh
+    assert chance < trained
+
+
+def test_part_of_the_images_is_balanced_and_unofficial(checkpoint, tmp_path):
+    record = run_stage(checkpoint, tmp_path, "--model.num_images", "12")
+    assert record.num_samples == 12
+    assert record.unofficial_reason == "measured on 12 of 24 images"
+
+
+def test_products_of_matrices_are_not_rounded_to_tf32():
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    try:
+        with full_float32():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+    assert torch.backends.cudnn.allow_tf32 == before[1]
+
+
+def test_half_precision_weights_are_refused(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="bf16-true turns the weights into half precision"):
+        run_stage(checkpoint, tmp_path, "--trainer.precision", "bf16-true")

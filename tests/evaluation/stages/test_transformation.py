@@ -1,0 +1,228 @@
+"""The transformation stage: stored features, balanced labels, and a record from a tiny run."""
+
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ser_lightning.cli import main
+from ser_lightning.data import BatchKey, Shapes
+from ser_lightning.data.batches import EvaluationBatches
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.partition import Plan
+from ser_lightning.data.sources import ImageSet
+from ser_lightning.evaluate import evaluate
+from ser_lightning.evaluation.stages.transformation import (
+    FeatureRows,
+    ProbeBatch,
+    ProbeTest,
+    ProbeTraining,
+    VersionPass,
+)
+from ser_lightning.evaluation.transformation import list_probes, probe_input, version_features
+from ser_lightning.reporting.records import read_record
+from support import tiny_backbone
+
+ROOT = Path(__file__).parents[3]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The checkpoint of a tiny run."""
+    run = tmp_path_factory.mktemp("tiny") / "run"
+    main(["fit", "--config", str(ROOT / "tests" / "tiny.yaml"), "--run_dir", str(run)])
+    return run / "checkpoints" / "last.ckpt"
+
+
+def run_stage(checkpoint, folder, *options):
+    config = str(ROOT / "configs" / "eval" / "transformation.yaml")
+    args = ["--config", config, "--checkpoint", str(checkpoint), "--run_dir", str(folder)]
+    args += ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--data.num_workers", "0"]
+    args += ["--trainer.max_epochs", "2", "--model.batch_size", "16", "--model.hidden", "32"]
+    evaluate([*args, *options])
+    return read_record(folder / "results" / "transformation-shapes.json")
+
+
+def trainer(**options):
+    return L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+
+
+def frozen():
+    return tiny_backbone().eval().requires_grad_(False)
+
+
+def training(modes=("pair", "single"), layers=(1, 4)):
+    """Untrained heads whose losses are not logged."""
+    module = ProbeTraining(list_probes(layers, modes, baseline=False), 32, 16, 1e-3, seed=0)
+    module.log = lambda *args, **kwargs: None
+    return module
+
+
+def test_stored_features_are_those_of_the_images(tmp_path):
+    data = LabelledDataModule(
+        Shapes(num_train=24, num_evaluation=24, image_size=16),
+        image_size=16,
+        num_workers=0,
+        evaluation_batch_size=5,
+    )
+    data.setup("fit")
+    num_images = len(data.images("train"))
+    backbone, path = frozen(), tmp_path / "folder" / "features.npy"
+    store = VersionPass([backbone], [1, 4], path, num_images)
+    trainer().test(store, data.clean_loader("train"), verbose=False)
+    pixels = torch.cat([batch.pixels for batch in data.clean_loader("train")])
+    expected = version_features([backbone], [1, 4], pixels)
+    torch.testing.assert_close(torch.from_numpy(np.load(path)), expected)
+
+    rows = FeatureRows(path, Plan(num_images, 8, 0, seed=3))
+    seen = torch.cat([rows[BatchKey(0, step)].features for step in range(len(rows))])
+    order = Plan(num_images, 8, 0, seed=3)
+    positions = np.concatenate([order.indices(BatchKey(0, s))[0] for s in range(len(rows))])
+    torch.testing.assert_close(seen, expected[torch.from_numpy(positions)])
+
+
+def test_labels_are_balanced_over_ranks_and_change_with_the_epoch(tmp_path):
+    np.save(tmp_path / "rows.npy", np.arange(32, dtype=np.float32).reshape(32, 1, 1, 1))
+    labels = []
+    for epoch in range(2):
+        parts = [
+            FeatureRows(tmp_path / "rows.npy", Plan(32, 16, 0, 0, rank, 2))[BatchKey(epoch, 0)]
+            for rank in range(2)
+        ]
+        slot = torch.cat([part.slot for part in parts])
+        assert slot.tolist() == list(range(16))
+        image = torch.cat([part.features.flatten() for part in parts]).long().tolist()
+        labels.append(dict(zip(image, (slot % 4).tolist(), strict=True)))
+    shared = labels[0].keys() & labels[1].keys()
+    assert any(labels[0][image] != labels[1][image] for image in shared)
+
+
+def test_each_head_gets_the_gradient_of_its_own_loss():
+    module = training()
+    features, slot = torch.randn(8, 5, 2, 32), torch.arange(8)
+    module.training_step(ProbeBatch(features, slot), 0).backward()
+    for probe, head in zip(module.probes, module.heads, strict=True):
+        label = slot % (4 if probe.family == "rotation" else 2)
+        own = F.cross_entropy(head(probe_input(probe, features, label)), label)
+        expected = torch.autograd.grad(own, list(head.parameters()))
+        for parameter, gradient in zip(head.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
+    optimizer = module.configure_optimizers()
+    optimized = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in optimized} == {id(p) for p in module.parameters()}
+    assert optimizer.defaults["lr"] == 1e-3
+    assert optimizer.defaults["weight_decay"] == 0
+
+
+def test_accuracy_counts_every_image_under_every_label():
+    source = Shapes(num_train=24, num_evaluation=19, image_size=16).evaluation()
+    heads = training()
+    module = ProbeTest([frozen()], [1, 4], heads.probes, heads.heads)
+    dataset = EvaluationBatches(source, None, 4, 16)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, collate_fn=lambda x: x)
+    trainer().test(module, loader, verbose=False)
+    pixels = torch.cat([dataset[i].pixels for i in range(len(dataset))])
+    features = version_features(list(module.backbones), [1, 4], pixels)
+    for probe, head in zip(module.probes, module.heads, strict=True):
+        num_labels = 4 if probe.family == "rotation" else 2
+        hits = 0
+        for number in range(num_labels):
+            label = torch.full((19,), number)
+            predicted = head(probe_input(probe, features, label)).argmax(1)
+            hits += int((predicted == number).sum())
+        total = 19 * num_labels
+        accuracy = module.accuracies[probe.name]
+        assert (accuracy.num_hits, accuracy.num_samples) == (hits, total)
+        assert accuracy.top1 == pytest.approx(100 * hits / total)
+
+
+def test_probe_learns_a_turn_that_the_features_tell():
+    """Versions that differ in one channel are told apart; equal ones are not."""
+    module = training(layers=(1,), modes=("single",))
+    features = 0.1 * torch.randn(64, 5, 1, 32, generator=torch.Generator().manual_seed(0))
+    features[:, :4, 0, 0] += 2 * torch.arange(4.0)
+    features[:, 4] = features[:, 0]
+    optimizer = torch.optim.Adam(module.heads.parameters(), 1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        module.training_step(ProbeBatch(features, torch.randperm(64)), 0).backward()
+        optimizer.step()
+    accuracy = []
+    for probe, head in zip(module.probes, module.heads, strict=True):
+        label = torch.arange(64) % (4 if probe.family == "rotation" else 2)
+        predicted = head(probe_input(probe, features, label)).argmax(1)
+        accuracy.append((predicted == label).float().mean())
+    assert accuracy[0] > 0.95
+    assert accuracy[1] < 0.8  # its two versions are the same
+
+
+def test_record_has_every_probe_and_no_file_is_left(checkpoint, tmp_path):
+    record = run_stage(checkpoint, tmp_path)
+    names = {
+        f"{prefix}{family}_layer{layer}{suffix}"
+        for prefix in ("", "random_init/")
+        for family in ("rotation", "flip")
+        for layer in (1, 2)
+        for suffix in ("", "_single")
+    }
+    assert set(record.metrics) == names
+    assert all(0 <= value <= 100 for value in record.metrics.values())
+    assert record.num_samples == 24
+    assert record.protocol["epochs"] == 2
+    assert record.official
+    assert not list((tmp_path / "features").iterdir())
+    hits = record.counts["rotation_layer1_hits"]
+    assert record.metrics["rotation_layer1"] == pytest.approx(100 * hits / 96, abs=1e-3)
+
+
+class WatchedImages(ImageSet):
+    """Images that note whether training was over when they were read."""
+
+    def __init__(self, images, is_over, notes):
+        self.images, self.is_over, self.notes = images, is_over, notes
+        self.labels, self.class_names = images.labels, images.class_names
+
+    def read(self, index):
+        self.notes.append(bool(self.is_over))
+        return self.images.read(index)
+
+
+def test_test_images_are_read_only_after_training(checkpoint, tmp_path, monkeypatch):
+    is_over, notes = [], []
+    setup = LabelledDataModule.setup
+
+    def watched_setup(self, stage):
+        setup(self, stage)
+        if not isinstance(self._splits["test"], WatchedImages):
+            self._splits["test"] = WatchedImages(self._splits["test"], is_over, notes)
+
+    monkeypatch.setattr(LabelledDataModule, "setup", watched_setup)
+    monkeypatch.setattr(ProbeTraining, "on_fit_end", lambda self: is_over.append(True))
+    run_stage(checkpoint, tmp_path, "--model.baseline", "false")
+    assert notes == [True] * 24
+
+
+def test_num_train_takes_a_balanced_part(checkpoint, tmp_path):
+    record = run_stage(
+        checkpoint, tmp_path, "--model.num_train", "48", "--model.modes", "[pair]",
+        "--model.baseline", "false", "--model.layers", "[0.5]",
+    )  # fmt: skip
+    assert record.protocol["num_train"] == 48
+    assert set(record.metrics) == {"rotation_layer1", "flip_layer1"}
