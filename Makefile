@@ -9,6 +9,7 @@ READY := $(VENV)/.ready
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort \
 	  | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "  make <stage>-eval   run one stage of configs/eval: CKPT=... [DATA=folder] [ARGS=...]"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "The pinned versions need Python 3.11 or newer, this is " + sys.version.split()[0])'
@@ -47,8 +48,12 @@ fashion: $(READY) ## pretrain every objective on real Fashion-MNIST, 20 to 40 mi
 	@test -n "$(CKPT)" || { echo "say which checkpoint: make $@ CKPT=runs/moco_ser/checkpoints/last.ckpt [DATA=/data/imagenet]"; exit 2; }
 	@$(BIN)/ser-fit evaluate --config configs/eval/$*.yaml --checkpoint $(CKPT) $(if $(DATA),--data.source.root $(DATA)) $(ARGS)
 
+evaluate: $(READY) ## run every stage whose images are there: CKPT=... [DATA=folder of data sets] [ARGS=--small]
+	@test -n "$(CKPT)" || { echo "say which checkpoint: make $@ CKPT=runs/moco_ser/checkpoints/last.ckpt [DATA=/data]"; exit 2; }
+	@$(BIN)/ser-fit evaluate-all --checkpoint $(CKPT) $(if $(DATA),--data_root $(DATA)) $(ARGS)
+
 clean: ## remove caches, keep .venv and runs
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help install demo test test-slow lint bench fashion clean
+.PHONY: help install demo test test-slow lint bench fashion evaluate clean

@@ -21,7 +21,17 @@ ALLOWED = {
     "reporting": {"batch", "backbones", "files", "groups"},
     "compare": {"reporting", "runtime"},
     "evaluate": {"data", "evaluation", "reporting", "runtime"},
-    "cli": {"compare", "evaluate", "data", "evaluation", "objectives", "reporting", "runtime"},
+    "evaluate_all": {"reporting", "runtime"},
+    "cli": {
+        "compare",
+        "evaluate",
+        "evaluate_all",
+        "data",
+        "evaluation",
+        "objectives",
+        "reporting",
+        "runtime",
+    },
     "demo": {"backbones", "cli", "data", "evaluation", "groups", "reporting"},
 }
 

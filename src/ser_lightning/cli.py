@@ -24,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ser_lightning.compare import compare
 from ser_lightning.data import PartitionedDataModule, UnreadableImage
 from ser_lightning.evaluate import evaluate
+from ser_lightning.evaluate_all import evaluate_all
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.objectives import NonFiniteLossError, Objective
 from ser_lightning.reporting import summary_table
@@ -71,9 +72,9 @@ class SERCommandLine(LightningCLI):
             parser_class=ShortErrorParser,
             parser_kwargs={
                 "prog": "ser-fit",
-                "description": "Pretrain with SER. Also: `ser-fit evaluate --help` runs a stage of "
-                "evaluation, `ser-fit compare RUNS...` prints what runs measured, "
-                "`ser-fit report RUNS...` sets results next to the paper's.",
+                "description": "Pretrain with SER. Other commands, each with --help: evaluate (one "
+                "stage of evaluation), evaluate-all (every stage), report (results next to the "
+                "paper's), compare (what runs measured).",
             },
             save_config_callback=RunRecord,
             trainer_defaults={"num_sanity_val_steps": -1, "use_distributed_sampler": False},
@@ -242,13 +243,14 @@ def _patch_size(model: Objective) -> int:
 def main(args: list[str] | None = None) -> None:
     """The entry point of ser-fit."""
     args = sys.argv[1:] if args is None else args
-    command, others = args[:1], args[1:]
-    if command == ["compare"]:
-        run(compare, others)
-    elif command == ["evaluate"]:
-        run(evaluate, others)
-    elif command == ["report"]:
-        run(report, others)
+    commands = {
+        "compare": compare,
+        "evaluate": evaluate,
+        "evaluate-all": evaluate_all,
+        "report": report,
+    }
+    if args and args[0] in commands:
+        run(commands[args[0]], args[1:])
     else:
         run(SERCommandLine, args)
 
