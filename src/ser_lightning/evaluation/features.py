@@ -66,7 +66,7 @@ class FeaturePass(L.LightningModule):
         self.layers = cls_layers(backbone)
         self.path = path
         self.shape = (num_images, len(self.layers), backbone.width)
-        self.rows = np.empty(0, np.float32)
+        self.rows: Any = None  # the memory map, from `setup` on
 
     def setup(self, stage: str) -> None:
         """Makes the file on one process, then opens it on all: here they can wait for each other."""

@@ -1,0 +1,196 @@
+"""The detection stage: objects in COCO's images, found on the token map of the frozen backbone.
+
+Source: SER Table 11 and appendix A.3: frozen encoder, 45,000 iterations of 32 images. Detector,
+neck, resolution and optimizer are not stated there; here they are those of ViTDet.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from ser_lightning.data.detection import DetectionBatch, DetectionDataModule
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.distributed import gather_ragged
+from ser_lightning.evaluation.average_precision import mean_average_precision, require_coco_eval
+from ser_lightning.evaluation.detectors import Head, build_detector
+from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.optim import decay_groups
+
+DROPS = (8 / 9, 26 / 27)
+"""Where the learning rate falls to a tenth, as shares of the run: 40,000 and 43,333 of 45,000."""
+
+_REDUCED = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+
+
+def relative_learning_rate(step: int, num_steps: int, warmup_steps: int) -> float:
+    """The learning rate as a share of its peak: a linear rise, then a tenth after each drop.
+
+    Source: ViTDet.
+
+    Args:
+        step: optimizer steps taken so far.
+        num_steps: optimizer steps of the whole run.
+        warmup_steps: length of the warm-up.
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return 0.1 ** sum(step >= round(drop * num_steps) for drop in DROPS)
+
+
+class DetectionStage(Stage):
+    """Trains a detector on the frozen token map and measures it once, at the end.
+
+    The training's length is `trainer.max_steps`, its clipping `trainer.gradient_clip_val`. The
+    detector computes in float32; the ViT in the trainer's mixed precision.
+
+    Args:
+        checkpoint: file of a pretraining run.
+        head: the detector: "faster_rcnn", "retinanet" or "fcos".
+        channels: of the pyramid and the detector's convolutions.
+        learning_rate: peak learning rate of AdamW, for the global batch as it is.
+        weight_decay: of AdamW, not for norms and biases.
+        warmup_steps: length of the linear warm-up.
+        stage: further arguments of every stage.
+
+    Raises:
+        ValueError: if faster-coco-eval is not installed.
+    """
+
+    name = "detection"
+
+    def __init__(
+        self,
+        checkpoint: str,
+        head: Head = "faster_rcnn",
+        channels: int = 256,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 0.1,
+        warmup_steps: int = 1000,
+        **stage: Any,
+    ) -> None:
+        super().__init__(checkpoint, **stage)
+        require_coco_eval()  # now, not after the training
+        self.head = head
+        self.channels = channels
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+
+    def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
+        """Trains, then measures every test image once."""
+        if not isinstance(data, DetectionDataModule):
+            raise ValueError(
+                f"{type(data).__name__} has no boxes; use --data DetectionDataModule with the "
+                "source CocoDetection"
+            )
+        if trainer.max_steps <= self.warmup_steps:
+            raise ValueError(
+                f"trainer.max_steps {trainer.max_steps} does not go beyond the warm-up of "
+                f"{self.warmup_steps} steps; the paper trains for 45000"
+            )
+        data.trainer = trainer  # its loaders ask for rank and position
+        data.setup("fit")
+        self.detector = build_detector(
+            self.head,
+            self.backbone,
+            data.num_classes,
+            data.mean,
+            data.std,
+            self.channels,
+            _REDUCED.get(str(trainer.precision)),
+        )
+        with warnings.catch_warnings():
+            # The frozen backbone is meant to be.
+            warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+            trainer.fit(self, data.train_dataloader())
+        trainer.test(self, data.test_dataloader(), verbose=False)
+        images = data.images("test")
+        truth = [images.boxes(index) for index in range(len(images))]
+        return [
+            self.result(
+                data,
+                mean_average_precision(self.detections, truth),
+                len(self.measured),
+                counts={"detections": len(self.detections)},
+                feature={"tokens_of_block": self.backbone.depth, "norm": True},
+                protocol=self._protocol(trainer, data),
+            )
+        ]
+
+    def _protocol(self, trainer: L.Trainer, data: DetectionDataModule) -> dict[str, Any]:
+        return {
+            "head": self.head,
+            "channels": self.channels,
+            "steps": trainer.max_steps,
+            "global_batch_size": data.global_batch_size,
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "warmup_steps": self.warmup_steps,
+            "gradient_clip": trainer.gradient_clip_val,
+            "short_sides": list(data.short_sides),
+            "precision": str(trainer.precision),
+        }
+
+    def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
+        """The sum of the detector's losses."""
+        targets = [
+            {"boxes": corners, "labels": labels}
+            for corners, labels in zip(batch.corners, batch.labels, strict=True)
+        ]
+        with torch.autocast(self.device.type, enabled=False):
+            losses = self.detector(_floats(batch), targets)
+        loss = torch.stack(list(losses.values())).sum()
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def on_test_epoch_start(self) -> None:
+        """Forgets what was measured before."""
+        self._rows = [torch.empty(0, 7)]
+        self._indices = [torch.empty(0, dtype=torch.int64)]
+
+    def test_step(self, batch: DetectionBatch, batch_idx: int) -> None:
+        """Collects the detections of a batch, in pixels of the original images."""
+        with torch.autocast(self.device.type, enabled=False):
+            found = self.detector(_floats(batch))
+        for index, scale, image in zip(batch.indices, batch.scale, found, strict=True):
+            columns = [
+                index.expand(len(image["scores"]))[:, None],
+                image["boxes"] / scale,
+                image["scores"][:, None],
+                image["labels"][:, None],
+            ]
+            self._rows.append(torch.cat([column.float() for column in columns], dim=1).cpu())
+        self._indices.append(batch.indices.cpu())
+
+    def on_test_epoch_end(self) -> None:
+        """Unites the ranks' detections. An image belongs to one rank, so it counts once."""
+        self.detections = gather_ragged(torch.cat(self._rows))
+        self.measured = gather_ragged(torch.cat(self._indices))
+        assert len(self.measured.unique()) == len(self.measured), "an image was measured twice"
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW over pyramid and detector; the backbone is not in it."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            decay_groups(trained, decay_biases=False),
+            lr=self.learning_rate,
+            weight_decay=self.weight_decay,
+        )
+        num_steps = self.trainer.max_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: relative_learning_rate(step, num_steps, self.warmup_steps)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def _floats(batch: DetectionBatch) -> list[Tensor]:
+    """The images in [0, 1]."""
+    return [pixels.float() / 255 for pixels in batch.pixels]

@@ -1,0 +1,40 @@
+"""A script: one rank's pass of the detection stage over its share of a tiny COCO."""
+
+import sys
+
+import torch
+import torch.distributed as dist
+
+from ser_lightning.data.coco import CocoDetection
+from ser_lightning.data.detection import DetectionTest
+from ser_lightning.evaluation.average_precision import mean_average_precision
+from ser_lightning.evaluation.detectors import build_detector
+from ser_lightning.evaluation.stages.detection import DetectionStage
+
+if __name__ == "__main__":
+    rank, world_size, port, checkpoint, coco, folder = sys.argv[1:]
+    dist.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=int(rank),
+        world_size=int(world_size),
+    )
+    stage = DetectionStage(checkpoint)
+    torch.manual_seed(0)
+    stage.detector = build_detector("fcos", stage.backbone, 91, (0.5,) * 3, (0.2,) * 3, 32)
+    stage.detector.score_thresh = 0.0  # untrained: anything counts
+    stage.eval()
+    images = CocoDetection(coco).evaluation()
+    dataset = DetectionTest(images, 1, 64, 96, int(rank), int(world_size))
+    stage.on_test_epoch_start()
+    with torch.no_grad():
+        for number in range(len(dataset)):
+            stage.test_step(dataset[number], number)
+    stage.on_test_epoch_end()
+    truth = [images.boxes(index) for index in range(len(images))]
+    result = {
+        "measured": stage.measured.tolist(),
+        "metrics": mean_average_precision(stage.detections, truth),
+    }
+    torch.save(result, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
