@@ -69,7 +69,7 @@ class FeaturePass(L.LightningModule):
         self.rows: Any = None  # the memory map, from `setup` on
 
     def setup(self, stage: str) -> None:
-        """Makes the file on one process, then opens it on all: here they can wait for each other."""
+        """Makes the file on one process and opens it on all: here they can wait for it."""
         if self.trainer.is_global_zero:
             np.lib.format.open_memmap(self.path, "w+", np.float32, self.shape).flush()
         self.trainer.strategy.barrier("features allocated")
