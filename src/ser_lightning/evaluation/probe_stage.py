@@ -1,0 +1,141 @@
+"""What the stages that train a probe share: crops or cached features in, one result out."""
+
+import math
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+
+from ser_lightning.data.labelled import LabelledDataModule, Split
+from ser_lightning.data.loader import evaluation_loader
+from ser_lightning.data.views import CropViews
+from ser_lightning.evaluation.feature_rows import CleanRows, TrainingRows
+from ser_lightning.evaluation.features import Features, cached_features, cls_layers
+from ser_lightning.evaluation.probe import CropProbe, Heads, Probe, fit_probe
+from ser_lightning.evaluation.stage import Stage, StageResult
+
+ProbeFeature = Literal["cls_last4", "cls_last"]
+
+
+class ProbeStage(Stage):
+    """Trains heads on the frozen backbone's [CLS] tokens for `trainer.max_epochs`.
+
+    Heads train on random crops; those held out and those to test on are clean. Head and epoch are
+    chosen on the held-out images, then the test images are read, once.
+    Differs: the public evaluation chooses among learning rates on the same held-out images, but
+    trains each in a process of its own; here the heads share crops and backbone.
+
+    Args:
+        checkpoint: file of a pretraining run.
+        feature: "cls_last4", [CLS] of the last four blocks side by side (fewer where [CLS] joins
+            so late), or "cls_last", the embedding; each through the final norm.
+        cache_features: trains on clean images instead of crops, with features computed once: for
+            machines without a GPU. The result is marked unofficial.
+        stage: further arguments of every stage.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        feature: ProbeFeature = "cls_last4",
+        cache_features: bool = False,
+        **stage: Any,
+    ) -> None:
+        super().__init__(checkpoint, **stage)
+        layers = cls_layers(self.backbone)
+        self.layers = layers[-1:] if feature == "cls_last" else layers
+        self.cache_features = cache_features
+
+    @abstractmethod
+    def heads(self, in_features: int, num_classes: int, global_batch_size: int) -> Heads:
+        """The heads to train, the same on every rank.
+
+        Args:
+            in_features: width of the features.
+            num_classes: of the logits.
+            global_batch_size: images per optimizer step, over all devices.
+        """
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Settings of the heads' training, in plain values."""
+
+    def keep(self, probe: Probe, data: LabelledDataModule, folder: Path) -> None:
+        """Writes what should outlive the stage; called on one rank."""
+
+    def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
+        """Trains, chooses, tests."""
+        data.trainer = trainer  # its loaders ask for rank and position
+        data.setup("fit")
+        num_layers, num_classes = len(self.layers), data.num_classes
+        heads = self.heads(num_layers * self.backbone.width, num_classes, data.global_batch_size)
+
+        def features(split: Split) -> Features:
+            return cached_features(
+                self.backbone, self.checkpoint_hash, data, split, trainer, folder
+            )
+
+        def rows(split: Split) -> CleanRows:
+            size, rank = data.evaluation_batch_size, trainer.global_rank
+            return CleanRows(features(split), num_layers, size, rank, trainer.world_size)
+
+        if self.cache_features:
+            probe = Probe(heads, num_classes)
+            train = data.key_loader(TrainingRows(features("train"), num_layers, data.plan()), 0)
+        else:
+            probe = CropProbe(self.backbone, self.layers, heads, num_classes)
+            train = data.train_dataloader()
+        holdout = rows("holdout") if len(data.images("holdout")) else None
+        fit_probe(trainer, probe, train, holdout)
+        loader = evaluation_loader(rows("test"), 0, torch.cuda.is_available())
+        trainer.test(probe, loader, verbose=False)
+        if trainer.is_global_zero:
+            self.keep(probe, data, folder)
+        trainer.strategy.barrier("probe kept")
+        return [self._result(probe, data, trainer)]
+
+    def _result(self, probe: Probe, data: LabelledDataModule, trainer: L.Trainer) -> StageResult:
+        chosen, last = probe.accuracies
+        assert chosen.num_samples == len(data.images("test"))
+        return self.result(
+            data,
+            {**chosen.metrics(), "top1_last_epoch": last.top1, "top5_last_epoch": last.top5},
+            chosen.num_samples,
+            counts={"hits": chosen.num_hits, "hits_last_epoch": last.num_hits},
+            feature={"cls_of_blocks": self.layers, "norm": "final"},
+            protocol={
+                **self.settings(),
+                "epochs": trainer.max_epochs,
+                "global_batch_size": data.global_batch_size,
+                "crops": None if self.cache_features else _describe(data.crop),
+                "num_train": len(data.images("train")),
+                "num_holdout": len(data.images("holdout")),
+            },
+            selected=selection(probe),
+            unofficial_reason="trained on clean images, without crops"
+            if self.cache_features
+            else None,
+        )
+
+
+def _describe(crop: CropViews) -> dict[str, Any]:
+    return {
+        "scale": list(crop.scale),
+        "ratio": list(crop.ratio),
+        "p_flip": crop.p_flip,
+        "interpolation": crop.interpolation,
+    }
+
+
+def selection(probe: Probe) -> dict[str, Any]:
+    """What was chosen on held-out images, and what the heads reached there, in plain values."""
+    assert probe.selected is not None
+    head, epoch, holdout_top1, _ = probe.selected
+    return {
+        **probe.heads.describe(head),
+        "epoch": epoch,
+        "holdout_top1": None if math.isnan(holdout_top1) else holdout_top1,
+        "holdout_top1_last_epoch": probe.holdout_top1[-1] if probe.holdout_top1 else None,
+    }

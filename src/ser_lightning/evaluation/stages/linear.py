@@ -1,0 +1,167 @@
+"""The linear stage: one linear layer on frozen [CLS] tokens, for a grid of learning rates at once.
+
+Source: SER lincls_parallel.py (DINO eval_linear.py); the grid in one pass as iBOT and DINOv2 do.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.evaluation.classifier import LinearClassifier
+from ser_lightning.evaluation.probe import Heads, Probe
+from ser_lightning.evaluation.probe_stage import ProbeStage
+from ser_lightning.optim import cosine, scaled_learning_rate
+
+MOMENTUM = 0.9
+INITIAL_STD = 0.01
+
+
+def head_path(folder: Path, dataset_name: str) -> Path:
+    """Where the linear stage keeps its head.
+
+    Args:
+        folder: of the run.
+        dataset_name: which images it was trained on.
+    """
+    return folder / "results" / f"linear-{dataset_name}.safetensors"
+
+
+class LinearHeads(Heads):
+    """K linear layers, each trained with SGD and a learning rate of its own.
+
+    The rows of one weight matrix are those of all heads, so one matrix product serves them. With
+    plain SGD a gradient of lr * loss is a step of the loss at learning rate lr: the objective
+
+        sum over k of learning_rates[k] * loss[k]
+
+    with learning rate 1 trains every head as if alone. All start from the same draw, so that a
+    head does not depend on which others there are.
+
+    Args:
+        in_features: width of the features.
+        num_classes: of the logits.
+        base_learning_rates: for a batch of 256.
+        global_batch_size: images per optimizer step; the learning rates grow linearly with it.
+        seed: of the initial weights.
+
+    Attributes:
+        weight: (K * classes, D).
+        bias: (K * classes,).
+    """
+
+    learning_rates: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        base_learning_rates: Sequence[float],
+        global_batch_size: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.base_learning_rates = list(base_learning_rates)
+        self.num_heads = len(self.base_learning_rates)
+        scaled = [scaled_learning_rate(rate, global_batch_size) for rate in base_learning_rates]
+        self.register_buffer("learning_rates", torch.tensor(scaled), persistent=False)
+        draws = torch.Generator().manual_seed(seed)
+        weight = INITIAL_STD * torch.randn(num_classes, in_features, generator=draws)
+        self.weight = nn.Parameter(weight.repeat(self.num_heads, 1))
+        self.bias = nn.Parameter(torch.zeros(self.num_heads * num_classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D) features to (B, K, classes) logits."""
+        return F.linear(features, self.weight, self.bias).unflatten(1, (self.num_heads, -1))
+
+    def objective(self, losses: Tensor) -> Tensor:
+        """Weights the losses (K,) with the learning rates."""
+        return (self.learning_rates * losses).sum()
+
+    def configure(self, num_epochs: int) -> OptimizerLRScheduler:
+        """SGD without weight decay, along half a cosine by epochs."""
+        optimizer = torch.optim.SGD(self.parameters(), lr=1.0, momentum=MOMENTUM)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda epoch: cosine(epoch, num_epochs, 1.0, 0.0)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "epoch"},
+        }
+
+    def single(self, index: int) -> nn.Linear:
+        """A copy of one head."""
+        weight = self.weight.detach().unflatten(0, (self.num_heads, -1))[index]
+        bias = self.bias.detach().unflatten(0, (self.num_heads, -1))[index]
+        linear = nn.Linear(
+            weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype
+        )
+        linear.load_state_dict({"weight": weight, "bias": bias})
+        return linear
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """The base learning rate of a head."""
+        return {"base_learning_rate": self.base_learning_rates[index]}
+
+
+class LinearStage(ProbeStage):
+    """Trains linear classifiers on [CLS], and keeps the best for the stages that need a head.
+
+    Trained with SGD (momentum 0.9, no weight decay), a cosine by epochs, cross-entropy.
+
+    Args:
+        checkpoint: file of a pretraining run.
+        base_learning_rates: the grid, for a batch of 256; they grow linearly with the batch. The
+            paper takes 1, 3 and 10.
+        probe: further arguments of every stage that trains a probe.
+
+    Raises:
+        ValueError: if there is no learning rate, or one is not positive or there twice.
+    """
+
+    name = "linear"
+
+    def __init__(
+        self,
+        checkpoint: str,
+        base_learning_rates: Sequence[float] = (0.3, 1.0, 3.0, 10.0, 30.0),
+        **probe: Any,
+    ) -> None:
+        super().__init__(checkpoint, **probe)
+        rates = [float(rate) for rate in base_learning_rates]
+        if not rates or len(set(rates)) < len(rates) or not all(0 < r < math.inf for r in rates):
+            raise ValueError(
+                f"base_learning_rates {rates} must be positive and different, at least one; "
+                "0.3, 1, 3, 10 and 30 are the usual ones"
+            )
+        self.base_learning_rates = rates
+
+    def heads(self, in_features: int, num_classes: int, global_batch_size: int) -> LinearHeads:
+        """One head per learning rate."""
+        return LinearHeads(
+            in_features, num_classes, self.base_learning_rates, global_batch_size, self.seed
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """The grid, and the optimizer."""
+        return {
+            "base_learning_rates": self.base_learning_rates,
+            "optimizer": "SGD",
+            "momentum": MOMENTUM,
+            "weight_decay": 0.0,
+            "schedule": "cosine by epochs",
+        }
+
+    def keep(self, probe: Probe, data: LabelledDataModule, folder: Path) -> None:
+        """Writes the chosen head."""
+        assert probe.selected is not None
+        names = data.images("train").class_names
+        classifier = LinearClassifier(self.layers, self.backbone.width, names)
+        classifier.linear.load_state_dict(probe.selected.classifier.state_dict())
+        classifier.save(head_path(folder, data.dataset_name))

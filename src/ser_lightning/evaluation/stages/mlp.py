@@ -1,0 +1,113 @@
+"""The MLP stage: a deep head on frozen [CLS] tokens.
+
+Source: SIE eval_classification.py, its deep head; the data path is that of the linear stage.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from ser_lightning.evaluation.probe import Heads
+from ser_lightning.evaluation.probe_stage import ProbeStage
+
+
+class DeepHead(Heads):
+    """One head of three linear layers with ReLU between them, trained with Adam.
+
+    Args:
+        in_features: width of the features.
+        num_classes: of the logits.
+        hidden: width of the two hidden layers.
+        learning_rate: of Adam, constant and for any batch.
+        seed: of the initial weights, which are PyTorch's default.
+    """
+
+    num_heads = 1
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        hidden: int = 1024,
+        learning_rate: float = 1e-3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.learning_rate = learning_rate
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layers = nn.Sequential(
+                nn.Linear(in_features, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, num_classes),
+            )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D) features to (B, 1, classes) logits."""
+        logits: Tensor = self.layers(features)
+        return logits.unsqueeze(1)
+
+    def objective(self, losses: Tensor) -> Tensor:
+        """The only loss."""
+        return losses.sum()
+
+    def configure(self, num_epochs: int) -> OptimizerLRScheduler:
+        """Adam without weight decay, at a constant learning rate."""
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+
+    def single(self, index: int) -> nn.Sequential:
+        """A copy of the head."""
+        return deepcopy(self.layers)
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """Nothing: there is one."""
+        return {}
+
+
+class MLPStage(ProbeStage):
+    """Trains a deep classifier on [CLS]; what is chosen on the held-out images is the epoch.
+
+    Differs: the paper does not state its nonlinear probe; this is the deep head of SIE, whose
+    authors the paper cites, for as many epochs as the linear stage instead of 300.
+
+    Args:
+        checkpoint: file of a pretraining run.
+        hidden: width of the two hidden layers.
+        learning_rate: of Adam, for any batch.
+        probe: further arguments of every stage that trains a probe.
+
+    Raises:
+        ValueError: if width or learning rate are not positive.
+    """
+
+    name = "mlp"
+
+    def __init__(
+        self, checkpoint: str, hidden: int = 1024, learning_rate: float = 1e-3, **probe: Any
+    ) -> None:
+        super().__init__(checkpoint, **probe)
+        if hidden < 1 or learning_rate <= 0:
+            raise ValueError(
+                f"hidden {hidden} and learning_rate {learning_rate} must be positive; 1024 and "
+                "0.001 are the usual ones"
+            )
+        self.hidden = hidden
+        self.learning_rate = learning_rate
+
+    def heads(self, in_features: int, num_classes: int, global_batch_size: int) -> DeepHead:
+        """The head; its learning rate does not depend on the batch."""
+        return DeepHead(in_features, num_classes, self.hidden, self.learning_rate, self.seed)
+
+    def settings(self) -> dict[str, Any]:
+        """Width and optimizer."""
+        return {
+            "hidden": [self.hidden, self.hidden],
+            "optimizer": "Adam",
+            "learning_rate": self.learning_rate,
+            "weight_decay": 0.0,
+        }
