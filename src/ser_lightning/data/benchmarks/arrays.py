@@ -1,0 +1,73 @@
+"""The array files of CIFAR-10-C and CIFAR-100-C."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ser_lightning.data.corruptions import NUM_SEVERITIES
+from ser_lightning.data.sources import ImageSet
+
+
+@cache
+def _array(path: Path) -> np.ndarray:
+    """The pixels of a file, on disk until they are read; not part of what workers are sent."""
+    pixels: np.ndarray = np.load(path, mmap_mode="r")
+    return pixels
+
+
+class ArrayImages(ImageSet):
+    """One severity of a corruption: a fifth of a file. Labels are class ids, without names.
+
+    Args:
+        path: an .npy file of (5 N, H, W, 3) uint8 images, severity after severity.
+        severity: 1 to 5.
+        labels: (5 N,) int64 class ids.
+    """
+
+    def __init__(self, path: Path, severity: int, labels: Tensor) -> None:
+        self.path = path
+        self.first = (severity - 1) * (len(labels) // NUM_SEVERITIES)
+        self.labels = labels[self.first : self.first + len(labels) // NUM_SEVERITIES]
+        self.class_names = ()
+
+    def read(self, index: int) -> Tensor:
+        """Reads one image."""
+        return torch.from_numpy(np.array(_array(self.path)[self.first + index])).permute(2, 0, 1)
+
+
+def open_cifar_c(
+    root: Path, corruptions: Sequence[str], layout: str
+) -> dict[tuple[str, int], ArrayImages]:
+    """Opens the files of all corruptions.
+
+    Args:
+        root: folder of `<corruption>.npy` and `labels.npy`.
+        corruptions: names.
+        layout: the expected layout, for messages.
+
+    Returns:
+        Images by corruption and severity.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file has another shape.
+    """
+    labels = torch.from_numpy(np.load(root / "labels.npy").astype(np.int64))
+    found = {}
+    for name in corruptions:
+        path = root / f"{name}.npy"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; expected\n{layout}")
+        array = _array(path)
+        if array.ndim != 4 or array.shape[::3] != (len(labels), 3) or array.dtype != np.uint8:
+            raise ValueError(
+                f"{path} holds {array.dtype} of shape {array.shape}, for {len(labels)} labels; it "
+                f"must be uint8 ({len(labels)}, height, width, 3), fetch it again"
+            )
+        for severity in range(1, NUM_SEVERITIES + 1):
+            found[name, severity] = ArrayImages(path, severity, labels)
+    return found

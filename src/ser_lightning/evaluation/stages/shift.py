@@ -1,0 +1,68 @@
+"""The shift stage: a trained linear head on ImageNet-V2, ImageNet-R and ImageNet-Sketch.
+
+Source: SER Tables 1 and 2.
+"""
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ser_lightning.data.benchmarks import ConditionBatch, ShiftedDataModule
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.evaluation.benchmark import BenchmarkStage, top_hits
+from ser_lightning.evaluation.stage import StageResult
+
+
+class ShiftStage(BenchmarkStage):
+    """Accuracy of a head trained on ImageNet on its classes in other images.
+
+    A set with fewer classes than the head has two accuracies: `top1` among the set's classes, as
+    is the custom, and `top1_1000way` among all, which is what the paper seems to report.
+
+    Args:
+        checkpoint: file of a pretraining run.
+        head: file of the linear head; by default the one that the linear stage of this run wrote.
+        stage: further arguments of every stage.
+    """
+
+    name = "shift"
+    num_sums = 5
+
+    def summands(self, logits: Tensor, label: Tensor, batch: ConditionBatch) -> Tensor:
+        """1, right among the set's classes (best, five best), right among all classes (same)."""
+        num_logits = logits.shape[1]
+        places = self.logit_ids.where(self.logit_ids >= 0, num_logits)
+        is_other = torch.ones(len(places), num_logits + 1, dtype=torch.bool, device=logits.device)
+        is_other.scatter_(1, places, False)
+        restricted = logits.masked_fill(is_other[batch.condition, :num_logits], -torch.inf)
+        ones = torch.ones_like(label)[:, None]
+        return torch.cat([ones, top_hits(restricted, label), top_hits(logits, label)], dim=1)
+
+    def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
+        """Returns a result for each set that is there."""
+        if not isinstance(data, ShiftedDataModule):
+            raise ValueError(f"{type(data).__name__} has no such sets; use ShiftedDataModule")
+        sums = self.measure(trainer, data, folder)
+        num_logits = len(self.classifier.class_names)
+        results = []
+        for condition, row in zip(data.conditions, sums.tolist(), strict=True):
+            num_samples, *hits = (round(value) for value in row)
+            names = ["top1", "top5", f"top1_{num_logits}way", f"top5_{num_logits}way"]
+            if condition.images.num_classes == num_logits:
+                names = names[:2]
+            counts = dict(zip(names, hits, strict=False))
+            results.append(
+                self.result(
+                    data,
+                    {name: 100 * number / num_samples for name, number in counts.items()},
+                    num_samples,
+                    counts={f"hits/{name}": number for name, number in counts.items()},
+                    feature=self.feature,
+                    protocol={"num_classes": condition.images.num_classes},
+                    dataset=condition.name,
+                    unofficial_reason=data.unofficial_reason([condition]),
+                )
+            )
+        return results
