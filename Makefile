@@ -24,7 +24,7 @@ demo: $(READY) ## pretrain a small ViT on generated shapes, about 4 minutes on 2
 	@$(BIN)/python -m ser_lightning.demo $(DEMO)
 
 test: $(READY) ## run the fast tests, about 3 minutes on 2 cores
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: $(READY) ## run the slow tests: killed and resumed runs, several processes
 	@$(BIN)/python -m pytest -q -m slow
