@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
-from ser_lightning.evaluation.stage import Stage, StageResult, sha256_of
+from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.reporting.equivariance_figure import equivariance_figure
 from ser_lightning.reporting.records import ResultRecord, write_record
 from ser_lightning.runtime import (
@@ -158,7 +158,7 @@ def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> Resul
         stage=stage.name,
         dataset=result.dataset,
         checkpoint=str(cli.config.checkpoint),
-        checkpoint_sha256=sha256_of(cli.config.checkpoint),
+        checkpoint_sha256=stage.checkpoint_sha256,
         weights_key=stage.branch,
         layer=stage.backbone.layer,
         cls_layer=stage.backbone.cls_layer,

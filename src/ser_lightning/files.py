@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what names their content."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -35,6 +36,15 @@ def sweep(folder: Path) -> None:
     """Removes what killed processes left half-written in a folder."""
     for partial in folder.glob(f".*{PARTIAL}"):
         partial.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Hashes a file's bytes, a megabyte at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _umask() -> int:

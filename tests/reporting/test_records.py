@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from reporting.result_records import record
-from ser_lightning.files import PARTIAL
+from ser_lightning.files import PARTIAL, file_sha256
 from ser_lightning.reporting.records import (
     class_map_sha256,
-    file_sha256,
     find_records,
     read_record,
     result_path,

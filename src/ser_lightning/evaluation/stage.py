@@ -1,8 +1,7 @@
 """What every stage of evaluation is: a module that measures the backbone of one checkpoint."""
 
-import hashlib
 from abc import ABC, abstractmethod
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,6 +9,7 @@ import lightning as L
 
 from ser_lightning.backbones import Branch, SplitViT
 from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.files import file_sha256
 
 
 class StageResult(NamedTuple):
@@ -63,10 +63,15 @@ class Stage(L.LightningModule, ABC):
         self.backbone.requires_grad_(False)
         self.backbone.eval()
 
+    @cached_property
+    def checkpoint_sha256(self) -> str:
+        """Hash of the checkpoint's bytes."""
+        return file_sha256(Path(self.checkpoint))
+
     @property
     def checkpoint_hash(self) -> str:
         """Names the evaluated weights: hash of the file, and branch."""
-        return f"{sha256_of(self.checkpoint)}-{self.branch}"
+        return f"{self.checkpoint_sha256}-{self.branch}"
 
     @abstractmethod
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
@@ -114,10 +119,3 @@ class Stage(L.LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """Trains nothing."""
         return None
-
-
-@lru_cache(maxsize=4)
-def sha256_of(path: str) -> str:
-    """Hashes a file's bytes; asked for again and again within a stage."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -239,15 +239,6 @@ def find_records(paths: Iterable[Path]) -> list[LoadedRecord]:
     ]
 
 
-def file_sha256(path: Path) -> str:
-    """Hashes a file's bytes, a megabyte at a time."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def class_map_sha256(classes: Mapping[str, int] | Sequence[str]) -> str:
     """Hashes which label each class name has.
 
