@@ -240,3 +240,30 @@ def test_image_of_broken_patches_is_refused():
         tiny().token_maps(images(), (0, 5))
     with pytest.raises(ValueError, match="list is empty"):
         tiny().token_maps(images(), ())
+
+
+@pytest.mark.parametrize("cls_layer", [0, 1, 2, 3])
+def test_several_layers_give_the_prefix_of_each_and_the_same_embedding(cls_layer):
+    x = images()
+    several = tiny(layer=[1, 2, 4], cls_layer=cls_layer)
+    assert (several.layer, several.layers) == (1, (1, 2, 4))
+    prefixes = several.prefixes(x)
+    for layer, prefix in zip([1, 2, 4], prefixes, strict=True):
+        single = tiny(layer=layer, cls_layer=cls_layer)
+        single.load_state_dict(several.state_dict())
+        expected = single.prefix(x)
+        torch.testing.assert_close(prefix.tokens, expected.tokens)
+        assert (prefix.cls is None) == (expected.cls is None)
+        if prefix.cls is not None:
+            torch.testing.assert_close(prefix.cls, expected.cls)
+        torch.testing.assert_close(several(x), single(x))
+
+
+def test_layers_default_cls_layer_is_the_first_of_several():
+    assert tiny(layer=[3, 2]).cls_layer == 2
+
+
+@pytest.mark.parametrize("layer", [[], [2, 2], [0.5, 2], [1, 9]])
+def test_lists_of_layers_that_make_no_sense_raise(layer):
+    with pytest.raises(ValueError, match="layer"):
+        tiny(layer=layer)

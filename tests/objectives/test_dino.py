@@ -159,7 +159,7 @@ def dropping_backbone():
 
 
 def tokens(features):
-    return [view.tokens for view in (*features.crop, *features.invertible)]
+    return [view.taps[0].tokens for view in (*features.crop, *features.invertible)]
 
 
 @pytest.mark.parametrize("directly", [False, True])

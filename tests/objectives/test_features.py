@@ -37,3 +37,18 @@ def test_joint_embeddings_put_the_invertible_images_behind_the_crops():
     for view, crop, invertible in zip(joint, features.crop, features.invertible, strict=True):
         assert torch.equal(view[:3], crop.embedding)
         assert torch.equal(view[3:], invertible.embedding)
+
+
+def test_extra_views_have_the_taps_of_views_alone_and_no_other_blocks_run():
+    module, batch = tiny_moco(), tiny_batch()
+    plain = batch.crop[0]
+    calls = []
+    module.backbone.vit.blocks[-1].attn.qkv.register_forward_hook(lambda *_: calls.append(1))
+    without = encode(module.backbone, batch)
+    num_calls = len(calls)
+    features = encode(module.backbone, batch._replace(extra=(plain, plain)))
+    assert len(calls) == 2 * num_calls
+    assert without.extra == ()
+    assert len(features.extra) == 2
+    for taps in features.extra:
+        torch.testing.assert_close(taps[0].tokens, without.crop[0].taps[0].tokens)

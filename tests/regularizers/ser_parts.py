@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from ser_lightning.batch import BranchFeatures, PartitionedBatch, View, ViewFeatures
+from ser_lightning.batch import BranchFeatures, PartitionedBatch, TapFeatures, View, ViewFeatures
 from ser_lightning.groups import GroupElement
 from ser_lightning.regularizers import SERRegularizer, token_info_nce
 
@@ -72,7 +72,9 @@ def oracle(regularizer, maps, elements, target_maps, detach=False):
 
 def features_of(maps):
     """Features of the invertible views alone."""
-    return BranchFeatures((), tuple(ViewFeatures(x, torch.zeros(len(x), WIDTH)) for x in maps))
+    return BranchFeatures(
+        (), tuple(ViewFeatures((TapFeatures(x, None),), torch.zeros(len(x), WIDTH)) for x in maps)
+    )
 
 
 def batch_of(elements):
@@ -97,7 +99,7 @@ def momentum_features(num_images=3):
 
 
 def tokens_of(features):
-    return [view.tokens for view in features.invertible]
+    return [view.taps[0].tokens for view in features.invertible]
 
 
 def loss_and_gradients(images, with_target):

@@ -1,11 +1,11 @@
 import pytest
 
-from ser_lightning.batch import LossOutput
+from ser_lightning.batch import LossOutput, ViewNeeds
 from ser_lightning.regularizers import Regularizer
 
 
 class Nothing(Regularizer):
-    needs_invertible = False
+    needs = ViewNeeds()
 
     def regularize(self, online, target, batch):
         return LossOutput(online, {})

@@ -33,7 +33,7 @@ def features_and_batch(num_views=2, with_elements=True):
 def test_regularize_is_forward_on_the_invertible_views(with_target):
     online, batch = features_and_batch()
     regularizer = make_regularizer(weight=0.5)
-    maps = tuple(view.tokens for view in online.invertible)
+    maps = tuple(view.taps[0].tokens for view in online.invertible)
     elements = tuple(view.element for view in batch.invertible)
     target = online if with_target else None
     expected = regularizer(maps, elements, maps if with_target else None).loss

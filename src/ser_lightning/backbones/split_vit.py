@@ -1,6 +1,7 @@
 """A timm ViT cut in two: a prefix that ends in a token map, a suffix that ends in an embedding."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from ser_lightning.backbones.attention import (
 from ser_lightning.backbones.vit import (
     PositionEmbedding,
     WeightInit,
-    block_number,
+    block_numbers,
     build_vit,
     drop_cls_position,
     require_layers,
@@ -56,6 +57,7 @@ class SplitViT(nn.Module):
         width: channels C of tokens and embedding.
         depth: number of blocks.
         layer: number of blocks before the token map.
+        layers: the same for each of several maps, in increasing order; the first one is `layer`.
         cls_layer: number of blocks before [CLS] joins.
         grid: (h, w) tokens of a square image of `image_size`.
     """
@@ -64,7 +66,7 @@ class SplitViT(nn.Module):
         self,
         name: str = "vit_small_patch16_224",
         image_size: int = 224,
-        layer: int | float = 3,
+        layer: int | float | list[int | float] = 3,
         cls_layer: int | None = None,
         patch_size: int | None = None,
         vit_options: dict[str, Any] | None = None,
@@ -81,8 +83,10 @@ class SplitViT(nn.Module):
             image_size: pixels, side of the square that the position embedding is made for.
             layer: number of blocks before the token map, 0 (after the position embedding) to the
                 depth (after the final norm). A float in [0, 1] is a fraction of the depth, rounded
-                to the nearest block: 0.25 is 3 of 12 and 6 of 24.
-            cls_layer: number of blocks before [CLS] joins; default `layer`, or 0 for the depth.
+                to the nearest block: 0.25 is 3 of 12 and 6 of 24. A list names several, for
+                add-ons at each of them.
+            cls_layer: number of blocks before [CLS] joins; default `layer` (of several, the first),
+                or 0 for the depth.
             patch_size: side of a patch in pixels; default: the named model's.
             vit_options: further arguments of timm's VisionTransformer (embed_dim, depth,
                 num_heads, drop_path_rate, ...).
@@ -120,8 +124,8 @@ class SplitViT(nn.Module):
         self.image_size = image_size
         self.patch_size: int = self.vit.patch_embed.patch_size[0]
         self.grid: tuple[int, int] = self.vit.patch_embed.grid_size
-        self.layer = block_number(layer, self.depth)
-        require_layers([self.layer], 0, self.depth)
+        self.layers = block_numbers(layer, self.depth)
+        self.layer = self.layers[0]
         self.cls_layer = resolve_cls_layer(cls_layer, self.layer, self.depth)
         if self.cls_layer > 0:
             drop_cls_position(self.vit)
@@ -163,7 +167,7 @@ class SplitViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images to (B, C) [CLS] embeddings."""
-        return self.suffix(self.prefix(images))
+        return self.suffix(self.prefixes(images)[-1])
 
     def prefix(self, images: Tensor) -> Prefix:
         """Patch embedding, position embedding and the first `layer` blocks.
@@ -179,23 +183,38 @@ class SplitViT(nn.Module):
             ValueError: if a side is not a multiple of the patch size.
         """
         tokens, grid = self._embed(images)
-        for index in range(self.layer):
+        return self._advance(tokens, grid, 0, self.layer)
+
+    def prefixes(self, images: Tensor) -> tuple[Prefix, ...]:
+        """`prefix` for each of the layers, shallowest first, in one pass."""
+        found = [self.prefix(images)]
+        for start, stop in pairwise(self.layers):
+            last = found[-1]
+            grid = (last.tokens.shape[-2], last.tokens.shape[-1])
+            found.append(self._advance(_join_up(last), grid, start, stop))
+        return tuple(found)
+
+    def _advance(self, tokens: Tensor, grid: tuple[int, int], start: int, stop: int) -> Prefix:
+        """Blocks `start` to `stop` (excluded), and the final norm after the last one."""
+        for index in range(start, stop):
             tokens = self.vit.blocks[index](self._enter(tokens, index))
-        if self.layer == self.depth:
+        if stop == self.depth:
             tokens = self.vit.norm(tokens)
-        cls, patches = self._separate(tokens, self.layer)
+        cls, patches = self._separate(tokens, stop)
         return Prefix(_to_map(patches, grid), cls)
 
     def suffix(self, prefix: Prefix) -> Tensor:
-        """The remaining blocks, to the [CLS] embedding after the final norm, (B, C)."""
-        if self.layer == self.depth:
+        """The blocks after the deepest layer, to the [CLS] embedding after the final norm, (B, C).
+
+        Args:
+            prefix: of the deepest layer, the last one of `prefixes`.
+        """
+        if self.layers[-1] == self.depth:
             assert prefix.cls is not None
             return prefix.cls
         self._choose_attention(prefix.tokens)
-        tokens = prefix.tokens.flatten(2).transpose(1, 2)
-        if prefix.cls is not None:
-            tokens = torch.cat([prefix.cls.unsqueeze(1), tokens], dim=1)
-        for index in range(self.layer, self.depth - 1):
+        tokens = _join_up(prefix)
+        for index in range(self.layers[-1], self.depth - 1):
             tokens = self.vit.blocks[index](self._enter(tokens, index))
         tokens, last = self._enter(tokens, self.depth - 1), self.vit.blocks[-1]
         cls = cls_block(last, tokens) if self._cls_only else last(tokens)[:, 0]
@@ -310,6 +329,14 @@ class SplitViT(nn.Module):
             for module in self._fusable:
                 module.fused_attn = fused
             self._fused = fused
+
+
+def _join_up(prefix: Prefix) -> Tensor:
+    """A map and its [CLS], if it has joined, as a sequence of tokens (B, N, C)."""
+    tokens = prefix.tokens.flatten(2).transpose(1, 2)
+    if prefix.cls is None:
+        return tokens
+    return torch.cat([prefix.cls.unsqueeze(1), tokens], dim=1)
 
 
 def _to_map(patches: Tensor, grid: tuple[int, int]) -> Tensor:

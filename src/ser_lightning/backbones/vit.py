@@ -142,6 +142,24 @@ def block_number(layer: int | float, depth: int) -> int:
     return round(layer * depth)
 
 
+def block_numbers(layer: int | float | list[int | float], depth: int) -> tuple[int, ...]:
+    """The numbers of blocks that an argument means, in increasing order; see `block_number`.
+
+    Args:
+        layer: one, or a list of different ones.
+        depth: number of blocks of the ViT.
+
+    Raises:
+        ValueError: if there is none, or one is not in 0..depth or there twice.
+    """
+    several = layer if isinstance(layer, list) else [layer]
+    numbers = sorted(block_number(single, depth) for single in several)
+    require_layers(numbers, 0, depth)
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"layer {several} names one of the blocks {numbers} twice; name each once")
+    return tuple(numbers)
+
+
 def resolve_cls_layer(cls_layer: int | None, layer: int, depth: int) -> int:
     """The number of blocks before [CLS] joins.
 

@@ -17,6 +17,7 @@ from ser_lightning.batch import (
     EvaluationBatch,
     LossOutput,
     PartitionedBatch,
+    Tap,
 )
 from ser_lightning.distributed import all_reduce_mean
 from ser_lightning.objectives.features import encode, joint_embeddings, sub_batches
@@ -87,6 +88,8 @@ class Objective(L.LightningModule, ABC):
                 f"has {backbone.width}; set `model.init_args.regularizer.init_args.width` to "
                 f"{backbone.width}"
             )
+        if regularizer is not None:
+            regularizer.attach(_taps(backbone))
         self.backbone = backbone
         self.regularizer = regularizer
         self.optimizer_factory = optimizer
@@ -264,6 +267,12 @@ class Objective(L.LightningModule, ABC):
     def steps_per_epoch(self) -> float:
         """Optimizer steps of an epoch."""
         return self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+
+
+def _taps(backbone: SplitViT) -> list[Tap]:
+    """Where the backbone hands out features to an add-on."""
+    first, depth = backbone.cls_layer, backbone.depth
+    return [Tap(n, first == 0 or first < n, n == depth) for n in backbone.layers]
 
 
 def _sum_of(first: LossOutput, second: LossOutput) -> LossOutput:

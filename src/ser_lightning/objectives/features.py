@@ -10,6 +10,7 @@ from ser_lightning.batch import (
     NUM_GLOBAL_VIEWS,
     BranchFeatures,
     PartitionedBatch,
+    TapFeatures,
     ViewFeatures,
 )
 
@@ -22,7 +23,7 @@ def encode(backbone: nn.Module, batch: PartitionedBatch) -> BranchFeatures:
         batch: one rank's partitioned batch.
 
     Returns:
-        Token maps and embeddings in the batch's order.
+        Taps and embeddings in the batch's order; of extra views the taps alone.
     """
     views = [view.pixels for view in (*batch.crop, *batch.invertible)]
     features: list[ViewFeatures | None] = [None] * len(views)
@@ -33,21 +34,41 @@ def encode(backbone: nn.Module, batch: PartitionedBatch) -> BranchFeatures:
         for position, output in zip(members, outputs, strict=True):
             features[position] = output
     num_crop = len(batch.crop)
-    return BranchFeatures(tuple(features[:num_crop]), tuple(features[num_crop:]))  # type: ignore[arg-type]
+    extra = _taps_together(backbone, [view.pixels for view in batch.extra])
+    return BranchFeatures(tuple(features[:num_crop]), tuple(features[num_crop:]), extra)  # type: ignore[arg-type]
 
 
 def _encode_together(backbone: Any, views: Sequence[Tensor]) -> list[ViewFeatures]:
+    prefixes = backbone.prefixes(torch.cat(list(views)))
     sizes = [len(view) for view in views]
-    prefix = backbone.prefix(torch.cat(list(views)))
-    embeddings = backbone.suffix(prefix).split(sizes)
-    tokens = prefix.tokens.split(sizes)
-    return [ViewFeatures(*pair) for pair in zip(tokens, embeddings, strict=True)]
+    embeddings = backbone.suffix(prefixes[-1]).split(sizes)
+    taps = _split(prefixes, sizes)
+    return [ViewFeatures(*pair) for pair in zip(taps, embeddings, strict=True)]
+
+
+def _taps_together(backbone: Any, views: Sequence[Tensor]) -> tuple[tuple[TapFeatures, ...], ...]:
+    """Taps of views of one size; blocks behind the last tap are not computed."""
+    if not views:
+        return ()
+    return _split(backbone.prefixes(torch.cat(list(views))), [len(view) for view in views])
+
+
+def _split(prefixes: Sequence[Any], sizes: list[int]) -> tuple[tuple[TapFeatures, ...], ...]:
+    """Taps of all views together, one per layer, to the taps of each view."""
+    layers = []
+    for prefix in prefixes:
+        tokens = prefix.tokens.split(sizes)
+        cls = [None] * len(sizes) if prefix.cls is None else prefix.cls.split(sizes)
+        layers.append([TapFeatures(*pair) for pair in zip(tokens, cls, strict=True)])
+    return tuple(zip(*layers, strict=True))
 
 
 def global_views(batch: PartitionedBatch) -> PartitionedBatch:
-    """The batch without its local views: what a momentum branch sees."""
+    """The batch without its local and extra views: what a momentum branch sees."""
     return batch._replace(
-        crop=batch.crop[:NUM_GLOBAL_VIEWS], invertible=batch.invertible[:NUM_GLOBAL_VIEWS]
+        crop=batch.crop[:NUM_GLOBAL_VIEWS],
+        invertible=batch.invertible[:NUM_GLOBAL_VIEWS],
+        extra=(),
     )
 
 

@@ -13,8 +13,8 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import LossOutput
 from ser_lightning.objectives.base import Embeddings, Objective
-from ser_lightning.objectives.precision import at_least_float
 from ser_lightning.optim import decay_groups
+from ser_lightning.precision import at_least_float
 
 
 def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:

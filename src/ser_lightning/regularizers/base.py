@@ -1,11 +1,12 @@
 """What every add-on to an invariance objective offers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import nn
 
-from ser_lightning.batch import BranchFeatures, LossOutput, PartitionedBatch
+from ser_lightning.batch import BranchFeatures, LossOutput, PartitionedBatch, Tap, ViewNeeds
 
 
 class Regularizer(nn.Module, ABC):
@@ -22,8 +23,8 @@ class Regularizer(nn.Module, ABC):
         ValueError: if weight is negative.
     """
 
-    needs_invertible: ClassVar[bool]
-    """Whether the batch must have an invertible sub-batch."""
+    needs: ClassVar[ViewNeeds]
+    """What the run's batches must hold for it."""
 
     def __init__(self, width: int, weight: float = 1.0) -> None:
         super().__init__()
@@ -31,6 +32,26 @@ class Regularizer(nn.Module, ABC):
             raise ValueError(f"weight {weight} must be 0 or positive; 0 switches the term off")
         self.width = width
         self.weight = weight
+
+    def attach(self, taps: Sequence[Tap]) -> None:
+        """Learns where the backbone hands out features; the objective calls it once.
+
+        Args:
+            taps: the places, shallowest first.
+
+        Raises:
+            ValueError: if the add-on cannot read there.
+        """
+        if len(taps) != 1:
+            raise ValueError(
+                f"{type(self).__name__} reads one layer, `backbone.layer` names {len(taps)}; give "
+                "one, or an add-on for each of them in PerLayer"
+            )
+        if self.needs.cls and not taps[0].has_cls:
+            raise ValueError(
+                f"{type(self).__name__} reads [CLS] after block {taps[0].layer}, where it has not "
+                "joined; set `model.init_args.backbone.cls_layer` to 0"
+            )
 
     @abstractmethod
     def regularize(

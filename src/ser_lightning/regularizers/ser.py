@@ -14,9 +14,11 @@ from ser_lightning.batch import (
     LossOutput,
     PartitionedBatch,
     ViewFeatures,
+    ViewNeeds,
 )
 from ser_lightning.distributed import gather, gather_with_gradient, rank
 from ser_lightning.groups import GroupElement, act, relative
+from ser_lightning.precision import at_least_float
 from ser_lightning.regularizers.base import Regularizer
 from ser_lightning.regularizers.info_nce import token_info_nce
 
@@ -49,7 +51,7 @@ class SERRegularizer(Regularizer):
         ValueError: if weight is negative or another argument not positive.
     """
 
-    needs_invertible: ClassVar[bool] = True
+    needs: ClassVar[ViewNeeds] = ViewNeeds(invertible=True)
 
     # Differs: the public code normalises the target's maps with a momentum copy of the LayerNorm,
     # here one LayerNorm and one projector serve both branches, as its projector does already.
@@ -109,10 +111,10 @@ class SERRegularizer(Regularizer):
                 target = [self._project(view) for view in target_maps]
         losses = []
         for anchor, other in ((0, 1), (1, 0)):
-            moved = act(relative(elements[other], elements[anchor]), _precise(target[other]))
+            moved = act(relative(elements[other], elements[anchor]), at_least_float(target[other]))
             tokens = _unit_tokens(moved, target[other].dtype)
             candidates = gather_with_gradient(tokens) if target_maps is None else gather(tokens)
-            anchors = _unit_tokens(_precise(online[anchor]), online[anchor].dtype)
+            anchors = _unit_tokens(at_least_float(online[anchor]), online[anchor].dtype)
             first = rank() * len(anchors)
             losses.append(token_info_nce(anchors, candidates, first, self.temperature))
         loss = (losses[0] + losses[1]) / 2
@@ -174,7 +176,7 @@ def _sum(outputs: Sequence[LossOutput]) -> LossOutput:
 
 def _tokens(pair: Sequence[ViewFeatures]) -> tuple[Tensor, Tensor]:
     first, second = pair
-    return first.tokens, second.tokens
+    return first.taps[0].tokens, second.taps[0].tokens
 
 
 def _check_shapes(
@@ -186,11 +188,6 @@ def _check_shapes(
                 f"{name} of shape {tuple(view.shape)} for an element that gives {element.shape} "
                 "tokens; pass each view's (B, C, h, w) map with the element that made the view"
             )
-
-
-def _precise(maps: Tensor) -> Tensor:
-    """At least float32, in which the action's resize and the norm run under autocast."""
-    return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
 def _unit_tokens(maps: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,83 @@
+"""Several add-ons, one at each layer of the backbone."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from ser_lightning.batch import (
+    BranchFeatures,
+    LossOutput,
+    PartitionedBatch,
+    Tap,
+    TapFeatures,
+    ViewNeeds,
+)
+from ser_lightning.regularizers.base import Regularizer
+
+
+class PerLayer(Regularizer):
+    """One add-on for each layer that `backbone.layer` lists, shallowest first.
+
+    The loss is the sum of theirs, each times its own weight; `weight` multiplies all of it. Source:
+    SER, Table 4, "all layers"; the paper does not say whether layers share a projector, here each
+    has its own.
+
+    Args:
+        regularizers: the add-ons, of one width; of different classes if you like.
+        weight: a factor of the whole sum.
+
+    Raises:
+        ValueError: if there is none, or their widths differ.
+    """
+
+    needs: ClassVar[ViewNeeds] = ViewNeeds()
+
+    def __init__(self, regularizers: list[Regularizer], weight: float = 1.0) -> None:
+        widths = sorted({regularizer.width for regularizer in regularizers})
+        if len(widths) != 1:
+            raise ValueError(
+                f"regularizers of widths {widths}, one width is needed; list at least one, and "
+                "give each the backbone's width"
+            )
+        super().__init__(widths[0], weight)
+        self.regularizers = nn.ModuleList(regularizers)
+        # Whatever any of them needs, the batch must hold.
+        self.needs = ViewNeeds(*map(any, zip(*(r.needs for r in regularizers), strict=True)))  # type: ignore[misc]
+
+    def attach(self, taps: Sequence[Tap]) -> None:
+        """Hands each add-on its layer; see `Regularizer.attach`."""
+        if len(taps) != len(self.regularizers):
+            raise ValueError(
+                f"PerLayer has {len(self.regularizers)} add-ons for {len(taps)} layers; let "
+                "`model.init_args.backbone.layer` list one layer for each"
+            )
+        for regularizer, tap in zip(self.regularizers, taps, strict=True):
+            regularizer.attach([tap])  # type: ignore[operator]
+
+    def regularize(
+        self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
+    ) -> LossOutput:
+        """Adds up the add-ons' weighted losses; logged values bear the add-on's place, from 1."""
+        losses, logs = [], {}
+        for place, regularizer in enumerate(self.regularizers):
+            at_target = None if target is None else _at(target, place)
+            output = regularizer.regularize(_at(online, place), at_target, batch)  # type: ignore[operator]
+            losses.append(regularizer.weight * output.loss)
+            logs[f"loss/equivariance_{place + 1}"] = output.loss.detach()
+            logs |= {f"{name}_{place + 1}": value for name, value in output.logs.items()}
+        return LossOutput(torch.stack(losses).sum(), logs)
+
+
+def _at(features: BranchFeatures, place: int) -> BranchFeatures:
+    """The features with a single tap, that of one layer."""
+
+    def narrowed(taps: tuple[TapFeatures, ...]) -> tuple[TapFeatures, ...]:
+        return taps[place : place + 1]
+
+    return BranchFeatures(
+        tuple(view._replace(taps=narrowed(view.taps)) for view in features.crop),
+        tuple(view._replace(taps=narrowed(view.taps)) for view in features.invertible),
+        tuple(map(narrowed, features.extra)),
+    )
