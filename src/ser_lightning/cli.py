@@ -21,6 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from ser_lightning.batch import ViewNeeds
 from ser_lightning.compare import compare
 from ser_lightning.data import PartitionedDataModule, UnreadableImage
 from ser_lightning.evaluate import evaluate
@@ -52,6 +53,7 @@ from ser_lightning.runtime import (
 _LINKED = {
     ("data", "image_size"): "model.init_args.backbone",
     ("data", "patch_size"): "model.init_args.backbone",
+    ("data", "needs"): "model.init_args.regularizer",
     ("data", "seed"): "seed_everything",
     ("model.init_args", "seed"): "seed_everything",
     ("model.init_args", "global_batch_size"): "data.global_batch_size",
@@ -113,6 +115,7 @@ class SERCommandLine(LightningCLI):
         parser.link_arguments("data.global_batch_size", "model.init_args.global_batch_size")
         parser.link_arguments("model", "data.image_size", _image_size, apply_on="instantiate")
         parser.link_arguments("model", "data.patch_size", _patch_size, apply_on="instantiate")
+        parser.link_arguments("model", "data.needs", _needs, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; without a --config, the checkpoint's own configuration comes first."""
@@ -195,7 +198,7 @@ class SERCommandLine(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Checks what only shows when all parts are there."""
         regularizer, invertible = self.model.regularizer, self.datamodule.invertible
-        if regularizer is not None and regularizer.needs_invertible and invertible is None:
+        if regularizer is not None and regularizer.needs.invertible and invertible is None:
             raise ValueError(
                 f"{type(regularizer).__name__} needs an invertible sub-batch, but "
                 "`data.invertible` is null; set it, or set `model.init_args.regularizer` to null"
@@ -238,6 +241,10 @@ def _image_size(model: Objective) -> int:
 
 def _patch_size(model: Objective) -> int:
     return model.backbone.patch_size
+
+
+def _needs(model: Objective) -> ViewNeeds:
+    return model.regularizer.needs if model.regularizer is not None else ViewNeeds()
 
 
 def main(args: list[str] | None = None) -> None:

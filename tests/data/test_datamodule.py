@@ -3,14 +3,16 @@
 import lightning as L
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
-from ser_lightning.batch import PartitionedBatch
+from ser_lightning.batch import PartitionedBatch, ViewNeeds
 from ser_lightning.data import (
     BatchKey,
     CropViews,
     InvertibleViews,
     LocalCrops,
     PartitionedDataModule,
+    RotatedCrops,
     Shapes,
 )
 from ser_lightning.data.views import HostBatch
@@ -149,3 +151,48 @@ def test_resume_keeps_the_partition_of_the_checkpoint():
     data.setup("fit")
     data.load_state_dict(data.state_dict() | {"num_invertible": 6})
     assert data.train_dataset().plan.num_invertible == 6
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_resume_with_or_without_pairs_is_refused(paired):
+    data = with_trainer(module(needs=ViewNeeds(paired=paired)))
+    data.trainer.state.fn = "fit"
+    data.setup("fit")
+    data.load_state_dict(data.state_dict())
+    with pytest.raises(ValueError, match=f"paired was {not paired}, is {paired}"):
+        data.load_state_dict(data.state_dict() | {"paired": not paired})
+
+
+def test_checkpoint_that_does_not_mention_pairs_had_none():
+    for paired in (False, True):
+        data = with_trainer(module(needs=ViewNeeds(paired=paired)))
+        data.trainer.state.fn = "fit"
+        data.setup("fit")
+        saved = {name: value for name, value in data.state_dict().items() if name != "paired"}
+        if paired:
+            with pytest.raises(ValueError, match="paired was False, is True"):
+                data.load_state_dict(saved)
+        else:
+            data.load_state_dict(saved)
+
+
+def test_extra_views_may_change_at_resume():
+    saved = []
+    for needs in (ViewNeeds(), ViewNeeds(plain=True, rotated=True)):
+        data = with_trainer(module(needs=needs, rotated=RotatedCrops(size=8)))
+        data.trainer.state.fn = "fit"
+        data.setup("fit")
+        saved.append(data.state_dict())
+    assert saved[0] == saved[1]
+
+
+def test_needs_and_rotated_crops_are_set_from_a_configuration():
+    parser = ArgumentParser()
+    parser.add_class_arguments(PartitionedDataModule, "data")
+    source = {"class_path": "ser_lightning.data.Shapes", "init_args": {"num_train": 64}}
+    given = {"data": {"source": source, "rotated": {"size": 8}, "needs": {"paired": True}}}
+    config = parser.parse_object(given)
+    assert parser.parse_string(parser.dump(config)) == config
+    data = parser.instantiate(config).data
+    assert data.rotated == RotatedCrops(size=8)
+    assert data.needs == ViewNeeds(paired=True)

@@ -154,9 +154,10 @@ def test_chain_depends_on_the_order():
     assert (result[0] - result[1]).abs().max() > 0.05
 
 
-def test_identity_record_returns_the_input_exactly():
+@pytest.mark.parametrize("record", [identity(5), PhotometricRecord.identity(5)])
+def test_identity_record_returns_the_input_exactly(record):
     pixels = pictures(5)
-    result = apply(identity(5), pixels)
+    result = apply(record, pixels)
     assert torch.equal(result, pixels)
     assert result.data_ptr() != pixels.data_ptr()
 

@@ -42,6 +42,7 @@ def assert_views_equal(views, others):
         assert torch.equal(view.pixels, other.pixels)
         for field, same in zip(view.record, other.record, strict=True):
             assert np.array_equal(field, same)
+        assert torch.equal(view.packed, other.packed)
 
 
 def test_crop_views_are_two_different_squares():

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from ser_lightning.batch import EvaluationBatch
+from ser_lightning.data.crops import central_crop
+from ser_lightning.data.extra import ExtraViews
 from ser_lightning.data.partition import BatchKey, Plan
 from ser_lightning.data.sources import ImageSet, UnreadableImage
 from ser_lightning.data.views import (
@@ -81,6 +81,9 @@ class TrainingBatches(Dataset):
         image_size: side of an upright view in pixels.
         patch_size: side of a token in pixels.
         on_bad_image: see `ImageReader`.
+        extra: further views of the crop sub-batch's images; None for none.
+        paired: images 2i and 2i + 1 of the crop sub-batch share the draws of image 2i, in every
+            view. Boxes are shared as shares of the image, so in pixels only where sizes agree.
     """
 
     def __init__(
@@ -92,6 +95,8 @@ class TrainingBatches(Dataset):
         image_size: int,
         patch_size: int,
         on_bad_image: OnBadImage = "fail",
+        extra: ExtraViews | None = None,
+        paired: bool = False,
     ) -> None:
         self.images = images
         self.plan = plan
@@ -100,6 +105,8 @@ class TrainingBatches(Dataset):
         self.image_size = image_size
         self.patch_size = patch_size
         self.on_bad_image = on_bad_image
+        self.extra = extra
+        self.paired = paired
 
     def __len__(self) -> int:
         return self.plan.steps_per_epoch
@@ -109,11 +116,12 @@ class TrainingBatches(Dataset):
         crop_indices, invertible_indices = self.plan.indices(key)
         crop, crop_positions = reader.read_all(crop_indices)
         invertible, invertible_positions = reader.read_all(invertible_indices)
+        drawn_as = np.repeat(crop_indices[::2], 2) if self.paired else crop_indices
         seed, size = self.plan.seed, self.image_size
         grid = (size // self.patch_size, size // self.patch_size)
         index = torch.from_numpy(np.concatenate([crop_positions, invertible_positions]))
         return HostBatch(
-            self.crop.make(crop, crop_indices, key, seed, size) if crop else (),
+            self.crop.make(crop, drawn_as, key, seed, size) if crop else (),
             self.invertible.make(
                 invertible, invertible_indices, key, seed, size, grid, self.crop.local
             )
@@ -122,6 +130,7 @@ class TrainingBatches(Dataset):
             index,
             self.images.labels[index],
             torch.tensor(reader.num_unreadable),
+            self.extra.make(crop, drawn_as, key, seed, size) if self.extra and crop else (),
         )
 
 
@@ -177,19 +186,13 @@ class EvaluationBatches(Dataset):
         slots = self.slots[batch * self.batch_size : (batch + 1) * self.batch_size]
         reader = ImageReader(self.images, self.on_bad_image)
         images, positions = reader.read_all(self.indices[slots])
-        pixels = torch.stack([self._prepare(image) for image in images])
+        size, fraction = self.image_size, self.crop_fraction
+        pixels = torch.stack([central_crop(image, size, fraction) for image in images])
         return EvaluationBatch(
             normalise(pixels / 255, self.mean, self.std),
             self.images.labels[torch.from_numpy(positions)],
             torch.from_numpy(slots),
         )
-
-    def _prepare(self, image: Tensor) -> Tensor:
-        size = self.image_size
-        resized = F.resize(
-            image, [round(size / self.crop_fraction)], InterpolationMode.BICUBIC, antialias=True
-        )
-        return F.center_crop(resized, [size, size])
 
 
 def balanced_subset(labels: Tensor, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,16 +1,19 @@
-"""Crop boxes and resizing on the host: uint8 in, uint8 out.
+"""Crop boxes and resizing on the host: uint8 in, uint8 out; settings of further, smaller crops.
 
 Boxes follow torchvision's RandomResizedCrop, but are a function of given uniform numbers and
 computed for a whole batch at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 
 from ser_lightning.data.photometric import PhotometricRecipe
 
@@ -22,6 +25,7 @@ NUM_UNIFORMS = 2 * _ATTEMPTS + 2  # an area and an aspect per attempt, then the 
 # Source: DINO, local views. Differs: SER's public 2+4 code, which cites DINO, has no grayscale
 # here (p_gray 0, here 0.2).
 DINO_LOCAL_VIEW = PhotometricRecipe(p_blur=0.5)
+ROTATED_VIEW = PhotometricRecipe(p_blur=0.1)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,58 @@ class LocalCrops:
                 "96 in the paper"
             )
         _check_scale("local crop scale", self.scale)
+
+
+@dataclass(frozen=True)
+class RotatedCrops:
+    """A small crop of every image, seen in each of its four quarter turns.
+
+    Source: E-SSL, rotation prediction on ImageNet.
+
+    Args:
+        size: side of the crop in pixels, a multiple of the patch size; less than E-SSL's 96 where
+            images are smaller than 224.
+        scale: smallest and largest area of the crop, as a share of the image.
+        view: its colours, the same in all four turns (E-SSL: rarely blurred, never solarized).
+    """
+
+    size: int = 96
+    scale: tuple[float, float] = (0.05, 0.14)
+    view: PhotometricRecipe = ROTATED_VIEW
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(
+                f"rotated crop size {self.size} has no pixels; use a multiple of the patch size, "
+                "96 in E-SSL"
+            )
+        _check_scale("rotated crop scale", self.scale)
+
+
+class Cut(NamedTuple):
+    """Which part of each image a view shows, and whether mirrored.
+
+    Attributes:
+        sizes: (B, 2) int64 height and width of the images.
+        boxes: (B, 4) top, left, height, width in pixels of the image.
+        flips: (B,) bool.
+    """
+
+    sizes: np.ndarray
+    boxes: np.ndarray
+    flips: np.ndarray
+
+
+def image_sizes(images: Sequence[Tensor]) -> np.ndarray:
+    """(B, 2) int64 heights and widths."""
+    sides = [side for image in images for side in image.shape[-2:]]
+    return np.array(sides, dtype=np.int64).reshape(-1, 2)
+
+
+def whole(images: Sequence[Tensor]) -> Cut:
+    """The whole of each image, upright: cut to a square, it is squashed and nothing is lost."""
+    sizes = image_sizes(images)
+    return Cut(sizes, np.concatenate([np.zeros_like(sizes), sizes], 1), np.zeros(len(sizes), bool))
 
 
 def crop_boxes(
@@ -145,22 +201,75 @@ def crop_and_resize(
     return pixels.copy_(crop[0])
 
 
-def squash(
-    image: Tensor, size: int, flip: bool = False, interpolation: Interpolation = "bilinear"
+def cut(
+    images: Sequence[Tensor], where: Cut, size: int, interpolation: Interpolation = "bilinear"
 ) -> Tensor:
-    """Resizes the whole image to a square, whatever its aspect: nothing is cut off.
+    """Cuts one part out of every image and resizes it: uint8 (B, 3, size, size)."""
+    return torch.stack(
+        [
+            crop_and_resize(image, box, size, bool(flip), interpolation)
+            for image, box, flip in zip(images, where.boxes, where.flips, strict=True)
+        ]
+    )
+
+
+def central_crop(image: Tensor, size: int, fraction: float) -> Tensor:
+    """Resizes the shorter side, bicubic, and cuts the middle out: how evaluation sees an image.
 
     Args:
         image: (3, H, W) uint8 image.
         size: side of the result in pixels.
-        flip: mirrors the result left to right.
-        interpolation: the filter.
+        fraction: share of the resized shorter side that the result keeps.
 
     Returns:
-        (3, size, size) uint8 image that shares no memory with the input.
+        (3, size, size) uint8 image.
     """
-    whole = np.array([0, 0, image.shape[-2], image.shape[-1]])
-    return crop_and_resize(image, whole, size, flip, interpolation)
+    resized = functional.resize(
+        image, [round(size / fraction)], InterpolationMode.BICUBIC, antialias=True
+    )
+    return functional.center_crop(resized, [size, size])
+
+
+def central_boxes(sizes: np.ndarray, size: int, fraction: float) -> np.ndarray:
+    """What `central_crop` keeps, in pixels of the image, to a pixel or so.
+
+    Args:
+        sizes: (B, 2) heights and widths of the images.
+        size: side of the result in pixels.
+        fraction: share of the resized shorter side that the result keeps.
+
+    Returns:
+        (B, 4) float64 top, left, height, width; not rounded.
+    """
+    side = sizes.min(axis=1, keepdims=True) * size / round(size / fraction)
+    return np.concatenate([(sizes - side) / 2, np.broadcast_to(side, sizes.shape)], axis=1)
+
+
+def check_size(name: str, size: int, patch_size: int) -> None:
+    """Refuses images that patches do not tile.
+
+    Raises:
+        ValueError: the size is not a multiple of the patch size.
+    """
+    if size % patch_size:
+        nearest = max(round(size / patch_size), 1) * patch_size
+        raise ValueError(
+            f"{name} {size} is not a multiple of the patch size {patch_size}; use {nearest}"
+        )
+
+
+def check_local(local: LocalCrops, patch_size: int, in_pairs: bool) -> None:
+    """Refuses local crops that patches do not tile, or that form no pairs where they must.
+
+    Raises:
+        ValueError: the size is not a multiple of the patch size, or the number is odd.
+    """
+    check_size("local crop size", local.size, patch_size)
+    if in_pairs and local.num % 2:
+        raise ValueError(
+            f"{local.num} local crops do not form pairs, as the invertible sub-batch needs; use "
+            f"{local.num + 1}, or set `data.invertible` to null"
+        )
 
 
 def _check_scale(name: str, scale: tuple[float, float]) -> None:

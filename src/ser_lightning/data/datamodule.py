@@ -8,14 +8,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from ser_lightning.batch import EvaluationBatch, PartitionedBatch
+from ser_lightning.batch import EvaluationBatch, PartitionedBatch, ViewNeeds
 from ser_lightning.data.batches import (
     EvaluationBatches,
     OnBadImage,
     TrainingBatches,
     balanced_subset,
 )
-from ser_lightning.data.crops import LocalCrops
+from ser_lightning.data.crops import RotatedCrops, check_local, check_size
+from ser_lightning.data.extra import ExtraViews
 from ser_lightning.data.loader import LazyLoader, evaluation_loader, step_loader
 from ser_lightning.data.partition import BatchKey, Plan, count_invertible, per_device
 from ser_lightning.data.randomness import Stream, generator
@@ -28,6 +29,8 @@ from ser_lightning.data.views import (
     InvertibleViews,
     render,
 )
+
+_NO_NEEDS = ViewNeeds()
 
 
 class PartitionedDataModule(L.LightningDataModule):
@@ -56,6 +59,8 @@ class PartitionedDataModule(L.LightningDataModule):
         validate_bank_size: training images in the k-NN bank during `validate`; null takes all.
         num_queries: validation images to evaluate; null takes all.
         seed: seed of the data path; ser-fit takes it from `seed_everything`.
+        rotated: the crop behind the rotated views, where an add-on needs them; null for E-SSL's.
+        needs: which views an add-on asks for; ser-fit takes it from the model.
 
     Raises:
         ValueError: a size is not a multiple of the patch size, or the number of local crops is
@@ -80,11 +85,16 @@ class PartitionedDataModule(L.LightningDataModule):
         validate_bank_size: int | None = None,
         num_queries: int | None = None,
         seed: int = 0,
+        rotated: RotatedCrops | None = None,
+        needs: ViewNeeds = _NO_NEEDS,
     ) -> None:
         super().__init__()
-        _check_size("image size", image_size, patch_size)
+        check_size("image size", image_size, patch_size)
         if crop is not None and crop.local is not None:
-            _check_local(crop.local, patch_size, in_pairs=invertible is not None)
+            check_local(crop.local, patch_size, in_pairs=invertible is not None)
+        rotated = rotated or RotatedCrops()
+        if needs.rotated:
+            check_size("`data.rotated.size`", rotated.size, patch_size)
         self.source = source
         self.global_batch_size = global_batch_size
         self.crop = crop or CropViews()
@@ -101,6 +111,8 @@ class PartitionedDataModule(L.LightningDataModule):
         self.validate_bank_size = validate_bank_size
         self.num_queries = num_queries
         self.seed = seed
+        self.rotated = rotated
+        self.needs = needs
         self._num_invertible: int | None = None
         self._steps_of_checkpoint: int | None = None
         self._train_images: ImageSet | None = None
@@ -113,8 +125,8 @@ class PartitionedDataModule(L.LightningDataModule):
         """Opens the source and fixes the partition, so that mistakes show before training.
 
         Raises:
-            ValueError: the batch does not divide by devices, is larger than the data set, or is
-                too small for the partition ratio.
+            ValueError: the batch does not divide by devices, is larger than the data set, is too
+                small for the partition ratio, or does not form the pairs that an add-on needs.
         """
         self._train_images = self._train_images or self.source.train()
         if stage == "fit":
@@ -145,6 +157,8 @@ class PartitionedDataModule(L.LightningDataModule):
                 if self.invertible is not None
                 else 0
             )
+        if self.needs.paired:
+            _check_pairs((batch_size - self._num_invertible) // world_size)
         return Plan(
             len(self.train_images),
             batch_size,
@@ -157,6 +171,8 @@ class PartitionedDataModule(L.LightningDataModule):
 
     def train_dataset(self) -> TrainingBatches:
         """The data set that maps a `BatchKey` to this rank's host batch."""
+        needs, fraction = self.needs, self.evaluation_crop_fraction
+        rotated = self.rotated if needs.rotated else None
         return TrainingBatches(
             self.train_images,
             self._plan(),
@@ -165,6 +181,8 @@ class PartitionedDataModule(L.LightningDataModule):
             self.image_size,
             self.patch_size,
             self.on_bad_image,
+            ExtraViews(needs.plain, rotated, self.crop, fraction, self.patch_size),
+            needs.paired,
         )
 
     def train_dataloader(self) -> LazyLoader:
@@ -243,6 +261,7 @@ class PartitionedDataModule(L.LightningDataModule):
             "num_invertible": plan.num_invertible,
             "partition_ratio": self.invertible.ratio if self.invertible else 0.0,
             "num_local": self.crop.local.num if self.crop.local else 0,
+            "paired": self.needs.paired,
             "steps_per_epoch": self._steps_per_epoch(),
         }
 
@@ -258,6 +277,7 @@ class PartitionedDataModule(L.LightningDataModule):
             # Rounded for the ranks the run began with; it stays, so that the batches stay.
             self._num_invertible = state_dict["num_invertible"]
         self._steps_of_checkpoint = state_dict["steps_per_epoch"]  # compared at the first batch
+        state_dict = {"paired": False} | state_dict  # earlier checkpoints do not mention it
         current = self.state_dict()
         changed = [
             f"{name} was {state_dict.get(name, 'not known')}, is {current[name]}"
@@ -271,18 +291,9 @@ class PartitionedDataModule(L.LightningDataModule):
             )
 
 
-def _check_size(name: str, size: int, patch_size: int) -> None:
-    if size % patch_size:
-        nearest = max(round(size / patch_size), 1) * patch_size
+def _check_pairs(num_crop: int) -> None:
+    if num_crop % 2:
         raise ValueError(
-            f"{name} {size} is not a multiple of the patch size {patch_size}; use {nearest}"
-        )
-
-
-def _check_local(local: LocalCrops, patch_size: int, in_pairs: bool) -> None:
-    _check_size("local crop size", local.size, patch_size)
-    if in_pairs and local.num % 2:
-        raise ValueError(
-            f"{local.num} local crops do not form pairs, as the invertible sub-batch needs; use "
-            f"{local.num + 1}, or set `data.invertible` to null"
+            f"a rank's crop sub-batch has {num_crop} images, which do not form the pairs that the "
+            "add-on needs; make it even with another `data.global_batch_size` or partition ratio"
         )

@@ -93,6 +93,12 @@ class PhotometricRecord(NamedTuple):
     blur_sigma: np.ndarray
     solarize: np.ndarray
 
+    @classmethod
+    def identity(cls, count: int) -> "PhotometricRecord":
+        """The record of images whose colours stay as they are."""
+        no, zero, one = np.zeros(count, dtype=bool), np.zeros(count), np.ones(count)
+        return cls(no, np.tile(np.arange(4), (count, 1)), one, one, one, zero, no, zero, no)
+
     def take(self, rows: np.ndarray | slice) -> "PhotometricRecord":
         """The record of some images of the batch."""
         return PhotometricRecord(*(field[rows] for field in self))

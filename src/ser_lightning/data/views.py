@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ser_lightning.batch import PartitionedBatch, View
-from ser_lightning.data import crops, photometric
-from ser_lightning.data.crops import Interpolation, LocalCrops
+from ser_lightning.data import crops, photometric, records
+from ser_lightning.data.crops import Cut, Interpolation, LocalCrops
 from ser_lightning.data.partition import BatchKey
 from ser_lightning.data.photometric import (
     MOCO_VIEW_1,
@@ -29,9 +28,6 @@ from ser_lightning.groups import GroupElement, GroupSampler, act
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_NUM_CROP_UNIFORMS = crops.NUM_UNIFORMS + 1  # the box, then the flip
-_NUM_UNIFORMS = _NUM_CROP_UNIFORMS + photometric.NUM_UNIFORMS
-
 
 class HostView(NamedTuple):
     """A view before its colours and geometry.
@@ -40,11 +36,15 @@ class HostView(NamedTuple):
         pixels: (B, 3, S, S) uint8, cropped or squashed and resized.
         record: the photometric draws; numpy arrays, which stay on the host.
         element: the group element still to be applied; None for a crop.
+        packed: (B, 19) float32, all that was drawn, for `records.unpack`.
+        elements: those of several views with the same colours, which it stands for.
     """
 
     pixels: Tensor
     record: PhotometricRecord
     element: GroupElement | None = None
+    packed: Tensor | None = None
+    elements: tuple[GroupElement, ...] = ()
 
 
 class HostBatch(NamedTuple):
@@ -55,6 +55,7 @@ class HostBatch(NamedTuple):
     indices: Tensor
     label: Tensor
     num_unreadable: Tensor
+    extra: tuple[HostView, ...] = ()
 
 
 class CropViews:
@@ -115,29 +116,23 @@ class CropViews:
             views += [(self.local.view, self.local.scale, self.local.size)] * self.local.num
         made = []
         for number, (recipe, scale, side) in enumerate(views):
-            box, colours = _draws(seed, key, indices, number)
-            pixels = self.crop(images, box, scale, side)
-            made.append(HostView(pixels, photometric.draw(recipe, colours)))
+            box, colours = records.draws(seed, key, indices, number)
+            where, record = self.place(images, box, scale), photometric.draw(recipe, colours)
+            pixels = crops.cut(images, where, side, self.interpolation)
+            made.append(HostView(pixels, record, packed=records.pack(where, record)))
         return tuple(made)
 
     def crop(
         self, images: Sequence[Tensor], draws: np.ndarray, scale: tuple[float, float], size: int
     ) -> Tensor:
         """Crops an area within `scale`, resizes and flips: uint8 (B, 3, size, size)."""
-        boxes = crops.crop_boxes(
-            draws,
-            np.array([image.shape[-2] for image in images]),
-            np.array([image.shape[-1] for image in images]),
-            scale,
-            self.ratio,
-        )
-        flips = draws[:, crops.NUM_UNIFORMS] < self.p_flip
-        return torch.stack(
-            [
-                crops.crop_and_resize(image, box, size, bool(flip), self.interpolation)
-                for image, box, flip in zip(images, boxes, flips, strict=True)
-            ]
-        )
+        return crops.cut(images, self.place(images, draws, scale), size, self.interpolation)
+
+    def place(self, images: Sequence[Tensor], draws: np.ndarray, scale: tuple[float, float]) -> Cut:
+        """Turns uniform numbers, for the box and then the flip, into crops of an area."""
+        sizes = crops.image_sizes(images)
+        boxes = crops.crop_boxes(draws, sizes[:, 0], sizes[:, 1], scale, self.ratio)
+        return Cut(sizes, boxes, draws[:, crops.NUM_UNIFORMS] < self.p_flip)
 
 
 class _Pair(NamedTuple):
@@ -233,33 +228,24 @@ class InvertibleViews:
         pair: _Pair,
     ) -> list[HostView]:
         """Makes views 2 * number and 2 * number + 1, which share the crop of the first one."""
-        draws = [_draws(seed, key, indices, 2 * number + view) for view in range(2)]
-        pixels = self._upright(images, draws[0][0], pair)
+        draws = [records.draws(seed, key, indices, 2 * number + view) for view in range(2)]
+        where = (
+            self.cropper.place(images, draws[0][0], pair.scale)
+            if pair.scale is not None
+            else crops.whole(images)
+        )
+        pixels = crops.cut(images, where, pair.size, self.interpolation)
         elements = self.group.sample(
             len(indices),
             pair.grid,
             generator(seed, Stream.STEP, key.epoch, key.step, number),
             uniforms(seed, Stream.GROUP, key.epoch, indices, number, 4).reshape(-1, 2, 2),
         )
-        return [
-            HostView(pixels, photometric.draw(recipe, colours), element)
-            for recipe, (_, colours), element in zip(pair.recipes, draws, elements, strict=True)
-        ]
-
-    def _upright(self, images: Sequence[Tensor], draws: np.ndarray, pair: _Pair) -> Tensor:
-        if pair.scale is not None:
-            return self.cropper.crop(images, draws, pair.scale, pair.size)
-        return torch.stack(
-            [crops.squash(image, pair.size, interpolation=self.interpolation) for image in images]
-        )
-
-
-def _draws(
-    seed: int, key: BatchKey, indices: np.ndarray, view: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The uniform numbers of one view of each image: for crop and flip, and for its colours."""
-    block = uniforms(seed, Stream.AUGMENT, key.epoch, indices, view, _NUM_UNIFORMS)
-    return block[:, :_NUM_CROP_UNIFORMS], block[:, _NUM_CROP_UNIFORMS:]
+        views = []
+        for recipe, (_, colours), element in zip(pair.recipes, draws, elements, strict=True):
+            record = photometric.draw(recipe, colours)
+            views.append(HostView(pixels, record, element, records.pack(where, record)))
+        return views
 
 
 def render(
@@ -277,19 +263,29 @@ def render(
         std: (3,) channel standard deviations.
     """
 
-    def view(host: HostView) -> View:
-        pixels = normalise(photometric.apply(host.record, host.pixels / 255), mean, std)
-        if host.element is None:
-            return View(pixels)
-        return View(act(host.element, pixels, patch_size), host.element)
+    def views(hosts: tuple[HostView, ...]) -> tuple[View, ...]:
+        return tuple(view for host in hosts for view in _render_view(host, patch_size, mean, std))
 
     return PartitionedBatch(
-        tuple(map(view, batch.crop)),
-        tuple(map(view, batch.invertible)),
+        views(batch.crop),
+        views(batch.invertible),
         batch.indices,
         batch.label,
         batch.num_unreadable,
+        views(batch.extra),
     )
+
+
+def _render_view(
+    host: HostView, patch_size: int, mean: Sequence[float], std: Sequence[float]
+) -> list[View]:
+    """One view, or several that differ in their elements; colours are applied once."""
+    pixels = normalise(photometric.apply(host.record, host.pixels / 255), mean, std)
+    record = None if host.packed is None else records.unpack(host.packed)
+    elements = host.elements if host.element is None else (host.element,)
+    if not elements:
+        return [View(pixels, record=record)]
+    return [View(act(element, pixels, patch_size), element, record) for element in elements]
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -1,0 +1,218 @@
+"""AugSelf: two embeddings tell how differently their views were augmented."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ser_lightning.backbones.heads import mlp
+from ser_lightning.batch import (
+    NUM_GLOBAL_VIEWS,
+    BranchFeatures,
+    LossOutput,
+    PartitionedBatch,
+    ViewNeeds,
+    ViewRecord,
+)
+from ser_lightning.precision import at_least_float
+from ser_lightning.regularizers.cls import CLSRegularizer
+
+Jitter = tuple[float, float, float, float]
+"""Strengths of brightness, contrast, saturation and hue."""
+
+_NUM_OUTPUTS = {"crop": 4, "color": 4, "flip": 1, "blur": 1, "solarize": 1}
+_SOLARIZE_THRESHOLD = 128 / 255  # every solarized view's
+
+
+class AugSelf(CLSRegularizer):
+    """Predicts the difference between two views' augmentation parameters from both [CLS].
+
+    Each attribute with a positive weight has a predictor: three layers, batch normalisation over
+    all ranks and ReLU between them, no bias but in the last. With [CLS] h1, h2 (B, C):
+
+        inputs = [cat(h1, h2); cat(h2, h1)]                         # (2B, 2C)
+        targets = [difference(record1, record2); difference(record2, record1)]
+        L_flip = mean(bce(sigmoid(predict(inputs)), targets))       # 1: both or neither mirrored
+        L_other = mean((tanh(predict(inputs)) - targets)^2)
+        loss = sum over attributes of their weight * L
+
+    Differences: of crop, see `crop_difference`; of colour, `color_parameters`; of blur, the sigmas
+    in pixels; of solarize, the thresholds, where 1 stands for none.
+
+    Source: AugSelf (Lee et al. 2021) and its public code; SER, Table 1, for AugSelf on MoCo-v3.
+    Both use 0.5 for crop and color on ImageNet (AugSelf: ImageNet-100), and no other attribute.
+
+    With crop and color the predictors have 1,318,920 parameters at width 384. SER's table counts
+    788,736, those of one head 768-512-512-256, which its code builds and never trains; MoCo-v3
+    with that head has the table's 43,679,488.
+
+    Args:
+        width: channels C of [CLS].
+        weight: lambda, times the whole sum.
+        crop: weight of the crop box's difference.
+        color: weight of the four colour factors' difference.
+        flip: weight of whether both views are mirrored alike.
+        blur: weight of the blur's difference. Beyond 1 pixel tanh cannot reach it.
+        solarize: weight of the solarize threshold's difference.
+        hidden: width of the predictors' two hidden layers.
+        jitter: strengths of brightness, contrast, saturation and hue in the views' recipe, which
+            scale the color targets; 0 for an operation that is off.
+
+    Raises:
+        ValueError: if a weight or strength is negative, no attribute has a positive weight, or a
+            width is not positive.
+    """
+
+    needs: ClassVar[ViewNeeds] = ViewNeeds(cls=True)
+
+    # Differs: the original with MoCo reads view 2 from the momentum branch, without gradient;
+    # SER's public code and this one read both views from the online branch.
+    # Differs: SER's public code trains it on other views than MoCo-v3's (both alike, saturation
+    # 0.4, blur with p 0.5, no solarize); here they are MoCo-v3's, saturation 0.2, so that methods
+    # are compared on the same views. Other views: the data's recipes, and `jitter`.
+    # Differs: the original draws solarize thresholds; here all are 128 / 255, so that the target
+    # is -127 / 255, 0 or 127 / 255.
+    # Differs: the original can predict a rotation too; no crop is turned here.
+    def __init__(
+        self,
+        width: int = 384,
+        weight: float = 1.0,
+        crop: float = 0.5,
+        color: float = 0.5,
+        flip: float = 0.0,
+        blur: float = 0.0,
+        solarize: float = 0.0,
+        hidden: int = 512,
+        jitter: Jitter = (0.4, 0.4, 0.2, 0.1),
+    ) -> None:
+        super().__init__(width, weight)
+        weights = {"crop": crop, "color": color, "flip": flip, "blur": blur, "solarize": solarize}
+        for name, value in weights.items():
+            if not value >= 0:
+                raise ValueError(f"{name} {value} must be 0 or positive; 0 switches the term off")
+        if not any(weights.values()):
+            raise ValueError(
+                f"the weights of {', '.join(weights)} are all 0: nothing is predicted; set at "
+                "least one, crop and color to 0.5 in the paper"
+            )
+        if not all(strength >= 0 for strength in jitter):
+            raise ValueError(
+                f"jitter {tuple(jitter)} has a negative strength; use those of the views' recipe, "
+                "0 for an operation that is off"
+            )
+        if min(width, hidden) < 1:
+            raise ValueError(f"width {width} and hidden {hidden} must be at least 1 channel")
+        self.attribute_weights = {name: value for name, value in weights.items() if value > 0}
+        self.jitter = jitter
+        # PyTorch's default initialisation is the original's: uniform within 1 / sqrt(inputs).
+        self.predictors = nn.ModuleDict(
+            {
+                name: mlp((2 * width, hidden, hidden, _NUM_OUTPUTS[name]), last_bias=True)
+                for name in self.attribute_weights
+            }
+        )
+
+    def regularize(
+        self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
+    ) -> LossOutput:
+        """Computes the loss on the two global views; see `Regularizer.regularize`.
+
+        Returns:
+            () loss, the weighted sum; each attribute's loss is logged without its weight.
+
+        Raises:
+            ValueError: if the batch does not say how its global views were made.
+        """
+        first, second = _global_records(batch)
+        views = self.global_views(online)
+        inputs = torch.cat([torch.cat(views, dim=1), torch.cat(views[::-1], dim=1)])
+        losses = {}
+        for name, predictor in self.predictors.items():
+            targets = torch.cat(
+                [self._difference(name, first, second), self._difference(name, second, first)]
+            )
+            losses[name] = _prediction_loss(name, predictor(inputs), targets)
+        total = torch.stack([self.attribute_weights[name] * losses[name] for name in losses]).sum()
+        return LossOutput(total, {f"loss/{name}": losses[name].detach() for name in losses})
+
+    def _difference(self, name: str, first: ViewRecord, second: ViewRecord) -> Tensor:
+        """One attribute's target (B, n), as the first view sees it."""
+        if name == "crop":
+            return crop_difference(first, second)
+        if name == "color":
+            return color_parameters(first, self.jitter) - color_parameters(second, self.jitter)
+        if name == "flip":
+            return (first.flip == second.flip).to(first.flip.dtype)[:, None]
+        if name == "blur":
+            return (first.blur_sigma - second.blur_sigma)[:, None]
+        assert name == "solarize", name
+        # a threshold is 1 without solarize
+        return ((_SOLARIZE_THRESHOLD - 1) * (first.solarize - second.solarize))[:, None]
+
+
+def crop_parameters(record: ViewRecord) -> Tensor:
+    """Where a view was cut out, as shares of the source image's height and width.
+
+    Returns:
+        (B, 4) the centre's vertical and horizontal position, height, width; each in [0, 1].
+    """
+    size = record.box[:, 2:] / record.source_size
+    return torch.cat([record.box[:, :2] / record.source_size + size / 2, size], dim=1)
+
+
+def crop_difference(first: ViewRecord, second: ViewRecord) -> Tensor:
+    """First minus second view's `crop_parameters`, as a viewer of the first sees it.
+
+    Where the first view is mirrored, x becomes 1 - x in both views and the horizontal difference
+    changes its sign. The second view's flip does not matter: which way its crop lies is asked for
+    in the first view's frame. Source: AugSelf's public code.
+
+    Returns:
+        (B, 4) differences in [-1, 1].
+    """
+    down, right, height, width = (crop_parameters(first) - crop_parameters(second)).unbind(1)
+    return torch.stack([down, (1 - 2 * first.flip) * right, height, width], dim=1)
+
+
+def color_parameters(record: ViewRecord, jitter: Jitter) -> Tensor:
+    """How far the colour factors are from no change, in units of the range they are drawn from.
+
+        (brightness - 1) / range, (contrast - 1) / range, (saturation - 1) / range, hue / range
+
+    The range of a factor with strength s is 1 + s - max(0, 1 - s), of the hue 2 s.
+
+    Args:
+        record: what was drawn.
+        jitter: strengths of the recipe it was drawn from.
+
+    Returns:
+        (B, 4) numbers whose difference between two views is in [-1, 1]; 0 where the operations
+        were not applied, and for an operation of strength 0.
+    """
+    ranges = [1 + strength - max(0.0, 1 - strength) for strength in jitter[:3]] + [2 * jitter[3]]
+    changes = (record.brightness - 1, record.contrast - 1, record.saturation - 1, record.hue)
+    columns = [
+        change * (1 / span if span > 0 else 0.0)
+        for change, span in zip(changes, ranges, strict=True)
+    ]
+    return torch.stack(columns, dim=1) * record.jitter[:, None]
+
+
+def _global_records(batch: PartitionedBatch) -> tuple[ViewRecord, ViewRecord]:
+    records = [view.record for view in batch.crop[:NUM_GLOBAL_VIEWS] if view.record is not None]
+    if len(records) != NUM_GLOBAL_VIEWS:
+        raise ValueError(
+            f"{len(records)} global views of the crop sub-batch have a record, AugSelf compares "
+            "those of two; keep crop images in the batch, and fill `View.record` if it does not "
+            "come from this package's data module"
+        )
+    return records[0], records[1]
+
+
+def _prediction_loss(name: str, predictions: Tensor, targets: Tensor) -> Tensor:
+    """Mean over all numbers, in float32."""
+    predictions = at_least_float(predictions)
+    if name == "flip":
+        return F.binary_cross_entropy_with_logits(predictions, targets)
+    return F.mse_loss(torch.tanh(predictions), targets)
