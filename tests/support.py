@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.batch import PartitionedBatch, View
+from ser_lightning.batch import PartitionedBatch, View, ViewRecord
 from ser_lightning.groups import GroupSampler, act
 from ser_lightning.objectives import Objective
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import SERRegularizer
+from ser_lightning.regularizers.cls import CLSRegularizer
 
 WIDTH = 32
 PATCH = 4
@@ -42,6 +43,19 @@ def tiny_objective(cls, ser=True, weight=1.0, seed=0, **options):
     regularizer = SERRegularizer(WIDTH, weight=weight, hidden=24)  # draws its weights either way
     heads = {"hidden": 48, "projection": 16}
     return cls(backbone, regularizer=regularizer if ser else None, **heads | options)
+
+
+def tiny_with_add_on(cls, add_on, layer=2, seed=0, **options):
+    """An objective whose add-on, a class, reads [CLS] after block `layer` of the tiny backbone."""
+    torch.manual_seed(seed)
+    backbone = tiny_backbone(layer=layer, cls_layer=0)
+    heads = {"hidden": 48, "projection": 16}
+    return cls(backbone, regularizer=add_on(WIDTH), **heads | options)
+
+
+def cls_add_ons():
+    """Every add-on that reads [CLS]."""
+    return CLSRegularizer.__subclasses__()
 
 
 def tiny_moco(ser=True, **options):
@@ -78,6 +92,35 @@ def tiny_batch(num_crop=6, num_invertible=4, seed=0, dtype=torch.float32, num_lo
     )
 
 
+def with_needs(batch, needs, seed=0):
+    """The batch with records of its crops and the extra views that an add-on asks for."""
+    rng = torch.Generator().manual_seed(seed)
+    num = len(batch.crop[0].pixels)
+    dtype = batch.crop[0].pixels.dtype
+
+    def uniform(*shape):
+        return torch.rand(*shape, generator=rng)
+
+    def record():
+        flip, jitter, gray, solarize = (uniform(4, num) < 0.5).float()
+        brightness, contrast, saturation = 0.6 + 0.8 * uniform(3, num)
+        return ViewRecord(
+            100 + 50 * uniform(num, 2), 10 + 60 * uniform(num, 4), flip, jitter,
+            uniform(num, 4).argsort(1).float(), brightness, contrast, saturation,
+            0.2 * uniform(num) - 0.1, gray, 2 * uniform(num), solarize,
+        )  # fmt: skip
+
+    extra = ()
+    if needs.plain:
+        extra += (View(torch.randn(num, 3, 16, 16, generator=rng, dtype=dtype)),)
+    if needs.rotated:
+        small = torch.randn(num, 3, 8, 8, generator=rng, dtype=dtype)
+        extra += tuple(View(small.rot90(k, (2, 3))) for k in range(4))
+    return batch._replace(
+        crop=tuple(view._replace(record=record()) for view in batch.crop), extra=extra
+    )
+
+
 def take_rank(batch, rank, world_size):
     """The slice of a whole batch that one rank holds."""
 
@@ -89,11 +132,11 @@ def take_rank(batch, rank, world_size):
         element = v.element and v.element._replace(
             flip=share(v.element.flip), half_turn=share(v.element.half_turn)
         )
-        return View(share(v.pixels), element)
+        record = v.record and ViewRecord(*map(share, v.record))
+        return View(share(v.pixels), element, record)
 
-    return batch._replace(
-        crop=tuple(map(view, batch.crop)), invertible=tuple(map(view, batch.invertible))
-    )
+    parts = (tuple(map(view, part)) for part in (batch.crop, batch.invertible, batch.extra))
+    return batch._replace(**dict(zip(("crop", "invertible", "extra"), parts, strict=True)))
 
 
 def run_processes(script, *args, world_size=2, timeout=120):

@@ -10,9 +10,10 @@ from ser_lightning.data import (
     InvertibleViews,
     LocalCrops,
     PartitionedDataModule,
+    RotatedCrops,
     Shapes,
 )
-from support import PATCH, tiny_objective
+from support import PATCH, tiny_objective, tiny_with_add_on
 
 NUM_EPOCHS, STEPS_PER_EPOCH = 2, 6
 
@@ -46,15 +47,19 @@ class Recorder(L.Callback):
 
 
 def tiny_fit(
-    cls, stop_after=None, save_to=None, resume_from=None, accumulate=1, num_local=0, **options
-):
-    """Trains `cls` with SER for two epochs of six batches of 16 images.
+    cls, stop_after=None, save_to=None, resume_from=None, accumulate=1, num_local=0,
+    add_on=None, **options,
+):  # fmt: skip
+    """Trains `cls` with SER, or another add-on, for two epochs of six batches of 16 images.
 
     Raises:
         Stopped: after step `stop_after`, whose checkpoint is then in `save_to`.
     """
     options = {"warmup_epochs": 1, "base_learning_rate": 2e-3, "global_batch_size": 16} | options
-    module = tiny_objective(cls, **options)
+    if add_on is None:
+        module = tiny_objective(cls, **options)
+    else:
+        module = tiny_with_add_on(cls, add_on, **options)
     data = PartitionedDataModule(
         Shapes(num_train=16 * STEPS_PER_EPOCH, num_evaluation=12, image_size=16),
         global_batch_size=16 * accumulate,
@@ -63,6 +68,8 @@ def tiny_fit(
         image_size=16,
         patch_size=PATCH,
         num_workers=0,
+        rotated=RotatedCrops(8, (0.1, 0.3)),
+        needs=module.regularizer.needs,
     )
     recorder = Recorder(save_to, stop_after)
     trainer = L.Trainer(

@@ -1,0 +1,74 @@
+"""What every add-on that reads [CLS] promises with every objective: tested here by existing."""
+
+import pytest
+import torch
+
+from objectives.tiny_run import Stopped, assert_equal_trees, tiny_fit
+from ser_lightning.objectives.moco_v3 import MoCoV3
+from support import (
+    WIDTH,
+    cls_add_ons,
+    objective_classes,
+    tiny_backbone,
+    tiny_batch,
+    tiny_with_add_on,
+    with_needs,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
+]
+by_add_on = pytest.mark.parametrize("add_on", cls_add_ons(), ids=lambda cls: cls.__name__)
+
+
+@by_add_on
+@pytest.mark.parametrize("cls", objective_classes(), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("layer", [2, 4], ids=["inner", "final"])
+def test_every_trainable_parameter_receives_a_finite_gradient_and_no_other(cls, add_on, layer):
+    module = tiny_with_add_on(cls, add_on, layer)
+    module.training_step(with_needs(tiny_batch(), add_on.needs), 0).backward()
+    for name, parameter in module.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+
+
+@by_add_on
+def test_an_inner_layer_shields_later_blocks_from_the_add_on(add_on):
+    module = tiny_with_add_on(MoCoV3, add_on, layer=2)
+    batch = with_needs(tiny_batch(), add_on.needs)
+    weight = module.regularizer.weight
+    gradients = []
+    for module.regularizer.weight in (weight, 0.0):
+        module.zero_grad()
+        module.training_step(batch, 0).backward()
+        gradients.append([b.attn.qkv.weight.grad.clone() for b in module.backbone.vit.blocks])
+    changed = [not torch.allclose(a, b, rtol=1e-4) for a, b in zip(*gradients, strict=True)]
+    assert changed == [True, True, False, False]
+
+
+@by_add_on
+def test_loss_is_float32_under_autocast(add_on):
+    module = tiny_with_add_on(MoCoV3, add_on)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = module.training_step(with_needs(tiny_batch(), add_on.needs), 0)
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+
+
+@by_add_on
+def test_interrupted_run_ends_bit_identical_to_the_unbroken_one(add_on, tmp_path):
+    whole = tiny_fit(MoCoV3, add_on=add_on)
+    path = tmp_path / "stopped.ckpt"
+    with pytest.raises(Stopped):
+        tiny_fit(MoCoV3, add_on=add_on, stop_after=8, save_to=path)
+    resumed = tiny_fit(MoCoV3, add_on=add_on, resume_from=path)
+    assert resumed.losses == whole.losses[8:]
+    assert_equal_trees(resumed.module.state_dict(), whole.module.state_dict())
+    assert_equal_trees(resumed.optimizer, whole.optimizer)
+
+
+@by_add_on
+def test_add_on_refuses_a_layer_that_cls_has_not_reached(add_on):
+    with pytest.raises(ValueError, match="cls_layer"):
+        MoCoV3(tiny_backbone(), regularizer=add_on(WIDTH))  # [CLS] joins after block 2
