@@ -58,11 +58,54 @@ def test_groups_and_ratio_are_settings(tmp_path):
 
 @pytest.mark.parametrize(
     ("regularizer", "method", "views"),
-    [("EquiMod", "EquiMod", "3"), ("ESSLRegularizer", "E-SSL", "2+4"), ("STL", "STL", "2")],
+    [
+        ("EquiMod", "EquiMod", "3"),
+        ("ESSL", "E-SSL", "2+4"),
+        ("STL", "STL", "2"),
+        ("AugSelf", "AugSelf", "2"),
+    ],
 )
 def test_views_of_add_ons_are_counted_as_in_the_paper(tmp_path, regularizer, method, views):
     run = described(tmp_path, config(regularizer=regularizer, layer=12))
     assert run.subject == make_subject("moco_v3", method, views, {})
+
+
+@pytest.mark.parametrize(("regularizer", "views"), [("EquiMod", "3+4"), ("ESSL", "2+8")])
+def test_views_of_add_ons_add_to_local_ones(tmp_path, regularizer, views):
+    local = {"num": 4, "size": 96}
+    run = described(tmp_path, config(regularizer=regularizer, layer=12, local=local))
+    assert run.subject.views == views
+
+
+def per_layer(names, layers, weight=1.0, **options):
+    """A configuration with an add-on at each of several layers."""
+    parts = [{"class_path": f"x.{name}", "init_args": {"weight": 1.0}} for name in names]
+    changed = config(layer=layers)
+    arguments = changed["model"]["init_args"]
+    arguments["backbone"]["init_args"]["vit_options"] = options
+    regularizer = {"weight": weight, "regularizers": parts}
+    arguments["regularizer"] = {"class_path": "x.PerLayer", "init_args": regularizer}
+    return changed
+
+
+def test_ser_at_every_layer_is_the_papers_row(tmp_path):
+    changed = per_layer(["SERRegularizer"] * 12, list(range(1, 13)), 0.0833)
+    expected = make_subject("moco_v3", "SER", "2", {"equiv_layer": "all"})
+    assert described(tmp_path / "a", changed).subject == expected
+    small = per_layer(["SERRegularizer"] * 4, [1, 2, 3, 4], 0.25, depth=4)
+    assert described(tmp_path / "b", small).subject == expected
+
+
+def test_several_layers_are_a_readable_text(tmp_path):
+    subject = described(tmp_path, per_layer(["SERRegularizer"] * 2, [3, 0.5])).subject
+    assert subject.label() == "SER on MoCo-v3, 2 views, equiv_layer 3 0.5, lambda 2"
+    one = described(tmp_path / "one", per_layer(["SERRegularizer"], [3])).subject
+    assert one.settings == ()
+
+
+def test_different_add_ons_are_named_together(tmp_path):
+    subject = described(tmp_path, per_layer(["EquiMod", "SERRegularizer"], [3, 12])).subject
+    assert (subject.method, subject.views) == ("EquiMod + SER", "3")
 
 
 def test_departures_from_the_papers_pretraining_are_listed(tmp_path):

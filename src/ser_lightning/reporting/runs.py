@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +17,12 @@ _BASES = {"MoCoV3": "moco_v3", "DINO": "dino", "BarlowTwins": "barlow_twins"}
 _METHODS = {"ESSL": "E-SSL"}
 """The paper's name of an add-on where it is not the class name without "Regularizer"."""
 
-_COUNTED_VIEWS = {"EquiMod": "3", "E-SSL": "2+4"}
-"""Views of add-ons that bring further ones along, as the paper counts them."""
+_PLAIN_VIEWS = {"EquiMod": 1}
+_TURNED_VIEWS = {"E-SSL": 4}
+"""Views that add-ons bring along, by size: a global view each, and small ones."""
+
+_PER_LAYER = "PerLayer"
+_PAPER_DEPTH = 12
 
 _SAME_WEIGHTS = {
     "num_workers", "evaluation_batch_size", "bank_size", "validate_bank_size", "num_queries",
@@ -61,23 +65,45 @@ def describe_run(loaded: LoadedRecord) -> Run:
     if loaded.record.checkpoint is None:
         return Run(Subject("", "random initialisation", ""), str(loaded.run_dir.resolve()), ())
     override = dict(loaded.record.run)
-    config = _read(loaded.run_dir / CONFIG_FILE)
-    if config is None:
-        told = {"base": "", "method": loaded.run_dir.resolve().name, "views": ""}
-        configuration, departures = str(loaded.run_dir.resolve()), [f"no {CONFIG_FILE}"]
-    else:
-        told = _identity(config)
-        resumed = sorted(loaded.run_dir.glob("fit.step*.yaml"))
-        configuration = _digest(config, resumed)
-        departures = _departures(config, bool(resumed))
+    told, configuration, departures = _told(loaded.run_dir)
     configuration = str(override.pop("configuration", configuration))
     told |= override
     base, method, views = (str(told.pop(key)) for key in ("base", "method", "views"))
     return Run(make_subject(base, method, views, told), configuration, tuple(departures))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """The configuration; None where there is no file."""
+def describe_folder(run_dir: Path) -> Run:
+    """Tells from fit.yaml alone which row a run is; see `describe_run`.
+
+    Args:
+        run_dir: folder of the run.
+
+    Raises:
+        ValueError: if fit.yaml is not a configuration of this package.
+    """
+    told, configuration, departures = _told(run_dir)
+    base, method, views = (str(told.pop(key)) for key in ("base", "method", "views"))
+    return Run(make_subject(base, method, views, told), configuration, tuple(departures))
+
+
+def _told(run_dir: Path) -> tuple[dict[str, Any], str, list[str]]:
+    """Identity, configuration and departures of the run in a folder."""
+    config = read_configuration(run_dir)
+    if config is None:
+        name = run_dir.resolve()
+        told = {"base": "", "method": name.name, "views": ""}
+        return told, str(name), [f"no {CONFIG_FILE}"]
+    resumed = sorted(run_dir.glob("fit.step*.yaml"))
+    return _identity(config), _digest(config, resumed), _departures(config, bool(resumed))
+
+
+def read_configuration(run_dir: Path) -> dict[str, Any] | None:
+    """The content of a run's fit.yaml; None where there is none.
+
+    Raises:
+        ValueError: if it is not a configuration of this package.
+    """
+    path = run_dir / CONFIG_FILE
     if not path.is_file():
         return None
     try:
@@ -97,23 +123,63 @@ def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
     model, data = _arguments(config["model"]), config["data"]
     base_class = _class_name(config["model"])
     base = _BASES.get(base_class, base_class)
-    local = _arguments(_arguments(data.get("crop")).get("local"))
-    views = f"2+{local['num']}" if local else "2"
+    num_local = _arguments(_arguments(data.get("crop")).get("local")).get("num", 0)
     if model.get("regularizer") is None:
-        return {"base": base, "method": base_name(base), "views": views}
-    name = _class_name(model["regularizer"]).removesuffix("Regularizer")
-    method = _METHODS.get(name, name)
+        return {"base": base, "method": base_name(base), "views": _views([], num_local)}
+    addons = _addons(model["regularizer"])
+    methods = list(dict.fromkeys(_method(addon) for addon in addons))
     invertible = _arguments(data.get("invertible"))
     switches = _arguments(invertible.get("group"))
     return {
         "base": base,
-        "method": method,
-        "views": views if local else _COUNTED_VIEWS.get(method, views),
-        "equiv_layer": _arguments(model.get("backbone")).get("layer"),
+        "method": " + ".join(methods),
+        "views": _views(methods, num_local),
+        "equiv_layer": _layer(_arguments(model.get("backbone"))),
         "rho": invertible.get("ratio"),
-        "lambda": _arguments(model["regularizer"]).get("weight"),
+        "lambda": _weight(model["regularizer"]),
         "groups": " ".join(name for name in ALL_GROUPS.split() if switches.get(name, True)),
     }
+
+
+def _addons(node: Any) -> list[Any]:
+    """The add-ons of a regularizer: those in a PerLayer, or itself."""
+    if _class_name(node) != _PER_LAYER:
+        return [node]
+    return [addon for part in _arguments(node)["regularizers"] for addon in _addons(part)]
+
+
+def _method(addon: Any) -> str:
+    name = _class_name(addon).removesuffix("Regularizer")
+    return _METHODS.get(name, name)
+
+
+def _views(methods: Sequence[str], num_local: int) -> str:
+    """How many views an image has, as the paper counts: "2", "3", or "2+4" with small ones."""
+    num_large = 2 + max((_PLAIN_VIEWS.get(m, 0) for m in methods), default=0)
+    num_small = num_local + max((_TURNED_VIEWS.get(m, 0) for m in methods), default=0)
+    return f"{num_large}+{num_small}" if num_small else str(num_large)
+
+
+def _layer(backbone: Mapping[str, Any]) -> Any:
+    """Where add-ons read: as configured, or for several layers a text, "all" for every block."""
+    layers = backbone.get("layer")
+    if not isinstance(layers, list):
+        return layers
+    depth = (backbone.get("vit_options") or {}).get("depth", _PAPER_DEPTH)
+    if layers == list(range(1, depth + 1)):
+        return "all"
+    return layers[0] if len(layers) == 1 else " ".join(f"{layer:g}" for layer in layers)
+
+
+def _weight(regularizer: Any) -> float | None:
+    """Lambda; of add-ons in a PerLayer the sum."""
+    weight: float | None = _arguments(regularizer).get("weight")
+    if _class_name(regularizer) != _PER_LAYER:
+        return weight
+    parts = [_weight(addon) for addon in _arguments(regularizer)["regularizers"]]
+    if weight is None or None in parts:
+        return None
+    return round(weight * sum(part for part in parts if part is not None), 3)
 
 
 def _departures(config: Mapping[str, Any], resumed: bool) -> list[str]:
