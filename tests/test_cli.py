@@ -1,6 +1,8 @@
 """The command line in process: what runs, what it writes, and what it refuses, how."""
 
 import os
+import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,15 @@ from ser_lightning.runtime import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests" / "tiny.yaml")
-PARTS = {"trainer", "data", "backbone", "overlay", "eval"}  # folders of what is no run by itself
+# folders of what is no run by itself
+PARTS = {"trainer", "data", "backbone", "overlay", "eval", "ablation", "study"}
 CONFIGS = sorted(
     path
     for path in (ROOT / "configs").rglob("*.yaml")
     if not PARTS & set(path.relative_to(ROOT / "configs").parts)
 )
 OVERLAYS = sorted((ROOT / "configs" / "trainer").glob("*.yaml"))
+ABLATIONS = sorted((ROOT / "configs" / "ablation").glob("*.yaml"))
 
 LOCAL = ["--data.crop", "CropViews", "--data.crop.local", '{"num": 2, "size": 8}']
 
@@ -205,6 +209,41 @@ def test_overlay_sets_the_public_scripts_temperature_and_nothing_else(config, ov
     assert overlaid == plain
 
 
+def leaves(node, place=""):
+    """Values of a nested configuration by their dotted place."""
+    if isinstance(node, dict):
+        return {k: v for key in node for k, v in leaves(node[key], f"{place}.{key}").items()}
+    return {place.replace(".init_args", ""): node}
+
+
+@cache
+def parsed_leaves(*paths):
+    """Model and data of configuration files, by place."""
+    args = [part for path in paths for part in ("--config", str(path))]
+    config = ParsedOnly(["fit", *args, "--data.source", "Shapes"]).config["fit"].as_dict()
+    return leaves({key: config[key] for key in ("model", "data")})
+
+
+CHANGES = {  # by the first word of an ablation's name
+    "weight": ".regularizer.weight",
+    "ratio": ".invertible.ratio",
+    "group": ".invertible.group.",
+    "cls": ".backbone.cls_layer",
+    "layer": ".backbone.layer",
+    "layers": "model.",
+}
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda p: p.stem)
+def test_ablation_changes_what_its_name_says_and_nothing_else(path):
+    base = re.search(r"--config configs/(\S+)\.yaml --config", path.read_text())[1]
+    files = [ROOT / "configs" / f"{base}.yaml", path]
+    plain, changed = parsed_leaves(*files[:1]), parsed_leaves(*files)
+    differences = {k for k in plain.keys() | changed.keys() if plain.get(k) != changed.get(k)}
+    assert differences or path.stem == "layer_3"  # which is the default of moco_ser.yaml
+    assert all(CHANGES[path.stem.split("_")[0]] in place for place in differences)
+
+
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda p: p.stem)
 def test_trainer_overlay_holds_trainer_settings_only(path):
     assert list(yaml.safe_load(path.read_text())) == ["trainer"]
@@ -300,10 +339,13 @@ def test_loss_that_is_not_finite_stops_before_the_step_and_names_the_term(capsys
 
 def test_compare_prints_a_line_per_run(tiny_run, capsys):
     capsys.readouterr()
-    main(["compare", str(tiny_run), str(tiny_run)])
+    main(["compare", str(tiny_run)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("| run | steps | k-NN top-1 | eq. rotation |")
-    assert [line.split("|")[1:3] for line in lines[2:4]] == [[f" {tiny_run} ", " 12 "]] * 2
+    groups = lines.index("| run | seeds | views | parameters (M) | GMAC per image |")
+    assert lines[groups + 2].startswith("| run | 1 | 2 | 0.0")
+    (online,) = [i for i, line in enumerate(lines) if line.startswith("| run | steps |")]
+    assert lines[online].startswith("| run | steps | k-NN top-1 | eq. rotation |")
+    assert lines[online + 2].startswith("| run | 12 |")
 
 
 def test_compare_refuses_what_is_no_run(tmp_path, capsys):

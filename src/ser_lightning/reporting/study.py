@@ -1,0 +1,204 @@
+"""The study's page: what each row measured, and which of the paper's claims hold at that scale."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ser_lightning.files import atomic_path
+from ser_lightning.reporting.bootstrap import Interval, paired_difference
+from ser_lightning.reporting.hits import load_hits
+from ser_lightning.reporting.rendering import to_markdown
+from ser_lightning.reporting.run_groups import RunGroup
+from ser_lightning.reporting.run_table import GroupCost, runs_table
+from ser_lightning.reporting.study_figure import Point, study_figure
+
+LINEAR, KNN, CORRUPTION = "linear", "20-NN", "-C"
+FAMILIES = ("rotation", "flip", "scale")
+_METRICS = {
+    LINEAR: ("linear", "top1"),
+    KNN: ("knn", "top1_k20"),
+    CORRUPTION: ("corruption", "top1/avg_without_frost"),
+    **{family: ("equivariance", f"equivariance/{family}_final") for family in FAMILIES},
+}
+"""Stage and metric by measure."""
+
+_PAIRED = (LINEAR, KNN)  # measures of which every test image is known
+_FIGURE = {
+    LINEAR: "Linear top-1, %",
+    KNN: "20-NN top-1, %",
+    CORRUPTION: "Corrupted top-1, %",
+    "rotation": "Equivariance to turns, final",
+}
+
+
+class StudyRow(NamedTuple):
+    """A row of the study with its runs.
+
+    Attributes:
+        name: as claims call it.
+        family: the add-on, for the figure; "" for the baseline.
+        layer: the block that it reads; None without one.
+        runs: one per seed; its name is the row's label.
+        cost: of one of them.
+    """
+
+    name: str
+    family: str
+    layer: int | None
+    runs: RunGroup
+    cost: GroupCost
+
+
+class Claim(NamedTuple):
+    """Something that the paper says.
+
+    Attributes:
+        text: in words, with its place and numbers.
+        better: name of the row that should measure more.
+        worse: name of the row that it is compared with.
+        measure: LINEAR, KNN, CORRUPTION or one of FAMILIES.
+    """
+
+    text: str
+    better: str
+    worse: str
+    measure: str
+
+
+CLAIMS = (
+    Claim("SER raises linear accuracy (Table 1: 68.44 to 69.28)", "ser", "moco", LINEAR),
+    Claim(
+        "SER's views and late [CLS] alone raise it (Table 5: 68.82)", "ser_weight_0", "moco", LINEAR
+    ),
+    Claim("its loss adds to that (Table 5: 69.28)", "ser", "ser_weight_0", LINEAR),
+    Claim("SER is ahead of AugSelf (Table 1: 67.55)", "ser", "augself", LINEAR),
+    Claim("SER is ahead of STL (Table 1: 65.49)", "ser", "stl", LINEAR),
+    Claim(
+        "SER is ahead of EquiMod, which has a third view (Table 1: 68.95)", "ser", "equimod", LINEAR
+    ),
+    Claim(
+        "E-SSL, with four small views more, is ahead of MoCo-v3 (Table 1: 70.60)",
+        "essl",
+        "moco",
+        LINEAR,
+    ),
+    Claim(
+        "AugSelf gains at an early block (Table 6: 67.55 to 68.23)", "augself_2", "augself", LINEAR
+    ),
+    Claim(
+        "EquiMod gains at an early block (Table 6: 68.95 to 69.51)", "equimod_2", "equimod", LINEAR
+    ),
+    Claim(
+        "SER at an early block is ahead of SER at the last (Table 4: 68.18)", "ser", "ser_6", LINEAR
+    ),
+    Claim("SER keeps 20-NN accuracy or raises it (Table 3: 61.56 to 61.64)", "ser", "moco", KNN),
+    Claim(
+        "SER raises accuracy on corruptions (Table 12: 39.47 to 40.58)", "ser", "moco", CORRUPTION
+    ),
+    Claim(
+        "SER raises final equivariance to turns (Table 4: .804 to .840)", "ser", "moco", "rotation"
+    ),
+    Claim("SER at the last block raises it further (Table 4: .924)", "ser_6", "ser", "rotation"),
+)
+
+
+def write_study(rows: Sequence[StudyRow], page: Path, notes: str) -> None:
+    """Writes the page and its picture beside it, each whole or not at all.
+
+    Args:
+        rows: in the order of the table; the first one is the baseline.
+        page: the Markdown file; the picture has its name with .png.
+        notes: a paragraph on sizes and settings, below the title.
+
+    Raises:
+        ValueError: if hits cannot be read.
+    """
+    picture = page.with_suffix(".png")
+    points = [Point(row.family, row.layer, _measured(row)) for row in rows]
+    study_figure(picture, points, _FIGURE)
+    table = runs_table([row.runs for row in rows], [row.cost for row in rows])
+    parts = [
+        to_markdown("Study: the paper's questions at small scale", notes, [table]).rstrip(),
+        "## What the paper says, and what was seen here",
+        _claims({row.name: row for row in rows}),
+        _READING,
+        "## Against the layer",
+        f"![Accuracy and equivariance against the layer]({picture.name})",
+    ]
+    with atomic_path(page) as partial:
+        partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+_READING = """\
+How to read it: a difference of linear or 20-NN accuracy has a 95 % interval from a bootstrap that
+resamples test images (the same for both rows) and seeds. "Holds" and "the opposite" mean that the
+interval excludes 0; "cannot be told" that it does not. Other measures have no interval: there
+"holds" means that every run of the one row is above every run of the other. Rows with one seed
+say nothing about the spread between seeds."""
+
+
+def _measured(row: StudyRow) -> dict[str, list[float]]:
+    """What the row's runs say, by measure, one number per seed."""
+    return {measure: _values(row, *place) for measure, place in _METRICS.items()}
+
+
+def _values(row: StudyRow, stage: str, metric: str) -> list[float]:
+    found = [
+        loaded.record.metrics.get(metric)
+        for records in row.runs.records
+        for (name, _), loaded in records.items()
+        if name == stage
+    ]
+    return [float(value) for value in found if value is not None]
+
+
+def _difference(better: StudyRow, worse: StudyRow, measure: str) -> Interval | None:
+    """Difference of accuracies that every test image is known of; None for other measures."""
+    if measure not in _PAIRED:
+        return None
+    stage, metric = _METRICS[measure]
+    ours, theirs = (_hits(row, stage, metric) for row in (better, worse))
+    return paired_difference(ours, theirs) if ours and theirs else None
+
+
+def _hits(row: StudyRow, stage: str, metric: str) -> list[np.ndarray]:
+    """Which test images each run of a row classified right."""
+    paths = [
+        loaded.path
+        for records in row.runs.records
+        for (name, _), loaded in records.items()
+        if name == stage
+    ]
+    found = [load_hits(path, metric) for path in paths]
+    return [hits.values for hits in found if hits is not None]
+
+
+def _claims(rows: Mapping[str, StudyRow]) -> str:
+    lines = ["| the paper | here | |", "|---|---:|---|"]
+    for claim in CLAIMS:
+        if claim.better in rows and claim.worse in rows:
+            seen, verdict = _judge(rows[claim.better], rows[claim.worse], claim.measure)
+            lines.append(f"| {claim.text} | {seen} | {verdict} |")
+    return "\n".join(lines)
+
+
+def _judge(better: StudyRow, worse: StudyRow, measure: str) -> tuple[str, str]:
+    """The difference in words, and whether the claim holds."""
+    found = _difference(better, worse, measure)
+    if found is not None:
+        seen = f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}] points"
+        low, high = found.low, found.high
+    else:
+        ours, theirs = (_measured(row)[measure] for row in (better, worse))
+        if not (ours and theirs):
+            return "-", "not measured"
+        digits = 3 if measure in FAMILIES else 2
+        seen = f"{np.mean(ours) - np.mean(theirs):+.{digits}f}"
+        low, high = min(ours) - max(theirs), max(ours) - min(theirs)
+    seeds = min(len(better.runs.folders), len(worse.runs.folders))
+    seen += " (one seed)" if seeds == 1 else ""
+    if low > 0:
+        return seen, "**holds**"
+    return seen, "**the opposite**" if high < 0 else "cannot be told from noise"
