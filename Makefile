@@ -44,9 +44,16 @@ fashion: $(READY) ## pretrain every objective on real Fashion-MNIST, 20 to 40 mi
 	done
 	@$(BIN)/ser-fit compare $(addprefix runs/fashion_mnist/,$(FASHION))
 
+study: $(READY) ## ask the paper's questions on Fashion-MNIST: SER and its rivals, 31 runs, resumable
+	@$(BIN)/python -m ser_lightning.study $(STUDY)
+
+# What DATA means to a stage: the folder of its source, except to these three.
+DATA_imagenet-c = --data.root $(DATA)
+DATA_imagenet-p = --data.root $(DATA)
+DATA_shift = $(foreach set,v2 r sketch,$(if $(wildcard $(DATA)/imagenet-$(set)),--data.imagenet_$(set) $(DATA)/imagenet-$(set)))
 %-eval: $(READY)
 	@test -n "$(CKPT)" || { echo "say which checkpoint: make $@ CKPT=runs/moco_ser/checkpoints/last.ckpt [DATA=/data/imagenet]"; exit 2; }
-	@$(BIN)/ser-fit evaluate --config configs/eval/$*.yaml --checkpoint $(CKPT) $(if $(DATA),--data.source.root $(DATA)) $(ARGS)
+	@$(BIN)/ser-fit evaluate --config configs/eval/$*.yaml --checkpoint $(CKPT) $(if $(DATA),$(if $(filter undefined,$(origin DATA_$*)),--data.source.root $(DATA),$(DATA_$*))) $(ARGS)
 
 evaluate: $(READY) ## run every stage whose images are there: CKPT=... [DATA=folder of data sets] [ARGS=--small]
 	@test -n "$(CKPT)" || { echo "say which checkpoint: make $@ CKPT=runs/moco_ser/checkpoints/last.ckpt [DATA=/data]"; exit 2; }
@@ -56,4 +63,4 @@ clean: ## remove caches, keep .venv and runs
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help install demo test test-slow lint bench fashion evaluate clean
+.PHONY: help install demo test test-slow lint bench fashion study evaluate clean

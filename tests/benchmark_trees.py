@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from ser_lightning.cli import main
-from ser_lightning.data.benchmarks.layouts import imagenet_synsets
-from ser_lightning.evaluation.classifier import LinearClassifier
+from ser_lightning.data.released import imagenet_synsets
+from ser_lightning.evaluation.classifier import HeadOrigin, LinearClassifier
+from ser_lightning.files import file_sha256
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--data.num_workers", "0"]
@@ -36,18 +37,27 @@ def tiny_checkpoint(tmp_path_factory):
     return folder / "checkpoints" / "last.ckpt"
 
 
-def write_head(path, class_names, seed=0):
+def head_origin(folder, reason=None, **changes):
+    """As if the linear stage had trained a head on the checkpoint of a run."""
+    checkpoint = f"{file_sha256(folder / 'checkpoints' / 'last.ckpt')}-online"
+    selected = {"base_learning_rate": 3.0, "epoch": 47}
+    return HeadOrigin(checkpoint, {"epochs": 50}, selected, 0, reason)._replace(**changes)
+
+
+def write_head(path, class_names, seed=0, origin=None):
     """A head that nobody trained; its hits are few, but not the same for all images."""
     torch.manual_seed(seed)
     head = LinearClassifier(LAYERS, 32, class_names)
     head.linear.weight.data *= 20
+    head.origin = origin
     head.save(path)
     return head.requires_grad_(False).eval()
 
 
 def imagenet_head(folder):
     """The head where the linear stage would have put it."""
-    return write_head(folder / "results" / "linear-imagenet1k.safetensors", imagenet_synsets())
+    path = folder / "results" / "linear-imagenet1k.safetensors"
+    return write_head(path, imagenet_synsets(), origin=head_origin(folder))
 
 
 def pixels(rng, *shape):

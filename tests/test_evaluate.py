@@ -2,13 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
+from reporting.result_records import record
 from ser_lightning.cli import main
-from ser_lightning.evaluate import StageCommandLine
-from ser_lightning.reporting.records import read_record
+from ser_lightning.data import Shapes
+from ser_lightning.evaluate import StageCommandLine, refuse_a_part, variant
+from ser_lightning.evaluation.stages.detection import DetectionStage
+from ser_lightning.reporting.records import class_map_sha256, read_record, result_path
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests" / "tiny.yaml")
@@ -55,15 +60,17 @@ def test_stage_configuration_says_where_it_is_from_and_names_a_stage(path):
 def test_record_holds_checkpoint_data_and_protocol(checkpoint):
     evaluate(checkpoint, "--model.k", "[1,5]")
     (path,) = (checkpoint.parents[1] / "results").glob("knn-*.json")
-    record = read_record(path)
-    assert record.stage == "knn"
-    assert record.dataset == "shapes"
-    assert len(record.checkpoint_sha256) == 64
-    assert record.num_samples == 24
-    assert record.protocol == {"k": [1, 5], "temperature": [0.07]}
-    assert set(record.metrics) == {"top1_k1", "top5_k1", "top1_k5", "top5_k5"}
-    assert record.transform["image_size"] == 16
-    assert record.official
+    found = read_record(path)
+    assert found.stage == "knn"
+    assert found.dataset == "shapes"
+    assert len(found.checkpoint_sha256) == 64
+    assert found.num_samples == 24
+    assert found.protocol == {"k": [1, 5], "temperature": [0.07], "num_bank": 96}
+    assert set(found.metrics) == {"top1_k1", "top5_k1", "top1_k5", "top5_k5"}
+    assert found.transform["image_size"] == 16
+    assert found.official
+    names = Shapes(num_train=96, num_evaluation=24, image_size=16).train().class_names
+    assert found.class_map_sha256 == class_map_sha256(names)
 
 
 def test_second_stage_finds_the_features_of_the_first(checkpoint):
@@ -85,8 +92,61 @@ def test_a_part_of_the_images_is_marked_unofficial(checkpoint, tmp_path):
 
 def test_momentum_branch_is_measured_when_asked_for(checkpoint, tmp_path):
     evaluate(checkpoint, "--model.branch", "momentum", "--run_dir", str(tmp_path))
-    record = read_record(tmp_path / "results" / "knn-shapes.json")
-    assert record.weights_key == "momentum"
+    found = read_record(tmp_path / "results" / "knn-shapes-momentum.json")
+    assert found.weights_key == "momentum"
+
+
+def test_records_of_seeds_and_branches_are_kept_side_by_side(checkpoint, tmp_path):
+    for options in ([], ["--seed_everything", "1"], ["--model.branch", "momentum"]):
+        evaluate(checkpoint, *options, "--run_dir", str(tmp_path))
+    paths = sorted((tmp_path / "results").glob("knn-*.json"))
+    names = ["knn-shapes-momentum.json", "knn-shapes-seed1.json", "knn-shapes.json"]
+    assert [path.name for path in paths] == names
+    assert [read_record(path).seed for path in paths] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("head", "name"), [("fcos", "detection-shapes-fcos"), ("faster_rcnn", "detection-shapes")]
+)
+def test_a_detector_that_is_not_the_default_names_its_record(head, name):
+    stage = DetectionStage.__new__(DetectionStage)
+    vars(stage).update(head=head, seed=0, branch="online", default_branch="online")
+    found = result_path(Path(), record("detection", "shapes"), variant(stage))
+    assert found.stem == name
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("fast_dev_run", "true"),
+        ("fast_dev_run", "2"),
+        ("limit_test_batches", "0.4"),
+    ],
+)
+def test_leaving_images_out_unnoticed_is_refused(option, value, checkpoint, tmp_path):
+    options = [f"--trainer.{option}", value, "--run_dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        evaluate(checkpoint, *options)
+    assert f"trainer.{option} {value.title()} would leave images out" in str(stop.value.code)
+    assert "--data.num_test N" in str(stop.value.code)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_batch_is_a_part_and_all_batches_are_not():
+    with pytest.raises(ValueError, match="limit_test_batches 1 would leave"):
+        refuse_a_part(SimpleNamespace(fast_dev_run=False, limit_test_batches=1))
+    for limit in (None, 1.0):
+        refuse_a_part(SimpleNamespace(fast_dev_run=False, limit_test_batches=limit))
+
+
+def test_unreadable_image_fails_whatever_pretraining_did(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    config = yaml.safe_load(content["ser_lightning"]["config"])
+    config["data"]["on_bad_image"] = "skip"
+    content["ser_lightning"]["config"] = yaml.safe_dump(config)
+    torch.save(content, tmp_path / "last.ckpt")
+    data = StageCommandLine(["--config", KNN, "--checkpoint", str(tmp_path / "last.ckpt"), *CPU])
+    assert data.datamodule.on_bad_image == "fail"
 
 
 def test_images_come_from_the_checkpoint_unless_said_otherwise(checkpoint):

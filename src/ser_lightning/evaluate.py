@@ -13,9 +13,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
+from ser_lightning.evaluation.benchmark import BenchmarkStage
+from ser_lightning.evaluation.classifier import stage_variant
 from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.evaluation.stages.detection import DetectionStage
 from ser_lightning.reporting.equivariance_figure import equivariance_figure
-from ser_lightning.reporting.records import ResultRecord, write_record
+from ser_lightning.reporting.records import ResultRecord, class_map_sha256, write_record
 from ser_lightning.runtime import (
     ShortErrorParser,
     checkpoint_config,
@@ -25,11 +28,11 @@ from ser_lightning.runtime import (
     run_folder,
 )
 
+DEFAULT_DETECTOR = "faster_rcnn"
 MAX_LINES = 20  # of a result on the screen
 _FROM_CHECKPOINT = (
     "source",
     "num_workers",
-    "on_bad_image",
     "mean",
     "std",
     "evaluation_crop_fraction",
@@ -88,6 +91,7 @@ class StageCommandLine(LightningCLI):
         if path is not None:
             args = ["--config", _data_of(Path(path)), *args]
         self.config = parser.parse_args(args)
+        refuse_a_part(self.config.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Adds a progress bar that says what it is doing."""
@@ -101,6 +105,25 @@ class StageCommandLine(LightningCLI):
 def run_dir(config: Any) -> Path:
     """The run that a checkpoint belongs to, or what `--run_dir` says."""
     return Path(config.run_dir) if config.run_dir else run_folder(config.checkpoint)
+
+
+def refuse_a_part(trainer: Any) -> None:
+    """Refuses to leave images out behind the stages' back.
+
+    Raises:
+        ValueError: if the trainer is to stop a test early.
+    """
+    found = {}
+    if trainer.fast_dev_run:
+        found["fast_dev_run"] = trainer.fast_dev_run
+    limit = trainer.limit_test_batches
+    if limit is not None and (limit != 1 or isinstance(limit, int)):  # 1 is one batch, 1.0 is all
+        found["limit_test_batches"] = limit
+    for name, value in found.items():
+        raise ValueError(
+            f"trainer.{name} {value} would leave images out, and no record would say so; remove "
+            "it, and give --data.num_train N and --data.num_test N for a shorter run"
+        )
 
 
 def _image_size(stage: Stage) -> int:
@@ -139,7 +162,7 @@ def evaluate(args: list[str]) -> None:
     for result in results:
         record = _record(cli, result, seconds)
         if trainer.is_global_zero:
-            path = write_record(record, folder)
+            path = write_record(record, folder, variant(stage))
             shown = list(result.metrics.items())[:MAX_LINES]
             lines = [f"  {name}: {value:.4g}" for name, value in shown]
             if len(shown) < len(result.metrics):
@@ -150,6 +173,22 @@ def evaluate(args: list[str]) -> None:
                 title = f"Equivariance over depth: {folder.name}, {result.dataset}"
                 equivariance_figure(figure, result.metrics, title)
                 rank_zero_info(f"{stage.name}: {figure}")
+
+
+def variant(stage: Stage) -> str:
+    """Tells the record apart from those of another seed, branch or detector."""
+    detector = ""
+    if isinstance(stage, DetectionStage) and stage.head != DEFAULT_DETECTOR:
+        detector = stage.head
+    return stage_variant(stage, detector)
+
+
+def _class_map(stage: Stage, data: LabelledDataModule, dataset: str) -> str | None:
+    """Hashes which label, or logit, each class has; None where classes have no names."""
+    if isinstance(stage, BenchmarkStage):
+        return class_map_sha256(stage.class_map(dataset))
+    names = data.class_names
+    return class_map_sha256(names) if names else None
 
 
 def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> ResultRecord:
@@ -169,7 +208,7 @@ def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> Resul
         seed=stage.seed,
         data_root=str(getattr(data, "data_root", getattr(data.source, "root", ""))),
         num_samples=result.num_samples,
-        class_map_sha256=None,
+        class_map_sha256=_class_map(stage, data, result.dataset),
         metrics=dict(result.metrics),
         counts=result.counts,
         official=result.unofficial_reason is None,

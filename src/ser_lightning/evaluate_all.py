@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ser_lightning.reporting.report import write_report
-from ser_lightning.runtime import packaged, run_folder
+from ser_lightning.runtime import options, packaged, run_folder
 
 _OWN_IMAGES = ("knn", "linear", "mlp", "equivariance", "transformation", "diagnostics", "finetune")
 _SHIFTED = {
@@ -18,6 +18,7 @@ _SHIFTED = {
     "imagenet-sketch": "imagenet_sketch",
 }
 _PACKAGES = {"imagenet-p": "av", "detection": "faster_coco_eval"}
+_NEED_HEAD = ("imagenet-c", "imagenet-p", "shift")
 
 
 class Planned(NamedTuple):
@@ -44,10 +45,16 @@ def plan(root: Path | None) -> list[Planned]:
     """
     if root is None:
         generated = ("--data.generated", "true")
-        own = [Planned(name) for name in _OWN_IMAGES]
-        return [*own, Planned("imagenet-c", generated), Planned("imagenet-p", generated)]
-    planned = [_needing(name, "--data.source.root", root / "imagenet") for name in _OWN_IMAGES]
-    planned += [_needing(name, "--data.root", root / name) for name in ("imagenet-c", "imagenet-p")]
+        planned = [Planned(name) for name in _OWN_IMAGES]
+        planned += [Planned(name, generated) for name in ("imagenet-c", "imagenet-p")]
+        others = ("shift", "3diebench", "detection")
+        return planned + [Planned(name, skipped="needs --data_root FOLDER") for name in others]
+    own = ("--data.source.root", str(root / "imagenet"))
+    planned = [_needing(name, own[0], root / "imagenet") for name in _OWN_IMAGES]
+    corrupted = _needing("imagenet-c", "--data.root", root / "imagenet-c")
+    if not corrupted.skipped and (root / "imagenet").is_dir():  # the clean images of relative mCE
+        corrupted = corrupted._replace(options=(*corrupted.options, *own))
+    planned += [corrupted, _needing("imagenet-p", "--data.root", root / "imagenet-p")]
     present = [part for name in _SHIFTED for part in _option(name, root)]
     missing = "" if present else f"none of {', '.join(_SHIFTED)} is in {root}"
     planned.append(Planned("shift", tuple(present), missing))
@@ -93,23 +100,54 @@ def evaluate_all(args: Sequence[str]) -> None:
     )
     parser.add_argument("--only", nargs="+", help="names of the stages to run")
     known, others = parser.parse_known_args(args)
-    failed = []
-    for stage in plan(known.data_root):
-        if known.only and stage.name not in known.only:
-            continue
-        if stage.skipped:
-            print(f"== {stage.name}: skipped, {stage.skipped}", flush=True)
+    stages = _wanted(plan(known.data_root), known.only, known.data_root)
+    run = Path(next(iter(options(others, "--run_dir")), run_folder(known.checkpoint)))
+    outcomes: dict[str, bool] = {}
+    for stage in stages:
+        skipped = stage.skipped or _without_head(stage.name, run, known.data_root, others)
+        if skipped:
+            print(f"== {stage.name}: skipped, {skipped}", flush=True)
             continue
         print(f"== {stage.name}", flush=True)
         command = [*_command(stage, known.checkpoint, known.small), *others]
         # A process of its own: launchers of several devices run the command line again.
-        if subprocess.run(command, check=False).returncode:
-            failed.append(stage.name)
-    run = run_folder(known.checkpoint)
-    files = write_report([run], run / "report")
-    print(f"Report: {files.markdown}, {files.html}")
+        outcomes[stage.name] = subprocess.run(command, check=False).returncode == 0
+    if any(outcomes.values()):
+        files = write_report([run], run / "report")
+        print(f"Report: {files.markdown}, {files.html}")
+    failed = [name for name, is_done in outcomes.items() if not is_done]
     if failed:
         raise ValueError(f"these stages failed, see above: {', '.join(failed)}")
+    if not outcomes:
+        raise ValueError("no stage was run; see above what each of them lacks")
+
+
+def _wanted(stages: list[Planned], only: list[str] | None, root: Path | None) -> list[Planned]:
+    """The stages to run, or to be said why not.
+
+    Raises:
+        ValueError: there is no such folder, or no such stage.
+    """
+    if root is not None and not root.is_dir():
+        raise ValueError(
+            f"data_root {root} is no folder; give the one that holds imagenet, imagenet-c and so on"
+        )
+    names = [stage.name for stage in stages]
+    unknown = [name for name in only or () if name not in names]
+    if unknown:
+        raise ValueError(f"--only {' '.join(unknown)}: no such stage; use {', '.join(names)}")
+    return [stage for stage in stages if only is None or stage.name in only]
+
+
+def _without_head(name: str, run: Path, root: Path | None, others: list[str]) -> str:
+    """Why a stage cannot run that tests the linear head; empty if it can, or tests none."""
+    if name not in _NEED_HEAD or options(others, "--model.head"):
+        return ""
+    pattern = f"linear-{'*' if root is None else 'imagenet1k'}.safetensors"
+    heads = (run / "results").glob(pattern)
+    if any(not head.name.endswith(".hits.safetensors") for head in heads):
+        return ""
+    return f"no head {run / 'results'}/{pattern}; run linear first"
 
 
 def _command(stage: Planned, checkpoint: Path, small: bool) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bench3d_tree import NUM_VIEWS, SYNSETS, shade, write_bench
-from ser_lightning.data import CropViews, Shapes
+from ser_lightning.data import CropViews, Shapes, bench3d
 from ser_lightning.data.bench3d import ObjectDataModule, ThreeDIEBench
 from ser_lightning.data.partition import BatchKey
 
@@ -29,7 +29,8 @@ def module(bench, **options):
     sizes = {"image_size": 8, "evaluation_crop_fraction": 1.0, "mean": (0, 0, 0), "std": (1, 1, 1)}
     source = ThreeDIEBench(str(bench))
     data = ObjectDataModule(source, crop=crop, **{**defaults, **sizes, **options})
-    data.setup("fit")
+    with pytest.warns(UserWarning, match="the test split has 150 files"):
+        data.setup("fit")
     return data
 
 
@@ -119,6 +120,16 @@ def test_parts_count_objects_and_images(bench):
     assert data.images("test").labels.bincount().tolist() == [4, 4, 4]
     assert not data.is_whole()
     assert data.dataset_name == "3diebench"
+
+
+def test_another_number_of_test_images_is_marked(bench, monkeypatch):
+    reason = "the test split has 150 files, the released set has 527,600"
+    assert module(bench).reasons() == (reason,)
+    assert len(module(bench, num_test=12).reasons()) == 2
+    monkeypatch.setattr(bench3d, "BENCH3D_VAL", 3 * NUM_VIEWS)
+    data = ObjectDataModule(ThreeDIEBench(str(bench)), num_workers=0)
+    data.setup("fit")
+    assert data.reasons() == ()
 
 
 def test_missing_list_is_refused_with_the_expected_layout(bench, copy):

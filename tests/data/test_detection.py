@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coco_tree import write_coco
-from ser_lightning.data import Shapes
+from ser_lightning.data import Shapes, detection
 from ser_lightning.data.coco import CocoDetection
 from ser_lightning.data.detection import DetectionDataModule, DetectionTest, resized
 from ser_lightning.data.partition import BatchKey
@@ -22,7 +22,8 @@ def module(root, **options):
     sizes = {"short_sides": (48, 64), "test_short_side": 64, "long_side": 90}
     defaults = {"global_batch_size": 2, "evaluation_batch_size": 2, "num_workers": 0, **sizes}
     data = DetectionDataModule(CocoDetection(root), **{**defaults, **options})
-    data.setup("fit")
+    with pytest.warns(UserWarning, match="val2017 has 5 files, the released set has 5,000"):
+        data.setup("fit")
     return data
 
 
@@ -77,6 +78,15 @@ def test_images_without_objects_are_left_out_of_training_only(root):
     assert data.num_classes == 91
     assert data.is_whole()
     assert data.dataset_name == "coco2017"
+
+
+def test_another_number_of_test_images_is_marked(root, monkeypatch):
+    assert module(root).reasons() == ("val2017 has 5 files, the released set has 5,000",)
+    assert len(module(root, num_test=3).reasons()) == 2
+    monkeypatch.setattr(detection, "COCO_VAL", 5)
+    data = DetectionDataModule(CocoDetection(root), num_workers=0)
+    data.setup("fit")
+    assert data.reasons() == ()
 
 
 def test_nothing_is_held_out_and_test_images_are_not_selected_on(root):

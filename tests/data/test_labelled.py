@@ -7,7 +7,8 @@ import torch
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledCrops, LabelledDataModule
 from ser_lightning.data.partition import BatchKey, Plan
-from ser_lightning.data.sources import ImageSet, Source
+from ser_lightning.data.released import IMAGENET_VAL, imagenet_synsets
+from ser_lightning.data.sources import ImageSet, MemoryImages, Source, hold_out
 from ser_lightning.data.views import CropViews
 
 
@@ -69,6 +70,44 @@ def test_parts_are_balanced_and_known_as_parts():
     assert torch.bincount(data.images("test").labels).tolist() == [1] * 12
     assert not data.is_whole()
     assert shapes().is_whole()
+
+
+def many_classes(names, num_images):
+    """Images of 1000 classes in turn, all of them one image in memory."""
+    labels = torch.arange(num_images) % 1000
+    return MemoryImages(torch.zeros(1, 3, 8, 8).expand(num_images, -1, -1, -1), labels, names)
+
+
+def opened(train, evaluation, **options):
+    data = LabelledDataModule(Given(train, evaluation), num_workers=0, **options)
+    data.setup("test")
+    return data
+
+
+def test_imagenet_is_known_by_its_classes_not_by_their_number():
+    others = tuple(f"class{number:03d}" for number in range(1000))
+    images = many_classes(others, 1000)
+    assert opened(images, images).dataset_name == "given"
+    train = many_classes(imagenet_synsets(), 1000)
+    data = opened(train, many_classes(imagenet_synsets(), IMAGENET_VAL))
+    assert data.dataset_name == "imagenet1k"
+    assert data.reasons() == ()
+
+
+def test_imagenet_with_too_few_images_is_marked_whatever_part_is_measured():
+    train, test = (many_classes(imagenet_synsets(), size) for size in (1000, 2000))
+    for part in ({}, {"num_test": 1000}):
+        with pytest.warns(UserWarning, match="has 2,000 files, the released set has 50,000"):
+            first, *others = opened(train, test, **part).reasons()
+        assert "2,000" in first
+        assert others == (["measured on a part of the images"] if part else [])
+
+
+def test_part_of_the_training_images_is_marked_as_a_test():
+    images = Shapes(num_train=96, num_evaluation=36, image_size=16).train()
+    (reason,) = opened(*hold_out(images)).reasons()
+    assert reason.startswith("tested on every 20th training image")
+    assert shapes().reasons() == ()
 
 
 def test_training_batch_depends_on_its_key_only():

@@ -1,9 +1,17 @@
 """The linear classifier's file, and accuracy counted sample by sample."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from ser_lightning.evaluation.classifier import AccuracyCounter, LinearClassifier
+from ser_lightning.evaluation.classifier import (
+    AccuracyCounter,
+    HeadOrigin,
+    LinearClassifier,
+    head_path,
+    stage_variant,
+)
 from support import tiny_backbone
 
 
@@ -42,6 +50,38 @@ def test_file_brings_back_weights_layers_and_names(tmp_path):
     assert loaded.class_names == ["arrow", "flag", "arrow, mirrored"]
     assert not any(p.requires_grad for p in loaded.parameters())
     assert [file.name for file in path.parent.iterdir()] == ["head.safetensors"]
+
+
+def test_file_says_what_the_head_was_trained_on(tmp_path):
+    made, path = classifier(), tmp_path / "head.safetensors"
+    made.save(path)
+    assert LinearClassifier.load(path).origin is None
+    selected = {"base_learning_rate": 3.0, "epoch": 47, "holdout_top1": None}
+    made.origin = HeadOrigin("abc-online", {"rates": [1.0, 3.0]}, selected, 2, "without crops")
+    made.save(path)
+    assert LinearClassifier.load(path).origin == made.origin
+
+
+@pytest.mark.parametrize(
+    ("seed", "branch", "default", "detector", "expected"),
+    [
+        (0, "online", "online", "", ""),
+        (0, "momentum", "momentum", "", ""),  # DINO is measured by its teacher
+        (0, "momentum", "online", "", "momentum"),
+        (0, "online", "momentum", "", "online"),
+        (3, "online", "online", "", "seed3"),
+        (1, "momentum", "online", "fcos", "momentum_fcos_seed1"),
+    ],
+)
+def test_variant_is_empty_for_the_default_alone(seed, branch, default, detector, expected):
+    stage = SimpleNamespace(seed=seed, branch=branch, default_branch=default)
+    assert stage_variant(stage, detector) == expected
+
+
+def test_heads_of_variants_lie_side_by_side(tmp_path):
+    results = tmp_path / "results"
+    assert head_path(tmp_path, "shapes") == results / "linear-shapes.safetensors"
+    assert head_path(tmp_path, "shapes", "seed1") == results / "linear-shapes-seed1.safetensors"
 
 
 def test_missing_file_names_the_stage_that_writes_it(tmp_path):

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from ser_lightning.evaluation import knn_accuracy, knn_predict
+from ser_lightning.evaluation import KNNAccuracy, knn_accuracy, knn_predict
+from ser_lightning.evaluation.knn import knn_hits
 
 
 def looped_classes(bank, labels, queries, num_classes, k, temperature):
@@ -43,6 +44,14 @@ def test_accuracy_is_a_percentage_of_the_queries():
     result = knn_accuracy(bank, labels, queries, torch.tensor([0, 1, 2, 0]), k=1)
     assert result[1].top1 == 75.0
     assert result[1].top5 == 100.0  # 4 classes: all of them are among the best five
+
+
+def test_hits_name_the_place_of_the_true_class():
+    bank, labels = torch.eye(3), torch.tensor([0, 1, 2])
+    queries = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.9, 0.0]])
+    hits = knn_hits(bank, labels, queries, torch.tensor([0, 1]), k=(2, 3))
+    assert hits[2].tolist() == [[True, False, False], [False, True, False]]
+    assert KNNAccuracy.of(hits[3]) == (50.0, 100.0)
 
 
 def test_top5_misses_a_class_that_ranks_sixth():

@@ -4,23 +4,19 @@ import math
 
 import pytest
 
+from ser_lightning.data.corruptions import CORRUPTIONS
+from ser_lightning.data.perturbations import EXTRA_PERTURBATIONS, PERTURBATIONS
+from ser_lightning.evaluation.alexnet import ALEXNET_CORRUPTION_ERRORS, ALEXNET_ERROR
 from ser_lightning.evaluation.robustness import (
-    CORRUPTIONS,
-    EXTRA_PERTURBATIONS,
-    PERTURBATIONS,
     accuracy_percent,
     corruption_errors,
     mean_over,
     relative_corruption_errors,
     relative_to,
 )
-from ser_lightning.reporting.paper import (
-    alexnet_clean_error,
-    alexnet_corruption_errors,
-    paper_tables,
-)
+from ser_lightning.reporting.paper import paper_tables
 
-ALEXNET = alexnet_corruption_errors()
+ALEXNET = ALEXNET_CORRUPTION_ERRORS
 PAPER_MCE = {
     ("MoCo-v3", "2"): 76.51,
     ("AugSelf", "2"): 77.08,
@@ -75,14 +71,14 @@ def test_errors_equal_the_loops():
 
 def test_the_baseline_has_a_hundred_percent_of_its_own_error():
     ce = corruption_errors(ALEXNET, ALEXNET)
-    clean = alexnet_clean_error()
+    clean = ALEXNET_ERROR
     relative = relative_corruption_errors(ALEXNET, clean, ALEXNET, clean)
     assert ce == relative == dict.fromkeys(CORRUPTIONS, pytest.approx(100))
 
 
 def test_relative_error_is_zero_where_corruption_does_no_harm():
     errors = {"fog": [0.3] * 5}
-    result = relative_corruption_errors(errors, 0.3, ALEXNET, alexnet_clean_error())
+    result = relative_corruption_errors(errors, 0.3, ALEXNET, ALEXNET_ERROR)
     assert result["fog"] == pytest.approx(0, abs=1e-9)
 
 

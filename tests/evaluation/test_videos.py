@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from ser_lightning.evaluation.rows import Rows
 from ser_lightning.evaluation.videos import (
-    VIDEO_WIDTH,
+    PerturbationSums,
     flip_rate,
-    merge,
-    sum_videos,
+    summands,
     top5_distance,
     video_results,
 )
 
 NUM_CLASSES = 1000
+
+
+def total(*results):
+    """The sums over the videos of all parts."""
+    return PerturbationSums(*torch.cat([summands(part) for part in results]).sum(0).tolist())
 
 
 def rankings(num_videos=3, num_frames=9, seed=0):
@@ -93,7 +96,7 @@ def test_flips_with_the_first_frame_differ_from_those_with_the_previous():
 def test_percentages():
     top5 = torch.arange(5).repeat(2, 4, 1)
     top5[1, 2] = torch.arange(5).flip(0)
-    values = sum_videos(video_results(top5, torch.tensor([0, 0]), "previous")).percentages()
+    values = total(video_results(top5, torch.tensor([0, 0]), "previous")).percentages()
     assert values == {
         "top1": 87.5,
         "top5": 100.0,
@@ -107,30 +110,20 @@ def test_every_video_weighs_the_same_whatever_its_length():
     long = torch.tensor([[1, 2] * 10 + [1]])[..., None].expand(-1, -1, 5)
     short = torch.tensor([[1, 1]])[..., None].expand(-1, -1, 5)
     label = torch.tensor([1])
-    parts = [sum_videos(video_results(x, label, "previous")) for x in (long, short)]
-    assert merge(parts).percentages()["flip_probability"] == 50.0
+    parts = [video_results(x, label, "previous") for x in (long, short)]
+    assert total(*parts).percentages()["flip_probability"] == 50.0
 
 
-def test_parts_merge_into_the_whole():
+def test_summands_are_in_the_order_of_the_fields():
     ranked = torch.from_numpy(rankings(num_videos=7)[..., :5].copy())
     results = video_results(ranked, ranked[:, 0, 0], "previous")
-    whole = sum_videos(results)
-    merged = merge(sum_videos(part) for part in (results[:3], results[3:3], results[3:]))
-    assert merged[:5] == whole[:5]
-    assert merged == pytest.approx(whole, rel=1e-12)
-    assert merge([]) == sum_videos(torch.empty(0, VIDEO_WIDTH))
-
-
-def test_rows_count_a_repeated_video_once():
-    ranked = torch.from_numpy(rankings(num_videos=4)[..., :5].copy())
-    label = ranked[:, 0, 0]
-    results = video_results(ranked, label, "first")
-    rows = Rows(VIDEO_WIDTH)
-    rows.add(torch.tensor([2, 3, 0]), label[[2, 3, 0]], results[[2, 3, 0]])
-    rows.add(torch.tensor([0, 1]), label[:2], results[:2])
-    sums = sum_videos(rows.gather().values)
-    assert sums.num_videos == 4
-    assert sums == pytest.approx(sum_videos(results), rel=1e-6)  # rows are float32
+    sums = total(results)
+    flips, distance, top1, top5, frames = results.unbind(1)
+    assert sums.num_videos == 7
+    assert sums.num_frames == frames.sum() == 7 * 9
+    assert (sums.top1_hits, sums.top5_hits) == (top1.sum(), top5.sum())
+    assert sums.all_right == (top1 == frames).sum()
+    assert (sums.flip_rate, sums.top5_distance) == (flips.sum(), distance.sum())
 
 
 @pytest.mark.parametrize(
@@ -141,7 +134,7 @@ def test_rows_count_a_repeated_video_once():
         (lambda x: flip_rate(x, "previous", 0), "difficulty 0"),
         (lambda x: flip_rate(x, "first", 2), "gaussian_noise_2"),
         (lambda x: top5_distance(x, x), "lists of 4 and 4 classes"),
-        (lambda x: sum_videos(torch.empty(0, VIDEO_WIDTH)).percentages(), "no videos"),
+        (lambda x: total(torch.empty(0, 5)).percentages(), "no videos"),
     ],
 )
 def test_mistakes_are_named(call, message):

@@ -17,6 +17,7 @@ from ser_lightning.data.folder import read_image
 from ser_lightning.data.labelled import LabelledCrops, LabelledDataModule
 from ser_lightning.data.partition import BatchKey
 from ser_lightning.data.randomness import Stream, generator, uniforms
+from ser_lightning.data.released import BENCH3D_VAL, count_reasons
 from ser_lightning.data.sources import ImageSet, Part, Source
 
 NUM_VIEWS = 50
@@ -224,6 +225,7 @@ class ObjectDataModule(LabelledDataModule):
             "holdout": train.objects(held_out),
             "test": test,
         }
+        self._marks = count_reasons({"the test split": len(test)}, BENCH3D_VAL)
         if self.num_test is not None:
             chosen = balanced_subset(test.labels, self.num_test, generator(0, Stream.SUBSET, 2))
             self._splits["test"] = Part(test, chosen)

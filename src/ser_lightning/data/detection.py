@@ -17,6 +17,7 @@ from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.data.loader import evaluation_loader
 from ser_lightning.data.partition import BatchKey, Plan
 from ser_lightning.data.randomness import Stream, generator, uniforms
+from ser_lightning.data.released import COCO_VAL, count_reasons
 from ser_lightning.data.sources import Source
 
 SHORT_SIDES = tuple(range(480, 801, 32))
@@ -206,6 +207,7 @@ class DetectionDataModule(LabelledDataModule):
             "holdout": train.part(np.arange(0)),
             "test": _some(test, self.num_test, 2),
         }
+        self._marks = count_reasons({"val2017": len(test)}, COCO_VAL)
 
     def images(self, split: Split) -> CocoImages:
         """One split; those to train on have an object each. Nothing is in the hold-out part."""

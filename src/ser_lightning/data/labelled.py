@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ser_lightning.batch import EvaluationBatch
-from ser_lightning.data import crops
+from ser_lightning.data import crops, released
 from ser_lightning.data.batches import (
     EvaluationBatches,
     ImageReader,
@@ -22,6 +22,9 @@ from ser_lightning.data.sources import ImageSet, Part, Source
 from ser_lightning.data.views import IMAGENET_MEAN, IMAGENET_STD, CropViews, normalise
 
 Split = Literal["train", "holdout", "test"]
+
+IMAGENET = "imagenet1k"
+PART = "measured on a part of the images"
 
 
 class LabelledCrops(Dataset):
@@ -133,6 +136,7 @@ class LabelledDataModule(L.LightningDataModule):
         self.num_test = num_test
         self.seed = seed
         self._splits: dict[Split, ImageSet] = {}
+        self._marks: tuple[str, ...] = ()
 
     def prepare_data(self) -> None:
         """Fetches what the source lacks, in one process per node."""
@@ -168,6 +172,10 @@ class LabelledDataModule(L.LightningDataModule):
             "holdout": Part(train, held_out),
             "test": _subset(test, self.num_test, 2),
         }
+        self._marks = released.held_out_reasons(test)
+        if self.dataset_name == IMAGENET:
+            found = {"the evaluation split": len(test)}
+            self._marks += released.count_reasons(found, released.IMAGENET_VAL)
 
     def images(self, split: Split) -> ImageSet:
         """One split; available after `setup`."""
@@ -180,14 +188,23 @@ class LabelledDataModule(L.LightningDataModule):
         return self.images("train").num_classes
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their ids."""
+        return self.images("train").class_names
+
+    @property
     def dataset_name(self) -> str:
-        """What results call the data set: "imagenet1k" for 1000 class folders, else the source."""
-        source = type(self.source).__name__.lower()
-        return "imagenet1k" if source == "imagefolder" and self.num_classes == 1000 else source
+        """What results call the data set: "imagenet1k" for ImageNet's classes, else the source."""
+        is_imagenet = self.class_names == released.imagenet_synsets()
+        return IMAGENET if is_imagenet else type(self.source).__name__.lower()
 
     def is_whole(self) -> bool:
         """Whether nothing was left out of the source: its numbers may be compared."""
         return self.num_train is None and self.num_test is None
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why numbers on the test images may not be compared with published ones; after `setup`."""
+        return self._marks if self.is_whole() else (*self._marks, PART)
 
     def plan(self) -> Plan:
         """Which training images a step takes on this rank."""

@@ -1,7 +1,7 @@
 """What the stages have in common that test a trained linear head on other images."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,8 +12,14 @@ from torch import Tensor
 from ser_lightning.data.benchmarks import BenchmarkDataModule, Condition, ConditionBatch
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.distributed import gather_ragged
-from ser_lightning.evaluation.classifier import LinearClassifier
-from ser_lightning.evaluation.stage import Stage
+from ser_lightning.evaluation.classifier import (
+    ORIGIN_UNKNOWN,
+    LinearClassifier,
+    head_path,
+    stage_variant,
+)
+from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.files import file_sha256
 
 
 class BenchmarkStage(Stage):
@@ -21,8 +27,8 @@ class BenchmarkStage(Stage):
 
     Args:
         checkpoint: file of a pretraining run.
-        head: file of the linear head; by default the one that the linear stage of this run wrote
-            for the images that the head is for.
+        head: file of the linear head; by default the one that the linear stage of this run wrote,
+            with the same seed and branch, for the images that the head is for.
         stage: further arguments of every stage.
 
     Attributes:
@@ -40,6 +46,7 @@ class BenchmarkStage(Stage):
         super().__init__(checkpoint, **stage)
         self.head = head
         self.sums = torch.empty(0)
+        self._conditions: tuple[Condition, ...] = ()
 
     @abstractmethod
     def summands(self, logits: Tensor, label: Tensor, batch: ConditionBatch) -> Tensor:
@@ -61,18 +68,31 @@ class BenchmarkStage(Stage):
             (conditions, num_sums) float64 sums over all samples, the same on every rank.
 
         Raises:
-            ValueError: the data module has no conditions, or the head does not fit.
+            ValueError: the data module has no conditions, or the head does not fit or was trained
+                on other weights.
         """
         data = self.benchmark(data)
         data.trainer = trainer
         data.setup("test")
-        path = Path(self.head or folder / "results" / f"linear-{data.dataset_name}.safetensors")
-        self.classifier = LinearClassifier.load(path)
-        table = logit_table(data.conditions, self.classifier.class_names, str(path))
+        default = head_path(folder, data.dataset_name, stage_variant(self))
+        self.head_file = Path(self.head) if self.head else default
+        self.classifier = LinearClassifier.load(self.head_file)
+        self._check_head()
+        table = logit_table(data.conditions, self.classifier.class_names, str(self.head_file))
+        self._conditions = tuple(data.conditions)
         self.register_buffer("logit_ids", table, persistent=False)
         self.sums = torch.zeros(len(data.conditions), self.num_sums, dtype=torch.float64)
         trainer.test(self, data.test_dataloader(), verbose=False)
         return self.sums
+
+    def _check_head(self) -> None:
+        origin = self.classifier.origin
+        if origin is not None and origin.checkpoint != self.checkpoint_hash:
+            raise ValueError(
+                f"{self.head_file} was trained on the weights {origin.checkpoint}, not on "
+                f"{self.checkpoint_hash} of {self.checkpoint}; run the linear stage on this "
+                "checkpoint (make linear-eval)"
+            )
 
     def benchmark(self, data: LabelledDataModule) -> BenchmarkDataModule:
         """The data module, which must be one with conditions.
@@ -99,10 +119,69 @@ class BenchmarkStage(Stage):
         """Adds the sums of all ranks."""
         self.sums = gather_ragged(self.sums[None]).sum(0)
 
-    @property
-    def feature(self) -> dict[str, Any]:
-        """What the head sees, for a result."""
-        return {"cls_of_blocks": self.classifier.layers}
+    def tested(
+        self,
+        data: BenchmarkDataModule,
+        metrics: dict[str, float],
+        num_samples: int,
+        *,
+        counts: dict[str, int],
+        protocol: dict[str, Any],
+        dataset: str,
+        reasons: Sequence[str | None],
+        given: Mapping[str, Any] | None = None,
+    ) -> StageResult:
+        """Puts a result together that says which head was tested.
+
+        How the head was trained is part of the protocol. Which one it is, and what was chosen for
+        it, differs from run to run, so it is `selected`. A head whose numbers may not be compared
+        makes the result unofficial.
+
+        Args:
+            data: the images.
+            metrics: by name.
+            num_samples: images or videos.
+            counts: raw counts.
+            protocol: settings of the stage.
+            dataset: name of the images.
+            reasons: why the numbers may not be compared; None is no reason.
+            given: what else was taken from elsewhere for this run.
+        """
+        origin = self.classifier.origin
+        head = {"head": str(self.head_file), "head_sha256": file_sha256(self.head_file)}
+        found = list(filter(None, reasons))
+        if origin is None:
+            found.append(ORIGIN_UNKNOWN)
+        elif origin.unofficial_reason:
+            found.append(f"head: {origin.unofficial_reason}")
+        chosen = {} if origin is None else {**origin.selected, "head_seed": origin.seed}
+        return self.result(
+            data,
+            metrics,
+            num_samples,
+            counts=counts,
+            feature={"cls_of_blocks": self.classifier.layers},
+            protocol={**protocol, "head": None if origin is None else origin.protocol},
+            selected={**head, **chosen, **(given or {})},
+            dataset=dataset,
+            unofficial_reason="; ".join(found) or None,
+        )
+
+    def class_map(self, dataset: str) -> dict[str, int]:
+        """Which logit each class of the tested images has; after `measure`.
+
+        Args:
+            dataset: of a result; a condition's name where every condition has its own.
+        """
+        own = [c.name == dataset for c in self._conditions]
+        places: dict[str, int] = {}
+        rows = zip(self._conditions, self.logit_ids.tolist(), own, strict=True)
+        for condition, row, is_own in rows:
+            if is_own or not any(own):
+                names = condition.images.class_names or range(len(self.classifier.class_names))
+                pairs = zip(map(str, names), row, strict=False)
+                places |= {name: place for name, place in pairs if place >= 0}
+        return places
 
 
 def top_hits(logits: Tensor, label: Tensor) -> Tensor:

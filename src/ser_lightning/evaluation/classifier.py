@@ -1,5 +1,6 @@
 """A trained linear classifier on frozen [CLS] tokens: its file, and how its accuracy is counted."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,56 @@ from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from ser_lightning.backbones import SplitViT
+from ser_lightning.evaluation.stage import Stage
 from ser_lightning.files import atomic_path
+
+ORIGIN_UNKNOWN = "the head does not say what it was trained on"
+
+
+class HeadOrigin(NamedTuple):
+    """How a head came about, in plain values; its file holds it.
+
+    Attributes:
+        checkpoint: the weights that it was trained on, as `Stage.checkpoint_hash`.
+        protocol: settings of its training.
+        selected: what was chosen on held-out data, such as learning rate and epoch.
+        seed: of its training.
+        unofficial_reason: why its numbers may not be compared with published ones; None if they
+            may.
+    """
+
+    checkpoint: str
+    protocol: dict[str, Any]
+    selected: dict[str, Any]
+    seed: int
+    unofficial_reason: str | None
+
+
+def stage_variant(stage: Stage, detector: str = "") -> str:
+    """Names the files of an evaluation that is not the default one; "" for the default.
+
+    Args:
+        stage: whose seed and branch count: 0, and the branch that its checkpoint is measured by.
+        detector: if not the default one.
+
+    Returns:
+        A plain name such as "momentum_seed1".
+    """
+    branch = "" if stage.branch == stage.default_branch else stage.branch
+    parts = [branch, detector, f"seed{stage.seed}" if stage.seed else ""]
+    return "_".join(part for part in parts if part)
+
+
+def head_path(folder: Path, dataset_name: str, variant: str = "") -> Path:
+    """Where the linear stage keeps its head.
+
+    Args:
+        folder: of the run.
+        dataset_name: which images it was trained on.
+        variant: as `stage_variant`.
+    """
+    name = "-".join(part for part in ("linear", dataset_name, variant) if part)
+    return folder / "results" / f"{name}.safetensors"
 
 
 class LinearClassifier(nn.Module):
@@ -23,10 +73,16 @@ class LinearClassifier(nn.Module):
         layers: numbers of the blocks.
         width: channels of a token.
         class_names: one per class; their order is that of the logits.
+
+    Attributes:
+        origin: how it came about; None where its file does not say so.
     """
+
+    origin: HeadOrigin | None
 
     def __init__(self, layers: Sequence[int], width: int, class_names: Sequence[str]) -> None:
         super().__init__()
+        self.origin = None
         self.layers = list(layers)
         self.class_names = list(class_names)
         self.linear = nn.Linear(len(self.layers) * width, len(self.class_names))
@@ -38,11 +94,13 @@ class LinearClassifier(nn.Module):
             return F.linear(tokens.float(), self.linear.weight.float(), self.linear.bias.float())
 
     def save(self, path: Path) -> None:
-        """Writes weights, layers and class names; the file appears complete or not at all."""
+        """Writes weights, layers, class names and origin; the file appears whole or not at all."""
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.linear.state_dict().items()}
-        names = {"layers": " ".join(map(str, self.layers)), "classes": "\n".join(self.class_names)}
+        notes = {"layers": " ".join(map(str, self.layers)), "classes": "\n".join(self.class_names)}
+        if self.origin is not None:
+            notes["origin"] = json.dumps(self.origin._asdict())
         with atomic_path(path) as partial:
-            partial.write_bytes(safetensors.torch.save(tensors, names))
+            partial.write_bytes(safetensors.torch.save(tensors, notes))
 
     @classmethod
     def load(cls, path: Path) -> "LinearClassifier":
@@ -53,7 +111,8 @@ class LinearClassifier(nn.Module):
         """
         if not path.is_file():
             raise ValueError(
-                f"{path} does not exist; run the linear stage first (make linear-eval)"
+                f"{path} does not exist; run the linear stage first (make linear-eval), with the "
+                "same seed and branch"
             )
         with safe_open(path, framework="pt") as file:
             notes = file.metadata()
@@ -62,6 +121,8 @@ class LinearClassifier(nn.Module):
         width = state["weight"].shape[1] // len(layers)
         classifier = cls(layers, width, notes["classes"].split("\n"))
         classifier.linear.load_state_dict(state)
+        if "origin" in notes:
+            classifier.origin = HeadOrigin(**json.loads(notes["origin"]))
         return classifier.requires_grad_(False).eval()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.labelled import LabelledDataModule, Split
+from ser_lightning.distributed import gather
 
 MAX_LAYERS = 4  # the linear probe reads [CLS] of the last four blocks
 
@@ -67,6 +68,7 @@ class FeaturePass(L.LightningModule):
         self.path = path
         self.shape = (num_images, len(self.layers), backbone.width)
         self.rows: Any = None  # the memory map, from `setup` on
+        self.num_written = 0  # by this process
 
     def setup(self, stage: str) -> None:
         """Makes the file on one process and opens it on all: here they can wait for it."""
@@ -79,6 +81,7 @@ class FeaturePass(L.LightningModule):
         """Computes the [CLS] tokens of a batch."""
         tokens = self.backbone.cls_tokens(batch.pixels, self.layers)
         self.rows[batch.indices.cpu().numpy()] = torch.stack(tokens, 1).float().cpu().numpy()
+        self.num_written += len(batch.indices)
 
     def on_test_end(self) -> None:
         """Writes what is still in memory."""
@@ -132,11 +135,21 @@ def cached_features(
             (partial / "protocol.json").write_text(json.dumps(protocol, indent=2))
         writer = FeaturePass(backbone, partial / "cls.npy", len(images))
         trainer.test(writer, data.clean_loader(split), verbose=False)
-        trainer.strategy.barrier("features written")
+        _check_complete(writer)
         if trainer.is_global_zero:
             partial.rename(final)
         trainer.strategy.barrier("features in place")
     return Features(np.load(final / "cls.npy", mmap_mode="r"), images.labels)
+
+
+def _check_complete(writer: FeaturePass) -> None:
+    """Waits for all processes, and refuses a pass that has left images out."""
+    num_written = int(gather(torch.tensor([writer.num_written])).sum())
+    if num_written != writer.shape[0]:
+        raise ValueError(
+            f"the pass computed features of {num_written} of {writer.shape[0]} images; run the "
+            "stage without limits on its batches"
+        )
 
 
 def _plain(source: Any) -> dict[str, str]:

@@ -18,6 +18,12 @@ class KNNAccuracy(NamedTuple):
     top1: float
     top5: float
 
+    @classmethod
+    def of(cls, hits: Tensor) -> "KNNAccuracy":
+        """Averages the hits of `knn_hits` over the queries."""
+        top1, top5 = hits[:, 0].double().mean(), hits.any(1).double().mean()
+        return cls(100 * top1.item(), 100 * top5.item())
+
 
 def knn_accuracy(
     bank: Tensor,
@@ -43,6 +49,36 @@ def knn_accuracy(
         The accuracy for every k.
 
     Raises:
+        ValueError: as `knn_hits`.
+    """
+    hits = knn_hits(bank, bank_labels, queries, query_labels, k, temperature, chunk_size)
+    return {num_neighbours: KNNAccuracy.of(right) for num_neighbours, right in hits.items()}
+
+
+def knn_hits(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    k: int | Sequence[int] = 20,
+    temperature: float = 0.07,
+    chunk_size: int = 256,
+) -> dict[int, Tensor]:
+    """Says of each query which of its best classes is the true one.
+
+    Args:
+        bank: as `knn_accuracy`, and so are all others.
+        bank_labels: (N,) int64 classes, none negative.
+        queries: (M, K) features to classify, at least one.
+        query_labels: (M,) int64 true classes, none negative.
+        k: the number of neighbours, or several.
+        temperature: of the votes.
+        chunk_size: queries compared with the bank at a time.
+
+    Returns:
+        For every k (M, min(5, num_classes)) bool, best class first; at most one is set in a row.
+
+    Raises:
         ValueError: if there is no query or a label is negative, and as `knn_predict`.
     """
     if len(queries) == 0:
@@ -52,14 +88,10 @@ def knn_accuracy(
         raise ValueError(f"label {lowest} is negative; k-NN needs a label for every image")
     num_classes = 1 + max(int(bank_labels.max()), int(query_labels.max())) if len(bank) else 1
     predictions = knn_predict(bank, bank_labels, queries, num_classes, k, temperature, chunk_size)
-    result = {}
-    for num_neighbours, classes in predictions.items():
-        hits = classes == query_labels.to(classes.device)[:, None]
-        result[num_neighbours] = KNNAccuracy(
-            top1=100 * hits[:, 0].double().mean().item(),
-            top5=100 * hits.any(1).double().mean().item(),
-        )
-    return result
+    return {
+        num_neighbours: classes == query_labels.to(classes.device)[:, None]
+        for num_neighbours, classes in predictions.items()
+    }
 
 
 @torch.no_grad()

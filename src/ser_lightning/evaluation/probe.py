@@ -85,6 +85,7 @@ class Probe(L.LightningModule):
         selected: the chosen head; None before training.
         last: the best head after the last epoch; None before training.
         accuracies: of the two on the test rows; empty before a test.
+        hits: (rows,) bool, whether the chosen head was right on each of this rank's test rows.
     """
 
     def __init__(self, heads: Heads, num_classes: int) -> None:
@@ -99,6 +100,7 @@ class Probe(L.LightningModule):
         self.selected: Choice | None = None
         self.last: Choice | None = None
         self.accuracies: list[Accuracy] = []
+        self.hits = torch.empty(0, dtype=torch.bool)
         self._tested = nn.ModuleList()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -158,7 +160,8 @@ class Probe(L.LightningModule):
         self.last = self.last or self.selected
 
     def on_test_epoch_start(self) -> None:
-        """Takes the chosen heads along to the device."""
+        """Takes the chosen heads along to the device, and forgets an earlier test."""
+        self.hits = self.hits[:0]
         assert self.selected is not None
         assert self.last is not None
         chosen = [self.selected.classifier, self.last.classifier]
@@ -170,6 +173,7 @@ class Probe(L.LightningModule):
             features = self._as_heads(batch.features)
             selected, last = (classifier(features) for classifier in self._tested)
         self.selected_counter.update(selected, batch.label)
+        self.hits = torch.cat([self.hits, (selected.argmax(1) == batch.label).cpu()])
         self.last_counter.update(last, batch.label)
 
     def on_test_epoch_end(self) -> None:

@@ -14,6 +14,7 @@ from ser_lightning.data.views import CropViews
 from ser_lightning.evaluation.feature_rows import CleanRows, TrainingRows
 from ser_lightning.evaluation.features import Features, cached_features, cls_layers
 from ser_lightning.evaluation.probe import CropProbe, Heads, Probe, fit_probe
+from ser_lightning.evaluation.rows import GatheredRows, Rows
 from ser_lightning.evaluation.stage import Stage, StageResult
 
 ProbeFeature = Literal["cls_last4", "cls_last"]
@@ -62,8 +63,23 @@ class ProbeStage(Stage):
     def settings(self) -> dict[str, Any]:
         """Settings of the heads' training, in plain values."""
 
-    def keep(self, probe: Probe, data: LabelledDataModule, folder: Path) -> None:
-        """Writes what should outlive the stage; called on one rank."""
+    def keep(
+        self,
+        probe: Probe,
+        hits: GatheredRows,
+        result: StageResult,
+        data: LabelledDataModule,
+        folder: Path,
+    ) -> None:
+        """Writes what should outlive the stage; called on one rank.
+
+        Args:
+            probe: trained and tested.
+            hits: of all ranks, whether the chosen head was right on each test image: (N, 1).
+            result: what the record will say.
+            data: the images.
+            folder: of the run.
+        """
 
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
         """Trains, chooses, tests."""
@@ -89,12 +105,15 @@ class ProbeStage(Stage):
             train = data.train_dataloader()
         holdout = rows("holdout") if len(data.images("holdout")) else None
         fit_probe(trainer, probe, train, holdout)
-        loader = evaluation_loader(rows("test"), 0, torch.cuda.is_available())
+        test = rows("test")
+        loader = evaluation_loader(test, 0, torch.cuda.is_available())
         trainer.test(probe, loader, verbose=False)
+        hits = _gather_hits(probe, test)
+        result = self._result(probe, data, trainer)
         if trainer.is_global_zero:
-            self.keep(probe, data, folder)
+            self.keep(probe, hits, result, data, folder)
         trainer.strategy.barrier("probe kept")
-        return [self._result(probe, data, trainer)]
+        return [result]
 
     def _result(self, probe: Probe, data: LabelledDataModule, trainer: L.Trainer) -> StageResult:
         chosen, last = probe.accuracies
@@ -118,6 +137,14 @@ class ProbeStage(Stage):
             if self.cache_features
             else None,
         )
+
+
+def _gather_hits(probe: Probe, rows: CleanRows) -> GatheredRows:
+    """The hits of all ranks in the order of the split; a collective call."""
+    slots = torch.from_numpy(rows.slots)
+    collected = Rows(1)
+    collected.add(slots, rows.features.label[slots], probe.hits[:, None])
+    return collected.gather()
 
 
 def _describe(crop: CropViews) -> dict[str, Any]:

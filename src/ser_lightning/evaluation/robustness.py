@@ -9,23 +9,6 @@ public evaluation code.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-CORRUPTIONS = (
-    "gaussian_noise", "shot_noise", "impulse_noise",
-    "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
-    "snow", "frost", "fog", "brightness",
-    "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-)  # fmt: skip
-"""The 15 corruptions of ImageNet-C."""
-
-PERTURBATIONS = (
-    "gaussian_noise", "shot_noise", "motion_blur", "zoom_blur", "snow",
-    "brightness", "translate", "rotate", "tilt", "scale",
-)  # fmt: skip
-"""The 10 perturbations of ImageNet-P that enter mFR and mT5D."""
-
-EXTRA_PERTURBATIONS = ("speckle_noise", "gaussian_blur", "spatter", "shear")
-"""The 4 further ones, for which the paper reports accuracies too."""
-
 
 def accuracy_percent(errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Computes the accuracy of every corruption, averaged over its severities.

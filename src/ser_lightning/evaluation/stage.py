@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
+import torch
+import yaml
 
 from ser_lightning.backbones import Branch, SplitViT
+from ser_lightning.backbones.weights import METADATA_KEY
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.files import file_sha256
+
+_TEACHERS = ("DINO",)  # objectives whose momentum branch is the result
 
 
 class StageResult(NamedTuple):
@@ -37,6 +42,18 @@ class StageResult(NamedTuple):
     unofficial_reason: str | None
 
 
+def evaluated_branch(checkpoint: str) -> Branch:
+    """Whose weights stand for a run: DINO's teacher, as its authors report, otherwise the student.
+
+    Args:
+        checkpoint: file of a pretraining run; its configuration names the objective.
+    """
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    config = yaml.safe_load(content.get(METADATA_KEY, {}).get("config", "")) or {}
+    objective = config.get("model", {}).get("class_path", "").rpartition(".")[2]
+    return "momentum" if objective in _TEACHERS else "online"
+
+
 class Stage(L.LightningModule, ABC):
     """A stage of evaluation.
 
@@ -45,21 +62,25 @@ class Stage(L.LightningModule, ABC):
 
     Args:
         checkpoint: file of a pretraining run.
-        branch: whose weights: "online" (student) or "momentum" (teacher).
+        branch: whose weights: "online" (student) or "momentum" (teacher); null takes the teacher
+            of DINO and the student of all other objectives.
         seed: of heads and draws; taken from `seed_everything`.
 
     Attributes:
         name: of the stage, as in `configs/eval/<name>.yaml` and in its record.
+        default_branch: whose weights stand for the checkpoint's objective.
+        branch: whose weights are measured.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, checkpoint: str, branch: Branch = "online", seed: int = 0) -> None:
+    def __init__(self, checkpoint: str, branch: Branch | None = None, seed: int = 0) -> None:
         super().__init__()
         self.checkpoint = checkpoint
-        self.branch = branch
+        self.default_branch = evaluated_branch(checkpoint)
+        self.branch: Branch = branch or self.default_branch
         self.seed = seed
-        self.backbone = SplitViT.from_checkpoint(checkpoint, branch)
+        self.backbone = SplitViT.from_checkpoint(checkpoint, self.branch)
         self.backbone.requires_grad_(False)
         self.backbone.eval()
 
@@ -97,8 +118,8 @@ class Stage(L.LightningModule, ABC):
         dataset: str | None = None,
         unofficial_reason: str | None = None,
     ) -> StageResult:
-        """Puts a result together; on a part of the data it is marked unofficial."""
-        part = None if data.is_whole() else "measured on a part of the images"
+        """Puts a result together; the data's own reasons mark it unofficial too."""
+        reasons = dict.fromkeys([*filter(None, [unofficial_reason]), *data.reasons()])
         return StageResult(
             dataset or data.dataset_name,
             metrics,
@@ -107,7 +128,7 @@ class Stage(L.LightningModule, ABC):
             feature,
             protocol,
             selected or {},
-            unofficial_reason or part,
+            "; ".join(reasons) or None,
         )
 
     def train(self, mode: bool = True) -> "Stage":

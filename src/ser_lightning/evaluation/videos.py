@@ -4,14 +4,10 @@ Source: Hendrycks & Dietterich 2019, arXiv 1903.12261, flip probability and top-
 public evaluation code.
 """
 
-from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-
-VIDEO_WIDTH = 5
-"""How many numbers `video_results` has for each video."""
 
 Reference = Literal["first", "previous"]
 _LIST = 5
@@ -76,9 +72,8 @@ def video_results(top5: Tensor, label: Tensor, reference: Reference, difficulty:
         difficulty: as `flip_rate`.
 
     Returns:
-        (V, VIDEO_WIDTH) float64: flip rate, mean top-5 distance, frames whose best class is
-        right, frames that have the right class among their five, frames. Fit to be collected by
-        `Rows`, which counts a video once that a padding sampler handed to two ranks.
+        (V, 5) float64: flip rate, mean top-5 distance, frames whose best class is right, frames
+        that have the right class among their five, frames.
 
     Raises:
         ValueError: as `flip_rate` and `top5_distance`.
@@ -137,31 +132,26 @@ class PerturbationSums(NamedTuple):
         }
 
 
-def sum_videos(results: Tensor) -> PerturbationSums:
-    """Sums the results of videos.
+def summands(results: Tensor) -> Tensor:
+    """What each video adds to the sums.
 
     Args:
-        results: (V, VIDEO_WIDTH) of `video_results`, perhaps gathered from all ranks.
+        results: (V, 5) of `video_results`.
 
     Returns:
-        The sums; all zero for no video.
+        (V, fields of PerturbationSums) float64, in the order of the fields.
     """
     flips, distance, top1, top5, frames = results.double().unbind(1)
-    return PerturbationSums(
-        num_videos=len(results),
-        num_frames=int(frames.sum()),
-        top1_hits=int(top1.sum()),
-        top5_hits=int(top5.sum()),
-        all_right=int((top1 == frames).sum()),
-        flip_rate=float(flips.sum()),
-        top5_distance=float(distance.sum()),
-    )
-
-
-def merge(parts: Iterable[PerturbationSums]) -> PerturbationSums:
-    """Adds the sums of disjoint sets of videos, such as batches or ranks."""
-    empty = PerturbationSums(0, 0, 0, 0, 0, 0.0, 0.0)
-    return PerturbationSums(*(sum(column) for column in zip(empty, *parts, strict=True)))
+    columns = {
+        "num_videos": torch.ones_like(frames),
+        "num_frames": frames,
+        "top1_hits": top1,
+        "top5_hits": top5,
+        "all_right": (top1 == frames).double(),
+        "flip_rate": flips,
+        "top5_distance": distance,
+    }
+    return torch.stack([columns[name] for name in PerturbationSums._fields], dim=1)
 
 
 def _pairs(frames: Tensor, reference: Reference, difficulty: int) -> tuple[Tensor, Tensor]:

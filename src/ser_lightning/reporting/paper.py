@@ -143,18 +143,6 @@ def pretraining() -> dict[str, Any]:
     return {"backbone": meta["backbone"], **meta["pretrain"]}
 
 
-def alexnet_corruption_errors() -> dict[str, list[float]]:
-    """AlexNet's error rate in [0, 1] by corruption of ImageNet-C, at severities 1 to 5."""
-    baseline = _content()["reference_baselines"]["alexnet_imagenet_c_error"]
-    return {name: list(entry["severities"]) for name, entry in baseline.items()}
-
-
-def alexnet_clean_error() -> float:
-    """AlexNet's error rate in [0, 1] on the validation set of ImageNet-1k."""
-    error: float = _content()["reference_baselines"]["alexnet_imagenet_error"]
-    return error
-
-
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 

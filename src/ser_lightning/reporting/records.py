@@ -56,11 +56,13 @@ class ResultRecord:
         feature: what the classifier sees: blocks, norm, pooling.
         transform: resizing, crop, interpolation, normalisation.
         protocol: settings of the stage. Results are averaged over seeds only where it is equal.
-        selected: what the stage chose on held-out data, such as learning rate and epoch.
+        selected: what was chosen on held-out data, such as learning rate and epoch, and what was
+            taken from elsewhere for this run: the head.
         seed: of the evaluation, not of pretraining.
         data_root: folder of the images.
         num_samples: images (or videos) that entered the metrics.
-        class_map_sha256: of the mapping from class names to labels; see `class_map_sha256`.
+        class_map_sha256: of the mapping from class names to labels, or to the logits of a head that
+            was trained elsewhere; None without names. See `class_map_sha256`.
         metrics: by name; accuracies in percent, others in their own unit. None is not a number.
         counts: raw counts by name, such as hits.
         official: whether the number may be compared with published ones.
@@ -140,7 +142,7 @@ def result_path(run_dir: Path, record: ResultRecord, variant: str = "") -> Path:
         run_dir: folder of the run.
         record: the record.
         variant: tells apart records of a stage and data set that should both be kept, such as
-            probe seeds.
+            "seed1" or "momentum"; "" for the default settings.
 
     Raises:
         ValueError: if the variant is no plain name.

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, ProgressBar, TQDMProgressBar
 
 _REFRESH_EVERY = 10  # steps; each refresh waits for the device
+_LINE_EVERY = 30.0  # seconds, outside of training
 
 
 def default_progress() -> Callback:
@@ -17,12 +18,21 @@ def default_progress() -> Callback:
 
 
 class ProgressLines(ProgressBar):
-    """Prints a line every `log_every_n_steps` steps: epoch, step, losses, speed, time left."""
+    """Prints a line every so often: where training, or a pass over images, is, and how fast.
 
-    def __init__(self) -> None:
+    In training every `log_every_n_steps` steps: epoch, step, losses, speed, time left. In a test,
+    every so many seconds and at its end: name of the pass, batch, speed, time left.
+
+    Args:
+        seconds: between two lines of a test.
+    """
+
+    def __init__(self, seconds: float = _LINE_EVERY) -> None:
         super().__init__()
+        self.seconds = seconds
         self._enabled = True
         self._start = (0.0, 0)
+        self._test_start = self._last_line = 0.0
 
     def disable(self) -> None:
         """Prints nothing; Lightning calls it on all ranks but the first."""
@@ -57,6 +67,32 @@ class ProgressLines(ProgressBar):
         print(
             f"epoch {trainer.current_epoch + 1}  step {step}/{int(total)}  {values}  "
             f"{seconds:.3g} s/step  {left} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock of a pass."""
+        self._test_start = self._last_line = time.monotonic()
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Prints a line, if it is time for one."""
+        now, done, total = time.monotonic(), batch_idx + 1, trainer.num_test_batches[dataloader_idx]
+        if not self._enabled or (now - self._last_line < self.seconds and done != total):
+            return
+        self._last_line = now
+        seconds = (now - self._test_start) / done
+        left = timedelta(seconds=round(seconds * (total - done)))
+        print(
+            f"{type(pl_module).__name__}  batch {done}/{total}  {seconds:.3g} s/batch  {left} left",
             file=sys.stderr,
             flush=True,
         )

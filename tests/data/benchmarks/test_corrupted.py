@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from benchmark_trees import pixels, write_imagenet_c, write_images
-from ser_lightning.data import ImageFolder, Shapes
+from ser_lightning.data import ImageFolder, Shapes, released
 from ser_lightning.data.benchmarks import CorruptedDataModule
 from ser_lightning.data.corruptions import CORRUPTIONS, corrupt, reencode
 from ser_lightning.data.views import normalise
@@ -70,6 +70,24 @@ def test_clean_images_of_the_source_are_measured_too(tmp_path):
     data = opened(source=source, root=str(tmp_path / "c"), corruptions=["fog"])
     first = data.conditions[0]
     assert (first.name, len(first.images), first.crop_fraction) == ("clean", 4, 224 / 256)
+    assert first.reasons == ("clean has 4 files, the released set has 50,000",)
+
+
+def test_clean_images_that_were_held_out_of_training_are_marked(tmp_path):
+    write_imagenet_c(tmp_path / "c", CLASSES)
+    write_images(tmp_path / "imagenet", CLASSES, per_class=20, size=20)
+    source = ImageFolder(str(tmp_path / "imagenet"))
+    data = opened(source=source, root=str(tmp_path / "c"), corruptions=["fog"])
+    assert data.conditions[0].reasons[0].startswith("tested on every 20th training image")
+    assert "training image" in data.unofficial_reason(data.conditions)
+
+
+def test_generated_corruptions_are_imagenets_only_where_the_classes_are(monkeypatch):
+    data = module(**GENERATED)
+    data.setup("test")
+    assert not data.is_imagenet
+    monkeypatch.setattr(released, "imagenet_synsets", lambda: SOURCE.evaluation().class_names)
+    assert data.is_imagenet
 
 
 def test_missing_folders_show_the_layout(tmp_path):

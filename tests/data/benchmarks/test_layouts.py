@@ -7,9 +7,8 @@ from ser_lightning.data.benchmarks.layouts import (
     class_files,
     class_images,
     find_folders,
-    imagenet_r_synsets,
-    imagenet_synsets,
 )
+from ser_lightning.data.released import imagenet_r_synsets, imagenet_synsets
 
 LAYOUT = "  right/<class>/*"
 

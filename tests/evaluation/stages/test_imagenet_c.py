@@ -12,6 +12,7 @@ import torch
 
 from benchmark_trees import (
     SMALL,
+    head_origin,
     imagenet_head,
     pixels,
     tiny_checkpoint,
@@ -22,14 +23,14 @@ from benchmark_trees import (
 from ser_lightning.backbones import SplitViT
 from ser_lightning.data import Shapes
 from ser_lightning.data.benchmarks.layouts import imagenet_synsets
-from ser_lightning.data.corruptions import corrupt
+from ser_lightning.data.corruptions import CORRUPTIONS, corrupt
 from ser_lightning.data.folder import read_image
 from ser_lightning.data.views import IMAGENET_MEAN, IMAGENET_STD, normalise
 from ser_lightning.evaluate import evaluate
 from ser_lightning.evaluation.alexnet import ALEXNET_CORRUPTION_ERRORS, ALEXNET_ERROR
-from ser_lightning.evaluation.robustness import CORRUPTIONS
 from ser_lightning.evaluation.stages.imagenet_c import Baseline, accuracy_metrics, compared
-from ser_lightning.reporting.records import read_record
+from ser_lightning.files import file_sha256
+from ser_lightning.reporting.records import class_map_sha256, read_record
 
 ROOT = Path(__file__).parents[3]
 CONFIG = str(ROOT / "configs" / "eval" / "imagenet-c.yaml")
@@ -51,7 +52,7 @@ def run(tmp_path_factory):
     shutil.copy(tiny_checkpoint(tmp_path_factory), folder / "checkpoints")
     imagenet_head(folder)
     shapes = Shapes(num_train=96, num_evaluation=24, image_size=16)
-    write_head(folder / "results" / "linear-shapes.safetensors", shapes.train().class_names)
+    shapes_head(folder, shapes.train().class_names)
     return folder
 
 
@@ -71,6 +72,16 @@ def favourites(run, count):
         best = head(backbone, normalise(images / 255, IMAGENET_MEAN, IMAGENET_STD)).argmax(1)
     order = best.bincount(minlength=1000).argsort(descending=True)
     return [imagenet_synsets()[number] for number in order[:count].tolist()]
+
+
+def shapes_head(run, class_names, **origin):
+    path = run / "results" / "linear-shapes.safetensors"
+    return write_head(path, class_names, origin=head_origin(run, **origin))
+
+
+def copy_of(run, folder):
+    """The same run once more, for tests that change its head."""
+    return Path(shutil.copytree(run, folder, ignore=shutil.ignore_patterns("*.json")))
 
 
 def parts(run):
@@ -129,6 +140,81 @@ def test_released_files_give_the_numbers_of_a_plain_loop(run, tree):
     assert record.data_root == str(tree)
     assert record.transform["resize"] is None
     assert "the released set has 50,000" in record.unofficial_reason
+    assert record.protocol["baseline"] == "alexnet"
+    assert record.protocol["clean_error"] == "given"
+    assert record.selected["clean_error"] == 0.3
+    classes = {name: number for number, name in enumerate(imagenet_synsets())}
+    assert record.class_map_sha256 == class_map_sha256(classes)
+
+
+def test_record_says_which_head_was_tested_and_how_it_was_trained(run, tmp_path):
+    options = ["--data.generated", "true", "--data.corruptions", "[contrast]"]
+    record = corruption(run, *options, dataset="shapes")
+    head = run / "results" / "linear-shapes.safetensors"
+    assert record.selected["head"] == str(head)
+    assert record.selected["head_sha256"] == file_sha256(head)
+    assert record.selected["head_seed"] == 0
+    assert (record.selected["base_learning_rate"], record.selected["epoch"]) == (3.0, 47)
+    assert record.protocol["head"] == {"epochs": 50}
+    assert record.protocol["baseline"] is None  # AlexNet's errors are those of ImageNet
+    assert record.protocol["clean_error"] == "measured"
+    names = Shapes(num_train=96, num_evaluation=24, image_size=16).train().class_names
+    assert record.class_map_sha256 == class_map_sha256(names)
+
+
+def test_head_of_other_weights_is_refused_and_its_reason_passed_on(run, tmp_path):
+    own, options = copy_of(run, tmp_path / "own"), ["--data.generated", "true"]
+    options += ["--data.corruptions", "[contrast]", "--data.severities", "[1]"]
+    names = Shapes(num_train=96, num_evaluation=24, image_size=16).train().class_names
+    shapes_head(own, names, reason="trained on clean images, without crops")
+    reason = corruption(own, *options, dataset="shapes").unofficial_reason
+    assert "head: trained on clean images, without crops" in reason
+    write_head(own / "results" / "linear-shapes.safetensors", names)
+    reason = corruption(own, *options, dataset="shapes").unofficial_reason
+    assert "the head does not say what it was trained on" in reason
+    momentum = head_origin(run).checkpoint.replace("-online", "-momentum")
+    for checkpoint in ("0" * 64 + "-online", momentum):
+        shapes_head(own, names, checkpoint=checkpoint)
+        with pytest.raises(ValueError, match=f"{checkpoint}, not.*run the linear stage on this"):
+            corruption(own, *options, dataset="shapes")
+
+
+def test_head_of_the_linear_stage_brings_what_was_chosen(run, tmp_path):
+    own, options = copy_of(run, tmp_path / "own"), ["--seed_everything", "1"]
+    args = ["--config", str(ROOT / "configs" / "eval" / "linear.yaml"), *SMALL, *options]
+    args += ["--model.cache_features", "true", "--trainer.max_epochs", "2"]
+    args += ["--data.global_batch_size", "16", "--data.holdout_fraction", "0.25"]
+    evaluate([*args, "--checkpoint", str(own / "checkpoints" / "last.ckpt")])
+    linear = read_record(own / "results" / "linear-shapes-seed1.json")
+    assert (own / "results" / "linear-shapes-seed1.hits.safetensors").is_file()
+    options += ["--data.generated", "true", "--data.corruptions", "[contrast]"]
+    record = corruption(own, *options, dataset="shapes-seed1")
+    assert record.selected["head"].endswith("linear-shapes-seed1.safetensors")
+    assert record.selected["head_seed"] == 1
+    assert {key: record.selected[key] for key in linear.selected} == linear.selected
+    assert record.protocol["head"] == linear.protocol
+    assert f"head: {linear.unofficial_reason}" in record.unofficial_reason
+    assert record.class_map_sha256 == linear.class_map_sha256
+    assert record.counts["hits/clean"] == linear.counts["hits"]
+
+
+def test_seed_and_branch_have_a_head_and_a_record_of_their_own(run, tmp_path):
+    own, options = copy_of(run, tmp_path / "own"), ["--data.generated", "true"]
+    options += ["--data.corruptions", "[contrast]", "--data.severities", "[1]"]
+    first = corruption(own, *options, dataset="shapes")
+    options += ["--seed_everything", "1", "--model.branch", "momentum"]
+    with pytest.raises(
+        ValueError, match=r"linear-shapes-momentum_seed1.safetensors does not exist"
+    ):
+        corruption(own, *options, dataset="shapes")
+    names = Shapes(num_train=96, num_evaluation=24, image_size=16).train().class_names
+    checkpoint = head_origin(own).checkpoint.replace("-online", "-momentum")
+    path = own / "results" / "linear-shapes-momentum_seed1.safetensors"
+    write_head(path, names, origin=head_origin(own, checkpoint=checkpoint, seed=1))
+    second = corruption(own, *options, dataset="shapes-momentum_seed1")
+    assert (second.seed, second.weights_key) == (1, "momentum")
+    assert second.selected["head_seed"] == 1
+    assert read_record(own / "results" / "corruption-shapes.json") == first
 
 
 def test_clean_error_is_measured_where_the_source_has_the_images(run, tree, tmp_path):
@@ -151,6 +237,7 @@ def test_without_clean_images_relative_mce_is_left_out(run, tree):
     assert "mce" in record.metrics
     assert "relative_mce" not in record.metrics
     assert "top1/clean" not in record.metrics
+    assert record.protocol["clean_error"] is None
 
 
 def test_some_corruptions_have_no_average(run, tree):
@@ -179,7 +266,7 @@ def test_generated_corruptions_give_the_numbers_of_a_plain_loop(run):
     )
     backbone = SplitViT.from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
     images = Shapes(num_train=96, num_evaluation=24, image_size=16).evaluation()
-    head = write_head(run / "results" / "linear-shapes.safetensors", images.class_names)
+    head = shapes_head(run, images.class_names)
     for severity in range(6):
         hits = 0
         for index in range(24):
@@ -201,6 +288,29 @@ def test_another_run_may_be_the_baseline(run, tmp_path):
     assert "mce" not in record.metrics  # of one corruption there is no mean
     with pytest.raises(ValueError, match="was measured with severities"):
         corruption(run, *options, "--model.baseline", str(other), "--data.severities", "[1]")
+    with pytest.raises(ValueError, match="was measured with samples/fog/1 12, not 24"):
+        corruption(
+            run, "--data.generated", "true", "--data.corruptions", "[fog]",
+            "--model.baseline", str(other),
+        )  # fmt: skip
+
+
+def test_ratio_to_another_run_has_another_name_and_its_reason(run, tree, tmp_path):
+    other = copy_of(run, tmp_path / "moco")
+    write_head(
+        other / "results" / "linear-imagenet1k.safetensors",
+        imagenet_synsets(),
+        seed=1,
+        origin=head_origin(run, "trained on clean images, without crops"),
+    )
+    corruption(other, "--data.root", str(tree))
+    baseline = other / "results" / "corruption-imagenet_c.json"
+    record = corruption(run, "--data.root", str(tree), "--model.baseline", str(baseline))
+    assert record.metrics["mce_vs_moco"] > 0
+    assert "mce" not in record.metrics  # it would be set against AlexNet's
+    assert record.protocol["baseline"] == {"name": "moco", "sha256": file_sha256(baseline)}
+    assert "baseline: head: trained on clean images" in record.unofficial_reason
+    assert record.unofficial_reason.count("the released set has") == 1
 
 
 def test_cifar_arrays(run, tmp_path):

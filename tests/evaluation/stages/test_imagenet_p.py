@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark_trees import SMALL, imagenet_head, pixels, tiny_checkpoint, write_head, write_video
+from benchmark_trees import (
+    SMALL,
+    head_origin,
+    imagenet_head,
+    pixels,
+    tiny_checkpoint,
+    write_head,
+    write_video,
+)
 from ser_lightning.backbones import SplitViT
 from ser_lightning.data import Shapes
 from ser_lightning.data.batches import balanced_subset
@@ -44,7 +52,7 @@ def run(tmp_path_factory):
     (folder / "checkpoints").mkdir()
     shutil.copy(tiny_checkpoint(tmp_path_factory), folder / "checkpoints")
     imagenet_head(folder)
-    write_head(folder / "results" / "linear-shapes.safetensors", shapes().class_names)
+    shapes_head(folder)
     return folder
 
 
@@ -59,6 +67,11 @@ def tree(tmp_path_factory):
             frames = pixels(rng, 41 if name == "translate" else 31, 16, 16)
             write_video(root / name / wnid / f"ILSVRC2012_val_{number:08d}.mp4", frames)
     return root
+
+
+def shapes_head(run):
+    path = run / "results" / "linear-shapes.safetensors"
+    return write_head(path, shapes().class_names, origin=head_origin(run))
 
 
 def shapes():
@@ -138,13 +151,15 @@ def test_generated_sequences_give_the_numbers_of_a_plain_loop(run):
     options = ["--data.perturbations", "[shot_noise, brightness]"]
     record = perturbation(run, *GENERATED, *options, dataset="shapes")
     backbone = SplitViT.from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
-    head = write_head(run / "results" / "linear-shapes.safetensors", shapes().class_names)
+    head = shapes_head(run)
     for name in ("shot_noise", "brightness"):
         expected = naive(backbone, head, *videos_of(name), name, stride=5)
         assert expected[f"flip_probability/{name}"] + expected[f"top5_distance/{name}"] > 0
         assert {key: record.metrics[key] for key in expected} == pytest.approx(expected)
     assert record.counts["videos/shot_noise"] == 6
-    assert record.unofficial_reason == "perturbations are generated; every 5. frame only"
+    assert record.unofficial_reason == (
+        "perturbations are generated; every 5. frame only; measured on a part of the images"
+    )
 
 
 class Stand(nn.Module):
@@ -178,10 +193,20 @@ def test_measured_baseline_is_written_and_read_again(run, monkeypatch):
     path = str(run / "imagenet_p_baseline.json")
     again = perturbation(run, *GENERATED, *pick, "--model.baseline", path, dataset="shapes")
     assert again.metrics == first.metrics
+    assert again.protocol == first.protocol
+    assert first.protocol["baseline"] == "alexnet"
+    assert written["unofficial_reason"] == (
+        "perturbations are generated; every 5. frame only; measured on a part of the images"
+    )
+    with pytest.raises(ValueError, match="with videos/gaussian_noise 6, not 12; measure both"):
+        perturbation(run, *GENERATED, *pick, "--model.baseline", path, "--data.num_test", "12")
     own = str(run / "results" / "perturbation-shapes.json")
     with pytest.warns(UserWarning, match="are 0; mfr is left out"):
         same = perturbation(run, *GENERATED, *pick, "--model.baseline", own, dataset="shapes")
-    assert same.metrics["mt5d"] == pytest.approx(100)
+    assert same.metrics[f"mt5d_vs_{run.name}"] == pytest.approx(100)
+    assert "mt5d" not in same.metrics  # of AlexNet alone
+    assert same.protocol["baseline"]["name"] == run.name
+    assert same.selected["base_learning_rate"] == 3.0
     with pytest.raises(ValueError, match="was measured with frame_stride 5, not 4"):
         perturbation(run, *GENERATED, *pick, "--model.baseline", own, "--data.frame_stride", "4")
 
@@ -198,6 +223,7 @@ def test_baseline_that_never_flips_has_no_ratio():
     ours = {f"flip_probability/{name}": 2.0 for name in PERTURBATIONS}
     theirs = {key: 4.0 for key in ours}
     assert imagenet_p.compared(ours, theirs) == {"mfr": 50.0}
+    assert imagenet_p.compared(ours, theirs, "moco") == {"mfr_vs_moco": 50.0}
     theirs["flip_probability/snow"] = 0.0
     with pytest.warns(UserWarning, match="flip_probability/snow are 0; mfr is left out"):
         assert imagenet_p.compared(ours, theirs) == {}

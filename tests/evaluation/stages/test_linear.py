@@ -22,6 +22,7 @@ from ser_lightning.evaluation.feature_rows import CleanRows, TrainingRows
 from ser_lightning.evaluation.features import cached_features
 from ser_lightning.evaluation.probe import CropProbe, Probe, fit_probe
 from ser_lightning.evaluation.stages.linear import LinearHeads, LinearStage, head_path
+from ser_lightning.reporting.hits import load_hits
 from ser_lightning.reporting.records import read_record
 from support import tiny_backbone
 
@@ -35,6 +36,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
 ]
+
+
+def hits_of(folder):
+    """Which test images the head of a run classified right."""
+    return load_hits(folder / "results" / "linear-shapes.json", "top1").values
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +289,10 @@ def test_accuracy_counts_each_test_image_once(checkpoint, tmp_path):
     assert result.counts["hits"] == int(torch.cat(hits).sum())
     assert result.num_samples == 24
     assert result.metrics["top1"] == pytest.approx(100 * result.counts["hits"] / 24)
+    kept = hits_of(tmp_path)
+    assert kept.tolist() == torch.cat(hits).tolist()  # in the order of the split
+    stage.run(new_trainer(data), data, tmp_path)
+    assert hits_of(tmp_path).tolist() == kept.tolist()  # not appended
 
 
 def test_record_and_head_of_the_command(checkpoint, tmp_path):
@@ -363,6 +373,8 @@ def test_two_processes_agree_with_one(cached, checkpoint, tmp_path):
     assert one.num_samples == two.num_samples == 23
     assert one.counts == two.counts
     assert one.selected == two.selected
+    hits = [hits_of(tmp_path / name).tolist() for name in ("one", "two")]
+    assert hits[0] == hits[1]  # interleaved from both processes
     torch.testing.assert_close(saved_head(tmp_path / "two"), saved_head(tmp_path / "one"))
 
 

@@ -14,7 +14,7 @@ from ser_lightning.data.benchmarks.layouts import imagenet_r_synsets, imagenet_s
 from ser_lightning.data.folder import read_image
 from ser_lightning.data.views import IMAGENET_MEAN, IMAGENET_STD, normalise
 from ser_lightning.evaluate import evaluate
-from ser_lightning.reporting.records import read_record
+from ser_lightning.reporting.records import class_map_sha256, read_record
 
 ROOT = Path(__file__).parents[3]
 
@@ -98,6 +98,20 @@ def test_each_set_has_the_accuracy_of_a_plain_loop(run, trees):
         assert record.data_root == ", ".join(str(trees / n) for n in names)
         assert f"imagenet_{name} has" in record.unofficial_reason  # of this set, not of the others
         assert record.unofficial_reason.count("the released set has") == 1
+        classes = imagenet_r_synsets() if name == "r" else synsets
+        logits_of = {wnid: synsets.index(wnid) for wnid in classes}
+        assert record.class_map_sha256 == class_map_sha256(logits_of)
+        assert record.selected["epoch"] == 47
+        assert record.protocol["head"] == {"epochs": 50}
+
+
+@pytest.mark.filterwarnings("ignore:.*the released set has.*")
+def test_class_map_does_not_depend_on_the_other_sets(run, trees):
+    path, found = run / "results" / "shift-imagenet_r.json", []
+    for names in (["r"], ["v2", "r"]):
+        shift(run, *(part for n in names for part in (f"--data.imagenet_{n}", str(trees / n))))
+        found.append(read_record(path).class_map_sha256)
+    assert found[0] == found[1]
 
 
 def test_a_wrong_number_of_images_is_warned_of(run, trees):

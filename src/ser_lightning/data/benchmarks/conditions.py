@@ -2,12 +2,11 @@
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -112,6 +111,7 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
     def __init__(self, source: Source, **labelled: Any) -> None:
         super().__init__(source, **labelled)
         self.conditions: tuple[Condition, ...] = ()
+        self._class_names: tuple[str, ...] = ()
 
     @abstractmethod
     def open(self) -> tuple[Condition, ...]:
@@ -126,6 +126,16 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
     @abstractmethod
     def data_root(self) -> str:
         """Folder of the images."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the images' classes, or their ids where they have none; after `setup`."""
+        return self._class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the images; available after `setup`."""
+        return len(self._class_names)
 
     def setup(self, stage: str) -> None:
         """Opens what is to be measured, once."""
@@ -188,24 +198,3 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
         """Why the numbers of conditions may not be compared, in a line; None where they may."""
         reasons = dict.fromkeys(reason for c in conditions for reason in c.reasons)
         return "; ".join(reasons) or None
-
-
-def count_reasons(found: Mapping[str, int], *released: int) -> tuple[str, ...]:
-    """Warns where sets have another number of files than the released ones.
-
-    Args:
-        found: number of files, by set.
-        released: right numbers.
-
-    Returns:
-        A reason for the record; none where all numbers are right.
-    """
-    wrong = {name: number for name, number in found.items() if number not in released}
-    if not wrong:
-        return ()
-    some = ", ".join(f"{name} has {number:,}" for name, number in list(wrong.items())[:3])
-    more = f" (and {len(wrong) - 3} more like it)" if len(wrong) > 3 else ""
-    right = " or ".join(f"{number:,}" for number in released)
-    message = f"{some} files{more}, the released set has {right}"
-    rank_zero_warn(f"{message}; fetch it again, or its numbers are not comparable")
-    return (message,)

@@ -17,10 +17,9 @@ from ser_lightning.data.benchmarks.conditions import (
     BenchmarkDataModule,
     Condition,
     RenderedBatches,
-    count_reasons,
 )
 from ser_lightning.data.benchmarks.generated import CLEAN, CorruptedImages, reduction
-from ser_lightning.data.benchmarks.layouts import class_images, find_folders, imagenet_synsets
+from ser_lightning.data.benchmarks.layouts import class_images, find_folders
 from ser_lightning.data.corruptions import (
     CORRUPTIONS,
     FROST_PROCEDURAL,
@@ -29,9 +28,14 @@ from ser_lightning.data.corruptions import (
 )
 from ser_lightning.data.folder import FolderImages
 from ser_lightning.data.loader import evaluation_loader
+from ser_lightning.data.released import (
+    IMAGENET_VAL,
+    count_reasons,
+    held_out_reasons,
+    imagenet_synsets,
+)
 from ser_lightning.data.sources import Source
 
-_NUM_FILES = 50_000
 _LAYOUT = """  {root}/<corruption>/<1..5>/<wnid>/*.JPEG           (ImageNet-C)
   {root}/<group>/<corruption>/<1..5>/<wnid>/*.JPEG   (the same, groups left in place)
   {root}/<corruption>.npy and labels.npy             (CIFAR-10-C, CIFAR-100-C)"""
@@ -94,17 +98,11 @@ class CorruptedDataModule(BenchmarkDataModule):
         self.frost_dir = frost_dir
         self.jpeg_quality = jpeg_quality
         self._is_cifar = self.root is not None and (self.root / "labels.npy").is_file()
-        self._num_classes = 0
 
     @property
     def is_imagenet(self) -> bool:
         """Whether the images are of ImageNet's classes, as those of the published baseline."""
         return self.dataset_name == "imagenet1k"
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of the images; available after `setup`."""
-        return self._num_classes
 
     @property
     def dataset_name(self) -> str:
@@ -150,7 +148,7 @@ class CorruptedDataModule(BenchmarkDataModule):
 
     def _open_generated(self) -> tuple[Condition, ...]:
         images = self.source_images()
-        self._num_classes = images.num_classes
+        self._class_names = images.class_names
         reduce = reduction(images, self.image_size, self.evaluation_crop_fraction)
         crop = self.evaluation_crop_fraction if reduce is None else 1.0
         reasons = ("corruptions are generated", *self._severity_reasons())
@@ -165,7 +163,7 @@ class CorruptedDataModule(BenchmarkDataModule):
         return [(name, severity) for name in self.corruptions for severity in self.severities]
 
     def _open_folders(self, root: Path) -> tuple[Condition, ...]:
-        self._num_classes = len(imagenet_synsets())
+        self._class_names = imagenet_synsets()
         leaves = self._find_leaves(root)
         layout = _LAYOUT.format(root=root)
         sets: list[FolderImages] = []
@@ -175,7 +173,7 @@ class CorruptedDataModule(BenchmarkDataModule):
                 images.paths, images.labels = sets[0].paths, sets[0].labels  # in memory once
             sets.append(images)
         counts = {"/".join(map(str, pair)): len(s) for pair, s in zip(leaves, sets, strict=True)}
-        reasons = self._severity_reasons() + count_reasons(counts, _NUM_FILES)
+        reasons = self._severity_reasons() + count_reasons(counts, IMAGENET_VAL)
         reasons += self.size_reasons(sets[0])
         conditions = [
             Condition(*pair, self.part(images), 1.0, reasons)
@@ -205,7 +203,7 @@ class CorruptedDataModule(BenchmarkDataModule):
     def _open_arrays(self, root: Path) -> tuple[Condition, ...]:
         sets = open_cifar_c(root, self.corruptions, _LAYOUT.format(root=root))
         some = next(iter(sets.values()))
-        self._num_classes = int(some.labels.max()) + 1
+        self._class_names = tuple(str(label) for label in range(int(some.labels.max()) + 1))
         reasons = self._severity_reasons() + count_reasons({str(root): len(some)}, 10_000)
         clean = self.source.evaluation()
         if clean is not None and clean.num_classes != self.num_classes:
@@ -228,4 +226,6 @@ class CorruptedDataModule(BenchmarkDataModule):
             return ()
         if images is None or not set(images.class_names) <= set(imagenet_synsets()):
             return ()
-        return (Condition(CLEAN, 0, self.part(images), self.evaluation_crop_fraction),)
+        reasons = held_out_reasons(images) + count_reasons({CLEAN: len(images)}, IMAGENET_VAL)
+        crop = self.evaluation_crop_fraction
+        return (Condition(CLEAN, 0, self.part(images), crop, reasons),)

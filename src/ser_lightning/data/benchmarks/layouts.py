@@ -4,28 +4,11 @@ A folder that is missing shifts every later class of a list, and folders "0" to 
 """
 
 import os
-import pkgutil
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
-from timm.data.imagenet_info import ImageNetInfo
-
 from ser_lightning.data.folder import EXTENSIONS, FolderImages
-
-
-@lru_cache(maxsize=1)
-def imagenet_synsets() -> tuple[str, ...]:
-    """The 1000 class folders of ImageNet-1k, in the order of the class ids."""
-    return tuple(ImageNetInfo("imagenet-1k").label_names())
-
-
-@lru_cache(maxsize=1)
-def imagenet_r_synsets() -> tuple[str, ...]:
-    """The 200 class folders of ImageNet-R, sorted."""
-    content = pkgutil.get_data("timm.data.imagenet_info", "_info/imagenet_r_synsets.txt")
-    assert content is not None
-    return tuple(content.decode().split())
+from ser_lightning.data.released import imagenet_r_synsets, imagenet_synsets  # noqa: F401
 
 
 def find_folders(root: Path, names: Sequence[str]) -> dict[str, Path]:

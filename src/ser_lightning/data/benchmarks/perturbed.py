@@ -14,10 +14,9 @@ from ser_lightning.data.benchmarks.conditions import (
     BenchmarkDataModule,
     Condition,
     ConditionBatches,
-    count_reasons,
 )
 from ser_lightning.data.benchmarks.generated import Sequences, reduction
-from ser_lightning.data.benchmarks.layouts import class_files, find_folders, imagenet_synsets
+from ser_lightning.data.benchmarks.layouts import class_files, find_folders
 from ser_lightning.data.benchmarks.videos import Videos, load_av
 from ser_lightning.data.loader import evaluation_loader
 from ser_lightning.data.perturbations import (
@@ -25,11 +24,11 @@ from ser_lightning.data.perturbations import (
     PERTURBATIONS,
     num_official_frames,
 )
+from ser_lightning.data.released import IMAGENET_VAL, count_reasons, imagenet_synsets
 from ser_lightning.data.sources import ImageSet, Source
 
 ALL_PERTURBATIONS = PERTURBATIONS + EXTRA_PERTURBATIONS
 
-_NUM_FILES = 50_000
 _NATIVE = 224
 _LAYOUT = """  {root}/<perturbation>/<wnid>/*.mp4
   {root}/<group>/<perturbation>/<wnid>/*.mp4   (the same, groups left in place)"""
@@ -86,18 +85,12 @@ class PerturbedDataModule(BenchmarkDataModule):
         self.perturbations = tuple(perturbations or ALL_PERTURBATIONS)
         self.videos_per_class = videos_per_class
         self.frame_stride = frame_stride
-        self._num_classes = 0
         unknown = [p for p in self.perturbations if base_name(p) not in ALL_PERTURBATIONS]
         if unknown:
             raise ValueError(
                 f"perturbations {', '.join(unknown)} are unknown; use some of "
                 f"{', '.join(ALL_PERTURBATIONS)}"
             )
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of the images; available after `setup`."""
-        return self._num_classes
 
     @property
     def dataset_name(self) -> str:
@@ -150,7 +143,7 @@ class PerturbedDataModule(BenchmarkDataModule):
                 "that are there: --data.perturbations [...]"
             )
         synsets = imagenet_synsets()
-        self._num_classes = len(synsets)
+        self._class_names = synsets
         sets = {
             name: Videos(
                 folders[name],
@@ -161,13 +154,13 @@ class PerturbedDataModule(BenchmarkDataModule):
             )
             for name in self.perturbations
         }
-        reasons = count_reasons({name: len(v) for name, v in sets.items()}, _NUM_FILES)
+        reasons = count_reasons({name: len(v) for name, v in sets.items()}, IMAGENET_VAL)
         reasons += self.size_reasons(next(iter(sets.values())))
         return [Condition(name, 0, self._limited(v), 1.0, reasons) for name, v in sets.items()]
 
     def _open_generated(self) -> list[Condition]:
         images = self.source_images()
-        self._num_classes = images.num_classes
+        self._class_names = images.class_names
         reduce = reduction(images, self.image_size, self.evaluation_crop_fraction)
         crop = self.evaluation_crop_fraction if reduce is None else 1.0
         reasons = ("perturbations are generated",)

@@ -7,17 +7,10 @@ Source: Recht et al. 2019, arXiv 1902.10811; Hendrycks et al. 2021, arXiv 2006.1
 from pathlib import Path
 from typing import Any
 
-from ser_lightning.data.benchmarks.conditions import (
-    BenchmarkDataModule,
-    Condition,
-    count_reasons,
-)
-from ser_lightning.data.benchmarks.layouts import (
-    class_images,
-    imagenet_r_synsets,
-    imagenet_synsets,
-)
+from ser_lightning.data.benchmarks.conditions import BenchmarkDataModule, Condition
+from ser_lightning.data.benchmarks.layouts import class_images
 from ser_lightning.data.folder import FolderImages
+from ser_lightning.data.released import count_reasons, imagenet_r_synsets, imagenet_synsets
 from ser_lightning.data.sources import Source
 
 _V2_LAYOUT = """  {root}/0/*.jpeg ... {root}/999/*.jpeg   (folders are class ids)

@@ -14,20 +14,24 @@ from torch import Tensor
 
 from ser_lightning.data.benchmarks import ConditionBatch, CorruptedDataModule
 from ser_lightning.data.benchmarks.generated import CLEAN
+from ser_lightning.data.corruptions import CORRUPTIONS
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.alexnet import ALEXNET_CORRUPTION_ERRORS, ALEXNET_ERROR
-from ser_lightning.evaluation.baselines import entries, read_baseline
+from ser_lightning.evaluation.baselines import (
+    ALEXNET,
+    Measured,
+    baseline_reasons,
+    read_baseline,
+    versus,
+)
 from ser_lightning.evaluation.benchmark import BenchmarkStage, top_hits
 from ser_lightning.evaluation.robustness import (
-    CORRUPTIONS,
     accuracy_percent,
     corruption_errors,
     mean_over,
     relative_corruption_errors,
 )
 from ser_lightning.evaluation.stage import StageResult
-
-ALEXNET = "alexnet"
 
 _WITHOUT_FROST = tuple(name for name in CORRUPTIONS if name != "frost")
 _MUST_AGREE = ("severities", "generated", "frost", "jpeg_quality")
@@ -41,10 +45,16 @@ class Baseline(NamedTuple):
     Attributes:
         errors: by corruption, at each severity that is measured.
         clean: on clean images; None where it is not known.
+        name: of the network.
+        described: the same for a protocol.
+        unofficial_reason: why its errors may not be compared with published ones.
     """
 
     errors: Mapping[str, Sequence[float]]
     clean: float | None
+    name: str = ALEXNET
+    described: str | dict[str, str] = ALEXNET
+    unofficial_reason: str | None = None
 
 
 class CorruptionStage(BenchmarkStage):
@@ -54,8 +64,8 @@ class CorruptionStage(BenchmarkStage):
         checkpoint: file of a pretraining run.
         head: file of the linear head; by default the one that the linear stage of this run wrote.
         baseline: whose errors mCE is relative to: "alexnet" has those of ImageNet-C, which count
-            for ImageNet's classes only; or a record of this stage for another network; null
-            leaves mCE out.
+            for ImageNet's classes only; or a record of this stage for another network, of the same
+            images, whose run then names the ratio: `mce_vs_<run>`; null leaves mCE out.
         clean_error: error rate in [0, 1] on clean images, for relative mCE; by default it is
             measured, where the source has the clean images.
         stage: further arguments of every stage.
@@ -93,25 +103,39 @@ class CorruptionStage(BenchmarkStage):
         conditions = [(c.name, c.severity) for c in data.conditions]
         top1, top5 = (_error_rates(conditions, sums, column) for column in (1, 2))
         metrics = accuracy_metrics(top1, top5)
+        reasons = [data.unofficial_reason(data.conditions)]
         if baseline is not None:
+            own = [*reasons, *data.reasons()]
+            reasons += baseline_reasons(baseline.unofficial_reason, own)
             metrics |= compared(top1, baseline, self.clean_error)
-            if set(CORRUPTIONS) <= set(top1) and "relative_mce" not in metrics:
+            relative = versus("relative_mce", baseline.name)
+            if set(CORRUPTIONS) <= set(top1) and relative not in metrics:
                 rank_zero_info(
                     "relative mCE is left out: the error on clean images is not known; give "
                     "--data.source.root DIR or --model.clean_error NUMBER"
                 )
+        given = None if self.clean_error is None else {"clean_error": self.clean_error}
         return [
-            self.result(
+            self.tested(
                 data,
                 metrics,
                 int(sums[:, 0].sum()),
                 counts=_counts(conditions, sums),
-                feature=self.feature,
-                protocol=protocol,
+                protocol={
+                    **protocol,
+                    "baseline": None if baseline is None else baseline.described,
+                    "clean_error": self._origin_of_clean_error(top1),
+                },
                 dataset=data.benchmark_name,
-                unofficial_reason=data.unofficial_reason(data.conditions),
+                reasons=reasons,
+                given=given,
             )
         ]
+
+    def _origin_of_clean_error(self, errors: Errors) -> str | None:
+        if self.clean_error is not None:
+            return "given"
+        return "measured" if CLEAN in errors else None
 
     def _baseline(self, data: CorruptedDataModule, protocol: dict[str, Any]) -> Baseline | None:
         if self.baseline is None or (self.baseline == ALEXNET and not data.is_imagenet):
@@ -122,18 +146,32 @@ class CorruptionStage(BenchmarkStage):
                 for name, rates in ALEXNET_CORRUPTION_ERRORS.items()
             }
             return Baseline(errors, ALEXNET_ERROR)
-        content = read_baseline(self.baseline, protocol, _MUST_AGREE)
+        found = read_baseline(self.baseline, protocol, _MUST_AGREE, data.benchmark_name)
+        found.check_counts(
+            {
+                _key("samples", c.name, c.severity): len(c.images)
+                for c in data.conditions
+                if c.severity
+            }
+        )
         rates = {
-            name: [self._recorded(content, name, severity) for severity in data.severities]
+            name: [_recorded(found, name, severity) for severity in data.severities]
             for name in data.corruptions
         }
-        clean = _key("hits", CLEAN, 0) in content.get("counts", {})
-        return Baseline(rates, self._recorded(content, CLEAN, 0) if clean else None)
+        clean = _key("hits", CLEAN, 0) in found.content.get("counts", {})
+        return Baseline(
+            rates,
+            _recorded(found, CLEAN, 0) if clean else None,
+            found.name,
+            found.describe(),
+            found.unofficial_reason,
+        )
 
-    def _recorded(self, content: Any, name: str, severity: int) -> float:
-        names = [_key(what, name, severity) for what in ("hits", "samples")]
-        hits, samples = entries(str(self.baseline), content, "counts", names)
-        return 1 - hits / samples
+
+def _recorded(found: Measured, name: str, severity: int) -> float:
+    """An error rate of another network."""
+    hits, samples = found.entries("counts", [_key(w, name, severity) for w in ("hits", "samples")])
+    return 1 - hits / samples
 
 
 def accuracy_metrics(top1: Errors, top5: Errors) -> dict[str, float]:
@@ -169,19 +207,20 @@ def compared(errors: Errors, baseline: Baseline, clean_error: float | None) -> d
         clean_error: error rate on clean images.
 
     Returns:
-        `mce` and `relative_mce` in percent of the baseline's.
+        `mce` and `relative_mce` in percent of AlexNet's, `mce_vs_<run>` of another network's.
     """
     if not set(CORRUPTIONS) <= set(errors):
         return {}
     official = {name: errors[name] for name in CORRUPTIONS}
-    metrics = {"mce": mean_over(corruption_errors(official, baseline.errors), CORRUPTIONS)}
+    ratios = corruption_errors(official, baseline.errors)
+    metrics = {versus("mce", baseline.name): mean_over(ratios, CORRUPTIONS)}
     if clean_error is None and CLEAN in errors:
         clean_error = errors[CLEAN][0]
     if clean_error is not None and baseline.clean is not None:
         relative = relative_corruption_errors(
             official, clean_error, baseline.errors, baseline.clean
         )
-        metrics["relative_mce"] = mean_over(relative, CORRUPTIONS)
+        metrics[versus("relative_mce", baseline.name)] = mean_over(relative, CORRUPTIONS)
     return metrics
 
 

@@ -15,22 +15,24 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from ser_lightning.data.benchmarks import Condition, ConditionBatch, PerturbedDataModule
+from ser_lightning.data.benchmarks import ConditionBatch, PerturbedDataModule
 from ser_lightning.data.benchmarks.perturbed import base_name
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.perturbations import REFERENCE
+from ser_lightning.data.perturbations import EXTRA_PERTURBATIONS, PERTURBATIONS, REFERENCE
 from ser_lightning.data.views import IMAGENET_MEAN, IMAGENET_STD
 from ser_lightning.evaluation.alexnet import load_alexnet
-from ser_lightning.evaluation.baselines import entries, read_baseline
-from ser_lightning.evaluation.benchmark import BenchmarkStage
-from ser_lightning.evaluation.robustness import (
-    EXTRA_PERTURBATIONS,
-    PERTURBATIONS,
-    mean_over,
-    relative_to,
+from ser_lightning.evaluation.baselines import (
+    ALEXNET,
+    Measured,
+    baseline_reasons,
+    read_baseline,
+    versus,
 )
+from ser_lightning.evaluation.benchmark import BenchmarkStage
+from ser_lightning.evaluation.robustness import mean_over, relative_to
 from ser_lightning.evaluation.stage import StageResult
 from ser_lightning.evaluation.videos import PerturbationSums, video_results
+from ser_lightning.evaluation.videos import summands as video_summands
 from ser_lightning.files import atomic_path
 
 MEASURE = "measure"
@@ -39,6 +41,7 @@ BASELINE_FILE = "imagenet_p_baseline.json"
 _NUM_SUMS = len(PerturbationSums._fields)
 _RELATIVE = {"mfr": "flip_probability", "mt5d": "top5_distance"}
 _COMPARED = [f"{metric}/{name}" for metric in _RELATIVE.values() for name in PERTURBATIONS]
+_COUNTED = ("videos", "frames", "hits", "hits5", "all_right")
 _MUST_AGREE = ("generated", "frame_stride", "difficulty")
 
 Metrics = dict[str, float]
@@ -50,9 +53,10 @@ class PerturbationStage(BenchmarkStage):
     Args:
         checkpoint: file of a pretraining run.
         head: file of the linear head; by default the one that the linear stage of this run wrote.
-        baseline: whose flips and distances mFR and mT5D are relative to: a record of this stage
-            for another network, a file that "measure" wrote, or "measure", which runs AlexNet on
-            the same frames and writes `imagenet_p_baseline.json` to the run; null leaves them out.
+        baseline: whose flips and distances mFR and mT5D are relative to: a file that "measure"
+            wrote, or "measure", which runs AlexNet on the same frames and writes
+            `imagenet_p_baseline.json` to the run; or a record of this stage for another network, of
+            the same videos, whose run then names the ratios: `mfr_vs_<run>`; null leaves them out.
         alexnet_weights: file for "measure"; by default where torch keeps what it downloads.
         difficulty: how many frames a prediction is compared over, where frames have an order; a
             noise is harder in folders of its own, such as gaussian_noise_2.
@@ -77,7 +81,6 @@ class PerturbationStage(BenchmarkStage):
         self.alexnet: nn.Module | None = None
         if baseline == MEASURE:
             self.alexnet = load_alexnet(alexnet_weights)
-        self._conditions: tuple[Condition, ...] = ()
 
     def summands(self, logits: Tensor, label: Tensor, batch: ConditionBatch) -> Tensor:
         """The sums of each video for the head, and for AlexNet where it is measured."""
@@ -95,46 +98,46 @@ class PerturbationStage(BenchmarkStage):
         reference = REFERENCE[name]
         difficulty = 1 if reference == "first" else self.difficulty
         top5 = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
-        results = video_results(top5.cpu(), label.cpu(), reference, difficulty)
-        flips, distance, top1, top5_hits, frames = results.unbind(1)
-        ones, all_right = torch.ones_like(frames), (top1 == frames).double()
-        return torch.stack([ones, frames, top1, top5_hits, all_right, flips, distance], dim=1)
+        return video_summands(video_results(top5.cpu(), label.cpu(), reference, difficulty))
 
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
         """Averages over frames and videos, then over perturbations."""
         if not isinstance(data, PerturbedDataModule):
             raise ValueError(f"{type(data).__name__} has no videos; use PerturbedDataModule")
-        if self.alexnet is not None and (data.mean, data.std) != (IMAGENET_MEAN, IMAGENET_STD):
-            raise ValueError(
-                f"AlexNet expects the means {IMAGENET_MEAN}, this run has {data.mean}; measure the "
-                "baseline in a run with ImageNet's means, and give its file"
-            )
-        protocol = self._protocol(data)
-        baseline = self._given_baseline(protocol)
         data.setup("test")
-        self._conditions = data.conditions
+        protocol = self._protocol(data)
+        found = self._given_baseline(data, protocol)
         sums = self.measure(trainer, data, folder)
         ours, theirs = sums.split(_NUM_SUMS, dim=1)
         names = data.perturbations
         metrics = video_metrics(names, ours)
-        if self.alexnet is not None:
-            baseline = steadiness(video_metrics(names, theirs))
-            if trainer.is_global_zero:
-                write_baseline(folder / BASELINE_FILE, protocol, baseline)
-        if baseline is not None:
-            metrics |= compared(metrics, baseline)
         harder = None if self.difficulty == 1 else f"difficulty {self.difficulty}"
         reasons = [data.unofficial_reason(data.conditions), harder]
+        if self.alexnet is not None:
+            baseline = steadiness(video_metrics(names, theirs))
+            metrics |= compared(metrics, baseline)
+            if trainer.is_global_zero:
+                write_baseline(
+                    folder / BASELINE_FILE,
+                    dataset=data.benchmark_name,
+                    protocol=protocol,
+                    counts=_counts(names, theirs, ("videos", "frames")),
+                    metrics=baseline,
+                    unofficial_reason="; ".join(filter(None, [*reasons, *data.reasons()])) or None,
+                )
+        if found is not None:
+            values = found.entries("metrics", _COMPARED)
+            metrics |= compared(metrics, dict(zip(_COMPARED, values, strict=True)), found.name)
+            reasons += baseline_reasons(found.unofficial_reason, [*reasons, *data.reasons()])
         return [
-            self.result(
+            self.tested(
                 data,
                 metrics,
                 int(ours[:, 0].sum()),
-                counts=_counts(names, ours),
-                feature=self.feature,
-                protocol=protocol,
+                counts=_counts(names, ours, _COUNTED),
+                protocol={**protocol, "baseline": self._baseline_name(found)},
                 dataset=data.benchmark_name,
-                unofficial_reason="; ".join(filter(None, reasons)) or None,
+                reasons=reasons,
             )
         ]
 
@@ -147,13 +150,28 @@ class PerturbationStage(BenchmarkStage):
             "image_seed": data.seed if data.generated else None,
         }
 
-    def _given_baseline(self, protocol: dict[str, Any]) -> Metrics | None:
+    def _given_baseline(
+        self, data: PerturbedDataModule, protocol: dict[str, Any]
+    ) -> Measured | None:
         """What a file says; None where there is none, or where it is to be measured."""
+        if self.alexnet is not None and (data.mean, data.std) != (IMAGENET_MEAN, IMAGENET_STD):
+            raise ValueError(
+                f"AlexNet expects the means {IMAGENET_MEAN}, this run has {data.mean}; measure the "
+                "baseline in a run with ImageNet's means, and give its file"
+            )
         if self.baseline is None or self.alexnet is not None:
             return None
-        content = read_baseline(self.baseline, protocol, _MUST_AGREE)
-        values = entries(self.baseline, content, "metrics", _COMPARED)
-        return dict(zip(_COMPARED, values, strict=True))
+        found = read_baseline(self.baseline, protocol, _MUST_AGREE, data.benchmark_name)
+        found.entries("metrics", _COMPARED)  # now, not after the test
+        found.check_counts(
+            {f"videos/{c.name}": len(c.images) for c in data.conditions if c.name in PERTURBATIONS}
+        )
+        return found
+
+    def _baseline_name(self, found: Measured | None) -> str | dict[str, str] | None:
+        if found is not None:
+            return found.describe()
+        return None if self.alexnet is None else ALEXNET
 
 
 def video_metrics(names: Sequence[str], sums: Tensor) -> Metrics:
@@ -186,13 +204,19 @@ def steadiness(metrics: Mapping[str, float]) -> Metrics:
     return {name: v for name, v in metrics.items() if name.split("/")[0] in _RELATIVE.values()}
 
 
-def compared(metrics: Mapping[str, float], baseline: Mapping[str, float]) -> Metrics:
+def compared(
+    metrics: Mapping[str, float], baseline: Mapping[str, float], network: str = ALEXNET
+) -> Metrics:
     """Computes mFR and mT5D in percent of a baseline's, where all 10 official ones are there.
 
     Args:
         metrics: of `video_metrics`.
         baseline: the same of another network. Where it never flips there is no ratio: the number
             is left out, with a warning.
+        network: name of the other network.
+
+    Returns:
+        `mfr` and `mt5d` for AlexNet, `mfr_vs_<network>` and so on for another.
     """
     results = {}
     for name, metric in _RELATIVE.items():
@@ -203,26 +227,25 @@ def compared(metrics: Mapping[str, float], baseline: Mapping[str, float]) -> Met
         if steady:
             rank_zero_warn(f"the baseline's {', '.join(steady)} are 0; {name} is left out")
             continue
-        results[name] = mean_over(relative_to({key: metrics[key] for key in keys}, baseline), keys)
+        ratios = relative_to({key: metrics[key] for key in keys}, baseline)
+        results[versus(name, network)] = mean_over(ratios, keys)
     return results
 
 
-def write_baseline(path: Path, protocol: dict[str, Any], metrics: Metrics) -> None:
+def write_baseline(path: Path, **content: Any) -> None:
     """Writes what AlexNet achieved, in the form that `read_baseline` reads."""
-    content = {"network": "AlexNet", "protocol": protocol, "metrics": metrics}
+    text = json.dumps({"network": ALEXNET, **content}, indent=2)
     with atomic_path(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def _sums(row: Sequence[float]) -> PerturbationSums:
     return PerturbationSums(*(round(value) for value in row[:5]), *row[5:])
 
 
-def _counts(names: Sequence[str], sums: Tensor) -> dict[str, int]:
+def _counts(names: Sequence[str], sums: Tensor, kinds: Sequence[str]) -> dict[str, int]:
     counts = {}
     for name, row in zip(names, sums.tolist(), strict=True):
-        for what, value in zip(
-            ("videos", "frames", "hits", "hits5", "all_right"), row, strict=False
-        ):
+        for what, value in zip(kinds, row, strict=False):
             counts[f"{what}/{name}"] = round(value)
     return counts

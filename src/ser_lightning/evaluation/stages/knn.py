@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
-from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.features import cached_features
-from ser_lightning.evaluation.knn import knn_accuracy
+from ser_lightning.data.labelled import LabelledDataModule, Split
+from ser_lightning.distributed import gather_ragged
+from ser_lightning.evaluation.classifier import stage_variant
+from ser_lightning.evaluation.features import Features, cached_features
+from ser_lightning.evaluation.hits import write_hits
+from ser_lightning.evaluation.knn import KNNAccuracy, knn_hits
 from ser_lightning.evaluation.stage import Stage, StageResult
+
+_BLOCK = 4096  # test images between two signs of progress
 
 
 class KNNStage(Stage):
@@ -40,31 +48,68 @@ class KNNStage(Stage):
         self.temperature = tuple(temperature)
 
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        """Reads the cached features; the whole training split is the bank."""
-        bank, test = (
-            cached_features(self.backbone, self.checkpoint_hash, data, split, trainer, folder)
-            for split in ("train", "test")
-        )
-        metrics = {}
-        for temperature in self.temperature:
-            accuracies = knn_accuracy(
-                bank.embeddings().to(self.device),
-                bank.label,
-                test.embeddings(),
-                test.label,
-                self.k,
-                temperature,
+        """Reads the cached features; the whole training split is the bank. Keeps the hits."""
+
+        def features(split: Split) -> Features:
+            return cached_features(
+                self.backbone, self.checkpoint_hash, data, split, trainer, folder
             )
+
+        data.setup("test")
+        parts: list[Split] = ["train"]  # a linear probe shares them, so they stay apart
+        parts += ["holdout"] if len(data.images("holdout")) else []
+        banks, test = [features(part) for part in parts], features("test")
+        device = trainer.strategy.root_device
+        bank = torch.cat([part.embeddings() for part in banks]).to(device)
+        bank_labels = torch.cat([part.label for part in banks]).to(device)
+        metrics, hits = {}, {}
+        for temperature in self.temperature:
+            right_by_k = self._hits(trainer, bank, bank_labels, test, temperature)
             note = "" if len(self.temperature) == 1 else f"_T{temperature:g}"
-            for k, accuracy in accuracies.items():
+            for k, right in right_by_k.items():
+                accuracy = KNNAccuracy.of(right)
                 metrics[f"top1_k{k}{note}"] = accuracy.top1
                 metrics[f"top5_k{k}{note}"] = accuracy.top5
+                hits[f"top1_k{k}{note}"] = right[:, 0]
+        if trainer.is_global_zero:
+            variant = stage_variant(self)
+            write_hits(folder, self.name, data.dataset_name, hits, test.label, variant)
         return [
             self.result(
                 data,
                 metrics,
                 len(test.label),
                 feature={"cls_of_blocks": [self.backbone.depth]},
-                protocol={"k": list(self.k), "temperature": list(self.temperature)},
+                protocol={
+                    "k": list(self.k),
+                    "temperature": list(self.temperature),
+                    "num_bank": len(bank),
+                },
             )
         ]
+
+    def _hits(
+        self,
+        trainer: L.Trainer,
+        bank: Tensor,
+        bank_labels: Tensor,
+        test: Features,
+        temperature: float,
+    ) -> dict[int, Tensor]:
+        """`knn_hits` of all test images, of which each rank classifies a share."""
+        queries = test.embeddings().tensor_split(trainer.world_size)[trainer.global_rank]
+        labels = test.label.tensor_split(trainer.world_size)[trainer.global_rank]
+        found = []
+        for start in range(0, len(queries), _BLOCK):
+            if start:
+                rank_zero_info(f"k-NN: {start} of {len(queries)} test images")
+            block = slice(start, start + _BLOCK)
+            found.append(
+                knn_hits(bank, bank_labels, queries[block], labels[block], self.k, temperature)
+            )
+        num_best = min(5, 1 + int(max(bank_labels.max(), test.label.max())))
+        none = torch.zeros(0, num_best, dtype=torch.uint8)  # no collective knows bool everywhere
+        return {
+            k: gather_ragged(torch.cat([none, *(hits[k].cpu() for hits in found)])).bool()
+            for k in self.k
+        }

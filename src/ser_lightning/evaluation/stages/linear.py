@@ -14,23 +14,21 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.classifier import LinearClassifier
+from ser_lightning.evaluation.classifier import (
+    HeadOrigin,
+    LinearClassifier,
+    head_path,
+    stage_variant,
+)
+from ser_lightning.evaluation.hits import write_hits
 from ser_lightning.evaluation.probe import Heads, Probe
 from ser_lightning.evaluation.probe_stage import ProbeStage
+from ser_lightning.evaluation.rows import GatheredRows
+from ser_lightning.evaluation.stage import StageResult
 from ser_lightning.optim import cosine, scaled_learning_rate
 
 MOMENTUM = 0.9
 INITIAL_STD = 0.01
-
-
-def head_path(folder: Path, dataset_name: str) -> Path:
-    """Where the linear stage keeps its head.
-
-    Args:
-        folder: of the run.
-        dataset_name: which images it was trained on.
-    """
-    return folder / "results" / f"linear-{dataset_name}.safetensors"
 
 
 class LinearHeads(Heads):
@@ -158,10 +156,27 @@ class LinearStage(ProbeStage):
             "schedule": "cosine by epochs",
         }
 
-    def keep(self, probe: Probe, data: LabelledDataModule, folder: Path) -> None:
-        """Writes the chosen head."""
+    def keep(
+        self,
+        probe: Probe,
+        hits: GatheredRows,
+        result: StageResult,
+        data: LabelledDataModule,
+        folder: Path,
+    ) -> None:
+        """Writes the chosen head, with what it was trained on, and its hits."""
         assert probe.selected is not None
         names = data.images("train").class_names
         classifier = LinearClassifier(self.layers, self.backbone.width, names)
         classifier.linear.load_state_dict(probe.selected.classifier.state_dict())
-        classifier.save(head_path(folder, data.dataset_name))
+        classifier.origin = HeadOrigin(
+            self.checkpoint_hash,
+            result.protocol,
+            result.selected,
+            self.seed,
+            result.unofficial_reason,
+        )
+        variant = stage_variant(self)
+        classifier.save(head_path(folder, data.dataset_name, variant))
+        right = {"top1": hits.values[:, 0]}
+        write_hits(folder, self.name, data.dataset_name, right, hits.label, variant)

@@ -54,15 +54,14 @@ class ShiftStage(BenchmarkStage):
                 names = names[:2]
             counts = dict(zip(names, hits, strict=False))
             results.append(
-                self.result(
+                self.tested(
                     data,
                     {name: 100 * number / num_samples for name, number in counts.items()},
                     num_samples,
                     counts={f"hits/{name}": number for name, number in counts.items()},
-                    feature=self.feature,
                     protocol={"num_classes": condition.images.num_classes},
                     dataset=condition.name,
-                    unofficial_reason=data.unofficial_reason([condition]),
+                    reasons=[data.unofficial_reason([condition])],
                 )
             )
         return results

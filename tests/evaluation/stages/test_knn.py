@@ -1,0 +1,60 @@
+"""The k-NN stage: its numbers are those of the images that it says were right."""
+
+from pathlib import Path
+
+import pytest
+
+from ser_lightning.cli import main
+from ser_lightning.evaluate import evaluate
+from ser_lightning.evaluation.stages.linear import head_path
+from ser_lightning.reporting.hits import load_hits
+from ser_lightning.reporting.records import read_record
+
+ROOT = Path(__file__).parents[3]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The checkpoint of a tiny run."""
+    run = tmp_path_factory.mktemp("tiny") / "run"
+    main(["fit", "--config", str(ROOT / "tests" / "tiny.yaml"), "--run_dir", str(run)])
+    return run / "checkpoints" / "last.ckpt"
+
+
+def run_stage(checkpoint, folder, *options):
+    config = str(ROOT / "configs" / "eval" / "knn.yaml")
+    args = ["--config", config, "--checkpoint", str(checkpoint), "--run_dir", str(folder)]
+    evaluate([*args, "--trainer.accelerator", "cpu", "--data.num_workers", "0", *options])
+    return folder / "results" / "knn-shapes.json"
+
+
+def test_hits_lie_beside_the_record_and_make_its_numbers(checkpoint, tmp_path):
+    path = run_stage(checkpoint, tmp_path, "--model.k", "[1, 20]")
+    metrics = read_record(path).metrics
+    for name in ("top1_k1", "top1_k20"):
+        hits = load_hits(path, name).values
+        assert len(hits) == 24
+        assert 100 * hits.mean() == pytest.approx(metrics[name])
+    assert load_hits(path, "top5_k20") is None
+    assert not head_path(tmp_path, "shapes").exists()
+
+
+def test_hits_of_another_temperature_have_its_name(checkpoint, tmp_path):
+    path = run_stage(checkpoint, tmp_path, "--model.temperature", "[0.07, 0.2]")
+    metrics = read_record(path).metrics
+    for name in ("top1_k20_T0.07", "top1_k20_T0.2"):
+        assert 100 * load_hits(path, name).values.mean() == pytest.approx(metrics[name])
+
+
+@pytest.mark.parametrize("holdout", ["0", "0.25"])
+def test_bank_is_the_whole_training_split_whatever_is_held_out(checkpoint, tmp_path, holdout):
+    path = run_stage(checkpoint, tmp_path, "--data.holdout_fraction", holdout)
+    record, whole = read_record(path), read_record(run_stage(checkpoint, tmp_path / "other"))
+    assert record.protocol["num_bank"] == 96
+    assert record.metrics == whole.metrics
