@@ -52,9 +52,9 @@ ROWS = (
     Row("ser_weight_0", "+ SER @2, weight 0", (_SER, "ablation/weight_0"), "control"),
     Row("ser", "+ SER @2", (_SER,), "SER", 2),
     Row("augself", "+ AugSelf @6", _AUGSELF, "AugSelf", 6),
-    Row("augself_2", "+ AugSelf @2", (*_AUGSELF, "ablation/layer_2"), "AugSelf", 2),
+    Row("augself_2", "+ AugSelf @2", (*_AUGSELF, "ablation/layer_2"), "AugSelf", 2, 2),
     Row("equimod", "+ EquiMod @6", _EQUIMOD, "EquiMod", 6),
-    Row("equimod_2", "+ EquiMod @2", (*_EQUIMOD, "ablation/layer_2"), "EquiMod", 2),
+    Row("equimod_2", "+ EquiMod @2", (*_EQUIMOD, "ablation/layer_2"), "EquiMod", 2, 2),
     Row("stl", "+ STL @6", (_MOCO, "study/stl"), "STL", 6),
     Row("essl", "+ E-SSL @6", (_MOCO, "study/essl"), "E-SSL", 6),
     Row("ser_1", "+ SER @1", (_SER, "ablation/layer_1"), "SER", 1, 1),
@@ -100,7 +100,7 @@ of 128 images in the invertible pipeline, 10 % instead of the paper's 1 %, which
 here and have no negatives. All rows have MoCo-v3's recipe of colours and the same crops; weights
 are the defaults, untuned. Linear: [CLS] of the last four blocks on cached features of all training
 images, rate and epoch chosen on 600 held out. -C: the 14 generated corruptions other than frost at
-five severities, 1,000 test images. Turns, flip, scale: equivariance scores after the last block on
+five severities, 300 test images. Turns, flip, scale: equivariance scores after the last block on
 1,000 test images. `make study` computes what is missing and writes this page."""
 
 

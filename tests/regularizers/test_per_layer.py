@@ -22,6 +22,10 @@ class NeedsPlain(MeanOfTokens):
     needs = ViewNeeds(plain=True)
 
 
+class NeedsRotated(MeanOfTokens):
+    needs = ViewNeeds(rotated=True)
+
+
 def features(values):
     taps = tuple(TapFeatures(torch.full((2, 4, 1, 1), v), None) for v in values)
     return BranchFeatures((ViewFeatures(taps, torch.zeros(2, 4)),), ())
@@ -96,3 +100,8 @@ def test_several_layers_without_per_layer_raise():
 def test_widths_that_differ_or_none_raise(widths):
     with pytest.raises(ValueError, match="one width is needed"):
         PerLayer([SERRegularizer(w) for w in widths])
+
+
+def test_extra_views_of_two_kinds_raise():
+    with pytest.raises(ValueError, match="one kind"):
+        PerLayer([NeedsPlain(4), NeedsRotated(4)])

@@ -29,7 +29,7 @@ class PerLayer(Regularizer):
         weight: a factor of the whole sum.
 
     Raises:
-        ValueError: if there is none, or their widths differ.
+        ValueError: if there is none, their widths differ, or they ask for different extra views.
     """
 
     needs: ClassVar[ViewNeeds] = ViewNeeds()
@@ -45,6 +45,11 @@ class PerLayer(Regularizer):
         self.regularizers = nn.ModuleList(regularizers)
         # Whatever any of them needs, the batch must hold.
         self.needs = ViewNeeds(*map(any, zip(*(r.needs for r in regularizers), strict=True)))  # type: ignore[misc]
+        if self.needs.plain and self.needs.rotated:
+            raise ValueError(
+                "PerLayer has add-ons for the plain view and for rotated ones, a batch holds extra "
+                "views of one kind; use EquiMod or E-SSL, not both"
+            )
 
     def attach(self, taps: Sequence[Tap]) -> None:
         """Hands each add-on its layer; see `Regularizer.attach`."""

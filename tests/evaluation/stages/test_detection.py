@@ -78,7 +78,7 @@ class Oracle(nn.Module):
 
 def test_stage_trains_measures_and_writes_a_record(checkpoint, coco, tmp_path):
     evaluate(arguments(checkpoint, coco, "--run_dir", str(tmp_path)))
-    record = read_record(tmp_path / "results" / "detection-coco2017.json")
+    record = read_record(tmp_path / "results" / "detection-coco2017-fcos.json")
     assert record.stage == "detection"
     assert record.num_samples == 5
     assert {"map", "map_50", "map_75"} <= set(record.metrics)
@@ -164,7 +164,8 @@ def test_missing_package_is_noticed_before_training(checkpoint, monkeypatch):
 @pytest.mark.parametrize("head", ["faster_rcnn", "retinanet"])
 def test_other_heads_run_to_the_record(checkpoint, coco, tmp_path, head):
     evaluate(arguments(checkpoint, coco, "--run_dir", str(tmp_path), "--model.head", head))
-    record = read_record(tmp_path / "results" / "detection-coco2017.json")
+    name = {"faster_rcnn": "detection-coco2017.json"}.get(head, f"detection-coco2017-{head}.json")
+    record = read_record(tmp_path / "results" / name)
     assert record.protocol["head"] == head
     assert record.num_samples == 5
 
@@ -173,7 +174,7 @@ def test_other_heads_run_to_the_record(checkpoint, coco, tmp_path, head):
 def test_trained_detector_finds_rectangles(checkpoint, coco, tmp_path):
     options = ["--trainer.max_steps", "120", "--model.learning_rate", "3.0e-3"]
     evaluate(arguments(checkpoint, coco, "--run_dir", str(tmp_path), *options))
-    record = read_record(tmp_path / "results" / "detection-coco2017.json")
+    record = read_record(tmp_path / "results" / "detection-coco2017-fcos.json")
     assert record.metrics["map_50"] > 0.3  # measured: 0.58, and 0 after two steps
 
 

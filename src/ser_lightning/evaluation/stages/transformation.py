@@ -265,11 +265,15 @@ class TransformationStage(Stage):
                 path.unlink(missing_ok=True)
         test = ProbeTest(backbones, self.layers, probes, module.heads)
         trainer.test(test, data.clean_loader("test"), verbose=False)
+        num_images = {
+            test.accuracies[p.name].num_samples // len(FAMILIES[p.family]) for p in probes
+        }
+        assert num_images == {len(data.images("test"))}, "every image counts once for every label"
         return [
             self.result(
                 data,
                 {name: accuracy.top1 for name, accuracy in test.accuracies.items()},
-                len(data.images("test")),
+                num_images.pop(),
                 counts={f"{n}_hits": a.num_hits for n, a in test.accuracies.items()},
                 feature={"layers": self.layers, "pooling": "mean of patch tokens"},
                 protocol={
