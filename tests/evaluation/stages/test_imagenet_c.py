@@ -22,7 +22,7 @@ from benchmark_trees import (
 )
 from ser_lightning.backbones import SplitViT
 from ser_lightning.data import Shapes
-from ser_lightning.data.benchmarks.layouts import imagenet_synsets
+from ser_lightning.data.released import imagenet_synsets
 from ser_lightning.data.corruptions import CORRUPTIONS, corrupt
 from ser_lightning.data.folder import read_image
 from ser_lightning.data.views import IMAGENET_MEAN, IMAGENET_STD, normalise

@@ -21,7 +21,7 @@ from benchmark_trees import (
 from ser_lightning.backbones import SplitViT
 from ser_lightning.data import Shapes
 from ser_lightning.data.batches import balanced_subset
-from ser_lightning.data.benchmarks.layouts import imagenet_synsets
+from ser_lightning.data.released import imagenet_synsets
 from ser_lightning.data.benchmarks.perturbed import ALL_PERTURBATIONS
 from ser_lightning.data.benchmarks.videos import read_video
 from ser_lightning.data.perturbations import PERTURBATIONS, sequence

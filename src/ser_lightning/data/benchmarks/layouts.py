@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ser_lightning.data.folder import EXTENSIONS, FolderImages
-from ser_lightning.data.released import imagenet_r_synsets, imagenet_synsets  # noqa: F401
 
 
 def find_folders(root: Path, names: Sequence[str]) -> dict[str, Path]:
