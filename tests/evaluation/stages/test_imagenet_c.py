@@ -22,9 +22,9 @@ from benchmark_trees import (
 )
 from ser_lightning.backbones import SplitViT
 from ser_lightning.data import Shapes
-from ser_lightning.data.released import imagenet_synsets
 from ser_lightning.data.corruptions import CORRUPTIONS, corrupt
 from ser_lightning.data.folder import read_image
+from ser_lightning.data.released import imagenet_synsets
 from ser_lightning.data.views import IMAGENET_MEAN, IMAGENET_STD, normalise
 from ser_lightning.evaluate import evaluate
 from ser_lightning.evaluation.alexnet import ALEXNET_CORRUPTION_ERRORS, ALEXNET_ERROR

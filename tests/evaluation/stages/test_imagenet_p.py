@@ -21,11 +21,11 @@ from benchmark_trees import (
 from ser_lightning.backbones import SplitViT
 from ser_lightning.data import Shapes
 from ser_lightning.data.batches import balanced_subset
-from ser_lightning.data.released import imagenet_synsets
 from ser_lightning.data.benchmarks.perturbed import ALL_PERTURBATIONS
 from ser_lightning.data.benchmarks.videos import read_video
 from ser_lightning.data.perturbations import PERTURBATIONS, sequence
 from ser_lightning.data.randomness import Stream, generator
+from ser_lightning.data.released import imagenet_synsets
 from ser_lightning.data.views import IMAGENET_MEAN, IMAGENET_STD, normalise
 from ser_lightning.evaluate import evaluate
 from ser_lightning.evaluation.stages import imagenet_p
