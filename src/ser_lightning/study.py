@@ -89,7 +89,9 @@ _SHORT_FIT = (
     "--trainer.limit_train_batches", "2", "--data.source", "Shapes", "--data.bank_size", "100",
     "--evaluation.num_equivariance_images", "16",
 )  # fmt: skip
-_SHORT_STAGE = ("--data.num_train", "240", "--data.num_test", "48")
+_SHORT_STAGE = (
+    "--data.num_train", "240", "--data.num_test", "48", "--data.global_batch_size", "64",
+)  # fmt: skip
 
 
 _NOTES = """\
