@@ -1,11 +1,7 @@
-"""Inputs and an oracle for the tests of AugSelf; as a script, one rank's loss and gradients."""
-
-import sys
-from pathlib import Path
+"""Inputs and an oracle for the tests of AugSelf."""
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from ser_lightning.batch import (
@@ -178,26 +174,3 @@ class Told(nn.Module):
 
     def forward(self, inputs):
         return self.answer.expand(len(inputs), -1)
-
-
-def loss_and_gradients(images):
-    """Loss and gradients of some images of a fixed global batch of six."""
-    classes, batch = make_case(6, images)
-    regularizer = make_regularizer()
-    loss = regularizer.regularize(make_features(classes), None, batch).loss
-    loss.backward()
-    return loss.detach(), [x.grad for x in classes], [p.grad for p in regularizer.parameters()]
-
-
-def main(rank, world_size, port, folder):
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size
-    )
-    share = 6 // world_size
-    images = slice(rank * share, (rank + 1) * share)
-    torch.save(loss_and_gradients(images), Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), sys.argv[4])

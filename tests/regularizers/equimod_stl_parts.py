@@ -1,10 +1,6 @@
-"""Inputs for the tests of EquiMod and STL; as a script, one rank's losses and gradients."""
-
-import sys
-from pathlib import Path
+"""Inputs for the tests of EquiMod and STL."""
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
@@ -98,13 +94,6 @@ def loss_and_gradients(regularizer, cls, batch):
     return output.loss.detach(), grads, [p.grad for p in regularizer.parameters()]
 
 
-def of_images(cls, images):
-    """Loss and gradients of some images of a fixed global batch."""
-    records = [ViewRecord(*(x[images] for x in make_record(seed=seed))) for seed in (0, 1)]
-    features = [x[images] for x in make_cls()]
-    return loss_and_gradients(make_regularizer(cls), features, batch_of(records))
-
-
 # What the oracles are made of.
 
 
@@ -151,31 +140,3 @@ def assert_same_gradients(regularizer, cls, batch, oracle, num_cls, idle=()):
     for name, one, other in zip(names, [*cls_grads, *parameter_grads], grads, strict=True):
         assert (other.abs().max() > 1e-6) == (name not in idle)
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-13)
-
-
-def assert_ranks_agree(cls, folder, world_size):
-    """What the ranks of `main` have written is together what one process computes."""
-    ranks = [torch.load(Path(folder) / f"{rank}.pt")[cls.__name__] for rank in range(world_size)]
-    losses, rank_cls_grads, rank_parameter_grads = zip(*ranks, strict=True)
-    loss, cls_grads, parameter_grads = of_images(cls, slice(None))
-    # DDP averages over ranks what each rank has computed.
-    torch.testing.assert_close(torch.stack(losses).mean(), loss, rtol=1e-12, atol=0)
-    for whole, *parts in zip(cls_grads, *rank_cls_grads, strict=True):
-        torch.testing.assert_close(torch.cat(parts) / world_size, whole, rtol=1e-9, atol=1e-13)
-    for whole, *parts in zip(parameter_grads, *rank_parameter_grads, strict=True):
-        torch.testing.assert_close(sum(parts) / world_size, whole, rtol=1e-9, atol=1e-13)
-
-
-def main(rank, world_size, port, folder):
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size
-    )
-    share = NUM_IMAGES // world_size
-    images = slice(rank * share, (rank + 1) * share)
-    results = {cls.__name__: of_images(cls, images) for cls in OPTIONS}
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), sys.argv[4])

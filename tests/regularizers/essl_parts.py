@@ -1,10 +1,6 @@
-"""Inputs and an oracle for the tests of E-SSL; as a script, one rank's loss and gradients."""
-
-import sys
-from pathlib import Path
+"""Inputs and an oracle for the tests of E-SSL."""
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from ser_lightning.batch import BranchFeatures, PartitionedBatch, Tap, TapFeatures
@@ -62,26 +58,3 @@ def oracle(regularizer, classes):
             terms.append(scores.exp().sum().log() - scores[turn])
             right.append(float(max(range(TURNS), key=lambda k, s=scores: s[k].item()) == turn))
     return sum(terms) / len(terms), sum(right) / len(right)
-
-
-def loss_and_gradients(images):
-    """Loss and gradients of some images of a fixed global batch of four."""
-    classes = make_classes(4, images)
-    regularizer = make_regularizer()
-    loss = regularizer.regularize(make_features(classes), None, BATCH).loss
-    loss.backward()
-    return loss.detach(), [x.grad for x in classes], [p.grad for p in regularizer.parameters()]
-
-
-def main(rank, world_size, port, folder):
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size
-    )
-    share = 4 // world_size
-    images = slice(rank * share, (rank + 1) * share)
-    torch.save(loss_and_gradients(images), Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), sys.argv[4])

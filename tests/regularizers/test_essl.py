@@ -1,8 +1,6 @@
 """E-SSL against a loop over images, and what it calls a turn."""
 
 import math
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ from regularizers.essl_parts import (
     BATCH,
     TURNS,
     WIDTH,
-    loss_and_gradients,
     make_classes,
     make_features,
     make_regularizer,
@@ -20,7 +17,6 @@ from regularizers.essl_parts import (
 )
 from ser_lightning.batch import Tap, ViewNeeds
 from ser_lightning.regularizers.essl import ESSL
-from support import run_processes
 
 WORLD = 2
 
@@ -152,17 +148,3 @@ def test_bad_options_raise(options, message):
 def test_tap_before_cls_raises():
     with pytest.raises(ValueError, match=r"ESSL reads .CLS. after block 3"):
         ESSL(WIDTH).attach([Tap(3, False, False)])
-
-
-def test_two_processes_equal_one_process_with_all_images(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
-    run_processes(Path(__file__).with_name("essl_parts.py"), tmp_path, world_size=WORLD)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
-    loss, class_grads, parameter_grads = loss_and_gradients(slice(None))
-    losses, rank_class_grads, rank_parameter_grads = zip(*ranks, strict=True)
-    # DDP averages over ranks what each rank has computed.
-    torch.testing.assert_close(torch.stack(losses).mean(), loss, rtol=1e-12, atol=0)
-    for whole, *parts in zip(class_grads, *rank_class_grads, strict=True):
-        torch.testing.assert_close(torch.cat(parts) / WORLD, whole, rtol=1e-9, atol=1e-14)
-    for whole, *parts in zip(parameter_grads, *rank_parameter_grads, strict=True):
-        torch.testing.assert_close(sum(parts) / WORLD, whole, rtol=1e-9, atol=1e-14)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from coco_tree import write_coco
-from ser_lightning.cli import main
 from ser_lightning.data.detection import DetectionTest
 from ser_lightning.evaluate import StageCommandLine, evaluate
 from ser_lightning.evaluation import average_precision
@@ -32,15 +31,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
     pytest.mark.filterwarnings("ignore:.*the released set has.*"),
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """The checkpoint of a tiny run."""
-    run = tmp_path_factory.mktemp("tiny") / "run"
-    tiny = str(ROOT / "tests" / "tiny.yaml")
-    main(["fit", "--config", tiny, "--run_dir", str(run), "--trainer.max_epochs", "2"])
-    return run / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import lightning as L
 import pytest
 import torch
 
-from ser_lightning.cli import main
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluate import evaluate
@@ -28,15 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """The checkpoint of a tiny run."""
-    run = tmp_path_factory.mktemp("tiny") / "run"
-    tiny = str(ROOT / "tests" / "tiny.yaml")
-    main(["fit", "--config", tiny, "--run_dir", str(run), "--trainer.max_epochs", "2"])
-    return run / "checkpoints" / "last.ckpt"
 
 
 def run_stage(checkpoint, folder, *options, devices=CPU):

@@ -9,7 +9,6 @@ import torch
 from timm.loss.cross_entropy import LabelSmoothingCrossEntropy
 
 from ser_lightning.batch import EvaluationBatch
-from ser_lightning.cli import main
 from ser_lightning.data.randomness import Stream, generator
 from ser_lightning.evaluate import StageCommandLine, evaluate
 from ser_lightning.reporting.records import read_record
@@ -31,14 +30,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """The checkpoint of a finished tiny run."""
-    run = tmp_path_factory.mktemp("tiny") / "run"
-    main(["fit", "--config", TINY, "--run_dir", str(run), "--trainer.max_epochs", "2"])
-    return run / "checkpoints" / "last.ckpt"
 
 
 def arguments(checkpoint, config, *options):

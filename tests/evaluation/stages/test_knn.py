@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from ser_lightning.cli import main
 from ser_lightning.evaluate import evaluate
 from ser_lightning.evaluation.stages.linear import head_path
 from ser_lightning.reporting.hits import load_hits
@@ -17,14 +16,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """The checkpoint of a tiny run."""
-    run = tmp_path_factory.mktemp("tiny") / "run"
-    main(["fit", "--config", str(ROOT / "tests" / "tiny.yaml"), "--run_dir", str(run)])
-    return run / "checkpoints" / "last.ckpt"
 
 
 def run_stage(checkpoint, folder, *options):

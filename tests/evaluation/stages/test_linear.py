@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ser_lightning.cli import main
 from ser_lightning.data import BatchKey, ImageSet, Shapes
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.sources import MemoryImages
@@ -41,15 +40,6 @@ pytestmark = [
 def hits_of(folder):
     """Which test images the head of a run classified right."""
     return load_hits(folder / "results" / "linear-shapes.json", "top1").values
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """The checkpoint of a tiny run."""
-    run = tmp_path_factory.mktemp("tiny") / "run"
-    tiny = str(ROOT / "tests" / "tiny.yaml")
-    main(["fit", "--config", tiny, "--run_dir", str(run)])
-    return run / "checkpoints" / "last.ckpt"
 
 
 def run_stage(checkpoint, folder, *options, devices=1):

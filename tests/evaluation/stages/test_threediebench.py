@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from bench3d_tree import NUM_VIEWS, write_bench
-from ser_lightning.cli import main
 from ser_lightning.data.bench3d import ObjectImages
 from ser_lightning.evaluate import StageCommandLine, evaluate
 from ser_lightning.evaluation.classifier import LinearClassifier
@@ -22,15 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
     pytest.mark.filterwarnings("ignore:.*the released set has.*"),
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """The checkpoint of a tiny run."""
-    run = tmp_path_factory.mktemp("tiny") / "run"
-    tiny = str(ROOT / "tests" / "tiny.yaml")
-    main(["fit", "--config", tiny, "--run_dir", str(run), "--trainer.max_epochs", "2"])
-    return run / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ser_lightning.cli import main
 from ser_lightning.data import BatchKey, Shapes
 from ser_lightning.data.batches import EvaluationBatches
 from ser_lightning.data.labelled import LabelledDataModule
@@ -33,14 +32,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
 ]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """The checkpoint of a tiny run."""
-    run = tmp_path_factory.mktemp("tiny") / "run"
-    main(["fit", "--config", str(ROOT / "tests" / "tiny.yaml"), "--run_dir", str(run)])
-    return run / "checkpoints" / "last.ckpt"
 
 
 def run_stage(checkpoint, folder, *options):

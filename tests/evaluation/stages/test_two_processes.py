@@ -35,14 +35,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """The checkpoint of a tiny run."""
-    run = tmp_path_factory.mktemp("tiny") / "run"
-    main(["fit", "--config", str(ROOT / "tests" / "tiny.yaml"), "--run_dir", str(run)])
-    return run / "checkpoints" / "last.ckpt"
-
-
 def config_of(stage):
     return ["--config", str(ROOT / "configs" / "eval" / f"{stage}.yaml")]
 
