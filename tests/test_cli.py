@@ -224,6 +224,25 @@ def parsed_leaves(*paths):
     return leaves({key: config[key] for key in ("model", "data")})
 
 
+@pytest.mark.parametrize(("name", "places"), [
+    ("augself", {"model.regularizer.jitter", "data.crop.view_1", "data.crop.view_2"}),
+    ("stl", {"data.crop.scale", "data.crop.view_1", "data.crop.view_2"}),
+])  # fmt: skip
+def test_authors_views_change_the_views_and_what_must_agree_with_them(name, places):
+    files = [
+        ROOT / "configs" / f"{path}.yaml" for path in (f"moco_{name}", f"overlay/authors_{name}")
+    ]
+    plain, changed = parsed_leaves(*files[:1]), parsed_leaves(*files)
+    different = {k for k in plain.keys() | changed.keys() if plain.get(k) != changed.get(k)}
+    assert {next((p for p in places if k.startswith(f".{p}")), k) for k in different} == places
+    if name == "augself":
+        recipe = [
+            changed[f".data.crop.view_1.{k}"]
+            for k in ("brightness", "contrast", "saturation", "hue")
+        ]
+        assert list(changed[".model.regularizer.jitter"]) == recipe
+
+
 CHANGES = {  # by the first word of an ablation's name
     "weight": ".regularizer.weight",
     "ratio": ".invertible.ratio",
@@ -242,6 +261,12 @@ def test_ablation_changes_what_its_name_says_and_nothing_else(path):
     differences = {k for k in plain.keys() | changed.keys() if plain.get(k) != changed.get(k)}
     assert differences or path.stem == "layer_3"  # which is the default of moco_ser.yaml
     assert all(CHANGES[path.stem.split("_")[0]] in place for place in differences)
+    if path.stem.startswith("layers_all"):
+        layers, add_ons = (
+            changed[f".model.{key}"] for key in ("backbone.layer", "regularizer.regularizers")
+        )
+        assert len(layers) == len(add_ons)
+        assert changed[".model.regularizer.weight"] * len(layers) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda p: p.stem)

@@ -57,20 +57,29 @@ def test_every_row_is_a_run_that_reads_the_layer_of_its_label(row, monkeypatch, 
         assert cli.model.backbone.layers == (row.layer,)
         assert f"@{row.layer}" in row.label
     assert (cli.model.regularizer is None) == (row.name == "moco")
+    if row.name == "ser_weight_0":
+        assert cli.model.regularizer.weight == 0
+    if row.name == "ser_all":
+        assert cli.model.backbone.layers == (1, 2, 3, 4, 5, 6)
+        add_ons = cli.model.regularizer.regularizers
+        share = cli.model.regularizer.weight * sum(add_on.weight for add_on in add_ons)
+        assert share == pytest.approx(1, abs=1e-3)
 
 
 def test_first_seeds_come_first_and_single_rows_last(tmp_path):
-    planned = [(unit.row.name, unit.seed) for unit in units(ROWS, tmp_path)]
-    main = [row.name for row in ROWS if row.seeds == 3]
-    assert planned[: 3 * len(main)] == [(name, seed) for seed in range(3) for name in main]
-    assert {seed for _, seed in planned[3 * len(main) :]} == {0}
+    planned = units(ROWS, tmp_path)
+    several = [unit for unit in planned if unit.row.seeds > 1]
+    assert planned[: len(several)] == several
+    seeds = [unit.seed for unit in several]
+    assert seeds == sorted(seeds)
+    assert len(planned) == sum(row.seeds for row in ROWS)
 
 
 def test_what_is_there_is_not_computed_again(tmp_path):
     unit = units(ROWS[:1], tmp_path)[0]
     assert [command[0] for command in commands(unit, False)] == ["fit", *["evaluate"] * 4]
     unit.folder.mkdir(parents=True)
-    (unit.folder / PRETRAINED).touch()
+    (unit.folder / PRETRAINED).write_text(unit.fingerprint)
     assert len(commands(unit, False)) == 4
     write_record(record("knn", "shapes"), unit.folder)
     assert [stage.record for stage in unit.missing] == ["linear", "equivariance", "corruption"]
@@ -88,7 +97,30 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path, monkeypatch
     monkeypatch.setattr(study, "run_unit", fails_for_seed_0)
     failed = study.run_all(units(ROWS[:1], tmp_path), jobs=1, threads=1, short=True)
     assert failed == ["seed 0 broke"]
-    assert "[3/3]" in capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[2].startswith("[3/3]")
+    assert printed[2].endswith("about 0 to go")
+
+
+def test_runs_of_another_configuration_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    planned = units(ROWS[:2], tmp_path)
+    unit = planned[0]
+    unit.folder.mkdir(parents=True)
+    (unit.folder / PRETRAINED).write_text(unit.fingerprint)
+    study.refuse_changed(planned)
+    assert len({u.fingerprint for u in planned}) == 2  # of rows, whatever the seed
+    (unit.folder / PRETRAINED).write_text("another")
+    with pytest.raises(ValueError, match="remove it, or give another --run_dir"):
+        study.refuse_changed(planned)
+
+
+def test_short_study_keeps_to_its_own_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "run_unit", lambda unit, short, threads: unit)
+    study.main(["--short", "--only", "stl", "--seeds", "1"])
+    assert "no page yet: MoCo-v3, the baseline" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_page_says_what_holds_what_does_not_and_what_cannot_be_told(tmp_path):
@@ -111,7 +143,7 @@ def test_page_says_what_holds_what_does_not_and_what_cannot_be_told(tmp_path):
     assert "About 1 minute." in text
     assert "| MoCo-v3 | 2 | 2 | 0.001 | 0.002 | 60.05 +- 0.07" in text
     claims = {line.split("|")[1].strip(): line for line in text.splitlines() if "Table" in line}
-    assert "+10.00 [" in claims["SER raises linear accuracy (Table 1: 68.44 to 69.28)"]
+    assert "+10.00 [+" in claims["SER raises linear accuracy (Table 1: 68.44 to 69.28)"]
     verdicts = {name: line.split("|")[3].strip() for name, line in claims.items()}
     assert verdicts["SER raises linear accuracy (Table 1: 68.44 to 69.28)"] == "**holds**"
     assert verdicts["SER is ahead of AugSelf (Table 1: 67.55)"] == "**the opposite**"

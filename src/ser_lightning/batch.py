@@ -70,7 +70,8 @@ class ViewNeeds(NamedTuple):
 
     Attributes:
         invertible: an invertible sub-batch, pairs of views with group elements.
-        plain: one further view of each image of the crop sub-batch, whole and unchanged.
+        plain: one further view of each image of the crop sub-batch, unchanged: as evaluation
+            resizes it and takes its centre.
         rotated: four further views of each, a small crop turned by 0, 1, 2 and 3 quarter turns.
         paired: images 2i and 2i + 1 of the crop sub-batch share all draws of a view.
         cls: [CLS] where the token map is taken, so it must have joined before.

@@ -17,8 +17,8 @@ from ser_lightning.runtime import CHECKPOINT_FOLDER, last_checkpoint, load_check
 _INTRODUCTION = (
     "A row is a configuration, its numbers the mean +- the sample standard deviation over its "
     "seeds. Accuracies are in percent, differences in points with the 95 % interval of a "
-    "bootstrap that is paired by test image and resamples images and seeds; with one seed it "
-    "knows nothing of the spread between seeds, with a few it is somewhat too narrow. GMAC are "
+    "bootstrap over test images, the same for both rows, and of the spread between seeds "
+    "(Student's t); with one seed it knows nothing of that spread. GMAC are "
     "1e9 multiply-accumulates of a forward pass per image: all views, both branches, heads, and "
     "an add-on's layers for every image."
 )

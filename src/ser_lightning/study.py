@@ -6,7 +6,9 @@ already is not computed again, so it can be stopped and started at any time.
 """
 
 import argparse
+import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -22,7 +24,9 @@ from ser_lightning.runtime import CHECKPOINT_FOLDER, packaged
 
 SEEDS = 3
 PRETRAINED = "pretrained"
-"""Name of an empty file in a run's folder, made when pretraining has come to its end."""
+"""File in a run's folder, written when pretraining has come to its end: its fingerprint."""
+
+_PART = re.compile(r"^\s*\w+: (\.\./\S+\.yaml)$", re.MULTILINE)  # backbone: ../file.yaml
 
 
 class Row(NamedTuple):
@@ -82,7 +86,7 @@ STAGES = (  # in an order in which each finds what it needs
     StudyStage("knn", "knn"),
     StudyStage("linear", "linear", ("--config", "configs/eval/small/linear.yaml")),
     StudyStage("equivariance", "equivariance", ("--model.num_images", "1000")),
-    StudyStage("imagenet-c", "corruption", ("--data.generated", "true", "--data.num_test", "1000")),
+    StudyStage("imagenet-c", "corruption", ("--data.generated", "true", "--data.num_test", "300")),
 )
 
 _SHORT_FIT = (
@@ -100,10 +104,11 @@ one epoch in batches of 128 (468 steps), in bf16 on one CPU core. "@2" is the bl
 reads; rivals read [CLS], SER the token map, and with SER [CLS] joins after that block. SER has 13
 of 128 images in the invertible pipeline, 10 % instead of the paper's 1 %, which would be one image
 here and have no negatives. All rows have MoCo-v3's recipe of colours and the same crops; weights
-are the defaults, untuned. Linear: [CLS] of the last four blocks on cached features of all training
-images, rate and epoch chosen on 600 held out. -C: the 14 generated corruptions other than frost at
-five severities, 300 test images. Turns, flip, scale: equivariance scores after the last block on
-1,000 test images. `make study` computes what is missing and writes this page."""
+are the defaults, untuned. Linear: [CLS] of the last four blocks (two with SER @4, whose [CLS] joins
+after block 4) on cached features of all training images, rate and epoch chosen on 600 held out. -C:
+the 14 generated corruptions other than frost at five severities, 300 test images. Turns, flip,
+scale: equivariance scores after the last block on 1,000 test images. `make study` computes what is
+missing and writes this page."""
 
 
 class Unit(NamedTuple):
@@ -117,6 +122,25 @@ class Unit(NamedTuple):
     def is_pretrained(self) -> bool:
         """Whether pretraining has come to its end."""
         return (self.folder / PRETRAINED).is_file()
+
+    @property
+    def pretrained_with(self) -> str:
+        """The fingerprint of the configuration that it was pretrained with."""
+        return (self.folder / PRETRAINED).read_text(encoding="utf-8")
+
+    @property
+    def fingerprint(self) -> str:
+        """Hashes the configuration files, with those that they name, as they are now."""
+        texts = []
+        for config in self.row.configs:
+            path = Path(packaged(f"configs/{config}.yaml"))
+            text = path.read_text(encoding="utf-8")
+            parts = [path.parent / name for name in _PART.findall(text)]
+            texts += [text, *(part.read_text(encoding="utf-8") for part in parts)]
+        settings = [
+            line for text in texts for line in text.splitlines() if not line.startswith("#")
+        ]
+        return hashlib.sha256("\n".join(settings).encode()).hexdigest()
 
     @property
     def missing(self) -> list[StudyStage]:
@@ -175,7 +199,7 @@ def run_unit(unit: Unit, short: bool, threads: int) -> Unit:
                 command, stdout=output, stderr=output, env=environment, check=False
             )
         if command[3] == "fit" and not process.returncode:
-            (unit.folder / PRETRAINED).touch()
+            (unit.folder / PRETRAINED).write_text(unit.fingerprint, encoding="utf-8")
         if process.returncode:
             tail = "\n  ".join(log.read_text(encoding="utf-8").splitlines()[-5:])
             raise ValueError(f"{unit.folder} failed, see {log}; it ends in\n  {tail}")
@@ -199,13 +223,26 @@ def run_all(todo: Sequence[Unit], jobs: int, threads: int, short: bool) -> list[
                 if error is not None:
                     failed.append(str(error))
                 name = "failed" if error is not None else future.result().folder
-                print(
-                    f"[{done}/{len(todo)}] {name} after {minutes:.0f} minutes, {left}", flush=True
-                )
+                times = f"after {minutes:.0f} minutes, about {left:.0f} to go"
+                print(f"[{done}/{len(todo)}] {name} {times}", flush=True)
         except KeyboardInterrupt:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     return failed
+
+
+def refuse_changed(planned: Sequence[Unit]) -> None:
+    """Refuses runs that were pretrained with other configurations than the present ones.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    changed = [u.folder for u in planned if u.is_pretrained and u.pretrained_with != u.fingerprint]
+    if changed:
+        raise ValueError(
+            f"{changed[0]} was pretrained with another configuration than configs/ has now; remove "
+            f"it, or give another --run_dir ({len(changed)} such runs)"
+        )
 
 
 def _study_row(row: Row, folders: Sequence[Path]) -> StudyRow:
@@ -223,7 +260,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """The entry point of `make study`."""
     parser = argparse.ArgumentParser("study", description=__doc__.split("\n\n")[0])
     cores = os.cpu_count() or 1
-    parser.add_argument("--run_dir", type=Path, default=Path("runs/study"), help="of all runs")
+    parser.add_argument("--run_dir", type=Path, help="of all runs; default runs/study")
     parser.add_argument("--page", type=Path, help="the page to write; default docs/study.md")
     parser.add_argument("--jobs", type=int, default=cores, help="runs side by side, one per core")
     parser.add_argument("--only", nargs="+", choices=[row.name for row in ROWS], help="rows to run")
@@ -232,24 +269,22 @@ def main(args: Sequence[str] | None = None) -> None:
         "--short", action="store_true", help="two steps on generated shapes, to see that it works"
     )
     known = parser.parse_args(args)
-    rows = [
-        row._replace(seeds=min(row.seeds, known.seeds))
-        for row in ROWS
-        if not known.only or row.name in known.only
-    ]
-    page = known.page or (known.run_dir / "study.md" if known.short else Path("docs/study.md"))
-    planned = units(rows, known.run_dir)
-    todo = [unit for unit in planned if unit.missing]
-    print(f"{len(planned)} runs, {len(planned) - len(todo)} of them done", flush=True)
-    threads = max(1, cores // known.jobs)
-    failed = run_all(todo, known.jobs, threads, known.short)
-    complete = [
-        (row, [u.folder for u in planned if u.row == row and not u.missing]) for row in rows
-    ]
-    found = [_study_row(row, folders) for row, folders in complete if folders]
-    if found:
+    folder = known.run_dir or Path("runs/study_short" if known.short else "runs/study")
+    page = known.page or (folder / "study.md" if known.short else Path("docs/study.md"))
+    rows = [row._replace(seeds=min(row.seeds, known.seeds)) for row in ROWS]
+    planned = units(rows, folder)
+    todo = [u for u in planned if u.missing and (not known.only or u.row.name in known.only)]
+    refuse_changed(planned)
+    print(f"{len(planned)} runs, {len(todo)} to do now", flush=True)
+    failed = run_all(todo, known.jobs, max(1, cores // known.jobs), known.short)
+    complete = [unit for unit in planned if not unit.missing]
+    folders = {row: [unit.folder for unit in complete if unit.row == row] for row in rows}
+    found = [_study_row(row, done) for row, done in folders.items() if done]
+    if found and found[0].name == ROWS[0].name:
         write_study(found, page, _NOTES)
         print(f"Page: {page}")
+    else:
+        print(f"no page yet: {ROWS[0].label}, the baseline, has not been run")
     if failed:
         sys.exit("\n".join(failed))
 

@@ -14,6 +14,7 @@ from ser_lightning.data import (
     PhotometricRecipe,
     RotatedCrops,
     Shapes,
+    crops,
     replay,
 )
 from ser_lightning.data.batches import EvaluationBatches, TrainingBatches
@@ -209,6 +210,19 @@ def test_pairs_share_the_draws_of_the_even_image_in_every_view_of_the_crop_sub_b
     for before, after in zip(unpaired.invertible, paired.invertible, strict=True):
         assert torch.equal(before.packed, after.packed)
         assert torch.equal(before.pixels, after.pixels)
+
+
+def test_pairs_of_unequal_images_show_the_same_part_of_them():
+    images = [torch.zeros(3, *size, dtype=torch.uint8) for size in ((375, 500), (500, 375)) * 8]
+    draws = np.repeat(np.random.default_rng(0).random((8, crops.NUM_UNIFORMS + 1)), 2, axis=0)
+    where = CropViews().place(images, draws, (0.08, 1.0), paired=True)
+    shares = where.boxes / np.tile(where.sizes, 2)
+    assert np.abs(shares[::2] - shares[1::2]).max() <= 1 / 375
+    assert (where.boxes[:, 2:] >= 1).all()
+    assert (where.boxes[:, :2] + where.boxes[:, 2:] <= where.sizes).all()
+    alone = CropViews().place(images, draws, (0.08, 1.0))
+    assert np.array_equal(alone.boxes[::2], where.boxes[::2])  # the even image's own
+    assert np.abs(alone.boxes - where.boxes).max() > 10
 
 
 def test_odd_crop_sub_batch_cannot_form_pairs():

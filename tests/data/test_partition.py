@@ -11,8 +11,14 @@ def test_count_is_the_rounded_share_of_the_global_batch(ratio, expected):
     assert count_invertible(ratio, 2048) == expected
 
 
-def test_count_is_rounded_up_to_equal_shares_of_the_ranks():
-    assert count_invertible(0.01, 2048, num_devices=8) == 24
+@pytest.mark.parametrize(("ratio", "expected"), [(0.005, 8), (0.01, 24), (0.02, 40)])
+def test_count_is_rounded_to_equal_shares_of_the_ranks_as_in_the_public_code(ratio, expected):
+    assert count_invertible(ratio, 2048, num_devices=8) == expected
+
+
+@pytest.mark.parametrize("num_devices", [2, 8])
+def test_every_rank_has_an_invertible_image(num_devices):
+    assert count_invertible(2 / 256, 256, num_devices=num_devices) == num_devices
 
 
 def test_count_of_accumulated_passes_adds_up_to_the_share_of_the_global_batch():

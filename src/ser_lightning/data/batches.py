@@ -83,7 +83,8 @@ class TrainingBatches(Dataset):
         on_bad_image: see `ImageReader`.
         extra: further views of the crop sub-batch's images; None for none.
         paired: images 2i and 2i + 1 of the crop sub-batch share the draws of image 2i, in every
-            view. Boxes are shared as shares of the image, so in pixels only where sizes agree.
+            view. A box is drawn for the even image and carried to the other one, so that it is the
+            same in shares of their sides.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class TrainingBatches(Dataset):
         grid = (size // self.patch_size, size // self.patch_size)
         index = torch.from_numpy(np.concatenate([crop_positions, invertible_positions]))
         return HostBatch(
-            self.crop.make(crop, drawn_as, key, seed, size) if crop else (),
+            self.crop.make(crop, drawn_as, key, seed, size, self.paired) if crop else (),
             self.invertible.make(
                 invertible, invertible_indices, key, seed, size, grid, self.crop.local
             )
@@ -130,7 +131,9 @@ class TrainingBatches(Dataset):
             index,
             self.images.labels[index],
             torch.tensor(reader.num_unreadable),
-            self.extra.make(crop, drawn_as, key, seed, size) if self.extra and crop else (),
+            self.extra.make(crop, drawn_as, key, seed, size, self.paired)
+            if self.extra and crop
+            else (),
         )
 
 

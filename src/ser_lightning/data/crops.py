@@ -112,6 +112,22 @@ def whole(images: Sequence[Tensor]) -> Cut:
     return Cut(sizes, np.concatenate([np.zeros_like(sizes), sizes], 1), np.zeros(len(sizes), bool))
 
 
+def carried(boxes: np.ndarray, sizes: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """Carries boxes to images of other sizes: the same shares of their sides.
+
+    Args:
+        boxes: (B, 4) int64 top, left, height, width.
+        sizes: (B, 2) height and width of the images they are in.
+        to: (B, 2) height and width of the other images.
+
+    Returns:
+        (B, 4) int64 boxes, rounded to whole pixels, of at least one, inside the other images.
+    """
+    scaled = np.rint(boxes * np.tile(to / sizes, 2)).astype(np.int64)
+    sides = np.clip(scaled[:, 2:], 1, to)
+    return np.concatenate([np.minimum(scaled[:, :2], to - sides), sides], axis=1)
+
+
 def crop_boxes(
     uniforms: np.ndarray,
     heights: np.ndarray | int,

@@ -49,6 +49,7 @@ class ExtraViews:
         key: BatchKey,
         seed: int,
         size: int,
+        paired: bool = False,
     ) -> tuple[HostView, ...]:
         """Makes the views of every image; the rotated ones are one host view, turned later.
 
@@ -58,13 +59,14 @@ class ExtraViews:
             key: epoch and step; views depend on the epoch alone.
             seed: the run's seed.
             size: side of the plain view in pixels.
+            paired: as `CropViews.make`.
         """
         views = []
         if self.plain:
             views.append(self._plain(images, size))
         if self.rotated is not None:
             block = records.draws(seed, key, indices, _ROTATED_VIEW)
-            views.append(self._rotated(images, block, self.rotated))
+            views.append(self._rotated(images, block, self.rotated, paired))
         return tuple(views)
 
     def _plain(self, images: Sequence[Tensor], size: int) -> HostView:
@@ -80,8 +82,9 @@ class ExtraViews:
         images: Sequence[Tensor],
         draws: tuple[np.ndarray, np.ndarray],
         rotated: RotatedCrops,
+        paired: bool,
     ) -> HostView:
-        where = self.crop.place(images, draws[0], rotated.scale)
+        where = self.crop.place(images, draws[0], rotated.scale, paired)
         pixels = crops.cut(images, where, rotated.size, self.crop.interpolation)
         record = photometric.draw(rotated.view, draws[1])
         turns = _quarter_turns(len(images), rotated.size // self.patch_size)

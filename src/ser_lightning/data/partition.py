@@ -35,8 +35,8 @@ def count_invertible(
         accumulate: forward passes that share an optimizer step, each with the same count.
 
     Returns:
-        Invertible images of a pass over all ranks: the share of the global batch, rounded up to
-        the same number for each rank and pass, and at least two.
+        Invertible images of a pass over all ranks: the share of the global batch, rounded to the
+        same number for each rank and pass, at least one on each rank and two in all.
 
     Raises:
         ValueError: the ratio is outside (0, 1], or gives fewer than two images: a single image
@@ -54,8 +54,8 @@ def count_invertible(
             f"{count} invertible images, at least {MIN_INVERTIBLE} are needed; use a ratio of at "
             f"least {MIN_INVERTIBLE / global_batch_size:.4g} or a larger global batch"
         )
-    per_pass = max(math.ceil(count / accumulate), MIN_INVERTIBLE)
-    return math.ceil(per_pass / num_devices) * num_devices
+    share = round(partition_ratio * global_batch_size / (accumulate * num_devices))
+    return max(share, math.ceil(MIN_INVERTIBLE / num_devices)) * num_devices
 
 
 def per_device(global_batch_size: int, num_devices: int, accumulate: int = 1) -> int:

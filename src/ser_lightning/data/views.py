@@ -98,6 +98,7 @@ class CropViews:
         key: BatchKey,
         seed: int,
         size: int,
+        paired: bool = False,
     ) -> tuple[HostView, ...]:
         """Crops every image once per view.
 
@@ -107,6 +108,7 @@ class CropViews:
             key: epoch and step; crops depend on the epoch alone.
             seed: the run's seed.
             size: side of the two global views in pixels.
+            paired: images 2i and 2i + 1 show the same part of them, in shares of their sides.
 
         Returns:
             Two global views, then the local ones.
@@ -117,7 +119,8 @@ class CropViews:
         made = []
         for number, (recipe, scale, side) in enumerate(views):
             box, colours = records.draws(seed, key, indices, number)
-            where, record = self.place(images, box, scale), photometric.draw(recipe, colours)
+            where = self.place(images, box, scale, paired)
+            record = photometric.draw(recipe, colours)
             pixels = crops.cut(images, where, side, self.interpolation)
             made.append(HostView(pixels, record, packed=records.pack(where, record)))
         return tuple(made)
@@ -128,10 +131,18 @@ class CropViews:
         """Crops an area within `scale`, resizes and flips: uint8 (B, 3, size, size)."""
         return crops.cut(images, self.place(images, draws, scale), size, self.interpolation)
 
-    def place(self, images: Sequence[Tensor], draws: np.ndarray, scale: tuple[float, float]) -> Cut:
+    def place(
+        self,
+        images: Sequence[Tensor],
+        draws: np.ndarray,
+        scale: tuple[float, float],
+        paired: bool = False,
+    ) -> Cut:
         """Turns uniform numbers, for the box and then the flip, into crops of an area."""
         sizes = crops.image_sizes(images)
-        boxes = crops.crop_boxes(draws, sizes[:, 0], sizes[:, 1], scale, self.ratio)
+        drawn_in = np.repeat(sizes[::2], 2, axis=0) if paired else sizes
+        boxes = crops.crop_boxes(draws, drawn_in[:, 0], drawn_in[:, 1], scale, self.ratio)
+        boxes = crops.carried(boxes, drawn_in, sizes) if paired else boxes
         return Cut(sizes, boxes, draws[:, crops.NUM_UNIFORMS] < self.p_flip)
 
 

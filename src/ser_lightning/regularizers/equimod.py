@@ -1,4 +1,4 @@
-"""EquiMod: the embedding of a view is predicted from the whole image's and the augmentation."""
+"""EquiMod: the embedding of a view is predicted from the plain image's and the augmentation."""
 
 from typing import ClassVar
 
@@ -23,7 +23,8 @@ NUM_PARAMETERS = 18
 class EquiMod(CLSRegularizer):
     """Contrasts each view's projection with the one predicted for it from its augmentation.
 
-    With x0 the whole unchanged image, x1 and x2 its views, and v one of the two views:
+    With x0 the image as evaluation shows it (resized, its centre), x1 and x2 its views, and v one
+    of the two views:
 
         y_v = head(cls of x_v)                                      # the same head for x0
         p_v = embed(standardised(parameters(record of view v)))
@@ -51,7 +52,7 @@ class EquiMod(CLSRegularizer):
     # are the other kind's, without gradient, the head has the backbone's width and normalises each
     # of the three by itself, as MoCo-v3's projector does.
     # Differs: the crop's box is in pixels of the source image in the original, here in shares of
-    # its sides, because x0 is the whole image resized, not the centre of it.
+    # its sides, because images differ in size and x0 is resized.
     # Differs: the original standardises the parameters by constants measured on its recipe, SER's
     # code keeps them for another recipe; here by the global batch's mean and deviation.
     # Differs: jitter, blur and solarization are the run's, by default MoCo-v3's as in SER; the

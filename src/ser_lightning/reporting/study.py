@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ser_lightning.files import atomic_path
-from ser_lightning.reporting.bootstrap import Interval, paired_difference
+from ser_lightning.reporting.bootstrap import Interval, paired_difference, seed_difference
 from ser_lightning.reporting.hits import load_hits
 from ser_lightning.reporting.rendering import to_markdown
 from ser_lightning.reporting.run_groups import RunGroup
@@ -132,11 +132,11 @@ def write_study(rows: Sequence[StudyRow], page: Path, notes: str) -> None:
 
 
 _READING = """\
-How to read it: a difference of linear or 20-NN accuracy has a 95 % interval from a bootstrap that
-resamples test images (the same for both rows) and seeds. "Holds" and "the opposite" mean that the
-interval excludes 0; "cannot be told" that it does not. Other measures have no interval: there
-"holds" means that every run of the one row is above every run of the other. Rows with one seed
-say nothing about the spread between seeds."""
+How to read it: a difference has a 95 % interval. For linear and 20-NN accuracy (points) it covers
+the choice of test images, by a bootstrap in which both rows see the same images, and of seeds; for
+the other measures of seeds alone (Student's t with Welch's degrees of freedom). "Holds" and "the
+opposite" mean that the interval excludes 0, "cannot be told from noise" that it does not; of many
+such lines one in twenty is wrong by chance. A row with one seed cannot decide anything."""
 
 
 def _measured(row: StudyRow) -> dict[str, list[float]]:
@@ -155,12 +155,12 @@ def _values(row: StudyRow, stage: str, metric: str) -> list[float]:
 
 
 def _difference(better: StudyRow, worse: StudyRow, measure: str) -> Interval | None:
-    """Difference of accuracies that every test image is known of; None for other measures."""
-    if measure not in _PAIRED:
-        return None
+    """Paired by test image where those are known, else from the seeds; None if neither can be."""
     stage, metric = _METRICS[measure]
-    ours, theirs = (_hits(row, stage, metric) for row in (better, worse))
-    return paired_difference(ours, theirs) if ours and theirs else None
+    if measure in _PAIRED:
+        ours, theirs = (_hits(row, stage, metric) for row in (better, worse))
+        return paired_difference(ours, theirs) if ours and theirs else None
+    return seed_difference(_values(better, stage, metric), _values(worse, stage, metric))
 
 
 def _hits(row: StudyRow, stage: str, metric: str) -> list[np.ndarray]:
@@ -186,19 +186,14 @@ def _claims(rows: Mapping[str, StudyRow]) -> str:
 
 def _judge(better: StudyRow, worse: StudyRow, measure: str) -> tuple[str, str]:
     """The difference in words, and whether the claim holds."""
+    ours, theirs = (_values(row, *_METRICS[measure]) for row in (better, worse))
+    if not (ours and theirs):
+        return "-", "not measured"
+    digits = 3 if measure in FAMILIES else 2
     found = _difference(better, worse, measure)
-    if found is not None:
-        seen = f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}] points"
-        low, high = found.low, found.high
-    else:
-        ours, theirs = (_measured(row)[measure] for row in (better, worse))
-        if not (ours and theirs):
-            return "-", "not measured"
-        digits = 3 if measure in FAMILIES else 2
-        seen = f"{np.mean(ours) - np.mean(theirs):+.{digits}f}"
-        low, high = min(ours) - max(theirs), max(ours) - min(theirs)
-    seeds = min(len(better.runs.folders), len(worse.runs.folders))
-    seen += " (one seed)" if seeds == 1 else ""
-    if low > 0:
+    if found is None or min(len(ours), len(theirs)) < 2:
+        return f"{np.mean(ours) - np.mean(theirs):+.{digits}f}", "cannot be told (one seed)"
+    seen = f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+    if found.low > 0:
         return seen, "**holds**"
-    return seen, "**the opposite**" if high < 0 else "cannot be told from noise"
+    return seen, "**the opposite**" if found.high < 0 else "cannot be told from noise"
