@@ -44,7 +44,7 @@ fashion: $(READY) ## pretrain every objective on real Fashion-MNIST, 20 to 40 mi
 	done
 	@$(BIN)/ser-fit compare $(addprefix runs/fashion_mnist/,$(FASHION))
 
-study: $(READY) ## ask the paper's questions on Fashion-MNIST: SER and its rivals, 31 runs, resumable
+study: $(READY) ## ask the paper's questions on Fashion-MNIST: SER and its rivals, 28 runs, resumable
 	@$(BIN)/python -m ser_lightning.study $(STUDY)
 
 # What DATA means to a stage: the folder of its source, except to these three.

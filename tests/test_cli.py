@@ -166,6 +166,23 @@ def test_links_carry_sizes_seed_and_batch_size():
     assert cli.model.learning_rate == pytest.approx(5e-3 * 16 / 256)
 
 
+def test_add_ons_at_several_layers_train_and_are_measured(tmp_path):
+    ser = {"class_path": "SERRegularizer", "init_args": {"width": 32, "hidden": 16}}
+    add_ons = {"class_path": "PerLayer", "init_args": {"regularizers": [ser, ser]}}
+    layers = {"model": {"init_args": {"backbone": {"layer": [1, 2], "cls_layer": 1}}}}
+    layers["model"]["init_args"]["regularizer"] = add_ons
+    (tmp_path / "layers.yaml").write_text(yaml.safe_dump(layers))
+    run = tmp_path / "run"
+    main(
+        ["fit", "--config", TINY, "--config", str(tmp_path / "layers.yaml"), "--run_dir", str(run)]
+    )
+    stored = load_checkpoint(run / "checkpoints" / "last.ckpt")
+    measured = stored["callbacks"]["OnlineEvaluation"]["history"][-1]["metrics"]
+    assert "equivariance/rotation_block1" in measured
+    backbone = SplitViT.from_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert backbone.layers == (1, 2)
+
+
 def test_run_folder_is_named_after_the_configuration():
     cli = Parsed(["fit", "--config", TINY])
     assert cli.run_dir == Path("runs/tiny")

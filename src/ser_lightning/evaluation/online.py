@@ -108,8 +108,8 @@ class OnlineEvaluation(L.Callback):
         """Computes the features of a batch, and for queries its token-map statistics."""
         backbone = _backbone(pl_module)
         with trainer.precision_plugin.forward_context():
-            prefix = backbone.prefix(batch.pixels)
-            features = backbone.suffix(prefix).float()
+            prefix, *deeper = backbone.prefixes(batch.pixels)
+            features = backbone.suffix(deeper[-1] if deeper else prefix).float()
         if dataloader_idx == 0:
             self._bank.add(batch.indices, batch.label, features)
             return
