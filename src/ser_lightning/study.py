@@ -103,11 +103,10 @@ one epoch in batches of 128 (468 steps), in bf16 on one CPU core. "@2" is the bl
 reads; rivals read [CLS], SER the token map, and with SER [CLS] joins after that block. SER has 13
 of 128 images in the invertible pipeline, 10 % instead of the paper's 1 %, which would be one image
 here and have no negatives. All rows have MoCo-v3's recipe of colours and the same crops; weights
-are the defaults, untuned. Linear: [CLS] of the last four blocks on
-cached features of all training images, rate and epoch chosen on 600 held out. -C: the 14 generated
-corruptions other than frost at five severities, 300 test images. Turns, flip, scale: equivariance
-scores after the last block on 1,000 test images. `make study` computes what is missing and writes
-this page."""
+are the defaults, untuned. Linear: [CLS] of the last four blocks on cached features of all training
+images, rate and epoch chosen on 600 held out. -C: the 14 generated corruptions other than frost at
+five severities, 300 test images. Turns, flip, scale: equivariance scores after the last block on
+1,000 test images. `make study` computes what is missing and writes this page."""
 
 
 class Unit(NamedTuple):
