@@ -143,11 +143,11 @@ def _without_head(name: str, run: Path, root: Path | None, others: list[str]) ->
     """Why a stage cannot run that tests the linear head; empty if it can, or tests none."""
     if name not in _NEED_HEAD or options(others, "--model.head"):
         return ""
-    pattern = f"linear-{'*' if root is None else 'imagenet1k'}.safetensors"
-    heads = (run / "results").glob(pattern)
+    dataset = "" if root is None else "imagenet1k"
+    heads = (run / "results").glob(f"linear-{dataset}*.safetensors")  # with other seeds too
     if any(not head.name.endswith(".hits.safetensors") for head in heads):
         return ""
-    return f"no head {run / 'results'}/{pattern}; run linear first"
+    return f"no head {run / 'results'}/linear-{dataset or '*'}.safetensors; run linear first"
 
 
 def _command(stage: Planned, checkpoint: Path, small: bool) -> list[str]:
