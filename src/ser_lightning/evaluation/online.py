@@ -108,12 +108,12 @@ class OnlineEvaluation(L.Callback):
         """Computes the features of a batch, and for queries its token-map statistics."""
         backbone = _backbone(pl_module)
         with trainer.precision_plugin.forward_context():
-            prefix, *deeper = backbone.prefixes(batch.pixels)
-            features = backbone.suffix(deeper[-1] if deeper else prefix).float()
+            prefixes = backbone.prefixes(batch.pixels)
+            features = backbone.suffix(prefixes[-1]).float()
         if dataloader_idx == 0:
             self._bank.add(batch.indices, batch.label, features)
             return
-        within, mean = spatial_moments(prefix.tokens)
+        within, mean = spatial_moments(prefixes[0].tokens)
         values = torch.cat([features, within[:, None], mean], dim=1)
         self._queries.add(batch.indices, batch.label, values)
         self._score(trainer, backbone, batch)
