@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 install: $(READY) ## create .venv with everything pinned
 
 demo: $(READY) ## pretrain a small ViT on generated shapes, about 4 minutes on 2 cores, ends with a picture
-	@$(BIN)/python -m ser_lightning.demo $(DEMO)
+	@$(BIN)/python -m ser_lightning.commands.demo $(DEMO)
 
 test: $(READY) ## run the fast tests, about 4 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
@@ -45,7 +45,7 @@ fashion: $(READY) ## pretrain every objective on real Fashion-MNIST, 20 to 40 mi
 	@$(BIN)/ser-fit compare $(addprefix runs/fashion_mnist/,$(FASHION))
 
 study: $(READY) ## ask the paper's questions on Fashion-MNIST: SER and its rivals, 28 runs, resumable
-	@$(BIN)/python -m ser_lightning.study $(STUDY)
+	@$(BIN)/python -m studies.fashion_mnist.run $(STUDY)
 
 # What DATA means to a stage: the folder of its source, except to these three.
 DATA_imagenet-c = --data.root $(DATA)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ser_lightning.data.corruptions import (
+from ser_lightning.corruptions import (
     EXTRA_CORRUPTIONS,
     FROST_FILES,
     NUM_SEVERITIES,

@@ -26,8 +26,7 @@ from torch.utils.data import DataLoader
 from ser_lightning.backbones import SplitViT
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.feature_rows import CleanRows, TrainingRows
-from ser_lightning.evaluation.features import Features, cls_layers
+from ser_lightning.evaluation.features import CleanRows, Features, TrainingRows, cls_layers
 from ser_lightning.evaluation.probe import CropProbe, Probe, fit_probe
 from ser_lightning.evaluation.stages.linear import LinearHeads
 

@@ -7,36 +7,34 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "ser_lightning"
 ALLOWED = {
-    "groups": set(),
+    # the ground floor
     "distributed": set(),
-    "optim": set(),
     "files": set(),
-    "runtime": {"files"},
+    "groups": set(),
+    "optim": set(),
+    "randomness": set(),
     "batch": {"groups"},
-    "data": {"batch", "groups"},
+    "corruptions": {"randomness"},
+    "losses": {"distributed"},
+    "results": {"files"},
+    "runtime": {"files"},
+    # source -> view -> batch -> token map -> loss
+    "data": {"batch", "corruptions", "groups", "randomness"},
     "backbones": {"distributed", "files"},
-    "precision": set(),
-    "regularizers": {"backbones", "batch", "groups", "distributed", "precision"},
-    "objectives": {"batch", "backbones", "regularizers", "distributed", "optim", "precision"},
-    "evaluation": {"batch", "backbones", "groups", "distributed", "data", "files", "optim"},
-    "reporting": {"batch", "backbones", "files", "groups"},
-    "compare": {"cost", "files", "reporting", "runtime"},
-    "evaluate": {"data", "evaluation", "reporting", "runtime"},
-    "evaluate_all": {"reporting", "runtime"},
-    "cost": {"batch", "groups", "objectives"},
-    "study": {"compare", "reporting", "runtime"},
-    "cli": {
-        "batch",
-        "compare",
-        "evaluate",
-        "evaluate_all",
-        "data",
-        "evaluation",
-        "objectives",
-        "reporting",
-        "runtime",
+    "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
+    "objectives": {"backbones", "batch", "distributed", "losses", "optim", "regularizers"},
+    # checkpoint -> stage -> record -> table
+    "evaluation": {
+        *("backbones", "batch", "corruptions", "data", "distributed", "files", "groups"),
+        *("optim", "randomness", "results"),
     },
-    "demo": {"backbones", "cli", "data", "evaluation", "groups", "reporting"},
+    "reporting": {"backbones", "files", "groups", "results"},
+    # what people type
+    "commands": {
+        *("backbones", "batch", "cli", "data", "evaluation", "files", "groups", "objectives"),
+        *("reporting", "results", "runtime"),
+    },
+    "cli": {"commands", "data", "objectives", "reporting", "runtime"},
 }
 
 

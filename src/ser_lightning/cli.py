@@ -5,7 +5,6 @@ one run folder, and checks what no single room can see.
 """
 
 import logging
-import os
 import sys
 import traceback
 import warnings
@@ -13,238 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
 
-from ser_lightning.batch import ViewNeeds
-from ser_lightning.compare import compare
-from ser_lightning.data import PartitionedDataModule, UnreadableImage
-from ser_lightning.evaluate import evaluate
-from ser_lightning.evaluate_all import evaluate_all
-from ser_lightning.evaluation import OnlineEvaluation
-from ser_lightning.objectives import NonFiniteLossError, Objective
-from ser_lightning.reporting import summary_table
+from ser_lightning.commands.compare import compare
+from ser_lightning.commands.evaluate import evaluate
+from ser_lightning.commands.evaluate_all import evaluate_all
+from ser_lightning.commands.fit import SERCommandLine
+from ser_lightning.data import UnreadableImage
+from ser_lightning.objectives import NonFiniteLossError
 from ser_lightning.reporting.report import main as report
 from ser_lightning.runtime import (
-    CHECKPOINT_FOLDER,
-    AtomicCheckpointIO,
-    Preemption,
-    RunCheckpoint,
-    RunRecord,
-    ShortErrorParser,
-    checkpoint_config,
-    default_progress,
-    default_run_dir,
-    differences,
     keep_freed_memory,
-    last_checkpoint,
-    options,
-    packaged,
-    read_config,
-    refuse_linked_keys,
-    usable_for,
 )
-
-_LINKED = {
-    ("data", "image_size"): "model.init_args.backbone",
-    ("data", "patch_size"): "model.init_args.backbone",
-    ("data", "needs"): "model.init_args.regularizer",
-    ("data", "seed"): "seed_everything",
-    ("model.init_args", "seed"): "seed_everything",
-    ("model.init_args", "global_batch_size"): "data.global_batch_size",
-}
-
-
-class SERCommandLine(LightningCLI):
-    """LightningCLI with one run folder, exact resume and checks across sections."""
-
-    def __init__(self, args: list[str] | None = None) -> None:
-        super().__init__(
-            Objective,
-            PartitionedDataModule,
-            subclass_mode_model=True,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            seed_everything_default=0,
-            parser_class=ShortErrorParser,
-            parser_kwargs={
-                "prog": "ser-fit",
-                "description": "Pretrain with SER. Other commands, each with --help: evaluate (one "
-                "stage of evaluation), evaluate-all (every stage), report (results next to the "
-                "paper's), compare (what runs measured).",
-            },
-            save_config_callback=RunRecord,
-            trainer_defaults={"num_sanity_val_steps": -1, "use_distributed_sampler": False},
-            args=args,
-        )
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The commands, and the arguments of the trainer's methods that are not options."""
-        hidden = {"model", "datamodule"}
-        return {
-            "fit": hidden | {"train_dataloaders", "val_dataloaders"},
-            "validate": hidden | {"dataloaders"},
-            "test": hidden | {"dataloaders"},
-        }
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the run folder and the standing callbacks, and links shared values."""
-        parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="Folder of the run: checkpoints, logs, configuration. Default: runs/<config>, or "
-            "with nothing but a checkpoint the folder it lies in.",
-        )
-        parser.add_argument(
-            "--allow_random_weights",
-            type=bool,
-            default=False,
-            help="Let validate and test measure a freshly initialised backbone.",
-        )
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(OnlineEvaluation, "evaluation")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
-        parser.link_arguments("data.global_batch_size", "model.init_args.global_batch_size")
-        parser.link_arguments("model", "data.image_size", _image_size, apply_on="instantiate")
-        parser.link_arguments("model", "data.patch_size", _patch_size, apply_on="instantiate")
-        parser.link_arguments("model", "data.needs", _needs, apply_on="instantiate")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses; without a --config, the checkpoint's own configuration comes first."""
-        args = [packaged(argument) for argument in (sys.argv[1:] if args is None else args)]
-        path = next(iter(options(args, "--ckpt_path")), None)
-        configs = options(args, "--config", "-c")
-        refuse_linked_keys(configs, _LINKED)
-        if path and Path(path).is_file() and not any("model" in read_config(c) for c in configs):
-            stored = checkpoint_config(Path(path))
-            if stored is not None:
-                print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
-                args[1:1] = ["--config", usable_for(args[0], stored)]
-        self.config = parser.parse_args(args)
-
-    def _parse_ckpt_path(self) -> None:
-        """Does nothing: Lightning would let a checkpoint's values override the command line."""
-
-    def before_instantiate_classes(self) -> None:
-        """Settles run folder and checkpoint path, and compares the checkpoint with the run."""
-        config = self.config[self.subcommand]
-        self.run_dir = Path(config.run_dir or default_run_dir(config.config, config.ckpt_path))
-        config.run_dir = str(self.run_dir)
-        config.ckpt_path = self._resolved_checkpoint(config.ckpt_path)
-        if config.ckpt_path:
-            self._report_differences(Path(config.ckpt_path))
-
-    def _resolved_checkpoint(self, path: str | None) -> str | None:
-        last = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
-        if path == "last":
-            if last.is_file():
-                return str(last)
-            if self.subcommand == "fit":
-                rank_zero_info(f"no checkpoint in {last.parent} yet: starting afresh")
-                return None
-            raise ValueError(f"{last} does not exist; give --run_dir or a file as --ckpt_path")
-        if path and not Path(path).is_file():
-            raise ValueError(f'checkpoint {path} does not exist; give a file, or "last"')
-        is_other = not path or Path(path).resolve() != last.resolve()
-        if self.subcommand == "fit" and is_other and last.is_file() and not _is_ddp_child():
-            raise ValueError(
-                f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
-                "another --run_dir"
-            )
-        if self.subcommand != "fit" and not (
-            path or self._get(self.config, "allow_random_weights")
-        ):
-            raise ValueError(
-                f"{self.subcommand} without --ckpt_path would measure random weights; give "
-                "--ckpt_path FILE or last, or --allow_random_weights true"
-            )
-        return path
-
-    def _report_differences(self, path: Path) -> None:
-        stored = checkpoint_config(path)
-        current = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
-        changed = differences(stored, current) if stored else []
-        if changed:
-            lines = "\n  ".join(changed)
-            rank_zero_info(
-                f"this {self.subcommand} differs from the configuration in {path}; the values on "
-                f"the right are used:\n  {lines}"
-            )
-
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Adds atomic checkpoints, preemption, progress and a logger, all in the run folder."""
-        config = self._get(self.config_init, "trainer")
-        checkpoint = self._get(self.config_init, "checkpoint")
-        checkpoint.dirpath = str(self.run_dir / CHECKPOINT_FOLDER)
-        config["callbacks"] = [*_as_list(config["callbacks"]), Preemption(checkpoint)]
-        if config["enable_progress_bar"] is not False and not _has_progress(config["callbacks"]):
-            config["callbacks"].append(default_progress())
-        plugins = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
-        if SLURMEnvironment.detect():
-            plugins.append(SLURMEnvironment(auto_requeue=False))
-        kwargs |= {"plugins": plugins, "default_root_dir": str(self.run_dir)}
-        if config["logger"] in (None, True):
-            kwargs["logger"] = TensorBoardLogger(str(self.run_dir), name="", version="")
-        return super().instantiate_trainer(**kwargs)
-
-    def after_instantiate_classes(self) -> None:
-        """Checks what only shows when all parts are there."""
-        regularizer, invertible = self.model.regularizer, self.datamodule.invertible
-        if regularizer is not None and regularizer.needs.invertible and invertible is None:
-            raise ValueError(
-                f"{type(regularizer).__name__} needs an invertible sub-batch, but "
-                "`data.invertible` is null; set it, or set `model.init_args.regularizer` to null"
-            )
-        if self.datamodule.crop.local is not None and not self.model.accepts_local_views:
-            raise ValueError(
-                f"{type(self.model).__name__} compares two views, but `data.crop.local` asks for "
-                "local crops; set it to null, or use an objective for many views (MoCoV3, DINO)"
-            )
-
-    def after_fit(self) -> None:
-        """Prints random init next to trained."""
-        self._print_summary()
-
-    def after_validate(self) -> None:
-        """Prints what was measured."""
-        self._print_summary()
-
-    def after_test(self) -> None:
-        """Prints what was measured."""
-        self._print_summary()
-
-    def _print_summary(self) -> None:
-        """Prints a table; a baseline measured with another k-NN bank is left out."""
-        evaluation = self._get(self.config_init, "evaluation")
-        if not (self.trainer.is_global_zero and evaluation.latest):
-            return
-        baseline = evaluation.baseline if self.subcommand == "fit" else {}
-        width = self.model.backbone.width
-        print("\n" + summary_table(baseline, evaluation.latest, evaluation.num_classes, width))
-        if self.subcommand == "fit" and evaluation.history:
-            measured = evaluation.history[-1]["step"]
-            if measured != self.trainer.global_step:
-                print(f"Measured after step {measured} of {self.trainer.global_step}.")
-
-
-def _image_size(model: Objective) -> int:
-    return model.backbone.image_size
-
-
-def _patch_size(model: Objective) -> int:
-    return model.backbone.patch_size
-
-
-def _needs(model: Objective) -> ViewNeeds:
-    return model.regularizer.needs if model.regularizer is not None else ViewNeeds()
 
 
 def main(args: list[str] | None = None) -> None:
@@ -286,20 +65,6 @@ def _found_here(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
-
-
-def _is_ddp_child() -> bool:
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list) else [value]
-
-
-def _has_progress(callbacks: list[Any]) -> bool:
-    return any(isinstance(callback, ProgressBar) for callback in callbacks)
 
 
 class _DropMessages(logging.Filter):

@@ -8,7 +8,6 @@ from torchvision.transforms.v2 import functional as F
 
 from ser_lightning.data.crops import (
     NUM_UNIFORMS,
-    LocalCrops,
     central_boxes,
     central_crop,
     crop_and_resize,
@@ -16,7 +15,8 @@ from ser_lightning.data.crops import (
     cut,
     whole,
 )
-from ser_lightning.data.randomness import Stream, uniforms
+from ser_lightning.data.settings import LocalCrops
+from ser_lightning.randomness import Stream, uniforms
 
 RATIO = (3 / 4, 4 / 3)
 

@@ -15,7 +15,7 @@ from ser_lightning.data import (
     RotatedCrops,
     Shapes,
 )
-from ser_lightning.data.views import HostBatch
+from ser_lightning.data.render import HostBatch
 
 
 def module(**options):

@@ -6,9 +6,9 @@ import torch
 
 from coco_tree import write_coco
 from ser_lightning.data import Shapes, detection
-from ser_lightning.data.coco import CocoDetection
 from ser_lightning.data.detection import DetectionDataModule, DetectionTest, resized
-from ser_lightning.data.partition import BatchKey
+from ser_lightning.data.plan import BatchKey
+from ser_lightning.data.sources.coco import CocoDetection
 
 CHANNEL = {1: 0, 3: 1, 90: 2}
 

@@ -9,8 +9,8 @@ from PIL import Image, ImageOps
 
 from ser_lightning.data import BatchKey, CropViews, Shapes
 from ser_lightning.data.finetune import FinetuneDataModule, posterize, seeded_globals
-from ser_lightning.data.partition import Plan
-from ser_lightning.data.randomness import Stream, generator
+from ser_lightning.data.plan import Plan
+from ser_lightning.randomness import Stream, generator
 
 SOURCE = Shapes(num_train=48, num_evaluation=12, image_size=16)
 

@@ -6,10 +6,10 @@ import torch
 
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledCrops, LabelledDataModule
-from ser_lightning.data.partition import BatchKey, Plan
-from ser_lightning.data.released import IMAGENET_VAL, imagenet_synsets
-from ser_lightning.data.sources import ImageSet, MemoryImages, Source, hold_out
-from ser_lightning.data.views import CropViews
+from ser_lightning.data.pipelines import CropViews
+from ser_lightning.data.plan import BatchKey, Plan
+from ser_lightning.data.sources.base import ImageSet, MemoryImages, Source, hold_out
+from ser_lightning.data.sources.released import IMAGENET_VAL, imagenet_synsets
 
 
 class Unlabelled(ImageSet):

@@ -18,7 +18,7 @@ from ser_lightning.data.photometric import (
     apply,
     draw,
 )
-from ser_lightning.data.randomness import Stream, uniforms
+from ser_lightning.randomness import Stream, uniforms
 
 # measured: at most 1.3e-6, from the order of additions in blur and the formula of hue
 TOLERANCE = 5e-6

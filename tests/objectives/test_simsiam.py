@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.objectives.simsiam import SimSiam, negative_cosine, projection_std
+from ser_lightning.losses import negative_cosine, projection_std
+from ser_lightning.objectives.simsiam import SimSiam
 from support import tiny_batch, tiny_objective
 
 # the first losses of tests/objectives/golden.py

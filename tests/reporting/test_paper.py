@@ -2,8 +2,13 @@
 
 import pytest
 
-from ser_lightning.reporting.measures import MEASURES
-from ser_lightning.reporting.paper import RESULTS_FILE, make_subject, paper_tables, pretraining
+from ser_lightning.reporting.paper import (
+    MEASURES,
+    RESULTS_FILE,
+    make_subject,
+    paper_tables,
+    pretraining,
+)
 
 SER = make_subject("moco_v3", "SER", "2", {})
 

@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from reporting.result_records import config, record, run_folder
-from ser_lightning.reporting.averages import our_rows
+from results.result_records import config, record, run_folder
+from ser_lightning.reporting.groups import our_rows
 from ser_lightning.reporting.paper import paper_tables
-from ser_lightning.reporting.records import find_records
 from ser_lightning.reporting.report import main, report_tables, write_report
+from ser_lightning.results.record import find_records
 
 SER = "SER on MoCo-v3, 2 views"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reporting.result_records import config, record, run_folder
+from results.result_records import config, record, run_folder
 from ser_lightning.reporting.paper import make_subject
-from ser_lightning.reporting.records import LoadedRecord
 from ser_lightning.reporting.runs import describe_run
+from ser_lightning.results.record import LoadedRecord
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -7,12 +7,8 @@ import lightning as L
 import pytest
 import torch
 
-from ser_lightning.runtime import (
-    AtomicCheckpointIO,
-    RunCheckpoint,
-    UnsafeCheckpointError,
-    load_checkpoint,
-)
+from ser_lightning.files import UnsafeCheckpointError, load_checkpoint
+from ser_lightning.runtime import AtomicCheckpointIO, RunCheckpoint
 from ser_lightning.runtime import checkpoint as module
 
 

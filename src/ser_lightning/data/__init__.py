@@ -1,16 +1,16 @@
 """The data path: sources, two pipelines, and a stateless way from them to batches."""
 
-from ser_lightning.data.crops import LocalCrops, RotatedCrops
 from ser_lightning.data.datamodule import PartitionedDataModule
-from ser_lightning.data.fashion_mnist import FashionMNISTFiles
-from ser_lightning.data.folder import ImageFolder
-from ser_lightning.data.partition import BatchKey
 from ser_lightning.data.photometric import PhotometricRecipe
-from ser_lightning.data.records import replay
-from ser_lightning.data.shapes import Shapes
-from ser_lightning.data.sources import ImageSet, Source, UnreadableImage
-from ser_lightning.data.torchvision_set import TorchvisionSet
-from ser_lightning.data.views import CropViews, InvertibleViews, render
+from ser_lightning.data.pipelines import CropViews, InvertibleViews
+from ser_lightning.data.plan import BatchKey
+from ser_lightning.data.render import render, replay
+from ser_lightning.data.settings import LocalCrops, RotatedCrops
+from ser_lightning.data.sources.base import ImageSet, Source, UnreadableImage
+from ser_lightning.data.sources.fashion_mnist import FashionMNISTFiles
+from ser_lightning.data.sources.folder import ImageFolder
+from ser_lightning.data.sources.shapes import Shapes
+from ser_lightning.data.sources.torchvision_set import TorchvisionSet
 
 __all__ = [
     "BatchKey",

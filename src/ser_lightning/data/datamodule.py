@@ -9,26 +9,21 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from ser_lightning.batch import EvaluationBatch, PartitionedBatch, ViewNeeds
-from ser_lightning.data.batches import (
+from ser_lightning.data.datasets import (
     EvaluationBatches,
+    LazyLoader,
     OnBadImage,
     TrainingBatches,
     balanced_subset,
+    evaluation_loader,
+    step_loader,
 )
-from ser_lightning.data.crops import RotatedCrops, check_local, check_size
-from ser_lightning.data.extra import ExtraViews
-from ser_lightning.data.loader import LazyLoader, evaluation_loader, step_loader
-from ser_lightning.data.partition import BatchKey, Plan, count_invertible, per_device
-from ser_lightning.data.randomness import Stream, generator
-from ser_lightning.data.sources import ImageSet, Source
-from ser_lightning.data.views import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    CropViews,
-    HostBatch,
-    InvertibleViews,
-    render,
-)
+from ser_lightning.data.pipelines import CropViews, ExtraViews, InvertibleViews
+from ser_lightning.data.plan import BatchKey, Plan, count_invertible, per_device
+from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, HostBatch, render
+from ser_lightning.data.settings import RotatedCrops, check_local, check_size
+from ser_lightning.data.sources.base import ImageSet, Source
+from ser_lightning.randomness import Stream, generator
 
 _NO_NEEDS = ViewNeeds()
 

@@ -10,15 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ser_lightning.data.aspect import AspectPlan
-from ser_lightning.data.batches import ImageReader, OnBadImage, balanced_subset
-from ser_lightning.data.coco import CocoDetection, CocoImages
+from ser_lightning.data.datasets import ImageReader, OnBadImage, balanced_subset, evaluation_loader
 from ser_lightning.data.labelled import LabelledDataModule, Split
-from ser_lightning.data.loader import evaluation_loader
-from ser_lightning.data.partition import BatchKey, Plan
-from ser_lightning.data.randomness import Stream, generator, uniforms
-from ser_lightning.data.released import COCO_VAL, count_reasons
-from ser_lightning.data.sources import Source
+from ser_lightning.data.plan import AspectPlan, BatchKey, Plan
+from ser_lightning.data.sources.base import Source
+from ser_lightning.data.sources.coco import CocoDetection, CocoImages
+from ser_lightning.data.sources.released import COCO_VAL, count_reasons
+from ser_lightning.randomness import Stream, generator, uniforms
 
 SHORT_SIDES = tuple(range(480, 801, 32))
 

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ser_lightning.batch import EvaluationBatch
-from ser_lightning.data.batches import ImageReader, OnBadImage
+from ser_lightning.data.datasets import ImageReader, OnBadImage
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.partition import BatchKey, Plan
-from ser_lightning.data.randomness import Stream, generator
-from ser_lightning.data.sources import ImageSet, Source
-from ser_lightning.data.views import CropViews
+from ser_lightning.data.pipelines import CropViews
+from ser_lightning.data.plan import BatchKey, Plan
+from ser_lightning.data.sources.base import ImageSet, Source
+from ser_lightning.randomness import Stream, generator
 
 
 @contextmanager

@@ -8,18 +8,22 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ser_lightning.batch import EvaluationBatch
-from ser_lightning.data import crops, released
-from ser_lightning.data.batches import (
+from ser_lightning.data import crops
+from ser_lightning.data.datasets import (
     EvaluationBatches,
     ImageReader,
+    LazyLoader,
     OnBadImage,
     balanced_subset,
+    evaluation_loader,
+    step_loader,
 )
-from ser_lightning.data.loader import LazyLoader, evaluation_loader, step_loader
-from ser_lightning.data.partition import BatchKey, Plan, per_device
-from ser_lightning.data.randomness import Stream, generator, uniforms
-from ser_lightning.data.sources import ImageSet, Part, Source
-from ser_lightning.data.views import IMAGENET_MEAN, IMAGENET_STD, CropViews, normalise
+from ser_lightning.data.pipelines import CropViews
+from ser_lightning.data.plan import BatchKey, Plan, per_device
+from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, normalise
+from ser_lightning.data.sources import released
+from ser_lightning.data.sources.base import ImageSet, Part, Source
+from ser_lightning.randomness import Stream, generator, uniforms
 
 Split = Literal["train", "holdout", "test"]
 

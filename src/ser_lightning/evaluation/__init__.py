@@ -1,8 +1,12 @@
 """Measuring representations: one evaluation per file, on frozen features."""
 
-from ser_lightning.evaluation.diagnostics import feature_std, rankme, token_spatial_variance
-from ser_lightning.evaluation.equivariance import equivariance_scores, family_elements, token_cosine
-from ser_lightning.evaluation.knn import KNNAccuracy, knn_accuracy, knn_predict
+from ser_lightning.evaluation.metrics.diagnostics import feature_std, rankme, token_spatial_variance
+from ser_lightning.evaluation.metrics.equivariance import (
+    equivariance_scores,
+    family_elements,
+    token_cosine,
+)
+from ser_lightning.evaluation.metrics.knn import KNNAccuracy, knn_accuracy, knn_predict
 from ser_lightning.evaluation.online import OnlineEvaluation
 
 __all__ = [

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
-from ser_lightning.evaluation.diagnostics import (
+from ser_lightning.evaluation.metrics.diagnostics import (
     feature_std,
     rankme,
     spatial_moments,
     spatial_variance_ratio,
 )
-from ser_lightning.evaluation.equivariance import FAMILIES, equivariance_scores
-from ser_lightning.evaluation.knn import knn_accuracy
+from ser_lightning.evaluation.metrics.equivariance import FAMILIES, equivariance_scores
+from ser_lightning.evaluation.metrics.knn import knn_accuracy
 from ser_lightning.evaluation.rows import GatheredRows, Rows
 
 

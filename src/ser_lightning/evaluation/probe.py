@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.distributed import gather
-from ser_lightning.evaluation.classifier import Accuracy, AccuracyCounter
-from ser_lightning.evaluation.feature_rows import CleanRows, FeatureBatch
+from ser_lightning.evaluation.features import CleanRows, FeatureBatch
+from ser_lightning.evaluation.metrics.accuracy import Accuracy, AccuracyCounter
 
 SELECTION_SHARE = 0.2  # SER: of 50 epochs, from epoch 40 on
 

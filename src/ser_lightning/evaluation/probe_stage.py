@@ -8,11 +8,16 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
+from ser_lightning.data.datasets import evaluation_loader
 from ser_lightning.data.labelled import LabelledDataModule, Split
-from ser_lightning.data.loader import evaluation_loader
-from ser_lightning.data.views import CropViews
-from ser_lightning.evaluation.feature_rows import CleanRows, TrainingRows
-from ser_lightning.evaluation.features import Features, cached_features, cls_layers
+from ser_lightning.data.pipelines import CropViews
+from ser_lightning.evaluation.features import (
+    CleanRows,
+    Features,
+    TrainingRows,
+    cached_features,
+    cls_layers,
+)
 from ser_lightning.evaluation.probe import CropProbe, Heads, Probe, fit_probe
 from ser_lightning.evaluation.rows import GatheredRows, Rows
 from ser_lightning.evaluation.stage import Stage, StageResult

@@ -14,6 +14,20 @@ from ser_lightning.backbones.weights import METADATA_KEY
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.files import file_sha256
 
+
+def random_init(backbone: SplitViT, seed: int = 0) -> SplitViT:
+    """Builds a backbone with the same arguments and new weights, frozen, in evaluation mode.
+
+    Args:
+        backbone: whose arguments to take.
+        seed: of the weights, the same on every process; the global generator stays as it is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = SplitViT(**backbone.arguments)
+    return fresh.requires_grad_(False).eval()
+
+
 _TEACHERS = ("DINO",)  # objectives whose momentum branch is the result
 
 
@@ -140,3 +154,18 @@ class Stage(L.LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """Trains nothing."""
         return None
+
+
+def stage_variant(stage: Stage, detector: str = "") -> str:
+    """Names the files of an evaluation that is not the default one; "" for the default.
+
+    Args:
+        stage: whose seed and branch count: 0, and the branch that its checkpoint is measured by.
+        detector: if not the default one.
+
+    Returns:
+        A plain name such as "momentum_seed1".
+    """
+    branch = "" if stage.branch == stage.default_branch else stage.branch
+    parts = [branch, detector, f"seed{stage.seed}" if stage.seed else ""]
+    return "_".join(part for part in parts if part)

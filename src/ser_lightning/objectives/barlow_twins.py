@@ -13,9 +13,9 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import CrossRankBatchNorm1d, mlp
 from ser_lightning.batch import LossOutput
 from ser_lightning.distributed import sum_with_gradient, world_size
+from ser_lightning.losses import at_least_float
 from ser_lightning.objectives.base import Embeddings, Objective
 from ser_lightning.optim import decay_groups
-from ser_lightning.precision import at_least_float
 
 
 # Differs: the public codes reduce the matrix over ranks in place, outside of autograd, which leaves

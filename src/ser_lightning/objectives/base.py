@@ -12,13 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.batch import (
-    BranchFeatures,
-    EvaluationBatch,
-    LossOutput,
-    PartitionedBatch,
-    Tap,
-)
+from ser_lightning.batch import BranchFeatures, EvaluationBatch, LossOutput, PartitionedBatch, Tap
 from ser_lightning.distributed import all_reduce_mean
 from ser_lightning.objectives.features import encode, joint_embeddings, sub_batches
 from ser_lightning.objectives.guard import FiniteGuard

@@ -11,9 +11,9 @@ from torch import Tensor
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import LossOutput
+from ser_lightning.losses import negative_cosine, projection_std
 from ser_lightning.objectives.base import Embeddings
 from ser_lightning.objectives.momentum import MomentumObjective
-from ser_lightning.objectives.simsiam import negative_cosine, projection_std
 
 
 def regression_loss(predictions: Tensor, targets: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from torch.nn.utils.parametrizations import weight_norm
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import LossOutput, PartitionedBatch
 from ser_lightning.distributed import all_reduce_mean
+from ser_lightning.losses import at_least_float
 from ser_lightning.objectives.base import Embeddings
 from ser_lightning.objectives.momentum import MomentumObjective
 from ser_lightning.optim import cosine
-from ser_lightning.precision import at_least_float
 
 
 def teacher_probabilities(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:

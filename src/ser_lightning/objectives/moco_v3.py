@@ -10,9 +10,9 @@ import torch
 
 from ser_lightning.backbones import SplitViT, moco_predictor, moco_projector
 from ser_lightning.batch import LossOutput
+from ser_lightning.losses import contrastive_loss
 from ser_lightning.objectives.base import Embeddings
 from ser_lightning.objectives.momentum import MomentumObjective
-from ser_lightning.regularizers import contrastive_loss
 
 
 class MoCoV3(MomentumObjective):

@@ -13,8 +13,8 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import LossOutput
 from ser_lightning.distributed import gather_with_gradient, rank
+from ser_lightning.losses import at_least_float
 from ser_lightning.objectives.base import Embeddings, Objective
-from ser_lightning.precision import at_least_float
 
 
 def nt_xent_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:

@@ -6,43 +6,13 @@ Source: Chen & He 2021, "Exploring Simple Siamese Representation Learning", and 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import LossOutput
+from ser_lightning.losses import negative_cosine, projection_std
 from ser_lightning.objectives.base import Embeddings, Objective
 from ser_lightning.optim import decay_groups
-from ser_lightning.precision import at_least_float
-
-
-def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Negative cosine similarity of predictions and targets, mean over the local images.
-
-        result = -mean_i p_i . z_i / (|p_i| |z_i|)
-
-    Computed in float32. No gradient flows to the targets. Source: SimSiam, Eq. 1 and 3.
-
-    Args:
-        predictions: (b, C) p, predictions from one view.
-        targets: (b, C) z, projections of the other view of the same images.
-    """
-    with torch.autocast(predictions.device.type, enabled=False):
-        predictions, targets = at_least_float(predictions), at_least_float(targets.detach())
-        return -F.cosine_similarity(predictions, targets, dim=1).mean()
-
-
-def projection_std(projections: Tensor) -> Tensor:
-    """Mean over channels of the standard deviation of the unit-length projections.
-
-    About 1 / sqrt(C) where they spread over the sphere, 0 where they have collapsed. Detached, of
-    this rank's images only. Source: SimSiam, section 4.1.
-
-    Args:
-        projections: (b, C).
-    """
-    return F.normalize(projections.detach().float(), dim=1).std(dim=0, correction=0).mean()
 
 
 class SimSiam(Objective):

@@ -14,8 +14,8 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import LossOutput
 from ser_lightning.distributed import gather_with_gradient
+from ser_lightning.losses import at_least_float
 from ser_lightning.objectives.base import Embeddings, Objective
-from ser_lightning.precision import at_least_float
 
 _EPSILON = 1e-4  # added to a variance, where the root has no slope otherwise
 

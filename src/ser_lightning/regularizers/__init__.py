@@ -7,8 +7,8 @@ name alone.
 from importlib import import_module
 from pkgutil import iter_modules
 
+from ser_lightning.losses import contrastive_loss
 from ser_lightning.regularizers.base import Regularizer
-from ser_lightning.regularizers.contrastive import contrastive_loss
 from ser_lightning.regularizers.info_nce import token_info_nce
 from ser_lightning.regularizers.per_layer import PerLayer
 from ser_lightning.regularizers.ser import SERRegularizer

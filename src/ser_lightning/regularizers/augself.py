@@ -15,7 +15,7 @@ from ser_lightning.batch import (
     ViewNeeds,
     ViewRecord,
 )
-from ser_lightning.precision import at_least_float
+from ser_lightning.losses import at_least_float
 from ser_lightning.regularizers.cls import CLSRegularizer
 
 Jitter = tuple[float, float, float, float]

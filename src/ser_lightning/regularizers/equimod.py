@@ -14,8 +14,8 @@ from ser_lightning.batch import (
     ViewNeeds,
     ViewRecord,
 )
+from ser_lightning.losses import contrastive_loss
 from ser_lightning.regularizers.cls import CLSRegularizer
-from ser_lightning.regularizers.contrastive import contrastive_loss
 
 NUM_PARAMETERS = 18
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ser_lightning.batch import BranchFeatures, LossOutput, PartitionedBatch, ViewNeeds
-from ser_lightning.precision import at_least_float
+from ser_lightning.losses import at_least_float
 from ser_lightning.regularizers.cls import CLSRegularizer
 
 NUM_TURNS = 4

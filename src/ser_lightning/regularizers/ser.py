@@ -18,7 +18,7 @@ from ser_lightning.batch import (
 )
 from ser_lightning.distributed import gather, gather_with_gradient, rank
 from ser_lightning.groups import GroupElement, act, relative
-from ser_lightning.precision import at_least_float
+from ser_lightning.losses import at_least_float
 from ser_lightning.regularizers.base import Regularizer
 from ser_lightning.regularizers.info_nce import token_info_nce
 

@@ -1,14 +1,14 @@
 """Tables and pictures of what a run did; independent of Lightning."""
 
-from ser_lightning.reporting.comparison import (
+from ser_lightning.reporting.figures import Curves, ViewGallery, demo_figure
+from ser_lightning.reporting.online_table import RunMetrics, runs_markdown, summary_table
+from ser_lightning.reporting.token_maps import (
     TokenComparison,
     TokenMaps,
     colour_maps,
+    describe_element,
     token_maps_of,
 )
-from ser_lightning.reporting.figures import Curves, ViewGallery, demo_figure
-from ser_lightning.reporting.tables import RunMetrics, runs_markdown, summary_table
-from ser_lightning.reporting.words import describe_element
 
 __all__ = [
     "Curves",

@@ -13,8 +13,12 @@ from torch import Tensor
 
 from ser_lightning.files import atomic_path
 from ser_lightning.groups import GroupElement
-from ser_lightning.reporting.comparison import TokenComparison, TokenMaps, colour_maps
-from ser_lightning.reporting.words import describe_element
+from ser_lightning.reporting.token_maps import (
+    TokenComparison,
+    TokenMaps,
+    colour_maps,
+    describe_element,
+)
 
 _COLOURS = ("#0b6fb8", "#d1570a", "#2a8a4a", "#8a4fb0")
 _WIDTH = 15.0  # inches

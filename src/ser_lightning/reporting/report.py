@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ser_lightning.files import atomic_path
-from ser_lightning.reporting.averages import Cell, OurRow, Source, our_rows
-from ser_lightning.reporting.measures import MEASURES, Measure
-from ser_lightning.reporting.paper import PaperRow, PaperTable, Subject, paper_tables
-from ser_lightning.reporting.records import LoadedRecord, find_records
+from ser_lightning.reporting.groups import Cell, OurRow, Source, our_rows
+from ser_lightning.reporting.paper import (
+    MEASURES,
+    Measure,
+    PaperRow,
+    PaperTable,
+    Subject,
+    paper_tables,
+)
 from ser_lightning.reporting.rendering import ReportRow, ReportTable, to_html, to_markdown
+from ser_lightning.results.record import LoadedRecord, find_records
 
 _TITLE = "ser-lightning: ours and the paper's"
 _INTRODUCTION = (

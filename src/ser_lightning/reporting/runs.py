@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ser_lightning.reporting.paper import ALL_GROUPS, Subject, base_name, make_subject, pretraining
-from ser_lightning.reporting.records import LoadedRecord
+from ser_lightning.results.record import LoadedRecord
 
 CONFIG_FILE = "fit.yaml"
 

@@ -1,5 +1,11 @@
 """What keeps a run going: checkpoints, signals, records, progress, error messages."""
 
+from ser_lightning.files import (
+    UnsafeCheckpointError,
+    checkpoint_config,
+    last_checkpoint,
+    load_checkpoint,
+)
 from ser_lightning.runtime.arguments import (
     CHECKPOINT_FOLDER,
     default_run_dir,
@@ -10,18 +16,12 @@ from ser_lightning.runtime.arguments import (
     run_folder,
     usable_for,
 )
-from ser_lightning.runtime.checkpoint import (
-    AtomicCheckpointIO,
-    RunCheckpoint,
-    UnsafeCheckpointError,
-    last_checkpoint,
-    load_checkpoint,
-)
+from ser_lightning.runtime.checkpoint import AtomicCheckpointIO, RunCheckpoint
 from ser_lightning.runtime.memory import keep_freed_memory
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import Preemption
 from ser_lightning.runtime.progress import ProgressLines, default_progress
-from ser_lightning.runtime.record import RunRecord, checkpoint_config, differences
+from ser_lightning.runtime.record import RunRecord, differences
 
 __all__ = [
     "CHECKPOINT_FOLDER",

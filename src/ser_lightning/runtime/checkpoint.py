@@ -5,7 +5,6 @@ copy, and a kill during it leaves a stump in place of the good file. Here the ne
 beside the old one and renamed.
 """
 
-import pickle
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,29 +16,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ser_lightning.files import atomic_path, sweep
-
-
-class UnsafeCheckpointError(ValueError):
-    """A checkpoint holds more than tensors and plain values; it was not loaded."""
-
-
-def load_checkpoint(path: str | Path, **options: Any) -> dict[str, Any]:
-    """Loads a checkpoint of tensors and plain values; nothing in it is executed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        UnsafeCheckpointError: the file would need arbitrary objects to be built, or is damaged.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
-    try:
-        return torch.load(path, weights_only=True, **options)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UnsafeCheckpointError(
-            f"checkpoint {path} was not loaded: it is damaged, or holds objects other than "
-            f"tensors and plain values, which could run foreign code ({_first_line(error)})"
-        ) from error
+from ser_lightning.files import atomic_path, last_checkpoint, load_checkpoint, sweep
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -126,12 +103,3 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the last step, whatever the schedule."""
         self.save_now(trainer)
-
-
-def last_checkpoint(folder: Path) -> Path:
-    """The path of the latest checkpoint in a folder of checkpoints."""
-    return folder / f"{ModelCheckpoint.CHECKPOINT_NAME_LAST}{ModelCheckpoint.FILE_EXTENSION}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

@@ -7,11 +7,10 @@ import lightning as L
 import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 
-from ser_lightning.files import atomic_path
-from ser_lightning.runtime.checkpoint import load_checkpoint
+from ser_lightning.files import CHECKPOINT_KEY, atomic_path
 
-CHECKPOINT_KEY = "ser_lightning"
 _COMPARED = ("seed_everything", "model", "data", "evaluation", "trainer")
+
 _COMPARED_OF_TRAINER = (
     "max_epochs", "max_steps", "precision", "accumulate_grad_batches", "limit_train_batches",
 )  # fmt: skip
@@ -58,13 +57,6 @@ class RunRecord(SaveConfigCallback):
     ) -> None:
         """Puts the configuration into the checkpoint, from which it can be rebuilt."""
         checkpoint[CHECKPOINT_KEY] = {"config": self._text()}
-
-
-def checkpoint_config(path: Path) -> str | None:
-    """The configuration text stored in a checkpoint; None if there is none."""
-    record = load_checkpoint(path, map_location="cpu", mmap=True).get(CHECKPOINT_KEY, {})
-    text: str | None = record.get("config")
-    return text
 
 
 def differences(old: str, new: str) -> list[str]:

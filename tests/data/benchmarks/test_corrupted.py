@@ -6,10 +6,11 @@ import torch
 from PIL import Image
 
 from benchmark_trees import pixels, write_imagenet_c, write_images
-from ser_lightning.data import ImageFolder, Shapes, released
+from ser_lightning.corruptions import CORRUPTIONS, corrupt, reencode
+from ser_lightning.data import ImageFolder, Shapes
 from ser_lightning.data.benchmarks import CorruptedDataModule
-from ser_lightning.data.corruptions import CORRUPTIONS, corrupt, reencode
-from ser_lightning.data.views import normalise
+from ser_lightning.data.render import normalise
+from ser_lightning.data.sources import released
 
 CLASSES = ("n01440764", "n01514668")
 SOURCE = Shapes(num_train=24, num_evaluation=13, image_size=16)

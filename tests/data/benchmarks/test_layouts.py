@@ -3,12 +3,8 @@
 import pytest
 
 from benchmark_trees import write_images
-from ser_lightning.data.benchmarks.layouts import (
-    class_files,
-    class_images,
-    find_folders,
-)
-from ser_lightning.data.released import imagenet_r_synsets, imagenet_synsets
+from ser_lightning.data.benchmarks.layouts import class_files, class_images, find_folders
+from ser_lightning.data.sources.released import imagenet_r_synsets, imagenet_synsets
 
 LAYOUT = "  right/<class>/*"
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from benchmark_trees import pixels, write_video
+from ser_lightning.corruptions import num_official_frames, sequence
 from ser_lightning.data import Shapes, UnreadableImage
 from ser_lightning.data.benchmarks import PerturbedDataModule
 from ser_lightning.data.benchmarks.videos import read_video
-from ser_lightning.data.perturbations import num_official_frames, sequence
 
 CLASSES = ("n01440764", "n01514668")
 SOURCE = Shapes(num_train=24, num_evaluation=13, image_size=16)

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from coco_tree import write_coco
+from ser_lightning.commands.evaluate import StageCommandLine, evaluate
 from ser_lightning.data.detection import DetectionTest
-from ser_lightning.evaluate import StageCommandLine, evaluate
-from ser_lightning.evaluation import average_precision
+from ser_lightning.evaluation.metrics import average_precision
 from ser_lightning.evaluation.stages import detection
 from ser_lightning.evaluation.stages.detection import DetectionStage, relative_learning_rate
-from ser_lightning.reporting.records import read_record
+from ser_lightning.results.record import read_record
 from support import run_processes
 
 pytest.importorskip("faster_coco_eval")

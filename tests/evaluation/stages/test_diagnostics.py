@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from ser_lightning.cli import main
+from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import CropViews, InvertibleViews, Shapes, render
-from ser_lightning.data.augmented import AugmentedBatches
+from ser_lightning.data.datasets import AugmentedBatches
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluate import evaluate
 from ser_lightning.evaluation import token_spatial_variance
 from ser_lightning.evaluation.stages.diagnostics import TokenPass, ViewPass
-from ser_lightning.reporting.records import read_record
+from ser_lightning.results.record import read_record
 from support import tiny_backbone
 
 ROOT = Path(__file__).parents[3]

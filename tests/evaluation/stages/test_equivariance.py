@@ -6,17 +6,17 @@ import lightning as L
 import pytest
 import torch
 
+from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluate import evaluate
-from ser_lightning.evaluation.equivariance import FAMILIES, equivariance_scores
-from ser_lightning.evaluation.random_init import random_init
+from ser_lightning.evaluation.metrics.equivariance import FAMILIES, equivariance_scores
+from ser_lightning.evaluation.stage import random_init
 from ser_lightning.evaluation.stages.equivariance import (
     EquivariancePass,
     ReferencePass,
     full_float32,
 )
-from ser_lightning.reporting.records import read_record
+from ser_lightning.results.record import read_record
 from support import tiny_backbone
 
 ROOT = Path(__file__).parents[3]

@@ -9,9 +9,9 @@ import torch
 from timm.loss.cross_entropy import LabelSmoothingCrossEntropy
 
 from ser_lightning.batch import EvaluationBatch
-from ser_lightning.data.randomness import Stream, generator
-from ser_lightning.evaluate import StageCommandLine, evaluate
-from ser_lightning.reporting.records import read_record
+from ser_lightning.commands.evaluate import StageCommandLine, evaluate
+from ser_lightning.randomness import Stream, generator
+from ser_lightning.results.record import read_record
 
 ROOT = Path(__file__).parents[3]
 TINY = str(ROOT / "tests" / "tiny.yaml")

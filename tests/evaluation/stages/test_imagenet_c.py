@@ -21,16 +21,16 @@ from benchmark_trees import (
     write_images,
 )
 from ser_lightning.backbones import SplitViT
+from ser_lightning.commands.evaluate import evaluate
+from ser_lightning.corruptions import CORRUPTIONS, corrupt
 from ser_lightning.data import Shapes
-from ser_lightning.data.corruptions import CORRUPTIONS, corrupt
-from ser_lightning.data.folder import read_image
-from ser_lightning.data.released import imagenet_synsets
-from ser_lightning.data.views import IMAGENET_MEAN, IMAGENET_STD, normalise
-from ser_lightning.evaluate import evaluate
-from ser_lightning.evaluation.alexnet import ALEXNET_CORRUPTION_ERRORS, ALEXNET_ERROR
+from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, normalise
+from ser_lightning.data.sources.folder import read_image
+from ser_lightning.data.sources.released import imagenet_synsets
 from ser_lightning.evaluation.stages.imagenet_c import Baseline, accuracy_metrics, compared
 from ser_lightning.files import file_sha256
-from ser_lightning.reporting.records import class_map_sha256, read_record
+from ser_lightning.results.ratios import ALEXNET_CORRUPTION_ERRORS, ALEXNET_ERROR
+from ser_lightning.results.record import class_map_sha256, read_record
 
 ROOT = Path(__file__).parents[3]
 CONFIG = str(ROOT / "configs" / "eval" / "imagenet-c.yaml")

@@ -19,17 +19,17 @@ from benchmark_trees import (
     write_video,
 )
 from ser_lightning.backbones import SplitViT
+from ser_lightning.commands.evaluate import evaluate
+from ser_lightning.corruptions import PERTURBATIONS, sequence
 from ser_lightning.data import Shapes
-from ser_lightning.data.batches import balanced_subset
 from ser_lightning.data.benchmarks.perturbed import ALL_PERTURBATIONS
 from ser_lightning.data.benchmarks.videos import read_video
-from ser_lightning.data.perturbations import PERTURBATIONS, sequence
-from ser_lightning.data.randomness import Stream, generator
-from ser_lightning.data.released import imagenet_synsets
-from ser_lightning.data.views import IMAGENET_MEAN, IMAGENET_STD, normalise
-from ser_lightning.evaluate import evaluate
+from ser_lightning.data.datasets import balanced_subset
+from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, normalise
+from ser_lightning.data.sources.released import imagenet_synsets
 from ser_lightning.evaluation.stages import imagenet_p
-from ser_lightning.reporting.records import read_record
+from ser_lightning.randomness import Stream, generator
+from ser_lightning.results.record import read_record
 
 ROOT = Path(__file__).parents[3]
 CONFIG = str(ROOT / "configs" / "eval" / "imagenet-p.yaml")

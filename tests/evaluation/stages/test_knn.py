@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ser_lightning.evaluate import evaluate
+from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.evaluation.stages.linear import head_path
-from ser_lightning.reporting.hits import load_hits
-from ser_lightning.reporting.records import read_record
+from ser_lightning.results.hits import load_hits
+from ser_lightning.results.record import read_record
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,18 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import BatchKey, ImageSet, Shapes
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.sources import MemoryImages
-from ser_lightning.evaluate import evaluate
+from ser_lightning.data.sources.base import MemoryImages
 from ser_lightning.evaluation import probe_stage
-from ser_lightning.evaluation.classifier import LinearClassifier
-from ser_lightning.evaluation.feature_rows import CleanRows, TrainingRows
-from ser_lightning.evaluation.features import cached_features
+from ser_lightning.evaluation.features import CleanRows, TrainingRows, cached_features
+from ser_lightning.evaluation.head import LinearClassifier
 from ser_lightning.evaluation.probe import CropProbe, Probe, fit_probe
 from ser_lightning.evaluation.stages.linear import LinearHeads, LinearStage, head_path
-from ser_lightning.reporting.hits import load_hits
-from ser_lightning.reporting.records import read_record
+from ser_lightning.results.hits import load_hits
+from ser_lightning.results.record import read_record
 from support import tiny_backbone
 
 ROOT = Path(__file__).parents[3]

@@ -8,14 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from ser_lightning.backbones import SplitViT
+from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import BatchKey, Shapes
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluate import evaluate
-from ser_lightning.evaluation.feature_rows import CleanRows, TrainingRows
-from ser_lightning.evaluation.features import cached_features
+from ser_lightning.evaluation.features import CleanRows, TrainingRows, cached_features
 from ser_lightning.evaluation.probe import Probe, fit_probe
 from ser_lightning.evaluation.stages.mlp import DeepHead, MLPStage
-from ser_lightning.reporting.records import read_record
+from ser_lightning.results.record import read_record
 from support import tiny_backbone
 
 ROOT = Path(__file__).parents[3]

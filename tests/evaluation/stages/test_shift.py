@@ -10,11 +10,11 @@ from torchvision.transforms.v2 import functional as F
 
 from benchmark_trees import LAYERS, SMALL, imagenet_head, tiny_checkpoint, write_head, write_images
 from ser_lightning.backbones import SplitViT
-from ser_lightning.data.folder import read_image
-from ser_lightning.data.released import imagenet_r_synsets, imagenet_synsets
-from ser_lightning.data.views import IMAGENET_MEAN, IMAGENET_STD, normalise
-from ser_lightning.evaluate import evaluate
-from ser_lightning.reporting.records import class_map_sha256, read_record
+from ser_lightning.commands.evaluate import evaluate
+from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, normalise
+from ser_lightning.data.sources.folder import read_image
+from ser_lightning.data.sources.released import imagenet_r_synsets, imagenet_synsets
+from ser_lightning.results.record import class_map_sha256, read_record
 
 ROOT = Path(__file__).parents[3]
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from bench3d_tree import NUM_VIEWS, write_bench
-from ser_lightning.data.bench3d import ObjectImages
-from ser_lightning.evaluate import StageCommandLine, evaluate
-from ser_lightning.evaluation.classifier import LinearClassifier
-from ser_lightning.reporting.records import read_record
+from object_tree import NUM_VIEWS, write_bench
+from ser_lightning.commands.evaluate import StageCommandLine, evaluate
+from ser_lightning.data.sources.threediebench import ObjectImages
+from ser_lightning.evaluation.head import LinearClassifier
+from ser_lightning.results.record import read_record
 
 ROOT = Path(__file__).parents[3]
 CONFIG = str(ROOT / "configs" / "eval" / "3diebench.yaml")

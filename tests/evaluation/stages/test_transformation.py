@@ -8,21 +8,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import BatchKey, Shapes
-from ser_lightning.data.batches import EvaluationBatches
+from ser_lightning.data.datasets import EvaluationBatches
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.partition import Plan
-from ser_lightning.data.sources import ImageSet
-from ser_lightning.evaluate import evaluate
+from ser_lightning.data.plan import Plan
+from ser_lightning.data.sources.base import ImageSet
 from ser_lightning.evaluation.stages.transformation import (
     FeatureRows,
     ProbeBatch,
     ProbeTest,
     ProbeTraining,
     VersionPass,
+    list_probes,
+    probe_input,
+    version_features,
 )
-from ser_lightning.evaluation.transformation import list_probes, probe_input, version_features
-from ser_lightning.reporting.records import read_record
+from ser_lightning.results.record import read_record
 from support import tiny_backbone
 
 ROOT = Path(__file__).parents[3]

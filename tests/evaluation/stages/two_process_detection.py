@@ -5,10 +5,10 @@ import sys
 import torch
 import torch.distributed as dist
 
-from ser_lightning.data.coco import CocoDetection
 from ser_lightning.data.detection import DetectionTest
-from ser_lightning.evaluation.average_precision import mean_average_precision
-from ser_lightning.evaluation.detectors import build_detector
+from ser_lightning.data.sources.coco import CocoDetection
+from ser_lightning.evaluation.detector import build_detector
+from ser_lightning.evaluation.metrics.average_precision import mean_average_precision
 from ser_lightning.evaluation.stages.detection import DetectionStage
 
 if __name__ == "__main__":

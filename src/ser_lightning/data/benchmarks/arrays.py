@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ser_lightning.data.corruptions import NUM_SEVERITIES
-from ser_lightning.data.sources import ImageSet
+from ser_lightning.corruptions import NUM_SEVERITIES
+from ser_lightning.data.sources.base import ImageSet
 
 
 @cache

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ser_lightning.data.batches import EvaluationBatches, balanced_subset
+from ser_lightning.data.datasets import EvaluationBatches, balanced_subset, evaluation_loader
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.loader import evaluation_loader
-from ser_lightning.data.randomness import Stream, generator
-from ser_lightning.data.sources import ImageSet, Part, Source
+from ser_lightning.data.sources.base import ImageSet, Part, Source
+from ser_lightning.randomness import Stream, generator
 
 
 class Condition(NamedTuple):

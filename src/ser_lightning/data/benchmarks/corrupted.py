@@ -12,29 +12,25 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ser_lightning.data.benchmarks.arrays import open_cifar_c
-from ser_lightning.data.benchmarks.conditions import (
-    BenchmarkDataModule,
-    Condition,
-    RenderedBatches,
-)
-from ser_lightning.data.benchmarks.generated import CLEAN, CorruptedImages, reduction
-from ser_lightning.data.benchmarks.layouts import class_images, find_folders
-from ser_lightning.data.corruptions import (
+from ser_lightning.corruptions import (
     CORRUPTIONS,
     FROST_PROCEDURAL,
     NUM_SEVERITIES,
     corruption_names,
 )
-from ser_lightning.data.folder import FolderImages
-from ser_lightning.data.loader import evaluation_loader
-from ser_lightning.data.released import (
+from ser_lightning.data.benchmarks.arrays import open_cifar_c
+from ser_lightning.data.benchmarks.conditions import BenchmarkDataModule, Condition, RenderedBatches
+from ser_lightning.data.benchmarks.generated import CLEAN, CorruptedImages, reduction
+from ser_lightning.data.benchmarks.layouts import class_images, find_folders
+from ser_lightning.data.datasets import evaluation_loader
+from ser_lightning.data.sources.base import Source
+from ser_lightning.data.sources.folder import FolderImages
+from ser_lightning.data.sources.released import (
     IMAGENET_VAL,
     count_reasons,
     held_out_reasons,
     imagenet_synsets,
 )
-from ser_lightning.data.sources import Source
 
 _LAYOUT = """  {root}/<corruption>/<1..5>/<wnid>/*.JPEG           (ImageNet-C)
   {root}/<group>/<corruption>/<1..5>/<wnid>/*.JPEG   (the same, groups left in place)

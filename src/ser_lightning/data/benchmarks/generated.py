@@ -8,9 +8,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from ser_lightning.data.corruptions import corrupt
-from ser_lightning.data.perturbations import sequence
-from ser_lightning.data.sources import ImageSet
+from ser_lightning.corruptions import corrupt, sequence
+from ser_lightning.data.sources.base import ImageSet
 
 CLEAN = "clean"
 """Name of the condition that is no corruption."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from ser_lightning.corruptions import EXTRA_PERTURBATIONS, PERTURBATIONS, num_official_frames
 from ser_lightning.data.benchmarks.conditions import (
     BenchmarkDataModule,
     Condition,
@@ -18,14 +19,9 @@ from ser_lightning.data.benchmarks.conditions import (
 from ser_lightning.data.benchmarks.generated import Sequences, reduction
 from ser_lightning.data.benchmarks.layouts import class_files, find_folders
 from ser_lightning.data.benchmarks.videos import Videos, load_av
-from ser_lightning.data.loader import evaluation_loader
-from ser_lightning.data.perturbations import (
-    EXTRA_PERTURBATIONS,
-    PERTURBATIONS,
-    num_official_frames,
-)
-from ser_lightning.data.released import IMAGENET_VAL, count_reasons, imagenet_synsets
-from ser_lightning.data.sources import ImageSet, Source
+from ser_lightning.data.datasets import evaluation_loader
+from ser_lightning.data.sources.base import ImageSet, Source
+from ser_lightning.data.sources.released import IMAGENET_VAL, count_reasons, imagenet_synsets
 
 ALL_PERTURBATIONS = PERTURBATIONS + EXTRA_PERTURBATIONS
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from ser_lightning.data.benchmarks.conditions import BenchmarkDataModule, Condition
 from ser_lightning.data.benchmarks.layouts import class_images
-from ser_lightning.data.folder import FolderImages
-from ser_lightning.data.released import count_reasons, imagenet_r_synsets, imagenet_synsets
-from ser_lightning.data.sources import Source
+from ser_lightning.data.sources.base import Source
+from ser_lightning.data.sources.folder import FolderImages
+from ser_lightning.data.sources.released import count_reasons, imagenet_r_synsets, imagenet_synsets
 
 _V2_LAYOUT = """  {root}/0/*.jpeg ... {root}/999/*.jpeg   (folders are class ids)
   {root}/<wnid>/*.jpeg                    (or class names such as n01440764)"""

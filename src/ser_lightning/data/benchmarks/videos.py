@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ser_lightning.data.folder import FolderImages
-from ser_lightning.data.sources import UnreadableImage
+from ser_lightning.data.sources.base import UnreadableImage
+from ser_lightning.data.sources.folder import FolderImages
 
 
 def load_av() -> Any:

@@ -16,8 +16,11 @@ from torch import Tensor
 from ser_lightning.data.detection import DetectionBatch, DetectionDataModule
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.distributed import gather_ragged
-from ser_lightning.evaluation.average_precision import mean_average_precision, require_coco_eval
-from ser_lightning.evaluation.detectors import Head, build_detector
+from ser_lightning.evaluation.detector import Head, build_detector
+from ser_lightning.evaluation.metrics.average_precision import (
+    mean_average_precision,
+    require_coco_eval,
+)
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.optim import decay_groups
 

@@ -15,13 +15,11 @@ from torch.utils.data import DataLoader
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch, View
 from ser_lightning.data import CropViews, InvertibleViews, render
-from ser_lightning.data.augmented import AugmentedBatches
-from ser_lightning.data.batches import balanced_subset
+from ser_lightning.data.datasets import AugmentedBatches, balanced_subset, evaluation_loader
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.loader import evaluation_loader
-from ser_lightning.data.randomness import Stream, generator
-from ser_lightning.data.views import HostBatch
-from ser_lightning.evaluation.diagnostics import (
+from ser_lightning.data.render import HostBatch
+from ser_lightning.evaluation.features import cached_features
+from ser_lightning.evaluation.metrics.diagnostics import (
     alignment,
     feature_std,
     lidar,
@@ -30,9 +28,9 @@ from ser_lightning.evaluation.diagnostics import (
     spatial_variance_ratio,
     uniformity,
 )
-from ser_lightning.evaluation.features import cached_features
 from ser_lightning.evaluation.rows import Rows
 from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.randomness import Stream, generator
 
 PIPELINES = ("crop", "invertible")
 MAX_PAIRWISE = 4096

@@ -17,16 +17,15 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.distributed import gather
-from ser_lightning.evaluation.equivariance import (
+from ser_lightning.evaluation.metrics.equivariance import (
     FAMILIES,
     ROWS,
     Reference,
     companion_scores,
     reference_positions,
 )
-from ser_lightning.evaluation.random_init import random_init
 from ser_lightning.evaluation.rows import Rows
-from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.evaluation.stage import Stage, StageResult, random_init
 
 
 class ReferencePass(L.LightningModule):

@@ -19,15 +19,15 @@ from ser_lightning.backbones import momentum_copy, update_momentum
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.finetune import FinetuneDataModule, seeded_globals
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.randomness import Stream, generator
-from ser_lightning.evaluation.classifier import AccuracyCounter
-from ser_lightning.evaluation.finetuning import (
+from ser_lightning.evaluation.finetuned import (
     FinetunedClassifier,
     relative_learning_rate,
     trainable_copy,
 )
+from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.optim import scaled_learning_rate
+from ser_lightning.randomness import Stream, generator
 
 _SETTINGS = (
     "base_learning_rate", "layer_decay", "weight_decay", "warmup_epochs", "warmup_learning_rate",

@@ -12,26 +12,25 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from ser_lightning.corruptions import CORRUPTIONS
 from ser_lightning.data.benchmarks import ConditionBatch, CorruptedDataModule
 from ser_lightning.data.benchmarks.generated import CLEAN
-from ser_lightning.data.corruptions import CORRUPTIONS
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.alexnet import ALEXNET_CORRUPTION_ERRORS, ALEXNET_ERROR
-from ser_lightning.evaluation.baselines import (
+from ser_lightning.evaluation.head_stage import BenchmarkStage, top_hits
+from ser_lightning.evaluation.stage import StageResult
+from ser_lightning.results.ratios import (
     ALEXNET,
+    ALEXNET_CORRUPTION_ERRORS,
+    ALEXNET_ERROR,
     Measured,
-    baseline_reasons,
-    read_baseline,
-    versus,
-)
-from ser_lightning.evaluation.benchmark import BenchmarkStage, top_hits
-from ser_lightning.evaluation.robustness import (
     accuracy_percent,
+    baseline_reasons,
     corruption_errors,
     mean_over,
+    read_baseline,
     relative_corruption_errors,
+    versus,
 )
-from ser_lightning.evaluation.stage import StageResult
 
 _WITHOUT_FROST = tuple(name for name in CORRUPTIONS if name != "frost")
 _MUST_AGREE = ("severities", "generated", "frost", "jpeg_quality")

@@ -14,36 +14,58 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torchvision.models import AlexNet_Weights, alexnet
 
+from ser_lightning.corruptions import EXTRA_PERTURBATIONS, PERTURBATIONS, REFERENCE
 from ser_lightning.data.benchmarks import ConditionBatch, PerturbedDataModule
 from ser_lightning.data.benchmarks.perturbed import base_name
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.perturbations import EXTRA_PERTURBATIONS, PERTURBATIONS, REFERENCE
-from ser_lightning.data.views import IMAGENET_MEAN, IMAGENET_STD
-from ser_lightning.evaluation.alexnet import load_alexnet
-from ser_lightning.evaluation.baselines import (
+from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD
+from ser_lightning.evaluation.head_stage import BenchmarkStage
+from ser_lightning.evaluation.metrics.flips import PerturbationSums, video_results
+from ser_lightning.evaluation.metrics.flips import summands as video_summands
+from ser_lightning.evaluation.stage import StageResult
+from ser_lightning.files import atomic_path
+from ser_lightning.results.ratios import (
     ALEXNET,
     Measured,
     baseline_reasons,
+    mean_over,
     read_baseline,
+    relative_to,
     versus,
 )
-from ser_lightning.evaluation.benchmark import BenchmarkStage
-from ser_lightning.evaluation.robustness import mean_over, relative_to
-from ser_lightning.evaluation.stage import StageResult
-from ser_lightning.evaluation.videos import PerturbationSums, video_results
-from ser_lightning.evaluation.videos import summands as video_summands
-from ser_lightning.files import atomic_path
+
+
+def load_alexnet(path: str | None = None) -> nn.Module:
+    """Builds torchvision's AlexNet with its published weights, without a download.
+
+    Args:
+        path: file of the weights; by default where torch keeps what it downloads.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    url = AlexNet_Weights.IMAGENET1K_V1.url
+    default = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    file = default if path is None else Path(path).expanduser()
+    if not file.is_file():
+        raise ValueError(
+            f"{file} does not exist; fetch {url} and put it there, or give its place as "
+            "--model.alexnet_weights FILE"
+        )
+    network: nn.Module = alexnet()
+    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    return network.requires_grad_(False).eval()
+
 
 MEASURE = "measure"
 BASELINE_FILE = "imagenet_p_baseline.json"
-
 _NUM_SUMS = len(PerturbationSums._fields)
 _RELATIVE = {"mfr": "flip_probability", "mt5d": "top5_distance"}
 _COMPARED = [f"{metric}/{name}" for metric in _RELATIVE.values() for name in PERTURBATIONS]
 _COUNTED = ("videos", "frames", "hits", "hits5", "all_right")
 _MUST_AGREE = ("generated", "frame_stride", "difficulty")
-
 Metrics = dict[str, float]
 
 

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.distributed import gather_ragged
-from ser_lightning.evaluation.classifier import stage_variant
 from ser_lightning.evaluation.features import Features, cached_features
-from ser_lightning.evaluation.hits import write_hits
-from ser_lightning.evaluation.knn import KNNAccuracy, knn_hits
-from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.evaluation.metrics.knn import KNNAccuracy, knn_hits
+from ser_lightning.evaluation.stage import Stage, StageResult, stage_variant
+from ser_lightning.results.hits import write_hits
 
 _BLOCK = 4096  # test images between two signs of progress
 

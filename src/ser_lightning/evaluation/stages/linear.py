@@ -14,18 +14,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.classifier import (
-    HeadOrigin,
-    LinearClassifier,
-    head_path,
-    stage_variant,
-)
-from ser_lightning.evaluation.hits import write_hits
+from ser_lightning.evaluation.head import HeadOrigin, LinearClassifier, head_path
 from ser_lightning.evaluation.probe import Heads, Probe
 from ser_lightning.evaluation.probe_stage import ProbeStage
 from ser_lightning.evaluation.rows import GatheredRows
-from ser_lightning.evaluation.stage import StageResult
+from ser_lightning.evaluation.stage import StageResult, stage_variant
 from ser_lightning.optim import cosine, scaled_learning_rate
+from ser_lightning.results.hits import write_hits
 
 MOMENTUM = 0.9
 INITIAL_STD = 0.01

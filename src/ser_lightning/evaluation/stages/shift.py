@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ser_lightning.data.benchmarks import ConditionBatch, ShiftedDataModule
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.benchmark import BenchmarkStage, top_hits
+from ser_lightning.evaluation.head_stage import BenchmarkStage, top_hits
 from ser_lightning.evaluation.stage import StageResult
 
 

@@ -1,0 +1,78 @@
+"""`ser-fit compare RUNS...`: what runs cost and reached, in one table a row per configuration."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ser_lightning.commands.cost import UnknownCost, run_cost
+from ser_lightning.files import atomic_path, last_checkpoint, load_checkpoint
+from ser_lightning.reporting import RunMetrics, runs_markdown
+from ser_lightning.reporting.compare import GroupCost, runs_table
+from ser_lightning.reporting.groups import RunGroup, group_runs, unique_folders
+from ser_lightning.reporting.rendering import to_markdown
+from ser_lightning.reporting.runs import CONFIG_FILE, read_configuration
+from ser_lightning.results.record import RESULT_FOLDER
+from ser_lightning.runtime import CHECKPOINT_FOLDER
+
+_INTRODUCTION = (
+    "A row is a configuration, its numbers the mean +- the sample standard deviation over its "
+    "seeds. Accuracies are in percent, differences in points with the 95 % interval of a "
+    "bootstrap over test images, the same for both rows, and of the spread between seeds "
+    "(Student's t); with one seed it knows nothing of that spread. GMAC are "
+    "1e9 multiply-accumulates of a forward pass per image: all views, both branches, heads, and "
+    "an add-on's layers for every image."
+)
+_ONLINE = "## Online evaluation at the end of training"
+
+
+def compare(args: Sequence[str]) -> None:
+    """Prints Markdown tables of runs: by configuration, and what each measured while training."""
+    parser = argparse.ArgumentParser("ser-fit compare", description=compare.__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, as runs/moco_ser")
+    parser.add_argument("--baseline", help="name of the row to compare with; default: the first")
+    parser.add_argument("--output", type=Path, help="file to write the tables to, too")
+    options = parser.parse_args(args)
+    runs = unique_folders(options.runs)
+    online = [_online(run) for run in runs]
+    groups = group_runs(runs)
+    table = runs_table(groups, [group_cost(group) for group in groups], options.baseline)
+    text = to_markdown("Runs", _INTRODUCTION, [table])
+    names = [run.name for run in runs]
+    names = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    measured = [m._replace(name=name) for m, name in zip(online, names, strict=True) if m]
+    if measured:
+        text += f"\n{_ONLINE}\n\n{runs_markdown(measured)}\n"
+    print(text)
+    if options.output is not None:
+        with atomic_path(options.output) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def _online(run: Path) -> RunMetrics | None:
+    """The last online evaluation, without a name; None for a run that has other results."""
+    path = last_checkpoint(run / CHECKPOINT_FOLDER)
+    has_results = any((run / RESULT_FOLDER).glob("*.json"))
+    if not (path.is_file() or has_results):
+        raise ValueError(f"{run} is no run folder: {path} does not exist")
+    stored = load_checkpoint(path, map_location="cpu", mmap=True) if path.is_file() else {}
+    measured = stored.get("callbacks", {}).get("OnlineEvaluation", {})
+    if measured.get("history"):
+        last = measured["history"][-1]
+        return RunMetrics("", measured["baseline"], last["metrics"], last["step"])
+    if not has_results:
+        raise ValueError(
+            f"{run} has not been measured yet: its first epoch has not ended, or validation was "
+            "off (`trainer.limit_val_batches`)"
+        )
+    return None
+
+
+def group_cost(group: RunGroup) -> GroupCost:
+    """What a run of the group costs, or why that is not known."""
+    config = read_configuration(group.folders[0])
+    if config is None:
+        return GroupCost(None, None, f"{group.folders[0]} has no {CONFIG_FILE}")
+    try:
+        return GroupCost(*run_cost(config))
+    except UnknownCost as error:
+        return GroupCost(None, None, f"{group.name}: {error}")

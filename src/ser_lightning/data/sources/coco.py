@@ -1,0 +1,153 @@
+"""COCO's images and boxes, from its folders and annotation files.
+
+Category ids are the raw ones of the files everywhere: 1 to 90 with gaps, 80 of them used.
+"""
+
+import json
+import os
+from copy import copy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ser_lightning.data.sources.base import ImageSet, Source
+from ser_lightning.data.sources.folder import read_image
+
+_LAYOUT = """expected
+  {root}/train2017/000000000009.jpg ...
+  {root}/val2017/000000000139.jpg ...
+  {root}/annotations/instances_train2017.json, instances_val2017.json"""
+
+
+class Boxes(NamedTuple):
+    """The annotated objects of an image.
+
+    Attributes:
+        corners: (n, 4) float32 left, top, right, bottom in pixels of the image file.
+        labels: (n,) int64 category ids.
+        crowd: (n,) bool, whether a box is around a group of objects.
+        area: (n,) float32 pixels that the objects cover.
+    """
+
+    corners: Tensor
+    labels: Tensor
+    crowd: Tensor
+    area: Tensor
+
+    def is_object(self) -> Tensor:
+        """(n,) bool: whether a box is to train on, around a single object and not empty."""
+        sides = self.corners[:, 2:] - self.corners[:, :2]
+        return ~self.crowd & (sides > 0).all(dim=1)
+
+    def objects(self) -> "Boxes":
+        """The boxes to train on."""
+        kept = self.is_object()
+        return Boxes(*(values[kept] for values in self))
+
+
+class CocoImages(ImageSet):
+    """One split of COCO; its images have boxes instead of labels.
+
+    Args:
+        folder: of the images.
+        annotations: the content of an `instances_*.json`.
+    """
+
+    def __init__(self, folder: Path, annotations: dict[str, Any]) -> None:
+        images = sorted(annotations["images"], key=lambda image: int(image["id"]))
+        self.folder = str(folder)
+        # arrays: millions of small objects would be copied into every worker
+        self.names = np.array([os.fsencode(image["file_name"]) for image in images])
+        self.is_wide = np.array([image["width"] >= image["height"] for image in images], dtype=bool)
+        self.num_categories = 1 + max(int(c["id"]) for c in annotations["categories"])
+        self.labels = torch.full((len(images),), -1)
+        self.class_names = ()
+        self._index_boxes([int(image["id"]) for image in images], annotations["annotations"])
+
+    def _index_boxes(self, image_ids: list[int], annotations: list[dict[str, Any]]) -> None:
+        number = {image: position for position, image in enumerate(image_ids)}
+        owner = np.array([number[a["image_id"]] for a in annotations], dtype=np.int64)
+        order = owner.argsort(kind="stable")
+        borders = np.searchsorted(owner[order], np.arange(len(number) + 1))
+        self._start, self._end = borders[:-1], borders[1:]
+        corners = np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        self._boxes = Boxes(
+            torch.from_numpy(corners[order]),
+            torch.tensor([int(a["category_id"]) for a in annotations], dtype=torch.int64)[order],
+            torch.tensor([bool(a.get("iscrowd", 0)) for a in annotations], dtype=torch.bool)[order],
+            torch.tensor([float(a["area"]) for a in annotations])[order],
+        )
+
+    def part(self, positions: np.ndarray) -> "CocoImages":
+        """Some of the images, in this order; the boxes are shared."""
+        chosen = copy(self)
+        chosen.names = self.names[positions]
+        chosen.is_wide = self.is_wide[positions]
+        chosen.labels = self.labels[torch.from_numpy(positions)]
+        chosen._start, chosen._end = self._start[positions], self._end[positions]
+        return chosen
+
+    def path(self, index: int) -> str:
+        """The file of one image."""
+        return os.path.join(self.folder, os.fsdecode(self.names[index]))
+
+    def read(self, index: int) -> Tensor:
+        """Reads and decodes one image."""
+        return read_image(self.path(index))
+
+    def boxes(self, index: int) -> Boxes:
+        """All annotations of one image; there may be none."""
+        start, end = self._start[index], self._end[index]
+        return Boxes(*(values[start:end] for values in self._boxes))
+
+    def with_objects(self) -> np.ndarray:
+        """Positions of the images that have a box to train on (117,266 of train2017)."""
+        usable = np.concatenate([[0], self._boxes.is_object().numpy().cumsum()])
+        return np.flatnonzero(usable[self._end] > usable[self._start])
+
+
+class CocoDetection(Source):
+    """COCO 2017 for detection.
+
+    Args:
+        root: folder of `train2017`, `val2017` and `annotations`.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def train(self) -> CocoImages:
+        """Opens train2017.
+
+        Raises:
+            FileNotFoundError: if images or annotations are missing.
+            ValueError: if the file of annotations is no such file.
+        """
+        return self._open("train2017")
+
+    def evaluation(self) -> CocoImages:
+        """Opens val2017; fails as `train` does."""
+        return self._open("val2017")
+
+    def _open(self, split: str) -> CocoImages:
+        root = Path(self.root).expanduser()
+        folder, file = root / split, root / "annotations" / f"instances_{split}.json"
+        layout = _LAYOUT.format(root=self.root)
+        if not folder.is_dir() or not file.is_file():
+            missing = file if folder.is_dir() else folder
+            raise FileNotFoundError(f"{missing} does not exist; {layout}")
+        try:
+            images = CocoImages(folder, json.loads(file.read_bytes()))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{file} holds no annotations of objects ({type(error).__name__}: {error}); use "
+                "COCO's instances file with images, annotations and categories"
+            ) from error
+        if len(images) == 0 or not Path(images.path(0)).is_file():
+            first = images.path(0) if len(images) else f"an image of {file}"
+            raise FileNotFoundError(f"{first} does not exist; {layout}")
+        return images

@@ -1,0 +1,102 @@
+"""Fashion-MNIST straight from its four files, without a download."""
+
+import gzip
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ser_lightning.data.sources.base import MemoryImages, Source
+
+CLASS_NAMES = (
+    "t-shirt", "trouser", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+_UNSIGNED_BYTES = 8
+_KINDS = {"images": 3, "labels": 1}
+
+
+def read_idx(path: Path) -> Tensor:
+    """Reads an array of bytes in the IDX format, gzipped or not.
+
+    The header is 0, 0, the type, the number of dimensions, then each size in four bytes,
+    most significant first.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The uint8 array.
+
+    Raises:
+        ValueError: the file is no such array, or is cut off.
+    """
+    try:
+        content = path.read_bytes()
+        data = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
+    if len(data) < 4 or data[:3] != bytes([0, 0, _UNSIGNED_BYTES]):
+        raise ValueError(f"{path} is no IDX file of bytes; fetch it again")
+    start = 4 + 4 * data[3]
+    if len(data) < start:
+        raise ValueError(f"{path} is cut off within its header; fetch it again")
+    shape = np.frombuffer(data[4:start], dtype=">u4").tolist()
+    if len(data) != start + math.prod(shape):
+        raise ValueError(
+            f"{path} has {len(data)} bytes, not those of shape {shape}; fetch it again"
+        )
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)[start:].reshape(shape)
+
+
+class FashionMNISTFiles(Source):
+    """Fashion-MNIST: 60,000 + 10,000 gray images of 28 x 28 pixels in ten classes.
+
+    Args:
+        root: folder of the IDX files, gzipped or not: Debian's package dataset-fashion-mnist, or
+            the folder FashionMNIST/raw that torchvision makes.
+    """
+
+    def __init__(self, root: str = "/usr/share/datasets/fashion-mnist") -> None:
+        self.root = root
+
+    def train(self) -> MemoryImages:
+        """Reads the 60,000 training images.
+
+        Raises:
+            FileNotFoundError: files are missing.
+            ValueError: a file is damaged.
+        """
+        return self._read("train")
+
+    def evaluation(self) -> MemoryImages:
+        """Reads the 10,000 test images; fails as `train` does."""
+        return self._read("t10k")
+
+    def _read(self, split: str) -> MemoryImages:
+        images, labels = (read_idx(path) for path in self._find(split))
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"{self.root}: {split} has images {tuple(images.shape)} and labels "
+                f"{tuple(labels.shape)}; fetch the files again"
+            )
+        return MemoryImages(images[:, None], labels.long(), CLASS_NAMES)
+
+    def _find(self, split: str) -> list[Path]:
+        names = [f"{split}-{kind}-idx{dims}-ubyte" for kind, dims in _KINDS.items()]
+        root = Path(self.root).expanduser()
+        paths = [
+            next((path for path in (root / name, root / f"{name}.gz") if path.is_file()), None)
+            for name in names
+        ]
+        missing = [name for name, path in zip(names, paths, strict=True) if path is None]
+        if missing:
+            raise FileNotFoundError(
+                f"{' and '.join(missing)} (or .gz) missing in {root}. On Debian and Ubuntu: "
+                "apt-get install dataset-fashion-mnist. Elsewhere: --data.source TorchvisionSet "
+                "--data.source.name FashionMNIST --data.source.root data "
+                "--data.source.download true"
+            )
+        return [path for path in paths if path is not None]

@@ -1,0 +1,68 @@
+"""What the released data sets are known by: ImageNet's class folders, and how many files there are.
+
+A measurement on other classes or on fewer files may have the same name, but not the same meaning.
+"""
+
+import pkgutil
+from collections.abc import Mapping
+from functools import lru_cache
+
+from lightning.pytorch.utilities import rank_zero_warn
+from timm.data.imagenet_info import ImageNetInfo
+
+from ser_lightning.data.sources.base import HOLDOUT_STEP, ImageSet, Part
+
+IMAGENET_VAL = 50_000
+"""Validation images of ImageNet-1k, and of every severity of ImageNet-C."""
+
+COCO_VAL = 5_000
+"""Images of val2017."""
+
+BENCH3D_VAL = 527_600
+"""Test images of 3DIEBench: 50 views of each of 10,552 objects."""
+
+
+@lru_cache(maxsize=1)
+def imagenet_synsets() -> tuple[str, ...]:
+    """The 1000 class folders of ImageNet-1k, in the order of the class ids."""
+    return tuple(ImageNetInfo("imagenet-1k").label_names())
+
+
+@lru_cache(maxsize=1)
+def imagenet_r_synsets() -> tuple[str, ...]:
+    """The 200 class folders of ImageNet-R, sorted."""
+    content = pkgutil.get_data("timm.data.imagenet_info", "_info/imagenet_r_synsets.txt")
+    assert content is not None
+    return tuple(content.decode().split())
+
+
+def count_reasons(found: Mapping[str, int], *released: int) -> tuple[str, ...]:
+    """Warns where sets have another number of files than the released ones.
+
+    Args:
+        found: number of files, by set.
+        released: right numbers.
+
+    Returns:
+        A reason for the record; none where all numbers are right.
+    """
+    wrong = {name: number for name, number in found.items() if number not in released}
+    if not wrong:
+        return ()
+    some = ", ".join(f"{name} has {number:,}" for name, number in list(wrong.items())[:3])
+    more = f" (and {len(wrong) - 3} more like it)" if len(wrong) > 3 else ""
+    right = " or ".join(f"{number:,}" for number in released)
+    message = f"{some} files{more}, the released set has {right}"
+    rank_zero_warn(f"{message}; fetch it again, or its numbers are not comparable")
+    return (message,)
+
+
+def held_out_reasons(images: ImageSet) -> tuple[str, ...]:
+    """A reason for the record where a source without an evaluation split kept training images.
+
+    Args:
+        images: what a source gave for evaluation. Only `hold_out` makes a part of a set of it.
+    """
+    if not isinstance(images, Part):
+        return ()
+    return (f"tested on every {HOLDOUT_STEP}th training image, there is no evaluation split",)

@@ -1,0 +1,108 @@
+"""A trained linear classifier on frozen [CLS] tokens: its file, and how its accuracy is counted."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ser_lightning.backbones import SplitViT
+from ser_lightning.files import atomic_path
+
+ORIGIN_UNKNOWN = "the head does not say what it was trained on"
+
+
+class HeadOrigin(NamedTuple):
+    """How a head came about, in plain values; its file holds it.
+
+    Attributes:
+        checkpoint: the weights that it was trained on, as `Stage.checkpoint_hash`.
+        protocol: settings of its training.
+        selected: what was chosen on held-out data, such as learning rate and epoch.
+        seed: of its training.
+        unofficial_reason: why its numbers may not be compared with published ones; None if they
+            may.
+    """
+
+    checkpoint: str
+    protocol: dict[str, Any]
+    selected: dict[str, Any]
+    seed: int
+    unofficial_reason: str | None
+
+
+def head_path(folder: Path, dataset_name: str, variant: str = "") -> Path:
+    """Where the linear stage keeps its head.
+
+    Args:
+        folder: of the run.
+        dataset_name: which images it was trained on.
+        variant: as `stage_variant`.
+    """
+    name = "-".join(part for part in ("linear", dataset_name, variant) if part)
+    return folder / "results" / f"{name}.safetensors"
+
+
+class LinearClassifier(nn.Module):
+    """Logits from the [CLS] tokens of some blocks, side by side.
+
+    Args:
+        layers: numbers of the blocks.
+        width: channels of a token.
+        class_names: one per class; their order is that of the logits.
+
+    Attributes:
+        origin: how it came about; None where its file does not say so.
+    """
+
+    origin: HeadOrigin | None
+
+    def __init__(self, layers: Sequence[int], width: int, class_names: Sequence[str]) -> None:
+        super().__init__()
+        self.origin = None
+        self.layers = list(layers)
+        self.class_names = list(class_names)
+        self.linear = nn.Linear(len(self.layers) * width, len(self.class_names))
+
+    def forward(self, backbone: SplitViT, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) images to (B, classes) float32 logits."""
+        tokens = torch.cat(backbone.cls_tokens(pixels, self.layers), dim=1)
+        with torch.autocast(pixels.device.type, enabled=False):
+            return F.linear(tokens.float(), self.linear.weight.float(), self.linear.bias.float())
+
+    def save(self, path: Path) -> None:
+        """Writes weights, layers, class names and origin; the file appears whole or not at all."""
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.linear.state_dict().items()}
+        notes = {"layers": " ".join(map(str, self.layers)), "classes": "\n".join(self.class_names)}
+        if self.origin is not None:
+            notes["origin"] = json.dumps(self.origin._asdict())
+        with atomic_path(path) as partial:
+            partial.write_bytes(safetensors.torch.save(tensors, notes))
+
+    @classmethod
+    def load(cls, path: Path) -> "LinearClassifier":
+        """Reads a file that `save` wrote.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if not path.is_file():
+            raise ValueError(
+                f"{path} does not exist; run the linear stage first (make linear-eval), with the "
+                "same seed and branch"
+            )
+        with safe_open(path, framework="pt") as file:
+            notes = file.metadata()
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        layers = [int(layer) for layer in notes["layers"].split()]
+        width = state["weight"].shape[1] // len(layers)
+        classifier = cls(layers, width, notes["classes"].split("\n"))
+        classifier.linear.load_state_dict(state)
+        if "origin" in notes:
+            classifier.origin = HeadOrigin(**json.loads(notes["origin"]))
+        return classifier.requires_grad_(False).eval()

@@ -1,0 +1,232 @@
+"""What the stages have in common that test a trained linear head on other images."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ser_lightning.data.benchmarks import BenchmarkDataModule, Condition, ConditionBatch
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.distributed import gather_ragged
+from ser_lightning.evaluation.head import ORIGIN_UNKNOWN, LinearClassifier, head_path
+from ser_lightning.evaluation.stage import Stage, StageResult, stage_variant
+from ser_lightning.files import file_sha256
+
+
+class BenchmarkStage(Stage):
+    """Sums results over the samples of every condition, each sample once.
+
+    Args:
+        checkpoint: file of a pretraining run.
+        head: file of the linear head; by default the one that the linear stage of this run wrote,
+            with the same seed and branch, for the images that the head is for.
+        stage: further arguments of every stage.
+
+    Attributes:
+        num_sums: numbers per sample, as `summands` returns them.
+    """
+
+    # A set may have fewer images than there are processes.
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    num_sums: ClassVar[int]
+    logit_ids: Tensor
+    classifier: LinearClassifier
+
+    def __init__(self, checkpoint: str, head: str | None = None, **stage: Any) -> None:
+        super().__init__(checkpoint, **stage)
+        self.head = head
+        self.sums = torch.empty(0)
+        self._conditions: tuple[Condition, ...] = ()
+
+    @abstractmethod
+    def summands(self, logits: Tensor, label: Tensor, batch: ConditionBatch) -> Tensor:
+        """What is summed over samples.
+
+        Args:
+            logits: (B, classes) for images, (B, T, classes) for videos.
+            label: (B,) places of the right classes among the logits.
+            batch: the samples.
+
+        Returns:
+            (B, num_sums).
+        """
+
+    def measure(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> Tensor:
+        """Tests the head on all conditions.
+
+        Returns:
+            (conditions, num_sums) float64 sums over all samples, the same on every rank.
+
+        Raises:
+            ValueError: the data module has no conditions, or the head does not fit or was trained
+                on other weights.
+        """
+        data = self.benchmark(data)
+        data.trainer = trainer
+        data.setup("test")
+        default = head_path(folder, data.dataset_name, stage_variant(self))
+        self.head_file = Path(self.head) if self.head else default
+        self.classifier = LinearClassifier.load(self.head_file)
+        self._check_head()
+        table = logit_table(data.conditions, self.classifier.class_names, str(self.head_file))
+        self._conditions = tuple(data.conditions)
+        self.register_buffer("logit_ids", table, persistent=False)
+        self.sums = torch.zeros(len(data.conditions), self.num_sums, dtype=torch.float64)
+        trainer.test(self, data.test_dataloader(), verbose=False)
+        return self.sums
+
+    def _check_head(self) -> None:
+        origin = self.classifier.origin
+        if origin is not None and origin.checkpoint != self.checkpoint_hash:
+            raise ValueError(
+                f"{self.head_file} was trained on the weights {origin.checkpoint}, not on "
+                f"{self.checkpoint_hash} of {self.checkpoint}; run the linear stage on this "
+                "checkpoint (make linear-eval)"
+            )
+
+    def benchmark(self, data: LabelledDataModule) -> BenchmarkDataModule:
+        """The data module, which must be one with conditions.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        if not isinstance(data, BenchmarkDataModule):
+            raise ValueError(
+                f"{type(data).__name__} has no conditions to test; set data.class_path as in "
+                "configs/eval"
+            )
+        return data
+
+    def test_step(self, batch: ConditionBatch, batch_idx: int) -> None:
+        """Classifies a batch."""
+        label = self.logit_ids[batch.condition, batch.label]
+        frames = batch.pixels.flatten(0, -4)
+        logits = self.classifier(self.backbone, frames).unflatten(0, batch.pixels.shape[:-3])
+        values = self.summands(logits, label, batch)
+        self.sums.index_add_(0, batch.condition.cpu(), values.cpu().double())
+
+    def on_test_epoch_end(self) -> None:
+        """Adds the sums of all ranks."""
+        self.sums = gather_ragged(self.sums[None]).sum(0)
+
+    def tested(
+        self,
+        data: BenchmarkDataModule,
+        metrics: dict[str, float],
+        num_samples: int,
+        *,
+        counts: dict[str, int],
+        protocol: dict[str, Any],
+        dataset: str,
+        reasons: Sequence[str | None],
+        given: Mapping[str, Any] | None = None,
+    ) -> StageResult:
+        """Puts a result together that says which head was tested.
+
+        How the head was trained is part of the protocol. Which one it is, and what was chosen for
+        it, differs from run to run, so it is `selected`. A head whose numbers may not be compared
+        makes the result unofficial.
+
+        Args:
+            data: the images.
+            metrics: by name.
+            num_samples: images or videos.
+            counts: raw counts.
+            protocol: settings of the stage.
+            dataset: name of the images.
+            reasons: why the numbers may not be compared; None is no reason.
+            given: what else was taken from elsewhere for this run.
+        """
+        origin = self.classifier.origin
+        head = {"head": str(self.head_file), "head_sha256": file_sha256(self.head_file)}
+        found = list(filter(None, reasons))
+        if origin is None:
+            found.append(ORIGIN_UNKNOWN)
+        elif origin.unofficial_reason:
+            found.append(f"head: {origin.unofficial_reason}")
+        chosen = {} if origin is None else {**origin.selected, "head_seed": origin.seed}
+        return self.result(
+            data,
+            metrics,
+            num_samples,
+            counts=counts,
+            feature={"cls_of_blocks": self.classifier.layers},
+            protocol={**protocol, "head": None if origin is None else origin.protocol},
+            selected={**head, **chosen, **(given or {})},
+            dataset=dataset,
+            unofficial_reason="; ".join(found) or None,
+        )
+
+    def class_map(self, dataset: str) -> dict[str, int]:
+        """Which logit each class of the tested images has; after `measure`.
+
+        Args:
+            dataset: of a result; a condition's name where every condition has its own.
+        """
+        own = [c.name == dataset for c in self._conditions]
+        places: dict[str, int] = {}
+        rows = zip(self._conditions, self.logit_ids.tolist(), own, strict=True)
+        for condition, row, is_own in rows:
+            if is_own or not any(own):
+                names = condition.images.class_names or range(len(self.classifier.class_names))
+                pairs = zip(map(str, names), row, strict=False)
+                places |= {name: place for name, place in pairs if place >= 0}
+        return places
+
+
+def top_hits(logits: Tensor, label: Tensor) -> Tensor:
+    """Whether the right class is the best, and among the five best (of fewer, among all).
+
+    Args:
+        logits: (B, classes).
+        label: (B,) right classes.
+
+    Returns:
+        (B, 2) bool.
+    """
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == label[:, None]
+    return torch.stack([best[:, 0], best.any(1)], dim=1)
+
+
+def logit_table(
+    conditions: Sequence[Condition], class_names: Sequence[str], head: str = "the head"
+) -> Tensor:
+    """Finds the logit of each class by its name.
+
+    Args:
+        conditions: images whose labels are places in their class names; without names labels are
+            class ids already.
+        class_names: of the logits.
+        head: where they are from, for messages.
+
+    Returns:
+        (conditions, classes) int64 place among the logits, -1 for classes that have none.
+
+    Raises:
+        ValueError: there are images of a class that has no logit.
+    """
+    places = {name: place for place, name in enumerate(class_names)}
+    numbers = [*range(len(class_names))]
+    rows = [
+        [places.get(name, -1) for name in c.images.class_names] if c.images.class_names else numbers
+        for c in conditions
+    ]
+    width = max(len(row) for row in rows)
+    table = torch.tensor([row + [-1] * (width - len(row)) for row in rows])
+    for condition, row in zip(conditions, table, strict=True):
+        present = condition.images.labels.unique()
+        known = present[present < width]
+        unknown = [*present[present >= width].tolist(), *known[row[known] < 0].tolist()]
+        if unknown:
+            names = condition.images.class_names or [str(n) for n in range(max(unknown) + 1)]
+            raise ValueError(
+                f"{condition.name} has images of class {names[unknown[0]]}, for which {head} has "
+                f"no logit (it has {', '.join(class_names[:3])}, ...); give a head that was "
+                "trained on these classes: --model.head FILE"
+            )
+    return table

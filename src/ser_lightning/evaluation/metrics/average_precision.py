@@ -1,0 +1,59 @@
+"""Mean average precision of boxes, as COCO defines it."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from torch import Tensor
+from torchmetrics.detection import MeanAveragePrecision
+
+from ser_lightning.data.sources.coco import Boxes
+
+METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
+
+
+def require_coco_eval() -> None:
+    """Asks for the package that counts matches.
+
+    Raises:
+        ValueError: if it is not installed.
+    """
+    if find_spec("faster_coco_eval") is None:
+        raise ValueError(
+            "mean average precision needs faster-coco-eval, which is not installed; run "
+            "pip install 'ser-lightning[coco]'"
+        )
+
+
+def mean_average_precision(detections: Tensor, truth: Sequence[Boxes]) -> dict[str, float]:
+    """Compares detections with the annotations of all images.
+
+    Args:
+        detections: (N, 7) float: position of the image in `truth`, four corners in pixels of the
+            original image, score, category id.
+        truth: the annotations of each image, crowds included, in the same pixels and ids.
+
+    Returns:
+        `METRICS`, in [0, 1]: the mean over categories, and over IoU 0.5 to 0.95 where the name does
+        not say which. Sizes that no annotated object has are left out.
+    """
+    require_coco_eval()
+    detections = detections[detections[:, 0].argsort(stable=True)].double()
+    counts = detections[:, 0].long().bincount(minlength=len(truth)).tolist()
+    predicted = [
+        {"boxes": rows[:, 1:5], "scores": rows[:, 5], "labels": rows[:, 6].long()}
+        for rows in detections.split(counts)
+    ]
+    annotated = [
+        {
+            "boxes": boxes.corners.double(),
+            "labels": boxes.labels,
+            "iscrowd": boxes.crowd.long(),
+            "area": boxes.area.double(),
+        }
+        for boxes in truth
+    ]
+    metric = MeanAveragePrecision(backend="faster_coco_eval", sync_on_compute=False)
+    metric.update(predicted, annotated)
+    computed = metric.compute()
+    found = {name: float(computed[name]) for name in METRICS}
+    return {name: value for name, value in found.items() if value >= 0}

@@ -1,0 +1,287 @@
+"""The equivariance score: does the token map of g.x equal the action of g on the map of x?
+
+A score alone says little, so companions stand next to it: the chance level, the score without an
+action, and the score without what all tokens have in common.
+
+Source: SER Table 4. Its formula is not in the text; this is the cosine over channels, averaged
+over positions, that Zhang 2019 uses for shifts.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ser_lightning.groups import GroupElement, GroupSampler, act
+
+FAMILIES = ("rotation", "flip", "scale")
+NUM_SCALES = 8
+"""How many grids the scale family uses: few, so that images with the same grid stack."""
+
+ROWS = ("score", "chance", "no_action", "mean_centred")
+NUM_REFERENCES = 16
+"""How many images lend their maps for the chance level; few, so that every process holds them."""
+
+
+class TokenMapper(Protocol):
+    """What a backbone must offer to be scored; `SplitViT` does."""
+
+    grid: tuple[int, int]
+    patch_size: int
+
+    def token_maps(self, images: Tensor, layers: Sequence[int], /) -> tuple[Tensor, ...]:
+        """Returns the (B, C, h, w) maps of the images after each of the layers."""
+
+
+def token_cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Computes the cosine over channels, averaged over positions.
+
+    Args:
+        first: (B, C, h, w) token maps.
+        second: (B, C, h, w) token maps in the same frame.
+
+    Returns:
+        (B,) float32 in [-1, 1].
+    """
+    return F.cosine_similarity(first.float(), second.float(), dim=1).flatten(1).mean(1)
+
+
+def family_elements(
+    family: str, position: Tensor, grid: tuple[int, int], seed: int = 0
+) -> list[tuple[Tensor, GroupElement]]:
+    """Gives every image an element of a transformation family, never the identity.
+
+    The element depends on the seed and on the position of the image alone, not on its batch.
+    Images are grouped by what the elements of one batch must share.
+
+    Args:
+        family: "rotation": 1, 2 or 3 quarter turns in rotation; "flip": the horizontal flip;
+            "scale": one of `NUM_SCALES` grids from the sampler of pretraining.
+        position: (B,) int64 counter of the images in the evaluation set.
+        grid: the backbone's grid of tokens (h, w).
+        seed: of the grids.
+
+    Returns:
+        Rows of the batch, int64, with their elements; together every row once.
+
+    Raises:
+        ValueError: if there is no such family.
+    """
+    position = position.cpu()
+    if family == "rotation":
+        turns = 1 + position % 3
+        groups = [(turns == k, False, k, grid) for k in (1, 2, 3)]
+    elif family == "flip":
+        groups = [(torch.ones_like(position, dtype=torch.bool), True, 0, grid)]
+    elif family == "scale":
+        grids = scale_grids(grid, seed)
+        groups = [(position % len(grids) == i, False, 0, size) for i, size in enumerate(grids)]
+    else:
+        raise ValueError(f"no transformation family {family!r}; use one of {', '.join(FAMILIES)}")
+    result = []
+    for chosen, flipped, quarter_turns, size in groups:
+        rows = chosen.nonzero()[:, 0]
+        if len(rows):
+            flip = torch.full((len(rows),), flipped)
+            turns = torch.full((len(rows),), quarter_turns)
+            result.append((rows, GroupElement.from_turns(flip, turns, size)))
+    return result
+
+
+@lru_cache(maxsize=16)
+def scale_grids(grid: tuple[int, int], seed: int = 0) -> tuple[tuple[int, int], ...]:
+    """Draws the grids of the scale family by the area and aspect law of pretraining.
+
+    Args:
+        grid: the backbone's grid (h, w), which is never among the results.
+        seed: of the draw.
+
+    Returns:
+        `NUM_SCALES` grids (h, w).
+
+    Raises:
+        ValueError: if the grid is so small that every draw rounds to itself.
+    """
+    sampler = GroupSampler(rotation=False, flip=False)
+    rng = np.random.default_rng([seed, *grid])
+    drawn = (sampler.sample(1, grid, rng, np.zeros((1, 2, 2))) for _ in range(50 * NUM_SCALES))
+    grids = [element.grid for pair in drawn for element in pair if element.grid != grid]
+    if len(grids) < NUM_SCALES:
+        raise ValueError(
+            f"a grid of {grid[0]}x{grid[1]} tokens cannot be scaled; use more patches per side"
+        )
+    return tuple(grids[:NUM_SCALES])
+
+
+@torch.no_grad()
+def equivariance_scores(
+    backbone: TokenMapper,
+    pixels: Tensor,
+    layers: Sequence[int],
+    position: Tensor,
+    seed: int = 0,
+    families: Sequence[str] = FAMILIES,
+) -> dict[str, dict[int, Tensor]]:
+    """Scores how well token maps follow a transformation of the image.
+
+        score(x) = mean_u cos( f(g.x)_u , (g f(x))_u ),   u over the positions of the map
+
+    1 for an exactly equivariant encoder. A random-init ViT scores about 0.8, so a score means
+    little without that baseline. Computed in float32 outside any autocast, one pass of the
+    backbone for all layers.
+
+    Args:
+        backbone: the encoder f, in evaluation mode.
+        pixels: (B, 3, H, W) normalised images.
+        layers: after which blocks; the depth means after the final norm.
+        position: (B,) int64 counter of the images in the evaluation set; picks the elements.
+        seed: of the elements.
+        families: which transformations.
+
+    Returns:
+        For each family and layer the (B,) float32 scores, on the device of the pixels.
+    """
+    scores = {
+        family: {layer: pixels.new_empty(len(pixels), dtype=torch.float32) for layer in layers}
+        for family in families
+    }
+    with torch.autocast(pixels.device.type, enabled=False):
+        base = backbone.token_maps(pixels, layers)
+        for moved in _transformed(backbone, pixels, layers, position, seed, families):
+            for layer, before, after in zip(layers, base, moved.maps, strict=True):
+                expected = act(moved.element, before[moved.rows])
+                scores[moved.family][layer][moved.rows] = token_cosine(after, expected)
+    return scores
+
+
+class Reference(NamedTuple):
+    """What the companions of a score need to know of the evaluation set.
+
+    Attributes:
+        mean: per layer the (C,) mean token over all images and positions.
+        positions: (R,) int64 counters of some images, at least two.
+        maps: per layer their (R, C, h, w) maps.
+    """
+
+    mean: tuple[Tensor, ...]
+    positions: Tensor
+    maps: tuple[Tensor, ...]
+
+
+def reference_positions(num_images: int) -> Tensor:
+    """Spreads the images that lend their maps for the chance level evenly over the set.
+
+    Args:
+        num_images: the size of the evaluation set.
+
+    Returns:
+        (R,) int64 counters, R at most `NUM_REFERENCES`.
+
+    Raises:
+        ValueError: if there is only one image, which has no other one.
+    """
+    if num_images < 2:
+        raise ValueError(
+            f"{num_images} images have no chance level, which compares different images; use at "
+            "least 2"
+        )
+    count = min(NUM_REFERENCES, num_images)
+    return torch.arange(count) * num_images // count
+
+
+def other_image(position: Tensor, references: Tensor) -> Tensor:
+    """Picks for every image one of the references, never itself.
+
+    Args:
+        position: (B,) int64 counter of the images in the evaluation set.
+        references: (R,) int64 counters of the references, at least two.
+
+    Returns:
+        (B,) int64 numbers of references, which depend on the counter of the image alone.
+    """
+    position = position.cpu()
+    chosen = position % len(references)
+    return (chosen + (references[chosen] == position).long()) % len(references)
+
+
+@torch.no_grad()
+def companion_scores(
+    backbone: TokenMapper,
+    pixels: Tensor,
+    layers: Sequence[int],
+    position: Tensor,
+    reference: Reference,
+    seed: int = 0,
+    families: Sequence[str] = FAMILIES,
+) -> dict[str, dict[str, dict[int, Tensor]]]:
+    """Scores as `equivariance_scores`, with companions that tell what a score is worth.
+
+        score:        mean_u cos( f(g.x)_u ,     (g f(x))_u     )
+        chance:       mean_u cos( f(g.x)_u ,     (g f(y))_u     ),   y another image
+        no_action:    mean_u cos( f(g.x)_u ,     f(x)_u         ),   where the maps have one size
+        mean_centred: mean_u cos( f(g.x)_u - m , (g f(x))_u - m ),   m the mean token of the set
+
+    Args:
+        backbone: the encoder f, in evaluation mode.
+        pixels: (B, 3, H, W) normalised images.
+        layers: after which blocks; the depth means after the final norm.
+        position: (B,) int64 counter of the images in the evaluation set; picks g and y.
+        reference: mean tokens and further images, for the same layers in the same order.
+        seed: of the elements.
+        families: which transformations.
+
+    Returns:
+        For each of `ROWS`, family and layer the (B,) float32 values, on the device of the pixels;
+        nan for `no_action` where a transformation changes the size of the map.
+    """
+    nothing = torch.full((len(pixels),), torch.nan, device=pixels.device)
+    values = {
+        row: {family: {layer: nothing.clone() for layer in layers} for family in families}
+        for row in ROWS
+    }
+    with torch.autocast(pixels.device.type, enabled=False):
+        base = backbone.token_maps(pixels, layers)
+        for family, rows, element, maps in _transformed(
+            backbone, pixels, layers, position, seed, families
+        ):
+            chosen = other_image(position.cpu()[rows.cpu()], reference.positions).to(rows.device)
+            for i, (layer, after) in enumerate(zip(layers, maps, strict=True)):
+                before, mean = base[i][rows], reference.mean[i][:, None, None]
+                expected = act(element, before)
+                other = act(element, reference.maps[i][chosen])
+                values["score"][family][layer][rows] = token_cosine(after, expected)
+                values["chance"][family][layer][rows] = token_cosine(after, other)
+                centred = token_cosine(after - mean, expected - mean)
+                values["mean_centred"][family][layer][rows] = centred
+                if after.shape == before.shape:
+                    values["no_action"][family][layer][rows] = token_cosine(after, before)
+    return values
+
+
+class _Transformed(NamedTuple):
+    """Rows of a batch under one transformation of a family, and their (n, C, h, w) maps."""
+
+    family: str
+    rows: Tensor
+    element: GroupElement
+    maps: tuple[Tensor, ...]
+
+
+def _transformed(
+    backbone: TokenMapper,
+    pixels: Tensor,
+    layers: Sequence[int],
+    position: Tensor,
+    seed: int,
+    families: Sequence[str],
+) -> Iterator[_Transformed]:
+    """Maps of the transformed images; together every row of the batch once per family."""
+    for family in families:
+        for rows, element in family_elements(family, position, backbone.grid, seed):
+            chosen = rows.to(pixels.device)
+            moved = act(element, pixels[chosen], backbone.patch_size)
+            yield _Transformed(family, chosen, element, backbone.token_maps(moved, layers))

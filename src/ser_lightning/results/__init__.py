@@ -1,0 +1,1 @@
+"""The format that measuring writes and reporting reads."""

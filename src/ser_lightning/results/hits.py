@@ -1,0 +1,87 @@
+"""Which test images a stage classified right: what two runs are compared by, image by image."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ser_lightning.files import atomic_path
+
+
+class Hits(NamedTuple):
+    """What the accuracy of a record is made of.
+
+    Attributes:
+        values: (N,) uint8, 1 where a test image was right, in the order of the data set.
+        test_set: hash that is equal where the images have the same labels in the same order.
+    """
+
+    values: np.ndarray
+    test_set: str
+
+
+def hits_path(record: Path) -> Path:
+    """Where the hits of a record belong: <stage>-<dataset>.hits.safetensors beside it."""
+    return record.with_suffix(".hits.safetensors")
+
+
+def load_hits(record: Path, metric: str) -> Hits | None:
+    """Reads the hits of one metric of a record; None where there are none.
+
+    Args:
+        record: path of the record.
+        metric: its name there, such as "top1".
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
+    path = hits_path(record)
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            notes = file.metadata() or {}
+            values = file.get_tensor(metric) if metric in file.keys() else None  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read ({error}); run the evaluation again") from error
+    return None if values is None else Hits(values, notes.get("test_set", ""))
+
+
+def write_hits(
+    folder: Path,
+    stage: str,
+    dataset: str,
+    hits: Mapping[str, Tensor],
+    label: Tensor,
+    variant: str = "",
+) -> Path:
+    """Writes results/<stage>-<dataset>[-<variant>].hits.safetensors, whole or not at all.
+
+    Call it on one rank. The file names its test set by a hash of the labels in their order.
+
+    Args:
+        folder: of the run.
+        stage: as in the record that the file lies beside.
+        dataset: as there.
+        hits: by the name of the record's metric, (N,) whether each test image was right, in the
+            order of the test split.
+        label: (N,) int64 classes of these images.
+        variant: of the record's name.
+
+    Returns:
+        The file.
+    """
+    assert all(len(right) == len(label) for right in hits.values())
+    tensors = {name: right.to("cpu", torch.uint8).contiguous() for name, right in hits.items()}
+    notes = {"test_set": hashlib.sha256(label.cpu().numpy().tobytes()).hexdigest()}
+    name = "-".join(part for part in (stage, dataset, variant) if part)
+    path = folder / "results" / f"{name}.hits.safetensors"
+    with atomic_path(path) as partial:
+        partial.write_bytes(safetensors.torch.save(tensors, notes))
+    return path

@@ -1,0 +1,306 @@
+"""Error rates on corrupted and perturbed images, next to those of a baseline.
+
+Everything is keyed by the name of the corruption or perturbation: lists of constants in another
+order than the list of names are a known mistake.
+
+Source: Hendrycks & Dietterich 2019, arXiv 1903.12261, mCE, relative mCE, mFR and mT5D, and its
+public evaluation code.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ser_lightning.files import file_sha256
+
+ALEXNET_ERROR = 0.43478
+"""Top-1 error rate of torchvision's AlexNet on ImageNet's validation images."""
+
+ALEXNET_CORRUPTION_ERRORS: Mapping[str, tuple[float, ...]] = {
+    "gaussian_noise": (0.69528, 0.82542, 0.93554, 0.98138, 0.99452),
+    "shot_noise": (0.71224, 0.85108, 0.93574, 0.98182, 0.99146),
+    "impulse_noise": (0.78374, 0.89808, 0.9487, 0.9872, 0.99548),
+    "defocus_blur": (0.65624, 0.73202, 0.85036, 0.91364, 0.94714),
+    "glass_blur": (0.64308, 0.75054, 0.88806, 0.91622, 0.93344),
+    "motion_blur": (0.5843, 0.70048, 0.82108, 0.8975, 0.92638),
+    "zoom_blur": (0.70008, 0.76992, 0.80784, 0.84198, 0.87198),
+    "snow": (0.71726, 0.88392, 0.86468, 0.9187, 0.94952),
+    "frost": (0.6139, 0.79734, 0.8879, 0.89942, 0.9343),
+    "fog": (0.67474, 0.7605, 0.84378, 0.8726, 0.945),
+    "brightness": (0.4514, 0.48502, 0.54048, 0.62166, 0.7244),
+    "contrast": (0.64548, 0.7615, 0.88874, 0.9776, 0.9927),
+    "elastic_transform": (0.52596, 0.70116, 0.55686, 0.64076, 0.80554),
+    "pixelate": (0.52218, 0.5462, 0.73728, 0.87092, 0.91262),
+    "jpeg_compression": (0.51002, 0.54718, 0.57294, 0.65458, 0.74778),
+}
+"""Its error rates on ImageNet-C, severities 1 to 5.
+
+Source: github.com/hendrycks/robustness, issue 10.
+"""
+
+ALEXNET = "alexnet"
+"""The network that published ratios are relative to."""
+
+
+class Measured(NamedTuple):
+    """What another network achieved.
+
+    Attributes:
+        path: of the file.
+        name: the network, such as ALEXNET, or the folder of its run.
+        sha256: of the file.
+        content: "metrics" and "counts" by name.
+    """
+
+    path: str
+    name: str
+    sha256: str
+    content: dict[str, Any]
+
+    @property
+    def unofficial_reason(self) -> str | None:
+        """Why its numbers may not be compared with published ones; None if they may."""
+        reason: str | None = self.content.get("unofficial_reason")
+        return reason
+
+    def describe(self) -> str | dict[str, str]:
+        """Names it in a protocol; AlexNet is the same network in every file."""
+        if self.name == ALEXNET:
+            return ALEXNET
+        return {"name": self.name, "sha256": self.sha256}
+
+    def entries(self, part: str, names: Sequence[str]) -> list[float]:
+        """Some of its numbers.
+
+        Raises:
+            ValueError: a name is missing.
+        """
+        values = self.content.get(part, {})
+        missing = [name for name in names if values.get(name) is None]
+        if missing:
+            raise ValueError(
+                f"{self.path} lacks the {part} {', '.join(missing[:5])}; measure them too, or "
+                "leave the baseline out"
+            )
+        return [float(values[name]) for name in names]
+
+    def check_counts(self, counts: Mapping[str, int]) -> None:
+        """Compares numbers of images or videos.
+
+        Raises:
+            ValueError: a number is missing, or another one.
+        """
+        theirs = self.entries("counts", list(counts))
+        for (name, number), other in zip(counts.items(), theirs, strict=True):
+            if number != other:
+                raise ValueError(
+                    f"{self.path} was measured with {name} {other:g}, not {number}; measure both "
+                    "on the same images"
+                )
+
+
+def read_baseline(
+    path: str, protocol: Mapping[str, Any], must_agree: Sequence[str], dataset: str
+) -> Measured:
+    """Reads a JSON file of a measurement and checks that it was made in the same way.
+
+    Args:
+        path: a result record of the same stage, or a file of the same form.
+        protocol: settings of this measurement.
+        must_agree: names of the settings without which a comparison makes no sense.
+        dataset: on which images this measurement is made.
+
+    Raises:
+        ValueError: there is no such file, or it was measured in another way.
+    """
+    file = Path(path).expanduser()
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        theirs = {**content["protocol"], "dataset": content["dataset"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no record of a measurement ({error or type(error).__name__}); give the "
+            "results/*.json of this stage for another network"
+        ) from error
+    for name, ours in {"dataset": dataset, **{n: protocol[n] for n in must_agree}}.items():
+        if theirs.get(name) != ours:
+            raise ValueError(
+                f"{path} was measured with {name} {theirs.get(name)}, not {ours}; "
+                "measure both in the same way"
+            )
+    return Measured(path, _name(file, content), file_sha256(file), content)
+
+
+def versus(metric: str, network: str) -> str:
+    """The name of a ratio, which only AlexNet's may have without an addition."""
+    return metric if network == ALEXNET else f"{metric}_vs_{network}"
+
+
+def baseline_reasons(reason: str | None, own: Sequence[str | None]) -> list[str]:
+    """The baseline's reasons against a comparison that are not our own already.
+
+    Args:
+        reason: its reasons, put together with "; ".
+        own: ours, each put together in the same way.
+    """
+    known = {part for reasons in own if reasons for part in reasons.split("; ")}
+    parts = reason.split("; ") if reason else []
+    return [f"baseline: {part}" for part in parts if part not in known]
+
+
+def _name(file: Path, content: Mapping[str, Any]) -> str:
+    """The network that the file names, or else the folder of the run that the record is of."""
+    network = content.get("network")
+    if network is not None:
+        return str(network).lower()
+    folder = file.resolve().parent
+    return folder.parent.name if folder.name == "results" else file.stem
+
+
+def accuracy_percent(errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Computes the accuracy of every corruption, averaged over its severities.
+
+    Args:
+        errors: by corruption, the error rate in [0, 1] at each severity.
+
+    Returns:
+        Percent by corruption.
+
+    Raises:
+        ValueError: if a corruption has no severity, or a rate is not in [0, 1].
+    """
+    return {name: 100 * (1 - _total(name, rates) / len(rates)) for name, rates in errors.items()}
+
+
+def corruption_errors(
+    errors: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """Computes the corruption error (CE) of every corruption, in percent of a baseline's.
+
+        CE_c = 100 * sum_s E_sc / sum_s B_sc
+
+    Args:
+        errors: by corruption, the error rate E in [0, 1] at each severity.
+        baseline: the rates B of the baseline (AlexNet) at the same severities; may hold more
+            corruptions.
+
+    Returns:
+        CE by corruption; 100 is as good as the baseline. mCE is `mean_over(..., CORRUPTIONS)`.
+
+    Raises:
+        ValueError: as `accuracy_percent`, or if the baseline lacks a corruption or severity.
+    """
+    _check_baseline(errors, baseline)
+    return {
+        name: 100 * _total(name, rates) / _total(name, baseline[name])
+        for name, rates in errors.items()
+    }
+
+
+def relative_corruption_errors(
+    errors: Mapping[str, Sequence[float]],
+    clean_error: float,
+    baseline: Mapping[str, Sequence[float]],
+    clean_baseline_error: float,
+) -> dict[str, float]:
+    """Computes the relative corruption error: what the corruption adds to the clean error.
+
+        RCE_c = 100 * sum_s (E_sc - E_clean) / sum_s (B_sc - B_clean)
+
+    Args:
+        errors: as `corruption_errors`.
+        clean_error: the error rate in [0, 1] on the clean images.
+        baseline: as `corruption_errors`.
+        clean_baseline_error: the baseline's error rate on the clean images.
+
+    Returns:
+        RCE by corruption, in percent; relative mCE is `mean_over(..., CORRUPTIONS)`.
+
+    Raises:
+        ValueError: as `corruption_errors`, or if a corruption does not harm the baseline.
+    """
+    _check_baseline(errors, baseline)
+    result = {}
+    for name, rates in errors.items():
+        added = _total(name, rates) - len(rates) * clean_error
+        baseline_added = _total(name, baseline[name]) - len(rates) * clean_baseline_error
+        if baseline_added <= 0:
+            raise ValueError(
+                f"{name} does not raise the baseline's error above clean_baseline_error "
+                f"{clean_baseline_error}; give rates in [0, 1] of the same network"
+            )
+        result[name] = 100 * added / baseline_added
+    return result
+
+
+def relative_to(values: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, float]:
+    """Divides by a baseline: flip rates FR from flip probabilities, T5D from top-5 distances.
+
+    Args:
+        values: by perturbation.
+        baseline: the baseline's (AlexNet's) positive values; may hold more perturbations.
+
+    Returns:
+        Percent by perturbation; mFR and mT5D are `mean_over(..., PERTURBATIONS)`.
+
+    Raises:
+        ValueError: if the baseline lacks a perturbation or is not positive there.
+    """
+    _check_names(values, baseline, "the baseline")
+    for name in values:
+        if baseline[name] <= 0:
+            raise ValueError(
+                f"the baseline's {name} is {baseline[name]}, which must be positive; measure it "
+                "again"
+            )
+    return {name: 100 * value / baseline[name] for name, value in values.items()}
+
+
+def mean_over(values: Mapping[str, float], names: Sequence[str]) -> float:
+    """Averages the values of all names, each with the same weight.
+
+    Args:
+        values: by name; others than `names` are left out.
+        names: what a benchmark averages, such as `CORRUPTIONS`.
+
+    Returns:
+        The plain mean.
+
+    Raises:
+        ValueError: if a name is missing: the mean over fewer is another benchmark.
+    """
+    if not names:
+        raise ValueError("a mean over no names; give at least one")
+    _check_names(names, values, "the average")
+    return sum(values[name] for name in names) / len(names)
+
+
+def _total(name: str, rates: Sequence[float]) -> float:
+    """The sum over severities, which must be error rates."""
+    if not rates or not all(0 <= rate <= 1 for rate in rates):
+        raise ValueError(
+            f"{name} has the error rates {list(rates)}; give at least one, each in [0, 1] and not "
+            "in percent"
+        )
+    return sum(rates)
+
+
+def _check_baseline(
+    errors: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]]
+) -> None:
+    _check_names(errors, baseline, "the baseline")
+    for name, rates in errors.items():
+        if len(rates) != len(baseline[name]):
+            raise ValueError(
+                f"{name} has {len(rates)} severities and the baseline {len(baseline[name])}; "
+                "measure the same ones"
+            )
+
+
+def _check_names(wanted: Iterable[str], given: Mapping[str, object], whose: str) -> None:
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise ValueError(
+            f"{whose} lacks {', '.join(missing)}; measure them too, or leave the number out"
+        )

@@ -1,0 +1,272 @@
+"""The study's page: what each row measured, and which of the paper's claims hold at that scale."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ser_lightning.files import atomic_path
+from ser_lightning.reporting.compare import GroupCost, runs_table
+from ser_lightning.reporting.groups import RunGroup
+from ser_lightning.reporting.intervals import Interval, paired_difference, seed_difference
+from ser_lightning.reporting.rendering import to_markdown
+from ser_lightning.results.hits import load_hits
+
+COLOURS = {"SER": "#0b6fb8", "AugSelf": "#d1570a", "EquiMod": "#8a4fb0"}
+BASELINE = "0.35"
+
+
+class Point(NamedTuple):
+    """An add-on at a layer.
+
+    Attributes:
+        family: the add-on, "" for the baseline, which reads no layer.
+        layer: the block that it reads.
+        values: by measure, one number per seed.
+    """
+
+    family: str
+    layer: int | None
+    values: Mapping[str, Sequence[float]]
+
+
+def study_figure(
+    path: str | os.PathLike[str], points: Sequence[Point], measures: Mapping[str, str]
+) -> None:
+    """Draws one panel per measure and writes them as PNG, whole or not at all.
+
+    Lines join the means over seeds; small dots are single runs. The baseline is a band from its
+    smallest to its largest run.
+
+    Args:
+        path: of the PNG.
+        points: add-ons at layers, and the baseline.
+        measures: title by measure, in the order of the panels.
+    """
+    figure = Figure(figsize=(4.1 * len(measures), 4.3), dpi=110, facecolor="white")
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
+    figure.subplots_adjust(left=0.05, right=0.99, top=0.88, bottom=0.24, wspace=0.24)
+    for axes, (measure, title) in zip(panels, measures.items(), strict=True):
+        _draw(axes, points, measure)
+        axes.set_title(title, fontsize=11, fontweight="bold", loc="left")
+        axes.set_xlabel("the add-on reads block", fontsize=10)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="lower center", ncol=5, frameon=False, fontsize=10)
+    with atomic_path(Path(path)) as partial, partial.open("wb") as file:
+        FigureCanvasAgg(figure).print_png(file)
+
+
+def _draw(axes: Axes, points: Sequence[Point], measure: str) -> None:
+    for point in points:
+        if not point.family and len(point.values.get(measure, ())):
+            runs = point.values[measure]
+            axes.axhspan(min(runs), max(runs), color=BASELINE, alpha=0.2, linewidth=0)
+            axes.axhline(float(np.mean(runs)), color=BASELINE, linestyle="--", label="MoCo-v3")
+    for family, colour in COLOURS.items():
+        found = sorted(
+            (p.layer, p.values[measure])
+            for p in points
+            if p.family == family and p.layer is not None and len(p.values.get(measure, ()))
+        )
+        if not found:
+            continue
+        means = [float(np.mean(runs)) for _, runs in found]
+        axes.plot([layer for layer, _ in found], means, "-o", color=colour, label=family, lw=2)
+        for layer, runs in found:
+            axes.plot([layer] * len(runs), runs, "o", color=colour, markersize=3, alpha=0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+
+
+LINEAR, KNN, CORRUPTION = "linear", "20-NN", "-C"
+FAMILIES = ("rotation", "flip", "scale")
+
+_METRICS = {
+    LINEAR: ("linear", "top1"),
+    KNN: ("knn", "top1_k20"),
+    CORRUPTION: ("corruption", "top1/avg_without_frost"),
+    **{family: ("equivariance", f"equivariance/{family}_final") for family in FAMILIES},
+}
+"""Stage and metric by measure."""
+
+_PAIRED = (LINEAR, KNN)  # measures of which every test image is known
+
+_FIGURE = {
+    LINEAR: "Linear top-1, %",
+    KNN: "20-NN top-1, %",
+    CORRUPTION: "Corrupted top-1, %",
+    "rotation": "Equivariance to turns, final",
+}
+
+
+class StudyRow(NamedTuple):
+    """A row of the study with its runs.
+
+    Attributes:
+        name: as claims call it.
+        family: the add-on, for the figure; "" for the baseline.
+        layer: the block that it reads; None without one.
+        runs: one per seed; its name is the row's label.
+        cost: of one of them.
+    """
+
+    name: str
+    family: str
+    layer: int | None
+    runs: RunGroup
+    cost: GroupCost
+
+
+class Claim(NamedTuple):
+    """Something that the paper says.
+
+    Attributes:
+        text: in words, with its place and numbers.
+        better: name of the row that should measure more.
+        worse: name of the row that it is compared with.
+        measure: LINEAR, KNN, CORRUPTION or one of FAMILIES.
+    """
+
+    text: str
+    better: str
+    worse: str
+    measure: str
+
+
+CLAIMS = (
+    Claim("SER raises linear accuracy (Table 1: 68.44 to 69.28)", "ser", "moco", LINEAR),
+    Claim(
+        "SER's views and late [CLS] alone raise it (Table 5: 68.82)", "ser_weight_0", "moco", LINEAR
+    ),
+    Claim("its loss adds to that (Table 5: 69.28)", "ser", "ser_weight_0", LINEAR),
+    Claim("SER is ahead of AugSelf (Table 1: 67.55)", "ser", "augself", LINEAR),
+    Claim("SER is ahead of STL (Table 1: 65.49)", "ser", "stl", LINEAR),
+    Claim(
+        "SER is ahead of EquiMod, which has a third view (Table 1: 68.95)", "ser", "equimod", LINEAR
+    ),
+    Claim(
+        "E-SSL, with four small views more, is ahead of MoCo-v3 (Table 1: 70.60)",
+        "essl",
+        "moco",
+        LINEAR,
+    ),
+    Claim(
+        "AugSelf gains at an early block (Table 6: 67.55 to 68.23)", "augself_2", "augself", LINEAR
+    ),
+    Claim(
+        "EquiMod gains at an early block (Table 6: 68.95 to 69.51)", "equimod_2", "equimod", LINEAR
+    ),
+    Claim(
+        "SER at an early block is ahead of SER at the last (Table 4: 68.18)", "ser", "ser_6", LINEAR
+    ),
+    Claim("SER keeps 20-NN accuracy or raises it (Table 3: 61.56 to 61.64)", "ser", "moco", KNN),
+    Claim(
+        "SER raises accuracy on corruptions (Table 12: 39.47 to 40.58)", "ser", "moco", CORRUPTION
+    ),
+    Claim(
+        "SER raises final equivariance to turns (Table 4: .804 to .840)", "ser", "moco", "rotation"
+    ),
+    Claim("SER at the last block raises it further (Table 4: .924)", "ser_6", "ser", "rotation"),
+)
+
+
+def write_study(rows: Sequence[StudyRow], page: Path, notes: str) -> None:
+    """Writes the page and its picture beside it, each whole or not at all.
+
+    Args:
+        rows: in the order of the table; the first one is the baseline.
+        page: the Markdown file; the picture has its name with .png.
+        notes: a paragraph on sizes and settings, below the title.
+
+    Raises:
+        ValueError: if hits cannot be read.
+    """
+    picture = page.with_suffix(".png")
+    points = [Point(row.family, row.layer, _measured(row)) for row in rows]
+    study_figure(picture, points, _FIGURE)
+    table = runs_table([row.runs for row in rows], [row.cost for row in rows])
+    parts = [
+        to_markdown("Study: the paper's questions at small scale", notes, [table]).rstrip(),
+        "## What the paper says, and what was seen here",
+        _claims({row.name: row for row in rows}),
+        _READING,
+        "## Against the layer",
+        f"![Accuracy and equivariance against the layer]({picture.name})",
+    ]
+    with atomic_path(page) as partial:
+        partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+_READING = """\
+How to read it: a difference has a 95 % interval. For linear and 20-NN accuracy (points) it covers
+the choice of test images, by a bootstrap in which both rows see the same images, and of seeds; for
+the other measures of seeds alone (Student's t with Welch's degrees of freedom). "Holds" and "the
+opposite" mean that the interval excludes 0, "cannot be told from noise" that it does not; of many
+such lines one in twenty is wrong by chance. A row with one seed cannot decide anything."""
+
+
+def _measured(row: StudyRow) -> dict[str, list[float]]:
+    """What the row's runs say, by measure, one number per seed."""
+    return {measure: _values(row, *place) for measure, place in _METRICS.items()}
+
+
+def _values(row: StudyRow, stage: str, metric: str) -> list[float]:
+    found = [
+        loaded.record.metrics.get(metric)
+        for records in row.runs.records
+        for (name, _), loaded in records.items()
+        if name == stage
+    ]
+    return [float(value) for value in found if value is not None]
+
+
+def _difference(better: StudyRow, worse: StudyRow, measure: str) -> Interval | None:
+    """Paired by test image where those are known, else from the seeds; None if neither can be."""
+    stage, metric = _METRICS[measure]
+    if measure in _PAIRED:
+        ours, theirs = (_hits(row, stage, metric) for row in (better, worse))
+        return paired_difference(ours, theirs) if ours and theirs else None
+    return seed_difference(_values(better, stage, metric), _values(worse, stage, metric))
+
+
+def _hits(row: StudyRow, stage: str, metric: str) -> list[np.ndarray]:
+    """Which test images each run of a row classified right."""
+    paths = [
+        loaded.path
+        for records in row.runs.records
+        for (name, _), loaded in records.items()
+        if name == stage
+    ]
+    found = [load_hits(path, metric) for path in paths]
+    return [hits.values for hits in found if hits is not None]
+
+
+def _claims(rows: Mapping[str, StudyRow]) -> str:
+    lines = ["| the paper | here | |", "|---|---:|---|"]
+    for claim in CLAIMS:
+        if claim.better in rows and claim.worse in rows:
+            seen, verdict = _judge(rows[claim.better], rows[claim.worse], claim.measure)
+            lines.append(f"| {claim.text} | {seen} | {verdict} |")
+    return "\n".join(lines)
+
+
+def _judge(better: StudyRow, worse: StudyRow, measure: str) -> tuple[str, str]:
+    """The difference in words, and whether the claim holds."""
+    ours, theirs = (_values(row, *_METRICS[measure]) for row in (better, worse))
+    if not (ours and theirs):
+        return "-", "not measured"
+    digits = 3 if measure in FAMILIES else 2
+    found = _difference(better, worse, measure)
+    if found is None or min(len(ours), len(theirs)) < 2:
+        return f"{np.mean(ours) - np.mean(theirs):+.{digits}f}", "cannot be told (one seed)"
+    seen = f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+    if found.low > 0:
+        return seen, "**holds**"
+    return seen, "**the opposite**" if found.high < 0 else "cannot be told from noise"

@@ -1,0 +1,293 @@
+"""The study: the paper's questions at small scale, on real Fashion-MNIST.
+
+Run by `make study`, or `python -m studies.fashion_mnist.run [options]`. It pretrains every row
+below with several seeds, evaluates each run, and writes a page with tables and figures. What is
+there already is not computed again, so it can be stopped and started at any time.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+from ser_lightning.commands.compare import group_cost
+from ser_lightning.reporting.groups import group_runs
+from ser_lightning.runtime import CHECKPOINT_FOLDER, packaged
+from studies.fashion_mnist.page import StudyRow, write_study
+
+SEEDS = 3
+PRETRAINED = "pretrained"
+"""File in a run's folder, written when pretraining has come to its end: its fingerprint."""
+
+_PART = re.compile(r"^\s*\w+: (\.\./\S+\.yaml)$", re.MULTILINE)  # backbone: ../file.yaml
+
+
+class Row(NamedTuple):
+    """A configuration of the study.
+
+    Attributes:
+        name: of its folder.
+        label: in tables.
+        configs: files below `configs/`, later ones win.
+        family: the add-on, for the figure; "" without one, or where the row is left out of it.
+        layer: the block that its add-on reads; None without one.
+        seeds: how often it is run.
+    """
+
+    name: str
+    label: str
+    configs: tuple[str, ...]
+    family: str = ""
+    layer: int | None = None
+    seeds: int = SEEDS
+
+
+_MOCO, _SER = "study/moco", "study/moco_ser"
+_AUGSELF, _EQUIMOD = (_MOCO, "study/augself"), (_MOCO, "study/equimod")
+
+ROWS = (
+    Row("moco", "MoCo-v3", (_MOCO,)),
+    Row("ser_weight_0", "+ SER @2, weight 0", (_SER, "ablation/weight_0"), "control"),
+    Row("ser", "+ SER @2", (_SER,), "SER", 2),
+    Row("augself", "+ AugSelf @6", _AUGSELF, "AugSelf", 6),
+    Row("augself_2", "+ AugSelf @2", (*_AUGSELF, "ablation/layer_2"), "AugSelf", 2, 2),
+    Row("equimod", "+ EquiMod @6", _EQUIMOD, "EquiMod", 6),
+    Row("equimod_2", "+ EquiMod @2", (*_EQUIMOD, "ablation/layer_2"), "EquiMod", 2, 2),
+    Row("stl", "+ STL @6", (_MOCO, "study/stl"), "STL", 6),
+    Row("essl", "+ E-SSL @6", (_MOCO, "study/essl"), "E-SSL", 6),
+    Row("ser_1", "+ SER @1", (_SER, "ablation/layer_1"), "SER", 1, 1),
+    Row("ser_6", "+ SER @6", (_SER, "ablation/layer_6"), "SER", 6, 1),
+    Row("ser_all", "+ SER at all", (_SER, "ablation/layers_all_study"), "all", None, 1),
+)
+
+
+class StudyStage(NamedTuple):
+    """A stage of evaluation.
+
+    Attributes:
+        config: below `configs/eval`.
+        record: the stage's name in its result record.
+        options: further options of `ser-fit evaluate`.
+    """
+
+    config: str
+    record: str
+    options: tuple[str, ...] = ()
+
+
+STAGES = (  # in an order in which each finds what it needs
+    StudyStage("knn", "knn"),
+    StudyStage("linear", "linear", ("--config", "configs/eval/small/linear.yaml")),
+    StudyStage("equivariance", "equivariance", ("--model.num_images", "1000")),
+    StudyStage("imagenet-c", "corruption", ("--data.generated", "true", "--data.num_test", "300")),
+)
+
+_SHORT_FIT = (
+    "--trainer.limit_train_batches", "2", "--data.source", "Shapes", "--data.bank_size", "100",
+    "--evaluation.num_equivariance_images", "16",
+)  # fmt: skip
+
+_SHORT_STAGE = (
+    "--data.num_train", "240", "--data.num_test", "48", "--data.global_batch_size", "64",
+)  # fmt: skip
+
+_NOTES = """\
+Every run pretrains a ViT (64 wide, 6 deep, 7x7 tokens) on the 60,000 images of Fashion-MNIST for
+one epoch in batches of 128 (468 steps), in bf16 on one CPU core. "@2" is the block that the add-on
+reads; rivals read [CLS], SER the token map, and with SER [CLS] joins after that block. SER has 13
+of 128 images in the invertible pipeline, 10 % instead of the paper's 1 %, which would be one image
+here and have no negatives. All rows have MoCo-v3's recipe of colours and the same crops; weights
+are the defaults, untuned. Linear: [CLS] of the last four blocks on cached features of all training
+images, rate and epoch chosen on 600 held out. -C: the 14 generated corruptions other than frost at
+five severities, 300 test images. Turns, flip, scale: equivariance scores after the last block on
+1,000 test images. `make study` computes what is missing and writes this page."""
+_SHORT_NOTES = "Two steps on generated shapes, to see that it all runs: the numbers mean nothing."
+
+
+class Unit(NamedTuple):
+    """One run of one row."""
+
+    row: Row
+    seed: int
+    folder: Path
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether pretraining has come to its end."""
+        return (self.folder / PRETRAINED).is_file()
+
+    @property
+    def pretrained_with(self) -> str:
+        """The fingerprint of the configuration that it was pretrained with."""
+        return (self.folder / PRETRAINED).read_text(encoding="utf-8")
+
+    @property
+    def fingerprint(self) -> str:
+        """Hashes the configuration files, with those that they name, as they are now."""
+        texts = []
+        for config in self.row.configs:
+            path = Path(packaged(f"configs/{config}.yaml"))
+            text = path.read_text(encoding="utf-8")
+            parts = [path.parent / name for name in _PART.findall(text)]
+            texts += [text, *(part.read_text(encoding="utf-8") for part in parts)]
+        settings = [
+            line for text in texts for line in text.splitlines() if not line.startswith("#")
+        ]
+        return hashlib.sha256("\n".join(settings).encode()).hexdigest()
+
+    @property
+    def missing(self) -> list[StudyStage]:
+        """Stages that have no result yet."""
+        results = self.folder / "results"
+        return [stage for stage in STAGES if not list(results.glob(f"{stage.record}-*.json"))]
+
+
+def units(rows: Sequence[Row], folder: Path) -> list[Unit]:
+    """All runs, the first seed of every row before the second of any; rows of one seed last."""
+    found = [
+        Unit(row, seed, folder / row.name / f"seed{seed}")
+        for row in rows
+        for seed in range(row.seeds)
+    ]
+    return sorted(found, key=lambda unit: (unit.row.seeds == 1, unit.seed))
+
+
+def commands(unit: Unit, short: bool) -> list[list[str]]:
+    """What is left to do for a run: pretraining, then the stages."""
+    checkpoint = str(unit.folder / CHECKPOINT_FOLDER / "last.ckpt")
+    configs = [*(f"configs/{name}.yaml" for name in unit.row.configs), "configs/trainer/cpu.yaml"]
+    fit = ["fit", *(part for config in configs for part in ("--config", packaged(config)))]
+    fit += [
+        "--run_dir",
+        str(unit.folder),
+        "--ckpt_path",
+        "last",
+        "--seed_everything",
+        str(unit.seed),
+    ]
+    found = [] if unit.is_pretrained else [[*fit, *_SHORT_FIT] if short else fit]
+    for stage in unit.missing:
+        options = [packaged(option) for option in stage.options]
+        command = ["evaluate", "--config", packaged(f"configs/eval/{stage.config}.yaml"), *options]
+        command += ["--checkpoint", checkpoint, "--trainer.accelerator", "cpu"]
+        found.append([*command, *_SHORT_STAGE] if short else command)
+    return found
+
+
+def run_unit(unit: Unit, short: bool, threads: int) -> Unit:
+    """Runs what is left of a unit; its output goes to study.log in its folder.
+
+    Raises:
+        ValueError: if a command fails, with the end of its output.
+    """
+    unit.folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    log = unit.folder / "study.log"
+    for arguments in commands(unit, short):
+        command = [sys.executable, "-m", "ser_lightning.cli", *arguments]
+        command += ["--trainer.enable_progress_bar", "false"]
+        with log.open("a", encoding="utf-8") as output:
+            print("$", *command, file=output, flush=True)
+            process = subprocess.run(
+                command, stdout=output, stderr=output, env=environment, check=False
+            )
+        if command[3] == "fit" and not process.returncode:
+            (unit.folder / PRETRAINED).write_text(unit.fingerprint, encoding="utf-8")
+        if process.returncode:
+            tail = "\n  ".join(log.read_text(encoding="utf-8").splitlines()[-5:])
+            raise ValueError(f"{unit.folder} failed, see {log}; it ends in\n  {tail}")
+    return unit
+
+
+def run_all(todo: Sequence[Unit], jobs: int, threads: int, short: bool) -> list[str]:
+    """Runs units side by side, says what is done and how long the rest will take.
+
+    Returns:
+        What failed, in words; the others go on.
+    """
+    failed, start = [], time.monotonic()
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(run_unit, unit, short, threads) for unit in todo]
+        try:
+            for done, future in enumerate(as_completed(futures), 1):
+                minutes = (time.monotonic() - start) / 60
+                left = minutes / done * (len(todo) - done)
+                error = future.exception()
+                if error is not None:
+                    failed.append(str(error))
+                name = "failed" if error is not None else future.result().folder
+                times = f"after {minutes:.0f} minutes, about {left:.0f} to go"
+                print(f"[{done}/{len(todo)}] {name} {times}", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return failed
+
+
+def refuse_changed(planned: Sequence[Unit]) -> None:
+    """Refuses runs that were pretrained with other configurations than the present ones.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    changed = [u.folder for u in planned if u.is_pretrained and u.pretrained_with != u.fingerprint]
+    if changed:
+        raise ValueError(
+            f"{changed[0]} was pretrained with another configuration than configs/ has now; remove "
+            f"it, or give another --run_dir ({len(changed)} such runs)"
+        )
+
+
+def _study_row(row: Row, folders: Sequence[Path]) -> StudyRow:
+    groups = group_runs(folders)
+    if len(groups) > 1:
+        raise ValueError(
+            f"the runs in {folders[0].parent} have {len(groups)} different configurations; remove "
+            "those of older ones"
+        )
+    runs = groups[0]._replace(name=row.label)
+    return StudyRow(row.name, row.family, row.layer, runs, group_cost(runs))
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The entry point of `make study`."""
+    parser = argparse.ArgumentParser("study", description=__doc__.split("\n\n")[0])
+    cores = os.cpu_count() or 1
+    parser.add_argument("--run_dir", type=Path, help="of all runs; default runs/study")
+    parser.add_argument("--page", type=Path, help="the page to write; default docs/study.md")
+    parser.add_argument("--jobs", type=int, default=cores, help="runs side by side, one per core")
+    parser.add_argument("--only", nargs="+", choices=[row.name for row in ROWS], help="rows to run")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="at most so many of each row")
+    parser.add_argument(
+        "--short", action="store_true", help="two steps on generated shapes, to see that it works"
+    )
+    known = parser.parse_args(args)
+    folder = known.run_dir or Path("runs/study_short" if known.short else "runs/study")
+    page = known.page or (folder / "study.md" if known.short else Path("docs/study.md"))
+    rows = [row._replace(seeds=min(row.seeds, known.seeds)) for row in ROWS]
+    planned = units(rows, folder)
+    todo = [u for u in planned if u.missing and (not known.only or u.row.name in known.only)]
+    refuse_changed(planned)
+    print(f"{len(planned)} runs, {len(todo)} to do now", flush=True)
+    failed = run_all(todo, known.jobs, max(1, cores // known.jobs), known.short)
+    complete = [unit for unit in planned if not unit.missing]
+    folders = {row: [unit.folder for unit in complete if unit.row == row] for row in rows}
+    found = [_study_row(row, done) for row, done in folders.items() if done]
+    if found and found[0].name == ROWS[0].name:
+        write_study(found, page, _SHORT_NOTES if known.short else _NOTES)
+        print(f"Page: {page}")
+    else:
+        print(f"no page yet: {ROWS[0].label}, the baseline, has not been run")
+    if failed:
+        sys.exit("\n".join(failed))
+
+
+if __name__ == "__main__":
+    main()

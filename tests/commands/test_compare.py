@@ -1,0 +1,103 @@
+"""The comparison of finished runs: one row a configuration, then what each measured online."""
+
+import pytest
+import torch
+import yaml
+
+from results.result_records import record
+from ser_lightning.commands.compare import compare
+from ser_lightning.results.hits import write_hits
+from ser_lightning.results.record import write_record
+from support import TINY_VIT, WIDTH
+
+LABELS = torch.arange(40) % 10
+
+
+def run(folder, seed=0, weight=None, num_right=20, online=True, objective="MoCoV3"):
+    """A run folder with its configuration, a linear result and an online evaluation."""
+    backbone = {"name": "vit_tiny_patch16_224", "image_size": 16, "patch_size": 4, "layer": 2}
+    backbone = {"init_args": {**backbone, "vit_options": TINY_VIT}}
+    backbone["class_path"] = "ser_lightning.backbones.SplitViT"
+    ser = {"class_path": "SERRegularizer", "init_args": {"width": WIDTH, "weight": weight}}
+    model = {"backbone": backbone, "hidden": 48, "projection": 16}
+    model["regularizer"] = None if weight is None else ser
+    path = f"ser_lightning.objectives.moco_v3.{objective}"
+    content = {"seed_everything": seed, "model": {"class_path": path, "init_args": model}}
+    folder.mkdir(parents=True)
+    (folder / "fit.yaml").write_text(yaml.safe_dump({**content, "data": {}}))
+    write_record(record(dataset="shapes", metrics={"top1": 2.5 * num_right}), folder)
+    hits = {"top1": torch.arange(40) < num_right}
+    write_hits(folder, "linear", "shapes", hits, LABELS)
+    if online:
+        history = [{"step": 12, "metrics": {"knn_top1": 30.0}}]
+        measured = {"OnlineEvaluation": {"baseline": {"knn_top1": 10.0}, "history": history}}
+        (folder / "checkpoints").mkdir()
+        torch.save({"callbacks": measured}, folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+def lines_of(capsys, *args):
+    compare([str(arg) for arg in args])
+    return capsys.readouterr().out.splitlines()
+
+
+def rows(lines, start):
+    """The cells below the header that begins with a text."""
+    (first,) = [i for i, line in enumerate(lines) if line.startswith(start)]
+    body = lines[first + 2 :]
+    body = body[: body.index("")] if "" in body else body
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in body]
+
+
+def test_configurations_have_a_row_and_runs_their_online_one(tmp_path, capsys):
+    folders = [run(tmp_path / "moco" / f"seed{i}", i) for i in range(2)]
+    folders += [run(tmp_path / "ser" / f"seed{i}", i, 1.0, 26 + 4 * i) for i in range(2)]
+    lines = lines_of(capsys, *folders)
+    moco, ser = rows(lines, "| run | seeds |")
+    assert moco[:3] == ["moco", "2", "2"]
+    assert float(moco[3]) < float(ser[3])
+    assert float(moco[4]) < float(ser[4])
+    assert moco[5:] == ["50.00 +- 0.00", "baseline"]
+    assert ser[5] == "70.00 +- 7.07"
+    assert ser[6].startswith("+20.00 [+")
+    online = rows(lines, "| run | steps |")
+    assert online == [[str(folder), "12", "30.0 % (10.0 %)"] for folder in folders]
+
+
+def test_baseline_can_be_chosen_and_the_tables_written(tmp_path, capsys):
+    folders = [run(tmp_path / "moco"), run(tmp_path / "ser", weight=1.0, num_right=30)]
+    output = tmp_path / "tables" / "runs.md"
+    lines = lines_of(capsys, *folders, "--baseline", "ser", "--output", output)
+    moco, ser = rows(lines, "| run | seeds |")
+    assert moco[6].startswith("-25.00 [-")
+    assert ser[6] == "baseline"
+    assert output.read_text().splitlines() == lines[:-1]
+    with pytest.raises(ValueError, match=r'no run is called "dino"; .* moco, ser'):
+        compare([*map(str, folders), "--baseline", "dino"])
+
+
+def test_records_alone_make_a_row(tmp_path, capsys):
+    lines = lines_of(capsys, run(tmp_path / "moco", online=False))
+    assert rows(lines, "| run | seeds |")[0][5] == "50.00"
+    assert not any(line.startswith("| run | steps |") for line in lines)
+
+
+def test_cost_that_cannot_be_told_is_a_dash_with_the_reason(tmp_path, capsys):
+    first, second = run(tmp_path / "a", objective="Nothing"), run(tmp_path / "b")
+    (second / "fit.yaml").unlink()
+    lines = lines_of(capsys, first, second)
+    cells = [row[3:5] for row in rows(lines, "| run | seeds |")]
+    assert cells == [["- [1]", "- [1]"], ["- [2]", "- [2]"]]
+    notes = [line for line in lines if line.startswith(("1.", "2."))]
+    assert "a: the model of fit.yaml cannot be counted" in notes[0]
+    assert "has no fit.yaml" in notes[1]
+
+
+def test_run_that_measured_nothing_is_refused(tmp_path):
+    folder = run(tmp_path / "a")
+    (folder / "results" / "linear-shapes.json").unlink()
+    torch.save({"callbacks": {}}, folder / "checkpoints" / "last.ckpt")
+    with pytest.raises(ValueError, match="has not been measured yet"):
+        compare([str(folder)])
+    with pytest.raises(ValueError, match="is no run folder"):
+        compare([str(tmp_path)])

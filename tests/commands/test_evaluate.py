@@ -1,0 +1,169 @@
+"""`ser-fit evaluate`: a checkpoint in, a record out."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from results.result_records import record
+from ser_lightning.cli import main
+from ser_lightning.commands.evaluate import StageCommandLine, refuse_a_part, variant
+from ser_lightning.data import Shapes
+from ser_lightning.evaluation.stages.detection import DetectionStage
+from ser_lightning.results.record import class_map_sha256, read_record, result_path
+
+ROOT = Path(__file__).parents[2]
+TINY = str(ROOT / "tests" / "tiny.yaml")
+KNN = str(ROOT / "configs" / "eval" / "knn.yaml")
+STAGES = sorted((ROOT / "configs" / "eval").glob("*.yaml"))
+CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The checkpoint of a finished tiny run."""
+    run = tmp_path_factory.mktemp("tiny") / "run"
+    main(["fit", "--config", TINY, "--run_dir", str(run), "--trainer.max_epochs", "2"])
+    return run / "checkpoints" / "last.ckpt"
+
+
+def evaluate(checkpoint, *options):
+    main(["evaluate", "--config", KNN, "--checkpoint", str(checkpoint), *CPU, *options])
+
+
+def error_of(args, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", *args])
+    assert stop.value.code not in (0, None)
+    text = capsys.readouterr().err
+    return text if isinstance(stop.value.code, int) else text + str(stop.value.code)
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
+def test_stage_configuration_says_where_it_is_from_and_names_a_stage(path):
+    text = path.read_text()
+    for note in ("Source:", "Run:", "Expect:"):
+        assert note in text.split("model:")[0], note
+    assert f"make {path.stem}-eval" in text
+    assert yaml.safe_load(text)["model"]["class_path"]
+
+
+def test_record_holds_checkpoint_data_and_protocol(checkpoint):
+    evaluate(checkpoint, "--model.k", "[1,5]")
+    (path,) = (checkpoint.parents[1] / "results").glob("knn-*.json")
+    found = read_record(path)
+    assert found.stage == "knn"
+    assert found.dataset == "shapes"
+    assert len(found.checkpoint_sha256) == 64
+    assert found.num_samples == 24
+    assert found.protocol == {"k": [1, 5], "temperature": [0.07], "num_bank": 96}
+    assert set(found.metrics) == {"top1_k1", "top5_k1", "top1_k5", "top5_k5"}
+    assert found.transform["image_size"] == 16
+    assert found.official
+    names = Shapes(num_train=96, num_evaluation=24, image_size=16).train().class_names
+    assert found.class_map_sha256 == class_map_sha256(names)
+
+
+def test_second_stage_finds_the_features_of_the_first(checkpoint):
+    evaluate(checkpoint)
+    folder = checkpoint.parents[1] / "features"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("cls.npy")}
+    evaluate(checkpoint, "--model.temperature", "[0.1]")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("cls.npy")} == before
+    assert not list(folder.glob("*.partial"))
+
+
+def test_a_part_of_the_images_is_marked_unofficial(checkpoint, tmp_path):
+    evaluate(checkpoint, "--data.num_test", "12", "--run_dir", str(tmp_path))
+    record = json.loads((tmp_path / "results" / "knn-shapes.json").read_text())
+    assert record["num_samples"] == 12
+    assert not record["official"]
+    assert "a part" in record["unofficial_reason"]
+
+
+def test_momentum_branch_is_measured_when_asked_for(checkpoint, tmp_path):
+    evaluate(checkpoint, "--model.branch", "momentum", "--run_dir", str(tmp_path))
+    found = read_record(tmp_path / "results" / "knn-shapes-momentum.json")
+    assert found.weights_key == "momentum"
+
+
+def test_records_of_seeds_and_branches_are_kept_side_by_side(checkpoint, tmp_path):
+    for options in ([], ["--seed_everything", "1"], ["--model.branch", "momentum"]):
+        evaluate(checkpoint, *options, "--run_dir", str(tmp_path))
+    paths = sorted((tmp_path / "results").glob("knn-*.json"))
+    names = ["knn-shapes-momentum.json", "knn-shapes-seed1.json", "knn-shapes.json"]
+    assert [path.name for path in paths] == names
+    assert [read_record(path).seed for path in paths] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("head", "name"), [("fcos", "detection-shapes-fcos"), ("faster_rcnn", "detection-shapes")]
+)
+def test_a_detector_that_is_not_the_default_names_its_record(head, name):
+    stage = DetectionStage.__new__(DetectionStage)
+    vars(stage).update(head=head, seed=0, branch="online", default_branch="online")
+    found = result_path(Path(), record("detection", "shapes"), variant(stage))
+    assert found.stem == name
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("fast_dev_run", "true"),
+        ("fast_dev_run", "2"),
+        ("limit_test_batches", "0.4"),
+    ],
+)
+def test_leaving_images_out_unnoticed_is_refused(option, value, checkpoint, tmp_path):
+    options = [f"--trainer.{option}", value, "--run_dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        evaluate(checkpoint, *options)
+    assert f"trainer.{option} {value.title()} would leave images out" in str(stop.value.code)
+    assert "--data.num_test N" in str(stop.value.code)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_batch_is_a_part_and_all_batches_are_not():
+    with pytest.raises(ValueError, match="limit_test_batches 1 would leave"):
+        refuse_a_part(SimpleNamespace(fast_dev_run=False, limit_test_batches=1))
+    for limit in (None, 1.0):
+        refuse_a_part(SimpleNamespace(fast_dev_run=False, limit_test_batches=limit))
+
+
+def test_unreadable_image_fails_whatever_pretraining_did(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    config = yaml.safe_load(content["ser_lightning"]["config"])
+    config["data"]["on_bad_image"] = "skip"
+    content["ser_lightning"]["config"] = yaml.safe_dump(config)
+    torch.save(content, tmp_path / "last.ckpt")
+    data = StageCommandLine(["--config", KNN, "--checkpoint", str(tmp_path / "last.ckpt"), *CPU])
+    assert data.datamodule.on_bad_image == "fail"
+
+
+def test_images_come_from_the_checkpoint_unless_said_otherwise(checkpoint):
+    args = ["--config", KNN, "--checkpoint", str(checkpoint), *CPU]
+    data = StageCommandLine(args).datamodule
+    assert type(data.source).__name__ == "Shapes"
+    assert data.source.train().read(0).shape == (3, 16, 16)
+    assert data.evaluation_crop_fraction == 1.0
+    assert data.image_size == 16
+
+
+def test_missing_checkpoint_gets_a_short_message(tmp_path, capsys):
+    assert "nowhere.ckpt does not exist" in error_of(
+        ["--config", KNN, "--checkpoint", "nowhere.ckpt"], capsys
+    )
+
+
+def test_unknown_setting_gets_a_hint(checkpoint, capsys):
+    args = ["--config", KNN, "--checkpoint", str(checkpoint), "--model.kk", "3"]
+    assert "kk" in error_of(args, capsys)

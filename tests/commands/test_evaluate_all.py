@@ -1,0 +1,156 @@
+"""Which stages `evaluate-all` runs, and what it says about the others."""
+
+from pathlib import Path
+
+import pytest
+
+from ser_lightning.cli import main
+from ser_lightning.commands import evaluate_all
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Notes the commands instead of running them."""
+    noted = []
+
+    class Done:
+        returncode = 0
+
+    def run(command, check):
+        noted.append(command)
+        if "linear" in stages([command]):
+            run_folder = Path(command[command.index("--checkpoint") + 1]).parents[1]
+            (run_folder / "results").mkdir(parents=True, exist_ok=True)
+            own = "--data.source.root" not in command
+            name = "shapes" if own else "imagenet1k"
+            (run_folder / "results" / f"linear-{name}.safetensors").touch()
+        return Done()
+
+    monkeypatch.setattr(evaluate_all.subprocess, "run", run)
+    monkeypatch.setattr(
+        evaluate_all,
+        "write_report",
+        lambda runs, folder: type("Files", (), {"markdown": folder, "html": folder})(),
+    )
+    return noted
+
+
+def stages(commands):
+    return [
+        command[command.index("--config") + 1].rpartition("/")[2].removesuffix(".yaml")
+        for command in commands
+    ]
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return str(tmp_path / "run" / "checkpoints" / "last.ckpt")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder of data sets, of which none is there yet."""
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def test_without_data_the_checkpoints_own_images_are_used(commands, checkpoint):
+    main(["evaluate-all", "--checkpoint", checkpoint])
+    assert stages(commands) == [
+        "knn", "linear", "mlp", "equivariance", "transformation", "diagnostics", "finetune",
+        "imagenet-c", "imagenet-p",
+    ]  # fmt: skip
+    assert commands[-1][-2:] == ["--data.generated", "true"]
+
+
+def test_stages_without_images_are_skipped_and_said_so(commands, checkpoint, data, capsys):
+    for name in ("imagenet", "imagenet-r", "imagenet-c"):
+        (data / name).mkdir()
+    arguments = ["evaluate-all", "--checkpoint", checkpoint, "--data_root", str(data)]
+    main([*arguments, "--only", "linear", "imagenet-c", "imagenet-p", "shift", "detection"])
+    assert stages(commands) == ["linear", "imagenet-c", "shift"]
+    assert commands[2][-2:] == ["--data.imagenet_r", str(data / "imagenet-r")]
+    output = capsys.readouterr().out
+    assert f"== detection: skipped, {data / 'coco'} does not exist" in output
+    assert f"== imagenet-p: skipped, {data / 'imagenet-p'} does not exist" in output
+
+
+def test_clean_images_of_corruptions_are_those_of_the_folder(commands, checkpoint, data):
+    (data / "imagenet").mkdir()
+    (data / "imagenet-c").mkdir()
+    arguments = ["--checkpoint", checkpoint, "--data_root", str(data)]
+    main(["evaluate-all", *arguments, "--only", "linear", "imagenet-c"])
+    given = ["--data.root", data / "imagenet-c", "--data.source.root", data / "imagenet"]
+    assert commands[1][-4:] == [str(value) for value in given]
+
+
+def test_stages_that_test_a_head_are_skipped_without_one(commands, checkpoint, data, capsys):
+    for name in ("imagenet-c", "imagenet-v2", "imagenet"):
+        (data / name).mkdir()
+    arguments = ["evaluate-all", "--checkpoint", checkpoint, "--data_root", str(data)]
+    main([*arguments, "--only", "knn", "imagenet-c", "shift"])
+    assert stages(commands) == ["knn"]
+    results = data.parent / "run" / "results"
+    output = capsys.readouterr().out
+    for name in ("imagenet-c", "shift"):
+        expected = f"{name}: skipped, no head {results}/linear-imagenet1k.safetensors; run linear"
+        assert expected in output
+    results.mkdir(parents=True)
+    (results / "linear-shapes.safetensors").touch()  # of other classes
+    with pytest.raises(SystemExit, match="no stage was run"):
+        main([*arguments, "--only", "imagenet-c"])
+    (results / "linear-imagenet1k-seed1.safetensors").touch()
+    main([*arguments, "--only", "imagenet-c"])
+    assert stages(commands)[-1] == "imagenet-c"
+
+
+def test_given_head_or_folder_of_the_run_is_used(commands, checkpoint, data, tmp_path):
+    (data / "imagenet-c").mkdir()
+    arguments = ["evaluate-all", "--checkpoint", checkpoint, "--data_root", str(data)]
+    main([*arguments, "--only", "imagenet-c", "--model.head", "head.safetensors"])
+    other = tmp_path / "other"
+    (other / "results").mkdir(parents=True)
+    (other / "results" / "linear-imagenet1k.safetensors").touch()
+    main([*arguments, "--only", "imagenet-c", "--run_dir", str(other)])
+    assert stages(commands) == ["imagenet-c", "imagenet-c"]
+
+
+def test_unknown_stages_and_folders_are_refused(commands, checkpoint, data):
+    with pytest.raises(SystemExit, match="--only lin: no such stage; use knn, linear"):
+        main(["evaluate-all", "--checkpoint", checkpoint, "--only", "lin", "knn"])
+    with pytest.raises(SystemExit, match="none is no folder; give the one that holds imagenet"):
+        main(["evaluate-all", "--checkpoint", checkpoint, "--data_root", str(data / "none")])
+    assert commands == []
+
+
+def test_nothing_to_run_is_said_as_such(commands, checkpoint, data, capsys):
+    with pytest.raises(SystemExit, match="no stage was run; see above"):
+        main(["evaluate-all", "--checkpoint", checkpoint, "--data_root", str(data)])
+    assert commands == []
+    assert f"== knn: skipped, {data / 'imagenet'} does not exist" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no stage was run"):
+        main(["evaluate-all", "--checkpoint", checkpoint, "--only", "shift"])
+    assert "== shift: skipped, needs --data_root" in capsys.readouterr().out
+
+
+def test_other_options_go_to_every_stage(commands):
+    main(["evaluate-all", "--checkpoint", "a.ckpt", "--only", "knn", "--trainer.devices", "2"])
+    (command,) = commands
+    assert command[-2:] == ["--trainer.devices", "2"]
+
+
+def test_small_recipes_come_after_the_usual_ones(commands, checkpoint):
+    main(["evaluate-all", "--checkpoint", checkpoint, "--small", "--only", "knn", "linear"])
+    knn, linear = commands
+    assert knn.count("--config") == 1
+    assert linear.count("--config") == 2
+    assert linear[linear.index("--config") + 3].endswith("small/linear.yaml")
+
+
+def test_failed_stages_are_named_at_the_end(commands, monkeypatch):
+    class Failed:
+        returncode = 1
+
+    monkeypatch.setattr(evaluate_all.subprocess, "run", lambda *_, **__: Failed())
+    with pytest.raises(SystemExit, match="failed, see above: knn"):
+        main(["evaluate-all", "--checkpoint", "a.ckpt", "--only", "knn"])

@@ -1,0 +1,395 @@
+"""The command line in process: what runs, what it writes, and what it refuses, how."""
+
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ser_lightning.backbones import SplitViT
+from ser_lightning.cli import main
+from ser_lightning.commands.fit import SERCommandLine
+from ser_lightning.files import load_checkpoint
+from ser_lightning.objectives import moco_v3
+
+ROOT = Path(__file__).parents[2]
+TINY = str(ROOT / "tests" / "tiny.yaml")
+# folders of what is no run by itself
+PARTS = {"trainer", "data", "backbone", "overlay", "eval", "ablation", "study"}
+CONFIGS = sorted(
+    path
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if not PARTS & set(path.relative_to(ROOT / "configs").parts)
+)
+OVERLAYS = sorted((ROOT / "configs" / "trainer").glob("*.yaml"))
+ABLATIONS = sorted((ROOT / "configs" / "ablation").glob("*.yaml"))
+
+LOCAL = ["--data.crop", "CropViews", "--data.crop.local", '{"num": 2, "size": 8}']
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
+]
+
+
+class Parsed(SERCommandLine):
+    """Instantiates everything and runs nothing."""
+
+    def _run_subcommand(self, subcommand):
+        pass
+
+
+class ParsedOnly(Parsed):
+    """Instantiates nothing either."""
+
+    def instantiate_classes(self):
+        pass
+
+    def after_instantiate_classes(self):
+        pass
+
+
+@pytest.fixture
+def tiny_run(tmp_path):
+    """A finished tiny run: its folder."""
+    main(["fit", "--config", TINY, "--run_dir", str(tmp_path / "run")])
+    return tmp_path / "run"
+
+
+@pytest.fixture(autouse=True)
+def _stay_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def error_of(args, capsys):
+    """The message with which the command line refuses `args`."""
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code not in (0, None)
+    text = capsys.readouterr().err
+    return text if isinstance(stop.value.code, int) else text + str(stop.value.code)
+
+
+def test_fit_writes_checkpoint_configuration_and_logs(tiny_run, capsys):
+    assert (tiny_run / "fit.yaml").is_file()
+    assert list(tiny_run.glob("events*"))
+    checkpoint = load_checkpoint(tiny_run / "checkpoints" / "last.ckpt")
+    assert checkpoint["global_step"] == 12
+    stored = yaml.safe_load(checkpoint["ser_lightning"]["config"])
+    assert stored["model"]["init_args"]["hidden"] == 32
+
+
+def test_fit_prints_random_init_next_to_trained(tmp_path, capsys):
+    main(["fit", "--config", TINY, "--run_dir", "run", "--trainer.max_epochs", "2"])
+    table = capsys.readouterr().out
+    assert "random init" in table
+    assert "k-NN top-1" in table
+    assert "equivariance to rotation, after block 1" in table
+
+
+def test_saved_configuration_can_be_run_again(tiny_run, tmp_path):
+    main(["fit", "--config", str(tiny_run / "fit.yaml"), "--run_dir", str(tmp_path / "again")])
+    weights = [
+        load_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+        for run in (tiny_run, tmp_path / "again")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_validate_needs_no_configuration_beside_a_checkpoint(tiny_run, capsys):
+    path = str(tiny_run / "checkpoints" / "last.ckpt")
+    main(["validate", "--ckpt_path", path, "--trainer.accelerator=cpu"])
+    output = capsys.readouterr()
+    assert f"configuration taken from {path}" in output.err
+    assert "k-NN top-1" in output.out
+    assert (tiny_run / "validate.yaml").is_file()
+    assert yaml.safe_load((tiny_run / "fit.yaml").read_text())["trainer"]["max_epochs"] == 2
+
+
+def test_backbone_of_a_run_is_rebuilt_from_its_checkpoint_alone(tiny_run):
+    path = tiny_run / "checkpoints" / "last.ckpt"
+    backbone = SplitViT.from_checkpoint(path)
+    assert (backbone.layer, backbone.width, backbone.patch_size) == (1, 32, 4)
+    weights = load_checkpoint(path)["state_dict"]
+    for name, tensor in backbone.vit.state_dict().items():
+        assert torch.equal(tensor, weights[f"backbone.vit.{name}"])
+
+
+def test_fit_goes_on_from_a_checkpoint_alone_in_its_folder(tiny_run):
+    path = tiny_run / "checkpoints" / "last.ckpt"
+    main(["fit", "--ckpt_path", str(path), "--trainer.max_epochs", "3"])
+    assert load_checkpoint(path)["global_step"] == 18
+
+
+def test_test_measures_the_same_numbers_as_validate(tiny_run, capsys):
+    tables = []
+    for command in ("validate", "test"):
+        main([command, "--config", TINY, "--run_dir", str(tiny_run), "--ckpt_path", "last"])
+        output = capsys.readouterr().out
+        tables.append([line for line in output.splitlines() if line.startswith("k-NN")])
+    assert tables[0] == tables[1] != []
+
+
+def test_option_wins_over_checkpoint_and_the_difference_is_printed(tiny_run, caplog):
+    path = str(tiny_run / "checkpoints" / "last.ckpt")
+    with caplog.at_level("INFO"):
+        cli = Parsed(
+            ["validate", "--ckpt_path", path, "--config", TINY, "--model.temperature", "0.7"]
+        )
+    assert cli.model.temperature == 0.7
+    assert "model.init_args.temperature: 0.2 -> 0.7" in caplog.text
+
+
+def test_last_starts_afresh_where_nothing_is_there(tmp_path):
+    main(["fit", "--config", TINY, "--run_dir", "run", "--ckpt_path", "last"])
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_last_goes_on_where_a_run_is_there(tiny_run):
+    resumed = ["--run_dir", str(tiny_run), "--ckpt_path", "last", "--trainer.max_epochs", "3"]
+    main(["fit", "--config", TINY, *resumed])
+    assert load_checkpoint(tiny_run / "checkpoints" / "last.ckpt")["global_step"] == 18
+
+
+def test_fit_does_not_overwrite_a_run(tiny_run, capsys):
+    message = error_of(["fit", "--config", TINY, "--run_dir", str(tiny_run)], capsys)
+    assert "already holds a run; continue it with --ckpt_path last" in message
+
+
+def test_links_carry_sizes_seed_and_batch_size():
+    cli = Parsed(["fit", "--config", TINY, "--seed_everything", "7"])
+    assert (cli.datamodule.image_size, cli.datamodule.patch_size) == (16, 4)
+    assert cli.datamodule.seed == cli.model.seed == 7
+    assert cli.model.learning_rate == pytest.approx(5e-3 * 16 / 256)
+
+
+def test_add_ons_at_several_layers_train_and_are_measured(tmp_path):
+    ser = {"class_path": "SERRegularizer", "init_args": {"width": 32, "hidden": 16}}
+    add_ons = {"class_path": "PerLayer", "init_args": {"regularizers": [ser, ser]}}
+    layers = {"model": {"init_args": {"backbone": {"layer": [1, 2], "cls_layer": 1}}}}
+    layers["model"]["init_args"]["regularizer"] = add_ons
+    (tmp_path / "layers.yaml").write_text(yaml.safe_dump(layers))
+    run = tmp_path / "run"
+    main(
+        ["fit", "--config", TINY, "--config", str(tmp_path / "layers.yaml"), "--run_dir", str(run)]
+    )
+    stored = load_checkpoint(run / "checkpoints" / "last.ckpt")
+    measured = stored["callbacks"]["OnlineEvaluation"]["history"][-1]["metrics"]
+    assert "equivariance/rotation_block1" in measured
+    backbone = SplitViT.from_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert backbone.layers == (1, 2)
+
+
+def test_run_folder_is_named_after_the_configuration():
+    cli = Parsed(["fit", "--config", TINY])
+    assert cli.run_dir == Path("runs/tiny")
+    nested = ROOT / "configs" / "fashion_mnist" / "moco.yaml"
+    source = ["--data.source", "Shapes"]
+    assert Parsed(["fit", "--config", str(nested), *source]).run_dir == Path(
+        "runs/fashion_mnist/moco"
+    )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_shipped_configuration_parses_and_opens_with_its_notes(path):
+    header = path.read_text().split("seed_everything")[0]
+    for note in ("Source:", "Run:", "Expect:", "Measured:"):
+        assert note in header, note
+    args = ["fit", "--config", str(path), "--config", str(ROOT / "configs/trainer/cpu.yaml")]
+    args += ["--data.source", "Shapes"]
+    config = ParsedOnly(args)
+    assert config.config["fit"]["model"]["class_path"].startswith("ser_lightning.")
+
+
+@pytest.mark.parametrize(
+    ("config", "overlay", "temperature"),
+    [
+        ("moco_ser", "authors_moco", 0.5),
+        ("dino_ser", "authors_dino_barlow", 0.4),
+        ("barlow_ser", "authors_dino_barlow", 0.4),
+    ],
+)
+def test_overlay_sets_the_public_scripts_temperature_and_nothing_else(config, overlay, temperature):
+    def parsed(*overlays):
+        paths = [ROOT / "configs" / f"{name}.yaml" for name in (config, *overlays)]
+        args = [part for path in paths for part in ("--config", str(path))]
+        model = ParsedOnly(["fit", *args, "--data.source", "Shapes"]).config["fit"]["model"]
+        return model.as_dict()
+
+    plain, overlaid = parsed(), parsed(f"overlay/{overlay}")
+    regularizer = overlaid["init_args"]["regularizer"]["init_args"]
+    assert regularizer["temperature"] == temperature
+    regularizer["temperature"] = plain["init_args"]["regularizer"]["init_args"]["temperature"]
+    assert overlaid == plain
+
+
+def leaves(node, place=""):
+    """Values of a nested configuration by their dotted place."""
+    if isinstance(node, dict):
+        return {k: v for key in node for k, v in leaves(node[key], f"{place}.{key}").items()}
+    return {place.replace(".init_args", ""): node}
+
+
+@cache
+def parsed_leaves(*paths):
+    """Model and data of configuration files, by place."""
+    args = [part for path in paths for part in ("--config", str(path))]
+    config = ParsedOnly(["fit", *args, "--data.source", "Shapes"]).config["fit"].as_dict()
+    return leaves({key: config[key] for key in ("model", "data")})
+
+
+@pytest.mark.parametrize(("name", "places"), [
+    ("augself", {"model.regularizer.jitter", "data.crop.view_1", "data.crop.view_2"}),
+    ("stl", {"data.crop.scale", "data.crop.view_1", "data.crop.view_2"}),
+])  # fmt: skip
+def test_authors_views_change_the_views_and_what_must_agree_with_them(name, places, tmp_path):
+    (tmp_path / "crop.yaml").write_text("data: {crop: {p_flip: 0.5}}")  # the default, spelt out
+    base = ROOT / "configs" / f"moco_{name}.yaml", tmp_path / "crop.yaml"
+    overlay = ROOT / "configs" / "overlay" / f"authors_{name}.yaml"
+    plain, changed = parsed_leaves(*base), parsed_leaves(*base, overlay)
+    different = {k for k in plain.keys() | changed.keys() if plain.get(k) != changed.get(k)}
+    assert {next((p for p in places if k.startswith(f".{p}")), k) for k in different} == places
+    if name == "augself":
+        recipe = [
+            changed[f".data.crop.view_1.{k}"]
+            for k in ("brightness", "contrast", "saturation", "hue")
+        ]
+        assert list(changed[".model.regularizer.jitter"]) == recipe
+
+
+CHANGES = {  # by the first word of an ablation's name
+    "weight": ".regularizer.weight",
+    "ratio": ".invertible.ratio",
+    "group": ".invertible.group.",
+    "cls": ".backbone.cls_layer",
+    "layer": ".backbone.layer",
+    "layers": "model.",
+}
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda p: p.stem)
+def test_ablation_changes_what_its_name_says_and_nothing_else(path):
+    base = re.search(r"--config configs/(\S+)\.yaml --config", path.read_text())[1]
+    files = [ROOT / "configs" / f"{base}.yaml", path]
+    plain, changed = parsed_leaves(*files[:1]), parsed_leaves(*files)
+    differences = {k for k in plain.keys() | changed.keys() if plain.get(k) != changed.get(k)}
+    assert differences or path.stem == "layer_3"  # which is the default of moco_ser.yaml
+    assert all(CHANGES[path.stem.split("_")[0]] in place for place in differences)
+    if path.stem.startswith("layers_all"):
+        layers, add_ons = (
+            changed[f".model.{key}"] for key in ("backbone.layer", "regularizer.regularizers")
+        )
+        assert len(layers) == len(add_ons)
+        assert changed[".model.regularizer.weight"] * len(layers) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda p: p.stem)
+def test_trainer_overlay_holds_trainer_settings_only(path):
+    assert list(yaml.safe_load(path.read_text())) == ["trainer"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--model.temprature", "0.3"], "did you mean 'temperature'"),
+        (["--data.bank_sizes", "3"], "did you mean 'bank_size'"),
+        (["--trainer.max_epoch", "3"], "max_epoch"),
+        (["--data.global_batch_size", "many"], "many"),
+        (["--model.backbone.layer", "9"], "layer 9 is not in 0..2"),
+        (["--model.backbone.image_size", "18"], "18"),
+        (["--data.global_batch_size", "15", "--trainer.accumulate_grad_batches", "2"], "15 does"),
+        (["--data.invertible.ratio", "0.01"], "at least 2 are needed"),
+        (["--model", "BarlowTwins", *LOCAL], "BarlowTwins compares two views"),
+        (["--model.backbone.layer", "3.5"], "3.5"),
+        (["--data.invertible", "null"], "SERRegularizer needs an invertible sub-batch"),
+        (["--model.regularizer.width", "48"], "the backbone has 32"),
+        (["--data.source", "ImageFolder", "--data.source.root", "missing"], "missing"),
+        (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
+        (["--model.warmup_epochs", "5"], "warm-up of 5"),
+        (["--trainer.max_epochs", "-1"], "the run has no end"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_mistake_gets_a_short_message_before_training(options, expected, capsys):
+    message = error_of(["fit", "--config", TINY, *options], capsys)
+    assert expected in message
+    assert len(message.splitlines()) < 25
+    assert "Traceback" not in message
+
+
+def test_value_that_is_taken_from_elsewhere_is_refused_in_a_file(tmp_path, capsys):
+    (tmp_path / "more.yaml").write_text("data: {image_size: 99}")
+    message = error_of(["fit", "--config", TINY, "--config", "more.yaml"], capsys)
+    assert "sets data.image_size, which is taken from model.init_args.backbone" in message
+
+
+def test_checkpoint_of_another_run_does_not_overwrite_this_one(tiny_run, tmp_path, capsys):
+    main(["fit", "--config", TINY, "--run_dir", "other"])
+    path = str(tiny_run / "checkpoints" / "last.ckpt")
+    options = ["--config", TINY, "--run_dir", "other", "--ckpt_path", path]
+    assert "already holds a run" in error_of(["fit", *options], capsys)
+
+
+def test_trial_run_leaves_no_checkpoint(tmp_path):
+    main(["fit", "--config", TINY, "--run_dir", "run", "--trainer.fast_dev_run", "true"])
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_empty_folder_is_refused_with_the_expected_layout(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    source = ["--data.source", "ImageFolder", "--data.source.root", str(tmp_path / "empty")]
+    assert "empty" in error_of(["fit", "--config", TINY, *source], capsys)
+
+
+def test_no_configuration_gets_a_hint(capsys):
+    assert "--config configs/moco_ser.yaml" in error_of(["fit"], capsys)
+
+
+def test_validate_refuses_random_weights_unless_asked(capsys):
+    assert "random weights" in error_of(["validate", "--config", TINY], capsys)
+    main(["validate", "--config", TINY, "--allow_random_weights", "true"])
+    assert "k-NN top-1" in capsys.readouterr().out
+
+
+def test_malicious_checkpoint_is_refused(tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, ("executed",)
+
+    torch.save({"ser_lightning": Evil()}, tmp_path / "evil.ckpt")
+    message = error_of(["fit", "--config", TINY, "--ckpt_path", "evil.ckpt"], capsys)
+    assert "was not loaded" in message
+    assert not (tmp_path / "executed").exists()
+
+
+def test_loss_that_is_not_finite_stops_before_the_step_and_names_the_term(capsys, monkeypatch):
+    contrast = moco_v3.contrastive_loss
+    calls = []
+
+    def breaks_in_the_third_step(*args):
+        calls.append(1)
+        return contrast(*args) * (float("nan") if len(calls) > 4 else 1)
+
+    monkeypatch.setattr(moco_v3, "contrastive_loss", breaks_in_the_third_step)
+    message = error_of(["fit", "--config", TINY, "--run_dir", "run"], capsys)
+    assert "step 2: loss is nan, loss/invariance is nan" in message
+    assert not Path("run/checkpoints/last.ckpt").exists()
+
+
+def test_compare_prints_a_line_per_run(tiny_run, capsys):
+    capsys.readouterr()
+    main(["compare", str(tiny_run)])
+    lines = capsys.readouterr().out.splitlines()
+    groups = lines.index("| run | seeds | views | parameters (M) | GMAC per image |")
+    assert lines[groups + 2].startswith("| run | 1 | 2 | 0.0")
+    (online,) = [i for i, line in enumerate(lines) if line.startswith("| run | steps |")]
+    assert lines[online].startswith("| run | steps | k-NN top-1 | eq. rotation |")
+    assert lines[online + 2].startswith("| run | 12 |")
+
+
+def test_compare_refuses_what_is_no_run(tmp_path, capsys):
+    assert "is no run folder" in error_of(["compare", str(tmp_path)], capsys)

@@ -1,0 +1,87 @@
+"""COCO's files: every box with its image, in raw ids, and errors that show the layout."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from coco_tree import CROWD, LINE, TALL, WIDE, write_coco, write_split
+from ser_lightning.data.sources.coco import CocoDetection
+
+
+@pytest.fixture
+def coco(tmp_path):
+    return CocoDetection(str(write_coco(tmp_path)))
+
+
+def test_boxes_belong_to_their_image_in_corners_and_raw_ids(coco):
+    images = coco.train()
+    assert len(images) == 8
+    assert images.path(0).endswith("000000000100.png")
+    boxes = images.boxes(0)
+    order = boxes.labels.argsort()
+    assert boxes.labels[order].tolist() == [1, 90]
+    assert boxes.corners[order].tolist() == [[4, 6, 20, 26], [30, 2, 40, 14]]
+    assert boxes.area[order].tolist() == [240, 90]
+    assert images.boxes(1).labels.tolist() == [3]
+    assert images.num_categories == 91
+    for index, colour in ((0, [250, 20, 20]), (1, [20, 250, 20])):
+        left, top, _, _ = images.boxes(index).corners[-1].int().tolist()
+        assert images.read(index)[:, top, left].tolist() == colour
+
+
+def test_image_without_annotations_has_no_box(coco):
+    assert [len(values) for values in coco.train().boxes(3)] == [0, 0, 0, 0]
+    assert coco.train().boxes(3).corners.shape == (0, 4)
+
+
+def test_images_without_a_usable_box_are_not_trained_on(tmp_path):
+    write_split(tmp_path, "train2017", [CROWD, WIDE, LINE, TALL])
+    assert CocoDetection(str(tmp_path)).train().with_objects().tolist() == [1, 3]
+
+
+def test_objects_are_boxes_of_single_things_with_an_area(coco):
+    boxes = coco.train().boxes(4)
+    assert sorted(boxes.crowd.tolist()) == [False, True]
+    assert boxes.objects().corners.tolist() == [[2, 2, 22, 26]]
+    assert len(coco.evaluation().boxes(4).corners) == 1  # measured, though not trained on
+    assert len(coco.evaluation().boxes(4).objects().corners) == 0
+
+
+def test_part_keeps_every_image_with_its_boxes(coco):
+    whole = coco.train()
+    part = whole.part(np.array([6, 0, 3]))
+    assert len(part) == 3
+    assert part.is_wide.tolist() == [False, True, True]
+    for index, original in enumerate((6, 0, 3)):
+        assert torch.equal(part.boxes(index).corners, whole.boxes(original).corners)
+        assert torch.equal(part.read(index), whole.read(original))
+    assert part.with_objects().tolist() == [0, 1]
+    assert len(whole) == 8
+
+
+@pytest.mark.parametrize("missing", ["train2017", "annotations/instances_train2017.json"])
+def test_wrong_layout_is_refused_with_the_expected_one(tmp_path, missing):
+    (write_coco(tmp_path) / missing).rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError) as error:
+        CocoDetection(str(tmp_path)).train()
+    assert f"{tmp_path / missing} does not exist" in str(error.value)
+    assert f"{tmp_path}/annotations/instances_train2017.json" in str(error.value)
+
+
+def test_images_missing_from_their_folder_are_noticed(tmp_path):
+    write_coco(tmp_path)
+    for path in (tmp_path / "val2017").iterdir():
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"000000000500.png does not exist; expected"):
+        CocoDetection(str(tmp_path)).evaluation()
+
+
+def test_file_of_other_annotations_is_refused(tmp_path):
+    write_coco(tmp_path)
+    file = tmp_path / "annotations" / "instances_val2017.json"
+    captions = {**json.loads(file.read_text()), "annotations": [{"image_id": 500, "caption": "a"}]}
+    file.write_text(json.dumps(captions))
+    with pytest.raises(ValueError, match=r"val2017.json holds no annotations of objects.*use"):
+        CocoDetection(str(tmp_path)).evaluation()

@@ -1,0 +1,157 @@
+"""Tests of torchvision's data sets, on files that the tests write."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import datasets
+
+from ser_lightning.data.sources.torchvision_set import TorchvisionImages, TorchvisionSet
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        data = rng.integers(0, 256, (4, 3072), dtype=np.uint8)
+        content = {"data": data, "labels": [3, 9, 0, 5]}
+        (folder / name).write_bytes(pickle.dumps(content))
+    names = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    return tmp_path
+
+
+@pytest.fixture
+def textures(tmp_path):
+    """DTD's tree: splits in text files, labels in `_labels`."""
+    root = tmp_path / "dtd" / "dtd"
+    (root / "labels").mkdir(parents=True)
+    for split, numbers in (("train", (1, 2)), ("val", (3,)), ("test", (4, 5))):
+        lines = []
+        for name in ("banded", "woven"):
+            for number in numbers:
+                path = root / "images" / name / f"{number}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (6, 5), (number, 0, 0)).save(path)
+                lines.append(f"{name}/{number}.jpg")
+        (root / "labels" / f"{split}1.txt").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_set_with_train_flag_is_read(cifar):
+    source = TorchvisionSet("CIFAR10", str(cifar))
+    train, evaluation = source.train(), source.evaluation()
+    assert (len(train), len(evaluation)) == (20, 4)
+    assert train.labels.tolist() == [3, 9, 0, 5] * 5
+    assert train.class_names[9] == "truck"
+    expected = torch.from_numpy(train.dataset.data[7]).permute(2, 0, 1)
+    assert torch.equal(train.read(7), expected)
+
+
+def test_set_with_named_splits_is_read_and_evaluated_on_test(textures):
+    source = TorchvisionSet("DTD", str(textures))
+    train, evaluation = source.train(), source.evaluation()
+    assert (len(train), len(evaluation)) == (4, 4)
+    assert train.labels.tolist() == [0, 0, 1, 1]
+    assert train.class_names == ("banded", "woven")
+    assert train.read(0).shape == (3, 5, 6)
+
+
+def test_train_split_can_be_named(textures):
+    assert len(TorchvisionSet("DTD", str(textures), train_split="val").train()) == 2
+
+
+def test_set_without_splits_holds_every_twentieth_image_out(tmp_path):
+    folder = tmp_path / "eurosat" / "2750"
+    for name in ("Forest", "River"):
+        (folder / name).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (4, 4)).save(folder / name / f"{number}.jpg")
+    source = TorchvisionSet("EuroSAT", str(tmp_path))
+    assert len(source.train()) == 38
+    assert source.evaluation().labels.tolist() == [0, 1]
+
+
+def test_labels_are_read_from_the_images_where_no_list_is_kept():
+    dataset = datasets.FakeData(6, (3, 8, 8), 4)
+    images = TorchvisionImages("FakeData", dataset)
+    assert images.labels.tolist() == [int(dataset[i][1]) for i in range(6)]
+    assert images.read(2).shape == (3, 8, 8)
+
+
+def test_labels_are_read_from_sample_lists():
+    class Signs:
+        _samples = (("a.png", 4), ("b.png", 1))
+
+        def __len__(self):
+            return 2
+
+    images = TorchvisionImages("Signs", Signs())
+    assert images.labels.tolist() == [4, 1]
+    assert images.class_names == ("0", "1", "2", "3", "4")
+
+
+def test_gray_images_get_three_channels(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.FashionMNIST, "_check_exists", lambda self: True)
+    pixels = torch.arange(2 * 28 * 28).remainder(256).to(torch.uint8).reshape(2, 28, 28)
+    monkeypatch.setattr(
+        datasets.FashionMNIST, "_load_data", lambda self: (pixels, torch.tensor([1, 7]))
+    )
+    train = TorchvisionSet("FashionMNIST", str(tmp_path)).train()
+    assert train.labels.tolist() == [1, 7]
+    assert train.num_classes == 10
+    assert torch.equal(train.read(1), pixels[1].expand(3, -1, -1))
+
+
+def test_unlabelled_images_have_no_class_names_of_their_own():
+    class Unlabelled:
+        labels = np.array([-1, -1])
+
+        def __len__(self):
+            return 2
+
+    assert TorchvisionImages("Unlabelled", Unlabelled()).class_names == ()
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "STL10", "Food101", "OxfordIIITPet", "EuroSAT"])
+def test_missing_files_name_the_download_option(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=r"--data\.source\.download true"):
+        TorchvisionSet(name, str(tmp_path)).train()
+
+
+def test_prepare_without_download_opens_nothing(tmp_path):
+    TorchvisionSet("CIFAR10", str(tmp_path)).prepare()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "similar"), [("cifar10", "CIFAR10"), ("Flower102", "Flowers102")])
+def test_unknown_name_suggests_similar_ones(name, similar):
+    with pytest.raises(ValueError, match=f"has no '{name}'; did you mean .*{similar}"):
+        TorchvisionSet(name, "data")
+
+
+def test_unknown_split_names_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match=r"'trian'.*train"):
+        TorchvisionSet("STL10", str(tmp_path), train_split="trian").train()
+
+
+def test_train_split_without_effect_is_refused():
+    with pytest.raises(ValueError, match="has no effect"):
+        TorchvisionSet("CIFAR10", "data", train_split="all")
+
+
+@pytest.mark.parametrize(("name", "missing"), [("CocoDetection", "annFile"), ("EMNIST", "split")])
+def test_set_that_needs_more_is_refused(name, missing):
+    with pytest.raises(ValueError, match=f"needs {missing}"):
+        TorchvisionSet(name, "data")
+
+
+def test_options_behind_keyword_arguments_are_found():
+    assert "train" in TorchvisionSet("KMNIST", "data")._parameters
+    assert "download" in TorchvisionSet("EMNIST", "data", train_split="letters")._parameters

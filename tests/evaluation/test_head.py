@@ -1,0 +1,125 @@
+"""The linear classifier's file, and accuracy counted sample by sample."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ser_lightning.evaluation.head import HeadOrigin, LinearClassifier, head_path
+from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
+from ser_lightning.evaluation.stage import stage_variant
+from support import tiny_backbone
+
+
+def classifier(layers=(3, 4), names=("arrow", "flag", "arrow, mirrored")):
+    torch.manual_seed(0)
+    made = LinearClassifier(layers, 32, names)
+    torch.nn.init.normal_(made.linear.bias)
+    return made
+
+
+def test_logits_are_those_of_the_tokens_side_by_side():
+    backbone, pixels = tiny_backbone().eval(), torch.randn(2, 3, 16, 16)
+    made = classifier()
+    third, fourth = backbone.cls_tokens(pixels, [3, 4])
+    weight = made.linear.weight
+    expected = third @ weight[:, :32].T + fourth @ weight[:, 32:].T + made.linear.bias
+    torch.testing.assert_close(made(backbone, pixels), expected)
+
+
+def test_logits_are_float32_under_autocast():
+    backbone, made = tiny_backbone().eval(), classifier()
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = torch.cat(backbone.cls_tokens(torch.ones(1, 3, 16, 16), [3, 4]), dim=1)
+        logits = made(backbone, torch.ones(1, 3, 16, 16))
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, made.linear(tokens.float()))
+
+
+def test_file_brings_back_weights_layers_and_names(tmp_path):
+    made, path = classifier(), tmp_path / "results" / "head.safetensors"
+    made.save(path)
+    loaded = LinearClassifier.load(path)
+    assert torch.equal(loaded.linear.weight, made.linear.weight)
+    assert torch.equal(loaded.linear.bias, made.linear.bias)
+    assert loaded.layers == [3, 4]
+    assert loaded.class_names == ["arrow", "flag", "arrow, mirrored"]
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert [file.name for file in path.parent.iterdir()] == ["head.safetensors"]
+
+
+def test_file_says_what_the_head_was_trained_on(tmp_path):
+    made, path = classifier(), tmp_path / "head.safetensors"
+    made.save(path)
+    assert LinearClassifier.load(path).origin is None
+    selected = {"base_learning_rate": 3.0, "epoch": 47, "holdout_top1": None}
+    made.origin = HeadOrigin("abc-online", {"rates": [1.0, 3.0]}, selected, 2, "without crops")
+    made.save(path)
+    assert LinearClassifier.load(path).origin == made.origin
+
+
+@pytest.mark.parametrize(
+    ("seed", "branch", "default", "detector", "expected"),
+    [
+        (0, "online", "online", "", ""),
+        (0, "momentum", "momentum", "", ""),  # DINO is measured by its teacher
+        (0, "momentum", "online", "", "momentum"),
+        (0, "online", "momentum", "", "online"),
+        (3, "online", "online", "", "seed3"),
+        (1, "momentum", "online", "fcos", "momentum_fcos_seed1"),
+    ],
+)
+def test_variant_is_empty_for_the_default_alone(seed, branch, default, detector, expected):
+    stage = SimpleNamespace(seed=seed, branch=branch, default_branch=default)
+    assert stage_variant(stage, detector) == expected
+
+
+def test_heads_of_variants_lie_side_by_side(tmp_path):
+    results = tmp_path / "results"
+    assert head_path(tmp_path, "shapes") == results / "linear-shapes.safetensors"
+    assert head_path(tmp_path, "shapes", "seed1") == results / "linear-shapes-seed1.safetensors"
+
+
+def test_missing_file_names_the_stage_that_writes_it(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.safetensors does not exist; run the linear stage"):
+        LinearClassifier.load(tmp_path / "none.safetensors")
+
+
+def counted(logits, label, batch_size):
+    counter = AccuracyCounter(logits.shape[1])
+    for some, labels in zip(logits.split(batch_size), label.split(batch_size), strict=True):
+        counter.update(some, labels)
+    return counter
+
+
+def test_accuracy_is_a_share_of_the_samples_not_of_the_classes():
+    # class 0 has nine samples, all hit; class 1 has one, missed: macro average would be 50
+    logits = torch.tensor([[2.0, 1.0, 0.0]]).repeat(10, 1)
+    label = torch.tensor([0] * 9 + [1])
+    accuracy = counted(logits, label, 4).compute()  # batches of 4, 4 and 2 images
+    assert accuracy.top1 == pytest.approx(90)
+    assert (accuracy.num_hits, accuracy.num_samples) == (9, 10)
+    assert accuracy.top5 == 100  # of three classes
+
+
+@pytest.mark.parametrize("num_classes", [4, 5, 12])
+def test_accuracy_equals_a_naive_loop(num_classes):
+    rng = torch.Generator().manual_seed(1)
+    logits = torch.randn(23, num_classes, generator=rng)
+    label = torch.randint(num_classes, (23,), generator=rng)
+    top1 = top5 = 0
+    for row, truth in zip(logits.tolist(), label.tolist(), strict=True):
+        ranked = sorted(range(num_classes), key=lambda c: -row[c])
+        top1 += truth == ranked[0]
+        top5 += truth in ranked[:5]
+    accuracy = counted(logits, label, 5).compute()
+    assert accuracy.metrics() == pytest.approx({"top1": 100 * top1 / 23, "top5": 100 * top5 / 23})
+    assert (accuracy.num_hits, accuracy.num_samples) == (top1, 23)
+
+
+def test_counter_starts_anew_after_compute():
+    counter = counted(torch.eye(3), torch.arange(3), 2)
+    assert counter.compute().num_samples == 3
+    counter.update(torch.eye(3)[:2], torch.tensor([0, 0]))
+    accuracy = counter.compute()
+    assert (accuracy.num_hits, accuracy.num_samples) == (1, 2)

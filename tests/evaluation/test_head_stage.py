@@ -1,0 +1,122 @@
+"""A head on other images: classes are matched by name, hits counted as by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ser_lightning.corruptions import CORRUPTIONS
+from ser_lightning.data.benchmarks import Condition
+from ser_lightning.data.sources.base import MemoryImages
+from ser_lightning.evaluation.head_stage import logit_table, top_hits
+from ser_lightning.evaluation.stages.imagenet_p import load_alexnet
+from ser_lightning.files import file_sha256
+from ser_lightning.results.ratios import (
+    ALEXNET,
+    ALEXNET_CORRUPTION_ERRORS,
+    ALEXNET_ERROR,
+    baseline_reasons,
+    read_baseline,
+    versus,
+)
+
+
+def condition(labels, names, name="set"):
+    labels = torch.tensor(labels)
+    return Condition(name, 0, MemoryImages(torch.zeros(len(labels), 3, 4, 4), labels, names), 1.0)
+
+
+def test_classes_are_matched_by_name():
+    table = logit_table([condition([0, 1], ("cat", "dog")), condition([2], ("x", "y", "ape"))], [
+        "ape", "dog", "cat",
+    ])  # fmt: skip
+    assert table.tolist() == [[2, 1, -1], [-1, -1, 0]]
+
+
+def test_labels_without_names_are_class_ids():
+    assert logit_table([condition([2, 0], ())], ["a", "b", "c"]).tolist() == [[0, 1, 2]]
+    with pytest.raises(ValueError, match=r"set has images of class 3, for which here.pt has no"):
+        logit_table([condition([2, 3], ())], ["a", "b", "c"], "here.pt")
+
+
+def test_class_without_a_logit_is_named():
+    with pytest.raises(
+        ValueError, match=r"sketch has images of class ape.*it has cat, dog, \.\.\."
+    ):
+        logit_table([condition([0, 2], ("cat", "dog", "ape"), "sketch")], ["cat", "dog"])
+
+
+def test_hits_equal_a_sort():
+    logits = torch.randn(40, 7, generator=torch.Generator().manual_seed(0))
+    label = torch.arange(40) % 7
+    order = logits.argsort(1, descending=True)
+    expected = [[row[0] == y, y in row[:5]] for row, y in zip(order.tolist(), label, strict=True)]
+    assert top_hits(logits, label).tolist() == [[bool(a), bool(b)] for a, b in expected]
+    assert top_hits(logits[:, :3], torch.zeros(40, dtype=torch.long))[:, 1].all()
+
+
+def test_alexnets_errors_have_the_means_that_others_divide_by():
+    means = [0.886428, 0.894468, 0.922640, 0.819880, 0.826268, 0.785948, 0.798360, 0.866816]
+    means += [0.826572, 0.819324, 0.564592, 0.853204, 0.646056, 0.717840, 0.606500]
+    assert tuple(ALEXNET_CORRUPTION_ERRORS) == CORRUPTIONS
+    found = [sum(rates) / 5 for rates in ALEXNET_CORRUPTION_ERRORS.values()]
+    assert found == pytest.approx(means, abs=1e-9)
+    assert pytest.approx(100 - 56.522) == 100 * ALEXNET_ERROR  # accuracy that torchvision states
+
+
+def test_missing_weights_of_alexnet_say_where_from(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.pth does not exist; fetch https://.*alexnet"):
+        load_alexnet(str(tmp_path / "none.pth"))
+
+
+def write_baseline(path, **changes):
+    content = {
+        "dataset": "imagenet_p",
+        "protocol": {"stride": 2},
+        "metrics": {"a": 1, "b": None},
+        "counts": {"videos/snow": 5},
+        **changes,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def test_baseline_must_have_been_measured_in_the_same_way(tmp_path):
+    path = str(tmp_path / "record.json")
+    with pytest.raises(ValueError, match=r"record\.json is no record of a measurement"):
+        read_baseline(path, {}, (), "imagenet_p")
+    path = write_baseline(tmp_path / "record.json")
+    found = read_baseline(path, {"stride": 2}, ["stride"], "imagenet_p")
+    with pytest.raises(ValueError, match="was measured with stride 2, not 1"):
+        read_baseline(path, {"stride": 1}, ["stride"], "imagenet_p")
+    with pytest.raises(ValueError, match="was measured with dataset imagenet_p, not shapes"):
+        read_baseline(path, {"stride": 2}, ["stride"], "shapes")
+    assert found.entries("metrics", ["a"]) == [1.0]
+    with pytest.raises(ValueError, match="lacks the metrics b, c"):
+        found.entries("metrics", ["a", "b", "c"])
+    found.check_counts({"videos/snow": 5})
+    with pytest.raises(ValueError, match="was measured with videos/snow 5, not 4; measure both"):
+        found.check_counts({"videos/snow": 4})
+    with pytest.raises(ValueError, match="lacks the counts videos/tilt"):
+        found.check_counts({"videos/tilt": 5})
+
+
+def test_baseline_is_named_by_its_network_or_its_run(tmp_path):
+    own = write_baseline(tmp_path / "runs" / "moco" / "results" / "x.json")
+    other = write_baseline(tmp_path / "other.json")
+    alexnet = write_baseline(tmp_path / "a.json", network="AlexNet", unofficial_reason="a tenth")
+    found = [read_baseline(path, {}, (), "imagenet_p") for path in (own, other, alexnet)]
+    assert [item.name for item in found] == ["moco", "other", ALEXNET]
+    assert found[0].describe() == {"name": "moco", "sha256": file_sha256(Path(own))}
+    assert found[2].describe() == ALEXNET
+    assert [item.unofficial_reason for item in found] == [None, None, "a tenth"]
+    assert [versus("mce", item.name) for item in found] == ["mce_vs_moco", "mce_vs_other", "mce"]
+
+
+def test_baselines_reasons_are_named_once():
+    assert baseline_reasons(None, ["ours"]) == []
+    assert baseline_reasons("ours; head: theirs", [None, "more; ours"]) == [
+        "baseline: head: theirs"
+    ]

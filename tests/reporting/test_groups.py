@@ -1,0 +1,71 @@
+"""Runs are grouped by configuration and named after their folders."""
+
+from pathlib import Path
+
+import pytest
+
+from results.result_records import config, record, run_folder
+from ser_lightning.reporting.groups import group_runs
+
+
+def run(folder, seed=0, records=(), **changes):
+    return run_folder(folder, records, {**config(**changes), "seed_everything": seed})
+
+
+def test_runs_that_differ_in_the_seed_are_one_group(tmp_path):
+    folders = [run(tmp_path / f"ser_seed{seed}", seed) for seed in (1, 2)]
+    other = run(tmp_path / "moco", regularizer=None)
+    ser, moco = group_runs([folders[0], other, folders[1]])
+    assert (ser.name, ser.folders, ser.views) == ("ser", tuple(folders), "2")
+    assert (moco.name, moco.folders) == ("moco", (other,))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("runs/moco_ser_seed1", "moco_ser"),
+        ("runs/moco-seed12", "moco"),
+        ("runs/moco/seed1", "moco"),
+        ("runs/moco", "moco"),
+        ("runs/seedling", "seedling"),
+    ],
+)
+def test_name_is_the_folders_without_the_seed(tmp_path, folder, name):
+    (group,) = group_runs([run(tmp_path / folder)])
+    assert group.name == name
+
+
+def test_equal_names_become_paths(tmp_path):
+    first, second = run(tmp_path / "a" / "x"), run(tmp_path / "b" / "x", layer=4)
+    assert [group.name for group in group_runs([first, second])] == [str(first), str(second)]
+
+
+def test_repeated_seed_is_no_further_sample(tmp_path):
+    folders = [run(tmp_path / name, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    groups = group_runs(folders)
+    assert [group.folders for group in groups] == [(folders[0], folders[2]), (folders[1],)]
+
+
+def test_folder_that_is_named_twice_counts_once(tmp_path, monkeypatch):
+    folder = run(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    (group,) = group_runs([folder, Path("a")])
+    assert group.folders == (folder,)
+
+
+def test_newest_record_of_the_runs_weights_counts(tmp_path):
+    records = [
+        record(date="2026-01-02T00:00:00+00:00", metrics={"top1": 2.0}),
+        record(date="2026-01-01T00:00:00+00:00", metrics={"top1": 1.0}),
+        record(checkpoint=None, checkpoint_sha256=None, date="2026-01-03T00:00:00+00:00"),
+        record("knn"),
+    ]
+    (group,) = group_runs([run(tmp_path / "a", records=records)])
+    found = group.records[0]
+    assert set(found) == {("linear", "imagenet1k"), ("knn", "imagenet1k")}
+    assert found["linear", "imagenet1k"].record.metrics == {"top1": 2.0}
+
+
+def test_run_without_configuration_stands_alone(tmp_path):
+    groups = group_runs([run_folder(tmp_path / name, []) for name in ("a", "b")])
+    assert [(group.name, group.views) for group in groups] == [("a", ""), ("b", "")]
