@@ -1,0 +1,177 @@
+"""Ranges of numeric options: in the signature, in the help, and checked wherever a value enters.
+
+    @checked
+    class Crop:
+        def __init__(self, size: PositiveInt, p_flip: Probability = 0.5) -> None: ...
+
+The command line refuses a value outside of its range while it parses, and its help shows the range
+as the option's type, "float in [0, 1]". `checked` refuses it when the class is used from Python.
+NaN, infinity and bool are numbers of no range. Values stay plain numbers; a type checker sees int,
+float and tuple.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse.typing import register_type
+
+T = TypeVar("T", bound=type)
+
+
+def checked(cls: T) -> T:
+    """Makes a class, or dataclass, refuse arguments outside of the ranges they are annotated with.
+
+    Raises:
+        ValueError: on construction; names the class, the argument, the range and the default.
+    """
+    build = vars(cls)["__init__"]
+    signature = inspect.signature(build)
+
+    @functools.wraps(build)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name, value in signature.bind(self, *args, **kwargs).arguments.items():
+            hint = annotations(cls).get(name)
+            if hint is not None and not fits(hint, value):
+                default = signature.parameters[name].default
+                remedy = "" if default is inspect.Parameter.empty else f"; the default is {default}"
+                raise ValueError(f"{cls.__name__}: {name} {value} must be {hint}{remedy}")
+        build(self, *args, **kwargs)
+
+    cls.__init__ = init  # type: ignore[misc]
+    return cls
+
+
+@functools.cache
+def annotations(cls: type) -> dict[str, Any]:
+    """The annotations of a constructor's arguments."""
+    return get_type_hints(inspect.unwrap(vars(cls)["__init__"]))
+
+
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a value is in the ranges of an annotation, also of those in a tuple, list or union.
+
+    Annotations that are no ranges hold for every value, except that only None is None.
+    """
+    if isinstance(hint, Range):
+        return hint.accepts(value)
+    if hint is NoneType:
+        return value is None
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(part, value) for part in parts)
+    if origin in (tuple, list) and isinstance(value, tuple | list):
+        is_fixed = origin is tuple and Ellipsis not in parts
+        hints = parts if is_fixed else parts[:1] * len(value)
+        return len(hints) == len(value) and all(map(fits, hints, value))
+    return True
+
+
+class Range(type):
+    """The class of the types below: a name that reads as a range, and what it accepts."""
+
+    accepts: Callable[[Any], bool]
+
+    def __repr__(cls) -> str:
+        return cls.__name__
+
+
+def within(
+    kind: type, low: float, high: float = math.inf, *, above: bool = False, below: bool = False
+) -> Range:
+    """The type of the numbers from `low` to `high`, whose name is its range.
+
+    Args:
+        kind: int or float.
+        low: the least number.
+        high: the greatest number.
+        above: leaves out `low` itself.
+        below: leaves out `high` itself.
+    """
+    numbers: Any = Integral if kind is int else Real
+    if high < math.inf:
+        name = f"{kind.__name__} in {'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
+    else:
+        name = f"{kind.__name__} {'>' if above else '>='} {low:g}"
+
+    def accepts(value: Any) -> bool:
+        return (
+            isinstance(value, numbers)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+            and (low < value if above else low <= value)
+            and (value < high if below else value <= high)
+        )
+
+    return _registered(name, kind, accepts)
+
+
+def interval(low: float, high: float = math.inf, *, above: bool = False) -> Range:
+    """The type of two numbers in increasing order, both from `low` to `high`; they may be equal.
+
+    Args:
+        low: the least number.
+        high: the greatest number.
+        above: leaves out `low` itself.
+    """
+    side = within(float, low, high, above=above)
+    bounds = f"{low:g} {'<' if above else '<='} a <= b"
+    name = f"[a, b] with {bounds}" + (f" <= {high:g}" if high < math.inf else "")
+
+    def accepts(value: Any) -> bool:
+        is_pair = isinstance(value, tuple | list) and len(value) == 2
+        return is_pair and all(map(side.accepts, value)) and value[0] <= value[1]
+
+    return _registered(name, lambda pair: tuple(map(float, pair)), accepts)
+
+
+def _registered(name: str, convert: Callable[[Any], Any], accepts: Callable[[Any], bool]) -> Range:
+    """A type of that name for signatures, which jsonargparse parses to plain values."""
+
+    def parsed(value: Any) -> Any:
+        value = yaml.safe_load(value) if isinstance(value, str) else value
+        if isinstance(value, str):  # YAML reads 1e-4 as text
+            value = convert(value)
+        if not accepts(value):
+            raise ValueError(f"{value} is not in the range")
+        return convert(value)
+
+    def dumped(value: Any) -> Any:
+        value = parsed(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    def is_parsed(value: Any, _: type) -> bool:
+        return accepts(value) and repr(value) == repr(convert(value))
+
+    result = Range(name, (), {"accepts": staticmethod(accepts), "__module__": "builtins"})
+    register_type(result, dumped, parsed, type_check=is_parsed)
+    return result
+
+
+if TYPE_CHECKING:
+    PositiveInt = int
+    NonNegativeInt = int
+    Positive = float
+    NonNegative = float
+    Probability = float
+    Ratio = float
+    BelowOne = float
+    PositiveInterval = tuple[float, float]
+    NonNegativeInterval = tuple[float, float]
+    RatioInterval = tuple[float, float]
+else:
+    PositiveInt = within(int, 1)
+    NonNegativeInt = within(int, 0)
+    Positive = within(float, 0, above=True)
+    NonNegative = within(float, 0)
+    Probability = within(float, 0, 1)
+    Ratio = within(float, 0, 1, above=True)
+    BelowOne = within(float, 0, 1, below=True)
+    PositiveInterval = interval(0, above=True)
+    NonNegativeInterval = interval(0)
+    RatioInterval = interval(0, 1, above=True)
