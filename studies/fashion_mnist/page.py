@@ -91,7 +91,7 @@ FAMILIES = ("rotation", "flip", "scale")
 _METRICS = {
     LINEAR: ("linear", "top1"),
     KNN: ("knn", "top1_k20"),
-    CORRUPTION: ("corruption", "top1/avg_without_frost"),
+    CORRUPTION: ("imagenet-c", "top1/avg_without_frost"),
     **{family: ("equivariance", f"equivariance/{family}_final") for family in FAMILIES},
 }
 """Stage and metric by measure."""

@@ -86,7 +86,7 @@ STAGES = (  # in an order in which each finds what it needs
     StudyStage("knn", "knn"),
     StudyStage("linear", "linear", ("--config", "configs/eval/small/linear.yaml")),
     StudyStage("equivariance", "equivariance", ("--model.num_images", "1000")),
-    StudyStage("imagenet-c", "corruption", ("--data.generated", "true", "--data.num_test", "300")),
+    StudyStage("imagenet-c", "imagenet-c", ("--data.generated", "true", "--data.num_test", "300")),
 )
 
 _SHORT_FIT = (

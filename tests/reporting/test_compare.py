@@ -119,7 +119,7 @@ def test_number_that_is_none_is_a_dash_with_the_reason(tmp_path):
 
 
 def test_unofficial_number_says_why(tmp_path):
-    changes = {"official": False, "unofficial_reason": "measured on a part of the images"}
+    changes = {"unofficial_reasons": ("measured on a part of the images",)}
     (row,), notes = table_of(run(tmp_path / "a", **changes))
     assert row["linear top-1, shapes"] == "60.00 [1]"
     assert notes == ("linear: measured on a part of the images",)
@@ -127,7 +127,7 @@ def test_unofficial_number_says_why(tmp_path):
 
 def test_corruptions_and_equivariance_have_columns(tmp_path):
     folder = run(tmp_path / "a")
-    write_record(record("corruption", "shapes_c", metrics={"top1/avg": 40.0}), folder)
+    write_record(record("imagenet-c", "shapes_c", metrics={"top1/avg": 40.0}), folder)
     scores = {"equivariance/flip_final": 0.9876, "equivariance/flip_block3": 0.1}
     write_record(record("equivariance", "shapes", metrics=scores), folder)
     (row,), _ = table_of(folder)

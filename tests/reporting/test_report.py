@@ -54,7 +54,7 @@ def test_stages_of_one_run_share_a_row(tmp_path):
     made = [
         record(metrics={"top1": 69.0}),
         record("shift", "imagenet_r", metrics={"top1": 26.0, "top1_1000way": 18.0}),
-        record("linear", "3diebench", metrics={"top1": 70.0}),
+        record("3diebench", "3diebench", metrics={"top1": 70.0}),
     ]
     tables = tables_of(run_folder(tmp_path, made, config()))
     ours, paper, delta = lines_of(tables["Table 1"])
@@ -135,7 +135,7 @@ def test_other_protocols_and_checkpoints_have_rows_of_their_own(tmp_path, change
 def test_unofficial_rows_are_marked_and_kept_apart(tmp_path):
     made = [
         record(metrics={"top1": 69.0}),
-        record(metrics={"top1": 80.0}, seed=1, official=False, unofficial_reason="a tenth only"),
+        record(metrics={"top1": 80.0}, seed=1, unofficial_reasons=("a tenth only",)),
     ]
     run = run_folder(tmp_path / "run", made, config())
     table = tables_of(run)["Table 1"]
@@ -153,8 +153,8 @@ def test_unofficial_rows_are_marked_and_kept_apart(tmp_path):
 
 
 def test_an_unofficial_stage_does_not_mark_the_others(tmp_path):
-    reason = {"official": False, "unofficial_reason": "generated on the fly"}
-    made = [record(), record("corruption", "imagenet_c", metrics={"mce": 75.0}, **reason)]
+    reason = {"unofficial_reasons": ("generated on the fly",)}
+    made = [record(), record("imagenet-c", "imagenet_c", metrics={"mce": 75.0}, **reason)]
     tables = tables_of(run_folder(tmp_path, made, config()))
     assert lines_of(tables["Table 1"])[0][1] == "ours [1]"
     assert lines_of(tables["Table 12"])[0][1] == "ours unofficial [1]"
@@ -168,7 +168,7 @@ def test_what_the_paper_lacks_stays_without_a_delta(tmp_path):
     ]
     stl = run_folder(
         tmp_path / "stl",
-        [record(), record("linear", "3diebench")],
+        [record(), record("3diebench", "3diebench")],
         config(regularizer="STL", layer=12),
     )
     assert lines_of(tables_of(stl)["Table 1"])[2] == ("", "delta", "+3.51", "-")
@@ -215,11 +215,11 @@ def test_transformation_probes_have_a_line_for_each_task(tmp_path):
 
 def test_corruptions_go_to_both_tables_and_the_rest_to_one_of_its_own(tmp_path):
     metrics = {"top1/avg": 41.58, "top5/avg": 63.0, "mce": 75.0, "relative_mce": 99.5}
-    made = record("corruption", "imagenet_c", metrics=metrics)
+    made = record("imagenet-c", "imagenet_c", metrics=metrics)
     tables = tables_of(run_folder(tmp_path, [made], config()))
-    assert list(tables) == ["Table 12", "Table 15", "corruption on imagenet_c"]
+    assert list(tables) == ["Table 12", "Table 15", "imagenet-c on imagenet_c"]
     assert lines_of(tables["Table 12"])[2] == ("", "delta", "+1.00", "-0.07")
-    assert lines_of(tables["corruption on imagenet_c"]) == [("relative_mce", "99.5")]
+    assert lines_of(tables["imagenet-c on imagenet_c"]) == [("relative_mce", "99.5")]
 
 
 def test_results_on_other_data_have_tables_of_their_own(tmp_path):
@@ -246,7 +246,7 @@ def test_paper_against_itself_has_no_delta(tmp_path):
     rows = {row.subject: row for row in paper_tables()["table12"].rows}
     (values,) = (row.values for subject, row in rows.items() if subject.label() == SER)
     metrics = {name if name == "mce" else f"top1/{name}": value for name, value in values.items()}
-    made = record("corruption", "imagenet_c", metrics=metrics)
+    made = record("imagenet-c", "imagenet_c", metrics=metrics)
     table = tables_of(run_folder(tmp_path, [made], config()))["Table 12"]
     assert set(lines_of(table)[2][2:]) == {"+0.00"}
     assert len(table.header) == 2 + 15 + 2

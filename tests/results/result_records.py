@@ -24,8 +24,7 @@ def record(stage="linear", dataset="imagenet1k", **changes):
         "class_map_sha256": None,
         "metrics": {"top1": 69.0},
         "counts": {"top1_hits": 34_500},
-        "official": True,
-        "unofficial_reason": None,
+        "unofficial_reasons": (),
         "wall_seconds": 12.5,
     }
     return ResultRecord(**{**defaults, **changes})

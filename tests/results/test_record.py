@@ -67,8 +67,10 @@ def test_a_number_that_is_not_finite_becomes_null(tmp_path):
         ({"protocol": None}, "protocol is None .NoneType.; it must be dict"),
         ({"protocol": {1: 2}}, "a key of protocol is 1"),
         ({"checkpoint": None}, "neither for random weights"),
-        ({"official": False}, "exactly where it is not official"),
-        ({"unofficial_reason": "a tenth of the images"}, "exactly where it is not official"),
+        ({"unofficial_reasons": ["a tenth"]}, "unofficial_reasons is .*list.*; it must be tuple"),
+        ({"unofficial_reasons": (1,)}, "a part of unofficial_reasons is 1"),
+        ({"network": "alexnet"}, "network alexnet with the checkpoint runs/a"),
+        ({"network": "../x"}, 'network "../x"'),
     ],
 )
 def test_wrong_fields_are_refused(changes, message):
@@ -90,6 +92,48 @@ def test_what_json_does_not_know_leaves_the_old_file(tmp_path):
     assert not list(path.parent.glob(f".*{PARTIAL}"))
 
 
+def test_record_of_another_network_has_a_file_of_its_own(tmp_path):
+    none = {"checkpoint": None, "checkpoint_sha256": None}
+    other = record("imagenet-p", "imagenet_p", network="alexnet", **none)
+    assert write_record(other, tmp_path).name == "imagenet-p-imagenet_p-alexnet.json"
+    assert result_path(tmp_path, record("imagenet-p", "imagenet_p")).name == (
+        "imagenet-p-imagenet_p.json"
+    )
+
+
+def test_official_follows_from_the_reasons(tmp_path):
+    assert record().official
+    part = record(unofficial_reasons=("a tenth", "of noise"))
+    assert not part.official
+    path = write_record(part, tmp_path)
+    assert json.loads(path.read_text())["official"] is False
+    assert read_record(path) == part
+
+
+@pytest.mark.parametrize(
+    ("stage", "dataset", "today"),
+    [
+        ("linear", "imagenet1k", "linear"),
+        ("linear", "3diebench", "3diebench"),
+        ("corruption", "imagenet_c", "imagenet-c"),
+        ("perturbation", "imagenet_p", "imagenet-p"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("reason", "reasons"), [(None, ()), ("a tenth; head: of noise", ("a tenth", "head: of noise"))]
+)
+def test_record_of_format_1_is_read(tmp_path, stage, dataset, today, reason, reasons):
+    path = write_record(record(stage, dataset), tmp_path)
+    content = {**json.loads(path.read_text()), "format": 1, "unofficial_reason": reason}
+    content["official"] = reason is None
+    for name in ("unofficial_reasons", "network", "data_sha256"):
+        del content[name]
+    path.write_text(json.dumps(content))
+    read = read_record(path)
+    assert (read.stage, read.unofficial_reasons) == (today, reasons)
+    assert (read.network, read.data_sha256, read.official) == (None, None, reason is None)
+
+
 def edited(path, **changes):
     content = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in content.items() if v != "REMOVE"}))
@@ -101,7 +145,7 @@ def edited(path, **changes):
         ({"seed": "REMOVE"}, r"missing fields \['seed'\]"),
         ({"lr": 1}, r"unknown fields \['lr'\]"),
         ({"seed": "one"}, "seed is 'one'"),
-        ({"format": 2}, '"format": 1'),
+        ({"format": 3}, '"format": 2'),
     ],
 )
 def test_broken_files_are_named(tmp_path, changes, message):

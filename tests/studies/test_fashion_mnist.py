@@ -31,7 +31,7 @@ def evaluated(folder, linear, rotation, seed=0, layer=3):
     metrics = {
         "linear": {"top1": linear / 10},
         "knn": {"top1_k20": 50.0},
-        "corruption": {"top1/avg_without_frost": 40.0 + seed},
+        "imagenet-c": {"top1/avg_without_frost": 40.0 + seed},
         "equivariance": {
             f"equivariance/{f}_final": rotation for f in ("rotation", "flip", "scale")
         },
@@ -82,7 +82,7 @@ def test_what_is_there_is_not_computed_again(tmp_path):
     (unit.folder / PRETRAINED).write_text(unit.fingerprint)
     assert len(commands(unit, False)) == 4
     write_record(record("knn", "shapes"), unit.folder)
-    assert [stage.record for stage in unit.missing] == ["linear", "equivariance", "corruption"]
+    assert [stage.record for stage in unit.missing] == ["linear", "equivariance", "imagenet-c"]
     for stage in STAGES:
         write_record(record(stage.record, "shapes"), unit.folder)
     assert commands(unit, False) == []

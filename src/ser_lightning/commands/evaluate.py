@@ -205,7 +205,8 @@ def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> Resul
         class_map_sha256=_class_map(stage, data, result.dataset),
         metrics=dict(result.metrics),
         counts=result.counts,
-        official=result.unofficial_reason is None,
-        unofficial_reason=result.unofficial_reason,
+        unofficial_reasons=tuple((result.unofficial_reason or "").split("; "))
+        if result.unofficial_reason
+        else (),
         wall_seconds=seconds,
     )

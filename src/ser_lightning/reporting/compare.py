@@ -42,8 +42,8 @@ class _Measure(NamedTuple):
 _MEASURES = (
     _Measure("linear", "top1", "linear top-1", is_paired=True),
     _Measure("knn", "top1_k20", "20-NN top-1", is_paired=True),
-    _Measure("corruption", "top1/avg", "corrupted top-1"),
-    _Measure("corruption", "top1/avg_without_frost", "corrupted top-1 without frost"),
+    _Measure("imagenet-c", "top1/avg", "corrupted top-1"),
+    _Measure("imagenet-c", "top1/avg_without_frost", "corrupted top-1 without frost"),
     *(
         _Measure("equivariance", f"equivariance/{family}_final", f"eq. {family}", 3)
         for family in ("rotation", "flip", "scale")
@@ -162,7 +162,7 @@ def _mean(group: RunGroup, column: _Column, notes: _Notes) -> str:
     text = f"{fmean(values):.{digits}f}"
     text += f" +- {stdev(values):.{digits}f}" if len(values) > 1 else ""
     text += f" (n={len(values)})" if len(values) < len(group.folders) else ""
-    reason = found[0].record.unofficial_reason
+    reason = "; ".join(found[0].record.unofficial_reasons)
     return f"{text} {notes.mark(f'{column.measure.stage}: {reason}')}" if reason else text
 
 
@@ -225,7 +225,7 @@ def _hits(path: Path, record: ResultRecord, metric: str) -> tuple[np.ndarray, st
 def _conditions(record: ResultRecord, within: bool) -> str:
     """Text that is equal where results compare: within a configuration, or across them."""
     parts: list[object] = [record.protocol, record.transform, record.num_samples]
-    parts += [record.class_map_sha256, record.unofficial_reason]
+    parts += [record.class_map_sha256, record.unofficial_reasons]
     if within:
         checkpoint = Path(record.checkpoint or "").name
         parts += [record.feature, record.layer, record.cls_layer, record.weights_key, checkpoint]

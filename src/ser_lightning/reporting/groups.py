@@ -170,7 +170,7 @@ def _protocol(record: ResultRecord) -> str:
     parts = {
         "protocol": record.protocol, "feature": record.feature, "transform": record.transform,
         "layer": record.layer, "cls_layer": record.cls_layer, "samples": record.num_samples,
-        "class map": record.class_map_sha256, "reason": record.unofficial_reason,
+        "class map": record.class_map_sha256, "reasons": record.unofficial_reasons,
     }  # fmt: skip
     return json.dumps(parts, sort_keys=True)
 
@@ -224,6 +224,7 @@ def _note(samples: Sequence[_Sample]) -> str:
     for sample in samples:
         stage = " on ".join(part for part in _stage(sample.record) if part)
         parts.append(f"{stage}: {json.dumps(sample.record.protocol, sort_keys=True)}")
-        if sample.record.unofficial_reason:
-            parts.append(f"{stage} is not official: {sample.record.unofficial_reason}")
+        if sample.record.unofficial_reasons:
+            reasons = "; ".join(sample.record.unofficial_reasons)
+            parts.append(f"{stage} is not official: {reasons}")
     return "; ".join(dict.fromkeys(parts))

@@ -63,8 +63,8 @@ def _transfer(table: str) -> tuple[Measure, ...]:
 MEASURES: tuple[Measure, ...] = (
     Measure("table1", "params_m", "cost", "", "params_m", 1),
     *_transfer("table1"),
-    Measure("table1", "3diebench_top1", "linear", "3diebench", "top1"),
-    Measure("table1", "3diebench_top5", "linear", "3diebench", "top5"),
+    Measure("table1", "3diebench_top1", "3diebench", "3diebench", "top1"),
+    Measure("table1", "3diebench_top5", "3diebench", "3diebench", "top5"),
     *_transfer("table2"),
     Measure("table3", "mlp_top1", "mlp", "imagenet1k", "top1"),
     Measure("table3", "mlp_top5", "mlp", "imagenet1k", "top5"),
@@ -100,12 +100,12 @@ MEASURES: tuple[Measure, ...] = (
         Measure("table11", metric, "detection", "coco2017", metric, 3)
         for metric in ("map", "map_50", "map_75")
     ),
-    *(Measure("table12", c, "corruption", "imagenet_c", f"top1/{c}") for c in _CORRUPTIONS),
-    Measure("table12", "mce", "corruption", "imagenet_c", "mce"),
-    *(Measure("table13", p, "perturbation", "imagenet_p", f"top1/{p}") for p in _PERTURBATIONS),
-    *(Measure("table14", p, "perturbation", "imagenet_p", f"top1/{p}") for p in _PERTURBATIONS),
-    *(Measure("table15", c, "corruption", "imagenet_c", f"top5/{c}") for c in _CORRUPTIONS),
-    *(Measure("table16", p, "perturbation", "imagenet_p", f"top5/{p}") for p in _PERTURBATIONS),
+    *(Measure("table12", c, "imagenet-c", "imagenet_c", f"top1/{c}") for c in _CORRUPTIONS),
+    Measure("table12", "mce", "imagenet-c", "imagenet_c", "mce"),
+    *(Measure("table13", p, "imagenet-p", "imagenet_p", f"top1/{p}") for p in _PERTURBATIONS),
+    *(Measure("table14", p, "imagenet-p", "imagenet_p", f"top1/{p}") for p in _PERTURBATIONS),
+    *(Measure("table15", c, "imagenet-c", "imagenet_c", f"top5/{c}") for c in _CORRUPTIONS),
+    *(Measure("table16", p, "imagenet-p", "imagenet_p", f"top5/{p}") for p in _PERTURBATIONS),
     Measure("table17", "flops_g", "cost", "", "flops_g"),
     Measure("table17", "relative", "cost", "", "relative", 3),
 )

@@ -61,8 +61,8 @@ class Measured(NamedTuple):
     @property
     def unofficial_reason(self) -> str | None:
         """Why its numbers may not be compared with published ones; None if they may."""
-        reason: str | None = self.content.get("unofficial_reason")
-        return reason
+        reasons: list[str] = self.content.get("unofficial_reasons", [])
+        return "; ".join(reasons) or self.content.get("unofficial_reason")
 
     def describe(self) -> str | dict[str, str]:
         """Names it in a protocol; AlexNet is the same network in every file."""

@@ -16,11 +16,14 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 from ser_lightning.files import atomic_path
 
 RESULT_FOLDER = "results"
-FORMAT = 1
-"""Version of the file format; raise it when a field changes its meaning."""
+FORMAT = 2
+"""Version of the file format; raise it when a field changes its meaning. Format 1 is still read."""
+
+_RENAMED_STAGES = {"corruption": "imagenet-c", "perturbation": "imagenet-p"}  # since format 1
 
 _PACKAGES = ("ser-lightning", "torch", "torchvision", "timm", "lightning")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.+]*")
+_STAGE = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
 
 
 def software_versions() -> dict[str, str]:
@@ -45,11 +48,10 @@ class ResultRecord:
     """One evaluation of one checkpoint.
 
     Attributes:
-        stage: which evaluation, such as "linear"; see `measures.MEASURES` for the names that the
-            report knows.
+        stage: name of its configuration, such as "linear" or "imagenet-c".
         dataset: on what it was measured, such as "imagenet1k"; "" for a stage without images.
-        checkpoint: path of the evaluated file; None for random weights.
-        checkpoint_sha256: of its bytes; None for random weights.
+        checkpoint: path of the evaluated file; None for random weights and another network.
+        checkpoint_sha256: hash of its bytes; None where there is no file.
         weights_key: which weights of the checkpoint: "student", "teacher", ...
         layer: the block whose token map is measured; None where it does not matter.
         cls_layer: the block after which [CLS] joins; 0 is the input.
@@ -65,9 +67,12 @@ class ResultRecord:
             was trained elsewhere; None without names. See `class_map_sha256`.
         metrics: by name; accuracies in percent, others in their own unit. None is not a number.
         counts: raw counts by name, such as hits.
-        official: whether the number may be compared with published ones.
-        unofficial_reason: why not: sub-sampled, generated on the fly, ...; None where official.
-        wall_seconds: of the evaluation.
+        unofficial_reasons: why the number may not be compared with published ones: sub-sampled,
+            generated on the fly, ...; empty where it may.
+        wall_seconds: duration of the evaluation.
+        network: another network that was measured in the place of a checkpoint, such as
+            "alexnet"; None for a checkpoint and for random weights.
+        data_sha256: identity of the measured images; None where it is not known.
         run: replaces what the run folder says about the run, by key: base, method, views,
             equiv_layer, rho, lambda, groups as in the paper's tables, and configuration, a text
             that runs differing in the seed share.
@@ -75,8 +80,8 @@ class ResultRecord:
         date: ISO 8601.
 
     Raises:
-        ValueError: a field has the wrong type, stage or data set is no plain name, only one of
-            checkpoint and hash is there, or `official` disagrees with the reason.
+        ValueError: a field has the wrong type, stage, data set or network is no plain name, only
+            one of checkpoint and hash is there, or a network and a checkpoint.
     """
 
     stage: str
@@ -95,9 +100,10 @@ class ResultRecord:
     class_map_sha256: str | None
     metrics: dict[str, float | None]
     counts: dict[str, int]
-    official: bool
-    unofficial_reason: str | None
+    unofficial_reasons: tuple[str, ...]
     wall_seconds: float
+    network: str | None = None
+    data_sha256: str | None = None
     selected: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=software_versions)
@@ -106,19 +112,24 @@ class ResultRecord:
     def __post_init__(self) -> None:
         for name, kind in _kinds().items():
             _check_kind(name, getattr(self, name), kind)
-        _check_name("stage", self.stage)
-        if self.dataset:
-            _check_name("dataset", self.dataset)
+        _check_name("stage", self.stage, _STAGE)
+        for what, plain in (("dataset", self.dataset), ("network", self.network)):
+            if plain:
+                _check_name(what, plain)
         if (self.checkpoint is None) != (self.checkpoint_sha256 is None):
             raise ValueError(
                 f"checkpoint {self.checkpoint} with checkpoint_sha256 {self.checkpoint_sha256}; "
                 "give both, or neither for random weights"
             )
-        if self.official == bool(self.unofficial_reason):
+        if self.network is not None and self.checkpoint is not None:
             raise ValueError(
-                f"official {self.official} with the reason {self.unofficial_reason!r}; a result "
-                "has a reason exactly where it is not official"
+                f"network {self.network} with the checkpoint {self.checkpoint}; a record is of one"
             )
+
+    @property
+    def official(self) -> bool:
+        """Whether the number may be compared with published ones."""
+        return not self.unofficial_reasons
 
 
 class LoadedRecord(NamedTuple):
@@ -136,7 +147,7 @@ class LoadedRecord(NamedTuple):
 
 
 def result_path(run_dir: Path, record: ResultRecord, variant: str = "") -> Path:
-    """Where a record belongs: <run_dir>/results/<stage>[-<dataset>][-<variant>].json.
+    """Where a record belongs: <run_dir>/results/<stage>[-<dataset>][-<network>][-<variant>].json.
 
     Args:
         run_dir: folder of the run.
@@ -149,7 +160,8 @@ def result_path(run_dir: Path, record: ResultRecord, variant: str = "") -> Path:
     """
     if variant:
         _check_name("variant", variant)
-    name = "-".join(part for part in (record.stage, record.dataset, variant) if part)
+    parts = (record.stage, record.dataset, record.network, variant)
+    name = "-".join(part for part in parts if part)
     return run_dir / RESULT_FOLDER / f"{name}.json"
 
 
@@ -170,7 +182,7 @@ def write_record(record: ResultRecord, run_dir: Path, variant: str = "") -> Path
         ValueError: if a field holds something that JSON does not know.
     """
     path = result_path(run_dir, record, variant)
-    content = {"format": FORMAT, **asdict(record)}
+    content = {"format": FORMAT, **asdict(record), "official": record.official}
     content["metrics"] = {
         name: value if value is not None and math.isfinite(value) else None
         for name, value in record.metrics.items()
@@ -188,21 +200,27 @@ def write_record(record: ResultRecord, run_dir: Path, variant: str = "") -> Path
 
 
 def read_record(path: Path) -> ResultRecord:
-    """Reads a record back.
+    """Reads a record back, of this format or an older one.
 
     Raises:
-        ValueError: if the file is not a record of this format; the message names file and field.
+        ValueError: if the file is no such record; the message names file and field.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of the decoder of JSON or of UTF-8
         raise ValueError(f"{path} is not JSON ({error}); run the evaluation again") from error
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+    number = content.pop("format", None) if isinstance(content, dict) else None
+    if number not in (1, FORMAT):
         raise ValueError(
-            f'{path} is no result record with "format": {FORMAT}; give files that an evaluation of '
-            "this version wrote"
+            f'{path} is no result record with "format": {FORMAT} or 1; give files that an '
+            "evaluation of this version wrote"
         )
-    required = {f.name for f in fields(ResultRecord) if f.default_factory is MISSING}
+    if number == 1:
+        content = _upgraded(content)
+    content.pop("official", None)  # follows from the reasons
+    if isinstance(content.get("unofficial_reasons"), list):
+        content["unofficial_reasons"] = tuple(content["unofficial_reasons"])
+    required = {f.name for f in fields(ResultRecord) if f.default is f.default_factory is MISSING}
     missing, unknown = required - content.keys(), content.keys() - _kinds().keys()
     if missing or unknown:
         raise ValueError(
@@ -213,6 +231,18 @@ def read_record(path: Path) -> ResultRecord:
         return ResultRecord(**content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a file of format 1 under the names of today."""
+    reasons, stage = content.pop("unofficial_reason", None), content.get("stage")
+    if stage == "linear" and content.get("dataset") == "3diebench":
+        stage = "3diebench"
+    return {
+        **content,
+        "stage": _RENAMED_STAGES.get(str(stage), stage),
+        "unofficial_reasons": str(reasons).split("; ") if reasons else [],
+    }
 
 
 def find_records(paths: Iterable[Path]) -> list[LoadedRecord]:
@@ -276,6 +306,10 @@ def _check_kind(name: str, value: Any, kind: Any) -> None:
             _check_kind(f"a key of {name}", key, key_kind)
             _check_kind(f"{name}[{key!r}]", child, value_kind)
         return
+    if get_origin(kind) is tuple and isinstance(value, tuple):
+        for child in value:
+            _check_kind(f"a part of {name}", child, get_args(kind)[0])
+        return
     kinds = get_args(kind) if isinstance(kind, UnionType) else (get_origin(kind) or kind,)
     accepted = {*kinds, int} if float in kinds else set(kinds)
     if type(value) not in accepted:
@@ -283,8 +317,9 @@ def _check_kind(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f"{name} is {value!r} ({type(value).__name__}); it must be {wanted}")
 
 
-def _check_name(what: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
+def _check_name(what: str, name: str, pattern: re.Pattern[str] = _NAME) -> None:
+    if not pattern.fullmatch(name):
+        signs = "_ . + -" if pattern is _STAGE else "_ . +"
         raise ValueError(
-            f'{what} "{name}" names files; use lower-case letters, digits and the signs _ . +'
+            f'{what} "{name}" names files; use lower-case letters, digits and the signs {signs}'
         )

@@ -70,7 +70,7 @@ class CorruptionStage(BenchmarkStage):
         stage: further arguments of every stage.
     """
 
-    name = "corruption"
+    name = "imagenet-c"
     num_sums = 3
 
     def __init__(

@@ -85,7 +85,7 @@ class PerturbationStage(BenchmarkStage):
         stage: further arguments of every stage.
     """
 
-    name = "perturbation"
+    name = "imagenet-p"
     num_sums = 2 * _NUM_SUMS
 
     def __init__(
