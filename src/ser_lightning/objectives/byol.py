@@ -55,8 +55,12 @@ class BYOL(MomentumObjective):
         projection: int = 256,
         **training: Any,
     ) -> None:
-        projector = mlp((backbone.width, hidden, projection))
-        super().__init__(backbone, projector=projector, momentum=momentum, **training)
+        super().__init__(
+            backbone,
+            projector=lambda: mlp((backbone.width, hidden, projection)),
+            momentum=momentum,
+            **training,
+        )
         self.predictor = mlp((projection, hidden, projection))
 
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:

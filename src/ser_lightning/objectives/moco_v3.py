@@ -49,8 +49,12 @@ class MoCoV3(MomentumObjective):
     ) -> None:
         if temperature <= 0:
             raise ValueError(f"temperature {temperature} must be positive; MoCo-v3 uses 0.2")
-        projector = moco_projector(backbone.width, hidden, projection)
-        super().__init__(backbone, projector=projector, momentum=momentum, **training)
+        super().__init__(
+            backbone,
+            projector=lambda: moco_projector(backbone.width, hidden, projection),
+            momentum=momentum,
+            **training,
+        )
         self.temperature = temperature
         self.reduction = reduction
         self.predictor = moco_predictor(projection, hidden)
