@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from ser_lightning.batch import ViewNeeds
+from ser_lightning.commands.settle import settle
 from ser_lightning.data import PartitionedDataModule
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.files import checkpoint_config, last_checkpoint
@@ -107,12 +108,14 @@ class SERCommandLine(LightningCLI):
         args = [packaged(argument) for argument in (sys.argv[1:] if args is None else args)]
         path = next(iter(options(args, "--ckpt_path")), None)
         configs = options(args, "--config", "-c")
+        self._settled = False
         refuse_linked_keys(configs, _LINKED)
         if path and Path(path).is_file() and not any("model" in read_config(c) for c in configs):
             stored = checkpoint_config(Path(path))
             if stored is not None:
                 print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
                 args[1:1] = ["--config", usable_for(args[0], stored)]
+                self._settled = True
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
@@ -121,6 +124,8 @@ class SERCommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settles run folder and checkpoint path, and compares the checkpoint with the run."""
         config = self.config[self.subcommand]
+        if not self._settled:
+            settle(config)
         self.run_dir = Path(config.run_dir or default_run_dir(config.config, config.ckpt_path))
         config.run_dir = str(self.run_dir)
         config.ckpt_path = self._resolved_checkpoint(config.ckpt_path)
