@@ -38,11 +38,12 @@ bench: $(READY) ## measure the equivariance loss against the public formulation
 	@$(BIN)/python benchmarks/equivariance_loss.py
 
 FASHION := moco moco_ser moco_ser_2plus4 dino_ser barlow_ser simclr_ser byol_ser simsiam_ser vicreg_ser
-fashion: $(READY) ## pretrain every objective on real Fashion-MNIST, 20 to 40 minutes each on 2 cores
-	@for name in $(FASHION); do \
-	  $(BIN)/ser-fit fit --config configs/fashion_mnist/$$name.yaml --config configs/trainer/cpu.yaml --ckpt_path last || exit 1; \
-	done
+# moco_ser_2plus4 -> moco_ser_2plus4, the overlay of the data set, and what a word of the name needs after it
+fashion-files = configs/$(1).yaml configs/fashion_mnist.yaml $(wildcard $(patsubst %,configs/fashion_mnist/%.yaml,$(subst _, ,$(1))))
+fashion: $(addprefix fashion-,$(FASHION)) ## pretrain every objective on real Fashion-MNIST, 20 to 40 minutes each on 2 cores
 	@$(BIN)/ser-fit compare $(addprefix runs/fashion_mnist/,$(FASHION))
+fashion-%: $(READY)
+	@$(BIN)/ser-fit fit $(addprefix --config ,$(call fashion-files,$*) configs/trainer/cpu.yaml) --ckpt_path last $(ARGS)
 
 study: $(READY) ## ask the paper's questions on Fashion-MNIST: SER and its rivals, 28 runs, resumable
 	@$(BIN)/python -m studies.fashion_mnist.run $(STUDY)

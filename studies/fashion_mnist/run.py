@@ -26,7 +26,7 @@ SEEDS = 3
 PRETRAINED = "pretrained"
 """File in a run's folder, written when pretraining has come to its end: its fingerprint."""
 
-_PART = re.compile(r"^\s*\w+: (\.\./\S+\.yaml)$", re.MULTILINE)  # backbone: ../file.yaml
+_SMALL = ("fashion_mnist", "fashion_mnist/study")
 
 
 class Row(NamedTuple):
@@ -35,7 +35,8 @@ class Row(NamedTuple):
     Attributes:
         name: of its folder.
         label: in tables.
-        configs: files below `configs/`, later ones win.
+        config: of the paper's run, below `configs/`; the study's overlays follow.
+        options: what is changed in it.
         family: the add-on, for the figure; "" without one, or where the row is left out of it.
         layer: the block that its add-on reads; None without one.
         seeds: how often it is run.
@@ -43,28 +44,41 @@ class Row(NamedTuple):
 
     name: str
     label: str
-    configs: tuple[str, ...]
+    config: str
+    options: tuple[str, ...] = ()
     family: str = ""
     layer: int | None = None
     seeds: int = SEEDS
 
+    @property
+    def configs(self) -> tuple[str, ...]:
+        """All files below `configs/`, later ones win."""
+        return (self.config, *_SMALL)
 
-_MOCO, _SER = "study/moco", "study/moco_ser"
-_AUGSELF, _EQUIMOD = (_MOCO, "study/augself"), (_MOCO, "study/equimod")
+
+def _at(layer: int) -> tuple[str, ...]:
+    return ("--model.backbone.layer", str(layer))
+
+
+_CONTROL = ("--model.regularizer.weight", "0")
+_EVERY_LAYER = (
+    "--config", "configs/overlay/layers_all.yaml", "--model.backbone.layer", "[1,2,3,4,5,6]",
+    "--model.backbone.cls_layer", "2", "--model.regularizer.weight", "0.1667",
+)  # fmt: skip
 
 ROWS = (
-    Row("moco", "MoCo-v3", (_MOCO,)),
-    Row("ser_weight_0", "+ SER @2, weight 0", (_SER, "ablation/weight_0"), "control"),
-    Row("ser", "+ SER @2", (_SER,), "SER", 2),
-    Row("augself", "+ AugSelf @6", _AUGSELF, "AugSelf", 6),
-    Row("augself_2", "+ AugSelf @2", (*_AUGSELF, "ablation/layer_2"), "AugSelf", 2, 2),
-    Row("equimod", "+ EquiMod @6", _EQUIMOD, "EquiMod", 6),
-    Row("equimod_2", "+ EquiMod @2", (*_EQUIMOD, "ablation/layer_2"), "EquiMod", 2, 2),
-    Row("stl", "+ STL @6", (_MOCO, "study/stl"), "STL", 6),
-    Row("essl", "+ E-SSL @6", (_MOCO, "study/essl"), "E-SSL", 6),
-    Row("ser_1", "+ SER @1", (_SER, "ablation/layer_1"), "SER", 1, 1),
-    Row("ser_6", "+ SER @6", (_SER, "ablation/layer_6"), "SER", 6, 1),
-    Row("ser_all", "+ SER at all", (_SER, "ablation/layers_all_study"), "all", None, 1),
+    Row("moco", "MoCo-v3", "moco"),
+    Row("ser_weight_0", "+ SER @2, weight 0", "moco_ser", _CONTROL, "control"),
+    Row("ser", "+ SER @2", "moco_ser", (), "SER", 2),
+    Row("augself", "+ AugSelf @6", "moco_augself", _at(6), "AugSelf", 6),
+    Row("augself_2", "+ AugSelf @2", "moco_augself", _at(2), "AugSelf", 2, 2),
+    Row("equimod", "+ EquiMod @6", "moco_equimod", _at(6), "EquiMod", 6),
+    Row("equimod_2", "+ EquiMod @2", "moco_equimod", _at(2), "EquiMod", 2, 2),
+    Row("stl", "+ STL @6", "moco_stl", _at(6), "STL", 6),
+    Row("essl", "+ E-SSL @6", "moco_essl", _at(6), "E-SSL", 6),
+    Row("ser_1", "+ SER @1", "moco_ser", _at(1), "SER", 1, 1),
+    Row("ser_6", "+ SER @6", "moco_ser", _at(6), "SER", 6, 1),
+    Row("ser_all", "+ SER at all", "moco_ser", _EVERY_LAYER, "all", None, 1),
 )
 
 
@@ -130,16 +144,14 @@ class Unit(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Hashes the configuration files, with those that they name, as they are now."""
-        texts = []
-        for config in self.row.configs:
-            path = Path(packaged(f"configs/{config}.yaml"))
-            text = path.read_text(encoding="utf-8")
-            parts = [path.parent / name for name in _PART.findall(text)]
-            texts += [text, *(part.read_text(encoding="utf-8") for part in parts)]
+        """Hashes the row's options and configuration files, as they are now."""
+        named = [option for option in self.row.options if option.endswith(".yaml")]
+        files = [*(f"configs/{config}.yaml" for config in self.row.configs), *named]
+        texts = [Path(packaged(file)).read_text(encoding="utf-8") for file in files]
         settings = [
             line for text in texts for line in text.splitlines() if not line.startswith("#")
         ]
+        settings += self.row.options
         return hashlib.sha256("\n".join(settings).encode()).hexdigest()
 
     @property
@@ -164,6 +176,7 @@ def commands(unit: Unit, short: bool) -> list[list[str]]:
     checkpoint = str(unit.folder / CHECKPOINT_FOLDER / "last.ckpt")
     configs = [*(f"configs/{name}.yaml" for name in unit.row.configs), "configs/trainer/cpu.yaml"]
     fit = ["fit", *(part for config in configs for part in ("--config", packaged(config)))]
+    fit += [packaged(option) for option in unit.row.options]
     fit += [
         "--run_dir",
         str(unit.folder),

@@ -192,9 +192,11 @@ def test_default_timm_initialisation_draws_the_class_token_like_the_rest():
     assert model.vit.blocks[0].attn.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-def test_depth_as_layer_puts_cls_at_the_input():
-    assert tiny(layer=4).cls_layer == 0
-    assert tiny(layer=3).cls_layer == 3
+@pytest.mark.parametrize("cls_layer", [{}, {"cls_layer": "auto"}, {"cls_layer": None}])
+def test_depth_as_layer_puts_cls_at_the_input(cls_layer):
+    assert tiny(layer=4, **cls_layer).cls_layer == 0
+    assert tiny(layer=3, **cls_layer).cls_layer == 3
+    assert tiny(layer=3, **cls_layer).arguments["cls_layer"] == 3  # what an export says
 
 
 @pytest.mark.parametrize(

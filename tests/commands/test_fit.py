@@ -1,8 +1,6 @@
 """The command line in process: what runs, what it writes, and what it refuses, how."""
 
 import os
-import re
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,19 +12,10 @@ from ser_lightning.cli import main
 from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.files import load_checkpoint
 from ser_lightning.objectives import moco_v3
+from ser_lightning.runtime import default_run_dir
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests" / "tiny.yaml")
-# folders of what is no run by itself
-PARTS = {"trainer", "data", "backbone", "overlay", "eval", "ablation", "study"}
-CONFIGS = sorted(
-    path
-    for path in (ROOT / "configs").rglob("*.yaml")
-    if not PARTS & set(path.relative_to(ROOT / "configs").parts)
-)
-OVERLAYS = sorted((ROOT / "configs" / "trainer").glob("*.yaml"))
-ABLATIONS = sorted((ROOT / "configs" / "ablation").glob("*.yaml"))
-
 LOCAL = ["--data.crop", "CropViews", "--data.crop.local", '{"num": 2, "size": 8}']
 
 pytestmark = [
@@ -187,109 +176,37 @@ def test_add_ons_at_several_layers_train_and_are_measured(tmp_path):
 def test_run_folder_is_named_after_the_configuration():
     cli = Parsed(["fit", "--config", TINY])
     assert cli.run_dir == Path("runs/tiny")
-    nested = ROOT / "configs" / "fashion_mnist" / "moco.yaml"
-    source = ["--data.source", "Shapes"]
-    assert Parsed(["fit", "--config", str(nested), *source]).run_dir == Path(
-        "runs/fashion_mnist/moco"
-    )
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
-def test_shipped_configuration_parses_and_opens_with_its_notes(path):
-    header = path.read_text().split("seed_everything")[0]
-    for note in ("Source:", "Run:", "Expect:", "Measured:"):
-        assert note in header, note
-    args = ["fit", "--config", str(path), "--config", str(ROOT / "configs/trainer/cpu.yaml")]
-    args += ["--data.source", "Shapes"]
-    config = ParsedOnly(args)
-    assert config.config["fit"]["model"]["class_path"].startswith("ser_lightning.")
+def test_run_folder_of_an_overlay_that_names_other_images_is_below_its_name():
+    files = [str(ROOT / "configs" / f"{name}.yaml") for name in ("moco", "fashion_mnist")]
+    cli = ParsedOnly(["fit", *(part for file in files for part in ("--config", file))])
+    assert cli.config["fit"].run_dir is None
+    assert default_run_dir(files, None) == Path("runs/fashion_mnist/moco")
+    delta = str(ROOT / "configs" / "fashion_mnist" / "dino.yaml")
+    assert default_run_dir([*files, delta], None) == Path("runs/fashion_mnist/moco")
 
 
-@pytest.mark.parametrize(
-    ("config", "overlay", "temperature"),
-    [
-        ("moco_ser", "authors_moco", 0.5),
-        ("dino_ser", "authors_dino_barlow", 0.4),
-        ("barlow_ser", "authors_dino_barlow", 0.4),
-    ],
-)
-def test_overlay_sets_the_public_scripts_temperature_and_nothing_else(config, overlay, temperature):
-    def parsed(*overlays):
-        paths = [ROOT / "configs" / f"{name}.yaml" for name in (config, *overlays)]
-        args = [part for path in paths for part in ("--config", str(path))]
-        model = ParsedOnly(["fit", *args, "--data.source", "Shapes"]).config["fit"]["model"]
-        return model.as_dict()
-
-    plain, overlaid = parsed(), parsed(f"overlay/{overlay}")
-    regularizer = overlaid["init_args"]["regularizer"]["init_args"]
-    assert regularizer["temperature"] == temperature
-    regularizer["temperature"] = plain["init_args"]["regularizer"]["init_args"]["temperature"]
-    assert overlaid == plain
+@pytest.mark.parametrize("invertible", [[], ["--data.invertible.ratio", "0.5"]], ids=["", "asked"])
+def test_run_without_an_add_on_has_cls_at_the_input_and_no_invertible_images(
+    invertible, caplog, tmp_path
+):
+    options = ["--config", TINY, "--model.regularizer", "null", *invertible]
+    with caplog.at_level("INFO"):
+        main(["fit", *options, "--run_dir", "run", "--trainer.max_epochs", "2"])
+    assert "no invertible sub-batch, since no add-on reads it" in caplog.text
+    stored = yaml.safe_load((tmp_path / "run" / "fit.yaml").read_text())
+    assert stored["model"]["init_args"]["backbone"]["init_args"]["cls_layer"] == 0
+    assert stored["data"]["invertible"] is None
+    assert SplitViT.from_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt").cls_layer == 0
 
 
-def leaves(node, place=""):
-    """Values of a nested configuration by their dotted place."""
-    if isinstance(node, dict):
-        return {k: v for key in node for k, v in leaves(node[key], f"{place}.{key}").items()}
-    return {place.replace(".init_args", ""): node}
-
-
-@cache
-def parsed_leaves(*paths):
-    """Model and data of configuration files, by place."""
-    args = [part for path in paths for part in ("--config", str(path))]
-    config = ParsedOnly(["fit", *args, "--data.source", "Shapes"]).config["fit"].as_dict()
-    return leaves({key: config[key] for key in ("model", "data")})
-
-
-@pytest.mark.parametrize(("name", "places"), [
-    ("augself", {"model.regularizer.jitter", "data.crop.view_1", "data.crop.view_2"}),
-    ("stl", {"data.crop.scale", "data.crop.view_1", "data.crop.view_2"}),
-])  # fmt: skip
-def test_authors_views_change_the_views_and_what_must_agree_with_them(name, places, tmp_path):
-    (tmp_path / "crop.yaml").write_text("data: {crop: {p_flip: 0.5}}")  # the default, spelt out
-    base = ROOT / "configs" / f"moco_{name}.yaml", tmp_path / "crop.yaml"
-    overlay = ROOT / "configs" / "overlay" / f"authors_{name}.yaml"
-    plain, changed = parsed_leaves(*base), parsed_leaves(*base, overlay)
-    different = {k for k in plain.keys() | changed.keys() if plain.get(k) != changed.get(k)}
-    assert {next((p for p in places if k.startswith(f".{p}")), k) for k in different} == places
-    if name == "augself":
-        recipe = [
-            changed[f".data.crop.view_1.{k}"]
-            for k in ("brightness", "contrast", "saturation", "hue")
-        ]
-        assert list(changed[".model.regularizer.jitter"]) == recipe
-
-
-CHANGES = {  # by the first word of an ablation's name
-    "weight": ".regularizer.weight",
-    "ratio": ".invertible.ratio",
-    "group": ".invertible.group.",
-    "cls": ".backbone.cls_layer",
-    "layer": ".backbone.layer",
-    "layers": "model.",
-}
-
-
-@pytest.mark.parametrize("path", ABLATIONS, ids=lambda p: p.stem)
-def test_ablation_changes_what_its_name_says_and_nothing_else(path):
-    base = re.search(r"--config configs/(\S+)\.yaml --config", path.read_text())[1]
-    files = [ROOT / "configs" / f"{base}.yaml", path]
-    plain, changed = parsed_leaves(*files[:1]), parsed_leaves(*files)
-    differences = {k for k in plain.keys() | changed.keys() if plain.get(k) != changed.get(k)}
-    assert differences or path.stem == "layer_3"  # which is the default of moco_ser.yaml
-    assert all(CHANGES[path.stem.split("_")[0]] in place for place in differences)
-    if path.stem.startswith("layers_all"):
-        layers, add_ons = (
-            changed[f".model.{key}"] for key in ("backbone.layer", "regularizer.regularizers")
-        )
-        assert len(layers) == len(add_ons)
-        assert changed[".model.regularizer.weight"] * len(layers) == pytest.approx(1, abs=1e-3)
-
-
-@pytest.mark.parametrize("path", OVERLAYS, ids=lambda p: p.stem)
-def test_trainer_overlay_holds_trainer_settings_only(path):
-    assert list(yaml.safe_load(path.read_text())) == ["trainer"]
+def test_add_on_within_another_keeps_its_invertible_images():
+    ser = '[{"class_path": "SERRegularizer"}]'
+    add_ons = ["--model.regularizer", "PerLayer", "--model.regularizer.regularizers", ser]
+    cli = Parsed(["fit", "--config", TINY, *add_ons])
+    assert cli.datamodule.invertible is not None
+    assert cli.model.backbone.cls_layer == 1
 
 
 @pytest.mark.parametrize(

@@ -63,13 +63,17 @@ def run_folder(checkpoint: Path) -> Path:
 
 
 def default_run_dir(configs: list[Any] | None, checkpoint: str | None) -> Path:
-    """runs/<first file with a model>, as below `configs`; else where the checkpoint lies."""
+    """runs/<first file with a model>, as below `configs`; else where the checkpoint lies.
+
+    A later file that names other images gives the folder: runs/fashion_mnist/moco_ser.
+    """
     files = [str(config) for config in configs or [] if config is not None]
     files = [file for file in files if "model" in read_config(file)]
     if files:
         parts = Path(files[0]).with_suffix("").parts
         first = len(parts) - parts[::-1].index("configs") if "configs" in parts else -1
-        return Path("runs", *parts[first:])
+        others = [Path(f).stem for f in files[1:] if "source" in (read_config(f).get("data") or {})]
+        return Path("runs", *others[-1:], *parts[first:])
     folder = Path(checkpoint).parent if checkpoint else Path()
     if folder.name == CHECKPOINT_FOLDER:
         return folder.parent
