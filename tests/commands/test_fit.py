@@ -393,3 +393,19 @@ def test_compare_prints_a_line_per_run(tiny_run, capsys):
 
 def test_compare_refuses_what_is_no_run(tmp_path, capsys):
     assert "is no run folder" in error_of(["compare", str(tmp_path)], capsys)
+
+
+OLD = ROOT / "tests" / "runtime" / "fit_0.1.0.yaml"
+
+
+@pytest.mark.parametrize("source", ["data.Shapes", "data.shapes.Shapes", "data.folder.ImageFolder"])
+def test_configuration_of_version_0_1_0_runs(source, tmp_path):
+    text = OLD.read_text().replace("ser_lightning.data.Shapes", f"ser_lightning.{source}")
+    if source.endswith("ImageFolder"):
+        config = yaml.safe_load(text)
+        config["data"]["source"]["init_args"] = {"root": "images"}
+        text = yaml.safe_dump(config)
+    (tmp_path / "old.yaml").write_text(text)
+    config = ParsedOnly(["fit", "--config", "old.yaml"]).config["fit"]
+    assert config.data.source.class_path.endswith(source.rpartition(".")[2])
+    assert config.model.init_args.regularizer.init_args.hidden == 192

@@ -4,10 +4,10 @@ import pytest
 import torch
 import yaml
 
-from ser_lightning.backbones.weights import METADATA_KEY
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.stage import Stage
+from ser_lightning.files import CHECKPOINT_KEY
 from support import PATCH, TINY_VIT, tiny_backbone
 
 
@@ -32,7 +32,7 @@ def write_checkpoint(path, objective):
     sizes = {"image_size": 16, "patch_size": PATCH, "layer": 2, "vit_options": TINY_VIT}
     arguments = {"name": "vit_tiny_patch16_224", **sizes}
     model = {"class_path": objective, "init_args": {"backbone": {"init_args": arguments}}}
-    record = {METADATA_KEY: {"config": yaml.safe_dump({"model": model})}}
+    record = {CHECKPOINT_KEY: {"config": yaml.safe_dump({"model": model})}}
     torch.save({"state_dict": state, **record}, path)
     return str(path)
 

@@ -137,7 +137,7 @@ def _data_of(path: Path) -> str:
         raise ValueError(
             f"{path} holds no configuration of a run; evaluate a checkpoint that ser-fit wrote"
         )
-    data = yaml.safe_load(stored)["data"]
+    data = stored["data"]
     arguments = {key: data[key] for key in _FROM_CHECKPOINT if key in data}
     return yaml.safe_dump({"data": {"class_path": "LabelledDataModule", "init_args": arguments}})
 

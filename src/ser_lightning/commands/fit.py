@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ser_lightning.batch import ViewNeeds
 from ser_lightning.data import PartitionedDataModule
 from ser_lightning.evaluation import OnlineEvaluation
-from ser_lightning.files import checkpoint_config, last_checkpoint
+from ser_lightning.files import checkpoint_config, last_checkpoint, read_config
 from ser_lightning.objectives import Objective
 from ser_lightning.reporting import summary_table
 from ser_lightning.runtime import (
@@ -25,12 +25,13 @@ from ser_lightning.runtime import (
     RunCheckpoint,
     RunRecord,
     ShortErrorParser,
+    content_of,
     default_progress,
     default_run_dir,
     differences,
+    in_todays_words,
     options,
     packaged,
-    read_config,
     refuse_linked_keys,
     usable_for,
 )
@@ -108,7 +109,8 @@ class SERCommandLine(LightningCLI):
         path = next(iter(options(args, "--ckpt_path")), None)
         configs = options(args, "--config", "-c")
         refuse_linked_keys(configs, _LINKED)
-        if path and Path(path).is_file() and not any("model" in read_config(c) for c in configs):
+        args = in_todays_words(args, "--config", "-c")
+        if path and Path(path).is_file() and not any("model" in content_of(c) for c in configs):
             stored = checkpoint_config(Path(path))
             if stored is not None:
                 print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
@@ -156,7 +158,7 @@ class SERCommandLine(LightningCLI):
     def _report_differences(self, path: Path) -> None:
         stored = checkpoint_config(path)
         current = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
-        changed = differences(stored, current) if stored else []
+        changed = differences(stored, read_config(current)) if stored else []
         if changed:
             lines = "\n  ".join(changed)
             rank_zero_info(

@@ -7,12 +7,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
 import torch
-import yaml
 
 from ser_lightning.backbones import Branch, SplitViT
-from ser_lightning.backbones.weights import METADATA_KEY
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.files import file_sha256
+from ser_lightning.files import checkpoint_config, file_sha256
 
 
 def random_init(backbone: SplitViT, seed: int = 0) -> SplitViT:
@@ -62,8 +60,7 @@ def evaluated_branch(checkpoint: str) -> Branch:
     Args:
         checkpoint: file of a pretraining run; its configuration names the objective.
     """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    config = yaml.safe_load(content.get(METADATA_KEY, {}).get("config", "")) or {}
+    config = checkpoint_config(checkpoint) or {}
     objective = config.get("model", {}).get("class_path", "").rpartition(".")[2]
     return "momentum" if objective in _TEACHERS else "online"
 

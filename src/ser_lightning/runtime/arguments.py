@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from ser_lightning.files import read_config, upgraded
+
 CHECKPOINT_FOLDER = "checkpoints"
 
 
@@ -18,17 +20,32 @@ def options(args: list[str], *names: str) -> list[str]:
     return values
 
 
-def read_config(config: str) -> dict[str, Any]:
+def content_of(config: str) -> dict[str, Any]:
     """A configuration file's content; empty where it is no file, which the parser will say."""
     path = Path(config)
-    content = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    return content if isinstance(content, dict) else {}
+    return read_config(path.read_text()) if path.is_file() else {}
+
+
+def in_todays_words(args: list[str], *names: str) -> list[str]:
+    """Replaces configuration files of an earlier version, given to an option, by their content."""
+    args = list(args)
+    for position, argument in enumerate(args):
+        name, separator, value = argument.partition("=")
+        if name not in names or not (separator or position + 1 < len(args)):
+            continue
+        path = Path(value if separator else args[position + 1])
+        old = yaml.safe_load(path.read_text()) if path.is_file() else None
+        new = upgraded(old)
+        if new != old:
+            text = yaml.safe_dump(new, sort_keys=False)
+            args[position + (not separator)] = f"{name}={text}" if separator else text
+    return args
 
 
 def refuse_linked_keys(configs: list[str], linked: dict[tuple[str, str], str]) -> None:
     """Raises where a file sets a value that is taken from elsewhere: it would have no effect."""
     for config in configs:
-        content = read_config(config)
+        content = content_of(config)
         sections = {
             "data": content.get("data") or {},
             "model.init_args": (content.get("model") or {}).get("init_args") or {},
@@ -48,9 +65,8 @@ def packaged(argument: str) -> str:
     return str(path) if is_config and not Path(argument).exists() else argument
 
 
-def usable_for(command: str, text: str) -> str:
+def usable_for(command: str, config: dict[str, Any]) -> str:
     """Keeps of a checkpoint's configuration what describes the run; for fit, its hardware too."""
-    config = yaml.safe_load(text)
     keys = ["seed_everything", "model", "data", "evaluation"]
     keys += ["trainer", "checkpoint"] if command == "fit" else []
     return yaml.safe_dump({key: config[key] for key in keys if key in config})
@@ -65,7 +81,7 @@ def run_folder(checkpoint: Path) -> Path:
 def default_run_dir(configs: list[Any] | None, checkpoint: str | None) -> Path:
     """runs/<first file with a model>, as below `configs`; else where the checkpoint lies."""
     files = [str(config) for config in configs or [] if config is not None]
-    files = [file for file in files if "model" in read_config(file)]
+    files = [file for file in files if "model" in content_of(file)]
     if files:
         parts = Path(files[0]).with_suffix("").parts
         first = len(parts) - parts[::-1].index("configs") if "configs" in parts else -1
