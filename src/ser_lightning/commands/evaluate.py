@@ -19,7 +19,14 @@ from ser_lightning.evaluation.stages.detection import DetectionStage
 from ser_lightning.files import checkpoint_config
 from ser_lightning.reporting.equivariance_figure import equivariance_figure
 from ser_lightning.results.record import ResultRecord, class_map_sha256, write_record
-from ser_lightning.runtime import ShortErrorParser, default_progress, options, packaged, run_folder
+from ser_lightning.runtime import (
+    ShortErrorParser,
+    checked_seed,
+    default_progress,
+    options,
+    packaged,
+    run_folder,
+)
 
 DEFAULT_DETECTOR = "faster_rcnn"
 MAX_LINES = 20  # of a result on the screen
@@ -72,8 +79,8 @@ class StageCommandLine(LightningCLI):
             help="Folder for results/ and the feature cache. Default: the checkpoint's run.",
         )
         parser.link_arguments("checkpoint", "model.init_args.checkpoint")
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=checked_seed)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=checked_seed)
         parser.link_arguments(
             "model", "data.init_args.image_size", _image_size, apply_on="instantiate"
         )

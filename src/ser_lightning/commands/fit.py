@@ -1,6 +1,7 @@
 """`ser-fit fit | validate | test`: pretraining through LightningCLI."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,15 @@ from ser_lightning.runtime import (
     RunCheckpoint,
     RunRecord,
     ShortErrorParser,
+    checked_seed,
     content_of,
     default_progress,
     default_run_dir,
     differences,
-    in_todays_words,
     options,
     packaged,
     refuse_linked_keys,
+    stored_configuration,
     usable_for,
 )
 
@@ -49,7 +51,7 @@ _LINKED = {
 class SERCommandLine(LightningCLI):
     """LightningCLI with one run folder, exact resume and checks across sections."""
 
-    def __init__(self, args: list[str] | None = None) -> None:
+    def __init__(self, args: list[str]) -> None:
         super().__init__(
             Objective,
             PartitionedDataModule,
@@ -60,9 +62,7 @@ class SERCommandLine(LightningCLI):
             parser_class=ShortErrorParser,
             parser_kwargs={
                 "prog": "ser-fit",
-                "description": "Pretrain with SER. Other commands, each with --help: evaluate (one "
-                "stage of evaluation), evaluate-all (every stage), report (results next to the "
-                "paper's), compare (what runs measured).",
+                "description": "Pretrain with SER, and measure as training does.",
             },
             save_config_callback=RunRecord,
             trainer_defaults={"num_sanity_val_steps": -1, "use_distributed_sampler": False},
@@ -72,7 +72,7 @@ class SERCommandLine(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The commands, and the arguments of the trainer's methods that are not options."""
-        hidden = {"model", "datamodule"}
+        hidden = {"model", "datamodule", "verbose"}
         return {
             "fit": hidden | {"train_dataloaders", "val_dataloaders"},
             "validate": hidden | {"dataloaders"},
@@ -96,23 +96,21 @@ class SERCommandLine(LightningCLI):
         )
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(OnlineEvaluation, "evaluation")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=checked_seed)
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=checked_seed)
         parser.link_arguments("data.global_batch_size", "model.init_args.global_batch_size")
         parser.link_arguments("model", "data.image_size", _image_size, apply_on="instantiate")
         parser.link_arguments("model", "data.patch_size", _patch_size, apply_on="instantiate")
         parser.link_arguments("model", "data.needs", _needs, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses; without a --config, the checkpoint's own configuration comes first."""
-        args = [packaged(argument) for argument in (sys.argv[1:] if args is None else args)]
-        path = next(iter(options(args, "--ckpt_path")), None)
-        configs = options(args, "--config", "-c")
-        refuse_linked_keys(configs, _LINKED)
-        args = in_todays_words(args, "--config", "-c")
-        if path and Path(path).is_file() and not any("model" in content_of(c) for c in configs):
-            stored = checkpoint_config(Path(path))
-            if stored is not None:
+        """Parses; where no --config has a model, the run's own configuration comes first."""
+        args = [packaged(argument) for argument in args]
+        self.config_files = options(args, "--config", "-c")
+        refuse_linked_keys(self.config_files, _LINKED)
+        if not any("model" in content_of(config) for config in self.config_files):
+            path, stored = stored_configuration(args)
+            if stored:
                 print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
                 args[1:1] = ["--config", usable_for(args[0], stored)]
         self.config = parser.parse_args(args)
@@ -123,7 +121,7 @@ class SERCommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settles run folder and checkpoint path, and compares the checkpoint with the run."""
         config = self.config[self.subcommand]
-        self.run_dir = Path(config.run_dir or default_run_dir(config.config, config.ckpt_path))
+        self.run_dir = Path(config.run_dir or default_run_dir(self.config_files, config.ckpt_path))
         config.run_dir = str(self.run_dir)
         config.ckpt_path = self._resolved_checkpoint(config.ckpt_path)
         if config.ckpt_path:
@@ -131,6 +129,9 @@ class SERCommandLine(LightningCLI):
 
     def _resolved_checkpoint(self, path: str | None) -> str | None:
         last = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
+        is_random = self._get(self.config, "allow_random_weights")
+        if self.subcommand != "fit" and not path and not is_random and last.is_file():
+            path = "last"
         if path == "last":
             if last.is_file():
                 return str(last)
@@ -146,9 +147,7 @@ class SERCommandLine(LightningCLI):
                 f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
                 "another --run_dir"
             )
-        if self.subcommand != "fit" and not (
-            path or self._get(self.config, "allow_random_weights")
-        ):
+        if self.subcommand != "fit" and not (path or is_random):
             raise ValueError(
                 f"{self.subcommand} without --ckpt_path would measure random weights; give "
                 "--ckpt_path FILE or last, or --allow_random_weights true"
@@ -196,9 +195,25 @@ class SERCommandLine(LightningCLI):
                 "local crops; set it to null, or use an objective for many views (MoCoV3, DINO)"
             )
 
+    def validate(self, **arguments: Any) -> None:
+        """Measures; the table is ours alone."""
+        self.trainer.validate(**arguments, verbose=False)
+
+    def test(self, **arguments: Any) -> None:
+        """Measures; the table is ours alone."""
+        self.trainer.test(**arguments, verbose=False)
+
     def after_fit(self) -> None:
-        """Prints random init next to trained."""
+        """Prints random init next to trained, and what to type next."""
         self._print_summary()
+        path = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
+        if self.trainer.is_global_zero and path.is_file():
+            checkpoint = shlex.quote(str(path))
+            print(
+                f"\nRun folder: {self.run_dir}\nCheckpoint: {path}\n"
+                f"Next:       ser-fit evaluate --config configs/eval/knn.yaml --checkpoint "
+                f"{checkpoint}\n            make linear-eval CKPT={checkpoint}"
+            )
 
     def after_validate(self) -> None:
         """Prints what was measured."""
@@ -213,10 +228,13 @@ class SERCommandLine(LightningCLI):
         evaluation = self._get(self.config_init, "evaluation")
         if not (self.trainer.is_global_zero and evaluation.latest):
             return
-        baseline = evaluation.baseline if self.subcommand == "fit" else {}
+        is_fit = self.subcommand == "fit"
+        baseline = evaluation.baseline if is_fit else {}
+        columns = ("random init", "trained") if is_fit else ("", "measured")
         width = self.model.backbone.width
-        print("\n" + summary_table(baseline, evaluation.latest, evaluation.num_classes, width))
-        if self.subcommand == "fit" and evaluation.history:
+        table = summary_table(baseline, evaluation.latest, evaluation.num_classes, width, columns)
+        print("\n" + table)
+        if is_fit and evaluation.history:
             measured = evaluation.history[-1]["step"]
             if measured != self.trainer.global_step:
                 print(f"Measured after step {measured} of {self.trainer.global_step}.")
@@ -246,3 +264,18 @@ def _as_list(value: Any) -> list[Any]:
 
 def _has_progress(callbacks: list[Any]) -> bool:
     return any(isinstance(callback, ProgressBar) for callback in callbacks)
+
+
+def fit(args: list[str]) -> None:
+    """Pretrains, or goes on with a run."""
+    SERCommandLine(["fit", *args])
+
+
+def validate(args: list[str]) -> None:
+    """Measures a run as training does."""
+    SERCommandLine(["validate", *args])
+
+
+def test(args: list[str]) -> None:
+    """Measures a run, logged as a test."""
+    SERCommandLine(["test", *args])

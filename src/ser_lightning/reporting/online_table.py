@@ -24,7 +24,7 @@ def summary_table(
     """Sets the metrics of an online evaluation side by side, as plain text.
 
     Args:
-        baseline: metrics by name before the first step; may be empty.
+        baseline: metrics by name before the first step; where it is empty, so is its column.
         latest: metrics by name after training; may be empty.
         num_classes: of the labels, for the chance level; 0 where there are none.
         width: channels of the embedding, for the greatest RankMe and the healthy feature std.
@@ -103,9 +103,10 @@ def _rows(
 ) -> list[_Row]:
     """Collects the heading and one row per metric, in the order they were measured."""
     names = list(dict.fromkeys([*latest, *baseline]))
-    rows = [_Row("", *columns, "")]
+    rows = [_Row("", columns[0] if baseline else "", columns[1], "")]
     for name in names:
-        before, after = (_number(name, metrics.get(name)) for metrics in (baseline, latest))
+        before = _number(name, baseline.get(name)) if baseline else ""
+        after = _number(name, latest.get(name))
         rows.append(_Row(_title(name), before, after, _note(name, num_classes, width)))
     return rows
 

@@ -8,13 +8,14 @@ from ser_lightning.files import (
 )
 from ser_lightning.runtime.arguments import (
     CHECKPOINT_FOLDER,
+    checked_seed,
     content_of,
     default_run_dir,
-    in_todays_words,
     options,
     packaged,
     refuse_linked_keys,
     run_folder,
+    stored_configuration,
     usable_for,
 )
 from ser_lightning.runtime.checkpoint import AtomicCheckpointIO, RunCheckpoint
@@ -33,12 +34,12 @@ __all__ = [
     "RunRecord",
     "ShortErrorParser",
     "UnsafeCheckpointError",
+    "checked_seed",
     "checkpoint_config",
     "content_of",
     "default_progress",
     "default_run_dir",
     "differences",
-    "in_todays_words",
     "keep_freed_memory",
     "last_checkpoint",
     "load_checkpoint",
@@ -46,5 +47,6 @@ __all__ = [
     "packaged",
     "refuse_linked_keys",
     "run_folder",
+    "stored_configuration",
     "usable_for",
 ]

@@ -5,9 +5,10 @@ from typing import Any
 
 import yaml
 
-from ser_lightning.files import read_config, upgraded
+from ser_lightning.files import checkpoint_config, last_checkpoint, read_config, upgraded
 
 CHECKPOINT_FOLDER = "checkpoints"
+RECORD = "fit.yaml"
 
 
 def options(args: list[str], *names: str) -> list[str]:
@@ -70,6 +71,32 @@ def usable_for(command: str, config: dict[str, Any]) -> str:
     keys = ["seed_everything", "model", "data", "evaluation"]
     keys += ["trainer", "checkpoint"] if command == "fit" else []
     return yaml.safe_dump({key: config[key] for key in keys if key in config})
+
+
+def stored_configuration(args: list[str]) -> tuple[Path, dict[str, Any]]:
+    """A run's own configuration, and the file that holds it; empty where there is none.
+
+    The file is the checkpoint that `--ckpt_path` names; for `last`, or without it, the last
+    checkpoint in `--run_dir`, or the record of a run that has no checkpoint yet.
+    """
+    checkpoint = (options(args, "--ckpt_path") or ["last"])[-1]
+    run_dir = (options(args, "--run_dir") or [""])[-1]
+    if checkpoint not in ("last", "null"):
+        path = Path(checkpoint)
+        return path, (checkpoint_config(path) if path.is_file() else None) or {}
+    path = last_checkpoint(Path(run_dir) / CHECKPOINT_FOLDER)
+    if run_dir and path.is_file():
+        return path, checkpoint_config(path) or {}
+    record = Path(run_dir) / RECORD
+    return record, content_of(str(record)) if run_dir else {}
+
+
+def checked_seed(seed: bool | int) -> int:
+    """The seed of a run; `true` and `false` would draw with a seed that no record names."""
+    if isinstance(seed, bool) or not 0 <= seed < 2**32:
+        shown = str(seed).lower()
+        raise ValueError(f"seed_everything {shown} is no seed; give a number below {2**32}")
+    return seed
 
 
 def run_folder(checkpoint: Path) -> Path:
