@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import ser_lightning
 from ser_lightning.cli import COMMANDS, main
+from ser_lightning.files import CHECKPOINT_KEY
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--config", str(ROOT / "tests" / "tiny.yaml")]
@@ -118,6 +120,31 @@ def test_help_of_a_class_names_its_options(args, expected, capsys):
 def test_help_of_what_takes_no_class_is_refused(capsys):
     assert "no option that takes a class" in outcome(capsys, "fit", "--model.momentum.help")[1]
     assert "no such class; those that fit: BYOL" in outcome(capsys, "fit", "--model.help", "X")[1]
+
+
+def test_what_is_required_is_named_as_an_option(capsys):
+    assert "--checkpoint is required" in outcome(capsys, "evaluate")[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "fits", "does_not"),
+    [
+        ("model", "KNNStage", "MoCoV3"),
+        ("data", "LabelledDataModule", "ImageFolder"),
+        ("data.source", "ImageFolder", "LabelledDataModule"),
+    ],
+)
+def test_wrong_class_of_an_evaluation_lists_only_those_that_fit(
+    option, fits, does_not, tmp_path, capsys
+):
+    config = (ROOT / "tests" / "runtime" / "fit_0.1.0.yaml").read_text()
+    torch.save({CHECKPOINT_KEY: {"config": config}}, tmp_path / "a.ckpt")
+    args = ["--config", str(ROOT / "configs" / "eval" / "knn.yaml")]
+    args += ["--checkpoint", str(tmp_path / "a.ckpt"), f"--{option}", "X"]
+    status, text = outcome(capsys, "evaluate", *args)
+    assert status == 2
+    assert fits in fitting(text)
+    assert does_not not in fitting(text)
 
 
 def fitting(text):

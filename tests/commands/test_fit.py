@@ -473,7 +473,9 @@ def test_record_says_what_ran(tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--trainer.devices", "0"],
+        ["--trainer.accelerator", "nonsense"],
+        ["--trainer.strategy", "nonsense"],
+        ["--trainer.val_check_interval", "99"],
         ["--trainer.accelerator", "gpu"],
         ["--trainer.precision", "7"],
         ["--run_dir", "/dev/null/run"],

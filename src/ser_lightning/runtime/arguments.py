@@ -23,8 +23,12 @@ def options(args: list[str], *names: str) -> list[str]:
 
 def content_of(config: str) -> dict[str, Any]:
     """A configuration file's content; empty where it is no file, which the parser will say."""
-    path = Path(config)
-    return read_config(path.read_text()) if path.is_file() else {}
+    return read_config(Path(config).read_text()) if _is_file(config) else {}
+
+
+def _is_file(config: str) -> bool:
+    """False for a configuration's text too, which can stand in the place of a file."""
+    return "\n" not in config and Path(config).is_file()
 
 
 def in_todays_words(args: list[str], *names: str) -> list[str]:
@@ -34,8 +38,8 @@ def in_todays_words(args: list[str], *names: str) -> list[str]:
         name, separator, value = argument.partition("=")
         if name not in names or not (separator or position + 1 < len(args)):
             continue
-        path = Path(value if separator else args[position + 1])
-        old = yaml.safe_load(path.read_text()) if path.is_file() else None
+        config = value if separator else args[position + 1]
+        old = yaml.safe_load(Path(config).read_text()) if _is_file(config) else None
         new = upgraded(old)
         if new != old:
             text = yaml.safe_dump(new, sort_keys=False)

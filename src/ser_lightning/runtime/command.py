@@ -7,13 +7,19 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
+import lightning
 import torch
+import torch.utils.data
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ser_lightning.runtime.memory import keep_freed_memory
 
-_PACKAGE = Path(__file__).parents[1]
+_CHECKERS = [
+    Path(__file__).parents[1],
+    Path(lightning.__file__).parent,
+    Path(torch.utils.data.__file__).parent,
+]
 _NOISE = ("litlogger", "litmodels", "`weights_only` was not set")
 
 
@@ -48,11 +54,15 @@ def _mistake(error: BaseException | None) -> BaseException | None:
         if type(error).__module__.startswith("ser_lightning."):
             return error
         frames = traceback.extract_tb(error.__traceback__)
-        is_ours = bool(frames) and Path(frames[-1].filename).is_relative_to(_PACKAGE)
-        if isinstance(error, ValueError) and is_ours:
+        if isinstance(error, ValueError) and frames and _checks_settings(frames[-1].filename):
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def _checks_settings(file: str) -> bool:
+    """Whether a value that a file complains about is likely the user's."""
+    return any(Path(file).is_relative_to(folder) for folder in _CHECKERS)
 
 
 def _message(error: BaseException) -> str:

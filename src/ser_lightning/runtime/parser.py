@@ -15,6 +15,8 @@ _UNKNOWN = re.compile(
     r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)|unrecognized arguments: --([\w.]+)"
 )
 _PLACE = re.compile(r"Parser key \"([\w.]+)\"|given class_path '([\w.]+)'")
+_MISSING = re.compile(r"^Parser key \"([\w.]+)\":\s+Expected a <class [^>]*>\. Got value: None\s*$")
+_LINK = re.compile(r"Call to compute_fn of link .* failed: ")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (.*)")
 _NOT_A_CLASS = re.compile(
     r" is no class|Not a valid subclass|not correspond to a subclass|but is abstract|"
@@ -63,9 +65,13 @@ class ShortErrorParser(LightningArgumentParser):
             super().error(message, ex)
         lines = [line.strip() for line in message.strip().splitlines()]
         lines = [line for line in lines if line and not line.removeprefix("- ").startswith(_NOISE)]
+        lines = [_LINK.sub("", line) for line in lines]
         text = _NO_CLASS.sub(r"\1 is no class", "\n  ".join(lines))
         if "required" in text and "model" in text:
             text += "\n  give a configuration, for example --config configs/moco_ser.yaml"
+        missing = _MISSING.search(message)
+        if missing:
+            text = f"--{missing[1]} is required"
         hint, cls = self._place(message)
         if _NOT_A_CLASS.search(text) and named_classes(hint):
             names = ", ".join(fitting.__name__ for fitting in concrete_classes(hint))
