@@ -14,6 +14,7 @@ ALLOWED = {
     "numbers": set(),
     "optim": set(),
     "randomness": set(),
+    "resume": set(),
     "batch": {"groups"},
     "corruptions": {"randomness"},
     "losses": {"distributed"},
@@ -23,7 +24,15 @@ ALLOWED = {
     "data": {"batch", "corruptions", "groups", "randomness"},
     "backbones": {"distributed", "files"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
-    "objectives": {"backbones", "batch", "distributed", "losses", "optim", "regularizers"},
+    "objectives": {
+        "backbones",
+        "batch",
+        "distributed",
+        "losses",
+        "optim",
+        "regularizers",
+        "resume",
+    },
     # checkpoint -> stage -> record -> table
     "evaluation": {
         *("backbones", "batch", "corruptions", "data", "distributed", "files", "groups"),

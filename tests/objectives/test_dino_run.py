@@ -28,7 +28,9 @@ def tiny_dino(**options):
 def set_clock(module, monkeypatch, step):
     """Puts the module at a step of the ImageNet run; returns what it will log."""
     module._trainer = SimpleNamespace(
-        estimated_stepping_batches=NUM_STEPS,
+        train_dataloader=(),
+        max_epochs=NUM_STEPS // STEPS_PER_EPOCH,
+        max_steps=-1,
         num_training_batches=STEPS_PER_EPOCH,
         accumulate_grad_batches=1,
         global_step=step,
@@ -190,7 +192,8 @@ def test_teacher_follows_the_student_after_each_step():
 
 
 def test_teachers_update_leaves_the_shared_regularizer_alone():
-    module = tiny_dino(warmup_epochs=0, momentum=0.5, base_learning_rate=0.0)
+    module = tiny_dino(warmup_epochs=0, momentum=0.5)
+    module.learning_rate = 0.0
     with torch.no_grad():
         for parameter in module.momentum_projector.parameters():
             parameter.add_(1.0)

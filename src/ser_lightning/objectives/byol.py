@@ -12,6 +12,7 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import LossOutput
 from ser_lightning.losses import negative_cosine, projection_std
+from ser_lightning.numbers import PositiveInt, Probability, checked
 from ser_lightning.objectives.base import Embeddings
 from ser_lightning.objectives.momentum import MomentumObjective
 
@@ -30,6 +31,7 @@ def regression_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     return 2 + 2 * negative_cosine(predictions, targets)
 
 
+@checked
 class BYOL(MomentumObjective):
     """BYOL; `regularizer: null` gives the plain method.
 
@@ -50,9 +52,9 @@ class BYOL(MomentumObjective):
         self,
         backbone: SplitViT,
         *,
-        momentum: float = 0.99,
-        hidden: int = 4096,
-        projection: int = 256,
+        momentum: Probability = 0.99,
+        hidden: PositiveInt = 4096,
+        projection: PositiveInt = 256,
         **training: Any,
     ) -> None:
         projector = mlp((backbone.width, hidden, projection))

@@ -18,6 +18,7 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import LossOutput, PartitionedBatch
 from ser_lightning.distributed import all_reduce_mean
 from ser_lightning.losses import at_least_float
+from ser_lightning.numbers import NonNegative, Positive, PositiveInt, Probability, checked
 from ser_lightning.objectives.base import Embeddings
 from ser_lightning.objectives.momentum import MomentumObjective
 from ser_lightning.optim import cosine
@@ -120,6 +121,7 @@ class DINOHead(nn.Module):
         return logits
 
 
+@checked
 class DINO(MomentumObjective):
     """DINO with its teacher; `regularizer: null` gives the plain method.
 
@@ -165,23 +167,23 @@ class DINO(MomentumObjective):
         self,
         backbone: SplitViT,
         *,
-        temperature: float = 0.1,
-        teacher_temperature: float = 0.07,
-        initial_teacher_temperature: float = 0.04,
-        teacher_temperature_warmup_epochs: float = 10,
-        momentum: float = 0.982,
-        centre_momentum: float = 0.9,
-        weight_decay: float = 0.04,
-        final_weight_decay: float = 0.4,
+        temperature: Positive = 0.1,
+        teacher_temperature: Positive = 0.07,
+        initial_teacher_temperature: Positive = 0.04,
+        teacher_temperature_warmup_epochs: NonNegative = 10,
+        momentum: Probability = 0.982,
+        centre_momentum: Probability = 0.9,
+        weight_decay: NonNegative = 0.04,
+        final_weight_decay: NonNegative = 0.4,
         decay_biases: bool = False,
-        base_learning_rate: float = 1e-4,
-        final_learning_rate: float = 0.0125,
-        clip_parameter_norm: float | None = 0.3,
-        freeze_last_layer: float = 1,
+        base_learning_rate: Positive = 1e-4,
+        final_learning_rate: Probability = 0.0125,
+        clip_parameter_norm: Positive | None = 0.3,
+        freeze_last_layer: NonNegative = 1,
         norm_last_layer: bool = False,
-        hidden: int = 2048,
-        bottleneck: int = 256,
-        projection: int = 65536,
+        hidden: PositiveInt = 2048,
+        bottleneck: PositiveInt = 256,
+        projection: PositiveInt = 65536,
         **training: Any,
     ) -> None:
         projector = DINOHead(backbone.width, hidden, bottleneck, projection, norm_last_layer)
@@ -207,21 +209,6 @@ class DINO(MomentumObjective):
         self.register_buffer("centre", torch.zeros(1, projection))
         self._teacher_sum: Tensor | float = 0.0  # of raw outputs, since the optimizer step began
         self._num_summed = 0
-        self._validate()
-
-    def _validate(self) -> None:
-        for name in ("temperature", "teacher_temperature", "initial_teacher_temperature"):
-            value = getattr(self, name)
-            if not value > 0:
-                raise ValueError(f"{name} {value} must be positive; DINO uses 0.04 to 0.1")
-        epochs = ("teacher_temperature_warmup_epochs", "freeze_last_layer")
-        for name in (*epochs, "weight_decay", "final_weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} {getattr(self, name)} is negative; 0 switches it off")
-        if not 0 <= self.centre_momentum <= 1:
-            raise ValueError(
-                f"centre_momentum {self.centre_momentum} is outside [0, 1]; DINO uses 0.9"
-            )
 
     def training_step(self, batch: PartitionedBatch, batch_idx: int) -> Tensor:
         """Takes the step of every objective, then moves the centre, once per optimizer step."""

@@ -11,10 +11,12 @@ import torch
 from ser_lightning.backbones import SplitViT, moco_predictor, moco_projector
 from ser_lightning.batch import LossOutput
 from ser_lightning.losses import contrastive_loss
+from ser_lightning.numbers import Positive, PositiveInt, Probability, checked
 from ser_lightning.objectives.base import Embeddings
 from ser_lightning.objectives.momentum import MomentumObjective
 
 
+@checked
 class MoCoV3(MomentumObjective):
     """MoCo-v3 with its momentum encoder; `regularizer: null` gives the plain method.
 
@@ -40,15 +42,13 @@ class MoCoV3(MomentumObjective):
         self,
         backbone: SplitViT,
         *,
-        temperature: float = 0.2,
-        momentum: float = 0.99,
-        hidden: int = 4096,
-        projection: int = 256,
+        temperature: Positive = 0.2,
+        momentum: Probability = 0.99,
+        hidden: PositiveInt = 4096,
+        projection: PositiveInt = 256,
         reduction: Literal["sum", "mean"] = "sum",
         **training: Any,
     ) -> None:
-        if temperature <= 0:
-            raise ValueError(f"temperature {temperature} must be positive; MoCo-v3 uses 0.2")
         projector = moco_projector(backbone.width, hidden, projection)
         super().__init__(backbone, projector=projector, momentum=momentum, **training)
         self.temperature = temperature

@@ -7,11 +7,13 @@ from torch import nn
 
 from ser_lightning.backbones import SplitViT, momentum_copy, update_momentum
 from ser_lightning.batch import BranchFeatures, PartitionedBatch
+from ser_lightning.numbers import Probability, checked
 from ser_lightning.objectives.base import Objective
 from ser_lightning.objectives.features import encode, global_views
 from ser_lightning.optim import cosine
 
 
+@checked
 class MomentumObjective(Objective):
     """An objective with a momentum copy of its backbone and projector.
 
@@ -29,11 +31,9 @@ class MomentumObjective(Objective):
     """Whether the momentum branch moves after the optimizer's step instead of before the keys."""
 
     def __init__(
-        self, backbone: SplitViT, projector: nn.Module, momentum: float, **training: Any
+        self, backbone: SplitViT, projector: nn.Module, momentum: Probability, **training: Any
     ) -> None:
         super().__init__(backbone, **training)
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum {momentum} is outside [0, 1]; usual are 0.98 to 0.996")
         self.momentum = momentum
         self.projector = projector
         self.momentum_backbone = momentum_copy(self.backbone)

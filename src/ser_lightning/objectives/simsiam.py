@@ -11,10 +11,12 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import LossOutput
 from ser_lightning.losses import negative_cosine, projection_std
+from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.objectives.base import Embeddings, Objective
 from ser_lightning.optim import decay_groups
 
 
+@checked
 class SimSiam(Objective):
     """SimSiam; `regularizer: null` gives the plain method.
 
@@ -35,16 +37,16 @@ class SimSiam(Objective):
         self,
         backbone: SplitViT,
         *,
-        hidden: int = 2048,
-        projection: int = 2048,
-        predictor_hidden: int | None = None,
+        hidden: PositiveInt = 2048,
+        projection: PositiveInt = 2048,
+        predictor_hidden: PositiveInt | None = None,
         **training: Any,
     ) -> None:
         bottleneck = projection // 4 if predictor_hidden is None else predictor_hidden
         if bottleneck < 1:
             raise ValueError(
-                f"predictor_hidden {bottleneck} with a projection of {projection} must be at "
-                "least 1; SimSiam uses a quarter of the projection"
+                f"predictor_hidden 0 with a projection of {projection}: a quarter of it is none; "
+                "set predictor_hidden, or a projection of at least 4"
             )
         super().__init__(backbone, **training)
         self.projector = mlp((backbone.width, hidden, hidden, projection), last_norm="affine_free")

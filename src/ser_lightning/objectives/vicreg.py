@@ -15,6 +15,7 @@ from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import LossOutput
 from ser_lightning.distributed import gather_with_gradient
 from ser_lightning.losses import at_least_float
+from ser_lightning.numbers import NonNegative, PositiveInt, checked
 from ser_lightning.objectives.base import Embeddings, Objective
 
 _EPSILON = 1e-4  # added to a variance, where the root has no slope otherwise
@@ -74,6 +75,7 @@ def _spread(x: Tensor) -> tuple[Tensor, Tensor]:
     return F.relu(1 - deviation).mean(), off_diagonal / x.shape[1]
 
 
+@checked
 class VICReg(Objective):
     """VICReg; no momentum branch, so SER's candidates are the online branch's own tokens.
 
@@ -91,23 +93,19 @@ class VICReg(Objective):
         self,
         backbone: SplitViT,
         *,
-        similarity_weight: float = 25.0,
-        variance_weight: float = 25.0,
-        covariance_weight: float = 1.0,
-        hidden: int = 8192,
-        projection: int = 8192,
+        similarity_weight: NonNegative = 25.0,
+        variance_weight: NonNegative = 25.0,
+        covariance_weight: NonNegative = 1.0,
+        hidden: PositiveInt = 8192,
+        projection: PositiveInt = 8192,
         **training: Any,
     ) -> None:
-        weights = {
+        super().__init__(backbone, **training)
+        self.weights = {
             "similarity_weight": similarity_weight,
             "variance_weight": variance_weight,
             "covariance_weight": covariance_weight,
         }
-        for name, weight in weights.items():
-            if not weight >= 0:
-                raise ValueError(f"{name} {weight} is negative; VICReg uses 25, 25 and 1")
-        super().__init__(backbone, **training)
-        self.weights = weights
         self.projector = mlp((backbone.width, hidden, hidden, projection), bias=True)
 
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
