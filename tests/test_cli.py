@@ -93,7 +93,7 @@ def test_every_form_of_help_that_is_advertised_works(capsys):
             status, text = outcome(capsys, "fit", *config, f"--{key}.help")
             assert status == 0
             listed = re.findall(r"^  ([A-Za-z]\w+)  \S", text, re.MULTILINE)
-            for name in listed[:2]:
+            for name in listed[:1]:
                 status, text = outcome(capsys, "fit", *config, f"--{key}.help", name)
                 assert (status, text.splitlines()[0].endswith(f".{name}")) == (0, True)
 
@@ -110,7 +110,7 @@ def test_every_form_of_help_that_is_advertised_works(capsys):
         (["--data.crop.help"], "--data.crop.p_flip"),
         (["--model.optimizer.help", "SGD"], "--model.optimizer.nesterov"),
     ],
-    ids="-".join,
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
 def test_help_of_a_class_names_its_options(args, expected, capsys):
     status, text = outcome(capsys, "fit", *args)

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
 
 from ser_lightning.batch import ViewNeeds
 from ser_lightning.data import PartitionedDataModule
@@ -52,6 +53,7 @@ class SERCommandLine(LightningCLI):
     """LightningCLI with one run folder, exact resume and checks across sections."""
 
     def __init__(self, args: list[str]) -> None:
+        self.verb = args[0]
         super().__init__(
             Objective,
             PartitionedDataModule,
@@ -69,18 +71,14 @@ class SERCommandLine(LightningCLI):
             args=args,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The commands, and the arguments of the trainer's methods that are not options."""
-        hidden = {"model", "datamodule", "verbose"}
-        return {
-            "fit": hidden | {"train_dataloaders", "val_dataloaders"},
-            "validate": hidden | {"dataloaders"},
-            "test": hidden | {"dataloaders"},
-        }
+    @override
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        loaders = {"train_dataloaders", "val_dataloaders", "dataloaders"}
+        given = {"model", "datamodule", "verbose"}  # by us, to the trainer's method
+        return {self.verb: loaders | given}
 
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the run folder and the standing callbacks, and links shared values."""
         parser.add_argument(
             "--run_dir",
             type=str | None,
@@ -103,6 +101,7 @@ class SERCommandLine(LightningCLI):
         parser.link_arguments("model", "data.patch_size", _patch_size, apply_on="instantiate")
         parser.link_arguments("model", "data.needs", _needs, apply_on="instantiate")
 
+    @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; where no --config has a model, the run's own configuration comes first."""
         args = [packaged(argument) for argument in args]
@@ -115,11 +114,12 @@ class SERCommandLine(LightningCLI):
                 args[1:1] = ["--config", usable_for(args[0], stored)]
         self.config = parser.parse_args(args)
 
+    @override
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would let a checkpoint's values override the command line."""
 
+    @override
     def before_instantiate_classes(self) -> None:
-        """Settles run folder and checkpoint path, and compares the checkpoint with the run."""
         config = self.config[self.subcommand]
         self.run_dir = Path(config.run_dir or default_run_dir(self.config_files, config.ckpt_path))
         config.run_dir = str(self.run_dir)
@@ -165,8 +165,8 @@ class SERCommandLine(LightningCLI):
                 f"the right are used:\n  {lines}"
             )
 
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Adds atomic checkpoints, preemption, progress and a logger, all in the run folder."""
         config = self._get(self.config_init, "trainer")
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = str(self.run_dir / CHECKPOINT_FOLDER)
@@ -181,8 +181,8 @@ class SERCommandLine(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(str(self.run_dir), name="", version="")
         return super().instantiate_trainer(**kwargs)
 
+    @override
     def after_instantiate_classes(self) -> None:
-        """Checks what only shows when all parts are there."""
         regularizer, invertible = self.model.regularizer, self.datamodule.invertible
         if regularizer is not None and regularizer.needs.invertible and invertible is None:
             raise ValueError(

@@ -1,11 +1,5 @@
 """What keeps a run going: checkpoints, signals, records, progress, error messages."""
 
-from ser_lightning.files import (
-    UnsafeCheckpointError,
-    checkpoint_config,
-    last_checkpoint,
-    load_checkpoint,
-)
 from ser_lightning.runtime.arguments import (
     CHECKPOINT_FOLDER,
     checked_seed,
@@ -33,16 +27,12 @@ __all__ = [
     "RunCheckpoint",
     "RunRecord",
     "ShortErrorParser",
-    "UnsafeCheckpointError",
     "checked_seed",
-    "checkpoint_config",
     "content_of",
     "default_progress",
     "default_run_dir",
     "differences",
     "keep_freed_memory",
-    "last_checkpoint",
-    "load_checkpoint",
     "options",
     "packaged",
     "refuse_linked_keys",

@@ -6,6 +6,7 @@ import sys
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
+from typing_extensions import override
 
 from ser_lightning.runtime.arguments import in_todays_words
 from ser_lightning.runtime.class_help import asked_for, class_help
@@ -41,13 +42,14 @@ class ShortErrorParser(LightningArgumentParser):
         # An abbreviated option would be taken silently for the one it begins with.
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
+    @override
     def add_lightning_class_args(
         self, lightning_class: Any, nested_key: str, *args: Any, **kwargs: Any
     ) -> list[str]:
-        """Adds a section, and remembers its class."""
         self.roots[nested_key] = lightning_class
         return super().add_lightning_class_args(lightning_class, nested_key, *args, **kwargs)
 
+    @override
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parses, or answers an option such as `--model.help MoCoV3` and exits."""
         if not self.roots:  # it has commands, whose parsers are asked next
@@ -59,6 +61,7 @@ class ShortErrorParser(LightningArgumentParser):
         args = in_todays_words(args, "--config", "-c")
         return super().parse_args(args, *rest, **kwargs)
 
+    @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exits with status 2 after a few lines about what is wrong."""
         if not self.exit_on_error:

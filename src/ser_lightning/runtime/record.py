@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.cli import SaveConfigCallback
+from typing_extensions import override
 
 from ser_lightning.files import CHECKPOINT_KEY, atomic_path, read_config
 
@@ -22,6 +23,7 @@ class RunRecord(SaveConfigCallback):
     configuration adds `fit.step<N>.yaml`. The other commands write `<command>.yaml`.
     """
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Writes nothing yet: a run that fails to start must not overwrite a good record."""
 
@@ -34,27 +36,27 @@ class RunRecord(SaveConfigCallback):
             with atomic_path(Path(trainer.default_root_dir) / f"{name}.yaml") as partial:
                 partial.write_text(self._text())
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes fit.yaml, or the changed configuration of a resumed run."""
         first = Path(trainer.default_root_dir) / "fit.yaml"
         if not first.exists():
             self._write(trainer, "fit")
         elif differences(read_config(first.read_text()), read_config(self._text())):
             self._write(trainer, f"fit.step{trainer.global_step}")
 
+    @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes validate.yaml, outside of training."""
         if trainer.state.fn == "validate":
             self._write(trainer, "validate")
 
+    @override
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes test.yaml."""
         self._write(trainer, "test")
 
+    @override
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Puts the configuration into the checkpoint, from which it can be rebuilt."""
         checkpoint[CHECKPOINT_KEY] = {"config": self._text()}
 
 
