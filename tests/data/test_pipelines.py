@@ -5,6 +5,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
+from ser_lightning.data import PartitionedDataModule, Shapes
 from ser_lightning.data.photometric import PhotometricRecipe
 from ser_lightning.data.pipelines import CropViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey
@@ -216,6 +217,31 @@ def test_local_views_change_with_epoch_and_seed(key, seed):
     for views, others in zip(make_both(LOCAL), make_both(LOCAL, key, seed), strict=True):
         for view, other in zip(views[2:], others[2:], strict=True):
             assert not torch.equal(view.pixels, other.pixels)
+
+
+def test_invertible_views_have_the_colours_of_the_crops_unless_set():
+    """The recipes of the crops, with the draws of the invertible views."""
+    gray, solarized = PhotometricRecipe(p_gray=1.0), PhotometricRecipe(p_solarize=1.0)
+
+    def records(**options):
+        data = PartitionedDataModule(
+            Shapes(num_train=64, image_size=SIZE),
+            16,
+            crop=CropViews(gray, solarized),
+            invertible=InvertibleViews(0.25, **options),
+            image_size=SIZE,
+            patch_size=PATCH,
+        )
+        data.setup("fit")
+        return [view.record for view in data.train_dataset()[BatchKey(1, 0)].invertible]
+
+    first, second = records()
+    assert first.gray.all()
+    assert not first.solarize.any()
+    assert second.solarize.all()
+    first, second = records(view_1=solarized)
+    assert first.solarize.all()
+    assert second.solarize.all()
 
 
 def test_local_views_of_96_pixels_have_sides_of_4_to_8_tokens():

@@ -103,7 +103,9 @@ def _gallery(data: PartitionedDataModule) -> ViewGallery:
     batch = render(
         HostBatch(
             data.crop.make(images, indices, key, data.seed, size),
-            data.invertible.make(images, indices, key, data.seed, size, grid),
+            data.invertible.make(
+                images, indices, key, data.seed, size, grid, colours=data.crop.recipes
+            ),
             nothing,
             nothing,
             nothing,

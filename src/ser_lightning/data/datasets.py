@@ -228,7 +228,14 @@ class TrainingBatches(Dataset):
         return HostBatch(
             self.crop.make(crop, drawn_as, key, seed, size, self.paired) if crop else (),
             self.invertible.make(
-                invertible, invertible_indices, key, seed, size, grid, self.crop.local
+                invertible,
+                invertible_indices,
+                key,
+                seed,
+                size,
+                grid,
+                self.crop.local,
+                self.crop.recipes,
             )
             if self.invertible is not None  # without a partition there are no invertible images
             else (),
@@ -395,7 +402,13 @@ class AugmentedBatches(Dataset):
             key = BatchKey(epoch=pair, step=0)  # every pair of views draws as an epoch of its own
             crop += self.crop.make(images, indices, key, self.seed, self.image_size)[:2]
             invertible += self.invertible.make(
-                images, indices, key, self.seed, self.image_size, self.grid
+                images,
+                indices,
+                key,
+                self.seed,
+                self.image_size,
+                self.grid,
+                colours=self.crop.recipes,
             )
         return HostBatch(
             tuple(crop),

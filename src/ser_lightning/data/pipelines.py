@@ -136,8 +136,8 @@ class InvertibleViews:
         ratio: share p of the global batch that takes this pipeline instead of crops. The paper's
             table has 0.005 to 0.02; at least two images per global batch are required.
         group: which transformations, and how they are drawn.
-        view_1: colours of the first global view; the same recipes as the crops by default.
-        view_2: colours of the second global view.
+        view_1: colours of the first global view; null takes those of the crops' first view.
+        view_2: colours of the second global view; null takes those of the crops' second view.
         crop: "none" squashes the whole image into the square, as the paper describes. "shared"
             cuts one random crop (area 0.08-1) that both global views share, as the public code
             does.
@@ -152,8 +152,8 @@ class InvertibleViews:
         self,
         ratio: float = 0.01,
         group: GroupSampler | None = None,
-        view_1: PhotometricRecipe = MOCO_VIEW_1,
-        view_2: PhotometricRecipe = MOCO_VIEW_2,
+        view_1: PhotometricRecipe | None = None,
+        view_2: PhotometricRecipe | None = None,
         crop: Literal["none", "shared"] = "none",
         interpolation: Interpolation = "bilinear",
     ) -> None:
@@ -173,6 +173,7 @@ class InvertibleViews:
         size: int,
         grid: tuple[int, int],
         local: LocalCrops | None = None,
+        colours: tuple[PhotometricRecipe, PhotometricRecipe] = (MOCO_VIEW_1, MOCO_VIEW_2),
     ) -> tuple[HostView, ...]:
         """Makes the views of every image, with the group elements still to be applied.
 
@@ -184,11 +185,14 @@ class InvertibleViews:
             size: side of the upright global views in pixels.
             grid: (h, w) tokens of an upright global view.
             local: the crop pipeline's local crops, an even number.
+            colours: the crop pipeline's, of the global views that have none of their own.
 
         Returns:
             The global pair, then the local pairs: as many views as the crop pipeline's.
         """
-        pairs = [_Pair(self.recipes, self.scale, size, grid)]
+        first, second = self.recipes
+        recipes = (first or colours[0], second or colours[1])
+        pairs = [_Pair(recipes, self.scale, size, grid)]
         if local is not None:
             assert local.num % 2 == 0, "the data module refuses odd numbers"
             local_grid = (grid[0] * local.size // size, grid[1] * local.size // size)
