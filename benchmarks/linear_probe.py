@@ -82,7 +82,7 @@ class Bench:
         )
         self.data.setup("fit")
         self.clock = Clock()
-        self.trainer = self.data.trainer = L.Trainer(
+        self.trainer = L.Trainer(
             accelerator="cpu",
             devices=1,
             max_epochs=1,

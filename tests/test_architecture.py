@@ -21,7 +21,7 @@ ALLOWED = {
     "results": {"files"},
     "runtime": {"files"},
     # source -> view -> batch -> token map -> loss
-    "data": {"batch", "corruptions", "groups", "randomness"},
+    "data": {"batch", "corruptions", "distributed", "groups", "randomness"},
     "backbones": {"distributed", "files"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
     "objectives": {

@@ -150,7 +150,7 @@ def test_resume_keeps_the_partition_of_the_checkpoint():
     data.trainer.state.fn = "fit"
     data.setup("fit")
     data.load_state_dict(data.state_dict() | {"num_invertible": 6})
-    assert data.train_dataset().plan.num_invertible == 6
+    assert data.train_dataset().make.plan.num_invertible == 6
 
 
 @pytest.mark.parametrize("paired", [False, True])

@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from ser_lightning.data import Shapes
-from ser_lightning.data.labelled import LabelledCrops, LabelledDataModule
+from ser_lightning.data.clean import Clean
+from ser_lightning.data.datasets import LabelledCrops
+from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.pipelines import CropViews
 from ser_lightning.data.plan import BatchKey, Plan
+from ser_lightning.data.reading import Reader
 from ser_lightning.data.sources.base import ImageSet, MemoryImages, Source, hold_out
 from ser_lightning.data.sources.released import IMAGENET_VAL, imagenet_synsets
 
@@ -45,7 +48,7 @@ def shapes(**options):
 
 def crops(data, rank=0, world_size=1):
     plan = Plan(len(data.images("train")), 8, 0, 3, rank, world_size)
-    return LabelledCrops(data.images("train"), plan, CropViews(), 16)
+    return LabelledCrops(Reader(data.images("train")), plan, CropViews(), Clean(16))
 
 
 def test_holdout_is_a_balanced_part_of_train_and_no_test_image():
@@ -112,16 +115,16 @@ def test_part_of_the_training_images_is_marked_as_a_test():
 
 def test_training_batch_depends_on_its_key_only():
     data, key = shapes(), BatchKey(1, 2)
-    one, again = crops(data)[key], crops(data)[key]
+    one, again = crops(data)(key), crops(data)(key)
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
-    other = crops(data)[BatchKey(2, 2)]
+    other = crops(data)(BatchKey(2, 2))
     assert not torch.equal(one.pixels, other.pixels)
 
 
 def test_two_ranks_share_the_batch_of_one():
     data, key = shapes(), BatchKey(0, 3)
-    whole = crops(data)[key]
-    parts = [crops(data, rank, 2)[key] for rank in range(2)]
+    whole = crops(data)(key)
+    parts = [crops(data, rank, 2)(key) for rank in range(2)]
     for field in ("pixels", "label", "indices"):
         joined = torch.cat([getattr(part, field) for part in parts])
         assert torch.equal(joined, getattr(whole, field))

@@ -18,6 +18,7 @@ from torch import Tensor
 from ser_lightning.backbones import SplitViT
 from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.data import BatchKey, PartitionedDataModule
+from ser_lightning.data.draws import Canvas, Draws
 from ser_lightning.data.render import HostBatch, render
 from ser_lightning.groups import GroupElement, act
 from ser_lightning.reporting import Curves, TokenComparison, ViewGallery, demo_figure, token_maps_of
@@ -97,13 +98,13 @@ def _gallery(data: PartitionedDataModule) -> ViewGallery:
     assert data.invertible is not None, "the demo has an invertible sub-batch"
     indices = np.arange(NUM_IMAGES)
     images = [data.train_images.read(int(index)) for index in indices]
-    key, size = BatchKey(0, 0), data.image_size
-    grid = (size // data.patch_size, size // data.patch_size)
+    draws = Draws(data.seed, BatchKey(0, 0), indices)
+    canvas = Canvas(data.image_size, data.patch_size)
     nothing = torch.zeros(0, dtype=torch.int64)
     batch = render(
         HostBatch(
-            data.crop.make(images, indices, key, data.seed, size),
-            data.invertible.make(images, indices, key, data.seed, size, grid),
+            data.crop.make(images, draws, canvas),
+            data.invertible.make(images, draws, canvas, data.crop.without_local()),
             nothing,
             nothing,
             nothing,
@@ -127,7 +128,7 @@ def _comparisons(
     data: PartitionedDataModule, initial: SplitViT, trained: SplitViT
 ) -> list[TokenComparison]:
     """Token maps of evaluation images under a turn, a flip and a resize."""
-    pixels = data.val_dataloader()[1].dataset[0].pixels
+    pixels = next(iter(data.val_dataloader()[1])).pixels
     height, width = trained.grid
     yes, no = torch.tensor([True]), torch.tensor([False])
     elements = {

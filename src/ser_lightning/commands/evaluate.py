@@ -157,7 +157,6 @@ def evaluate(args: list[str]) -> None:
         data.prepare_data()
     start = time.monotonic()
     folder = run_dir(cli.config)
-    data.trainer = trainer  # a stage asks for its loaders itself: they must know their rank
     results = stage.run(trainer, data, folder)
     seconds = time.monotonic() - start
     for result in results:

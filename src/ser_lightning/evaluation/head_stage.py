@@ -67,7 +67,6 @@ class BenchmarkStage(Stage):
                 on other weights.
         """
         data = self.benchmark(data)
-        data.trainer = trainer
         data.setup("test")
         default = head_path(folder, data.dataset_name, stage_variant(self))
         self.head_file = Path(self.head) if self.head else default

@@ -251,6 +251,5 @@ def _loaders(trainer: L.Trainer) -> list[Any]:
 
 
 def _num_queries(trainer: L.Trainer) -> int:
-    """Number of queries over all processes; a data set of whole batches says it itself."""
-    dataset = _loaders(trainer)[1].dataset
-    return getattr(dataset, "num_images", len(dataset))
+    """Number of queries over all processes."""
+    return len(_loaders(trainer)[1].dataset)

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
-from ser_lightning.data.datasets import evaluation_loader
 from ser_lightning.data.labelled import LabelledDataModule, Split
+from ser_lightning.data.loaders import evaluation_loader
 from ser_lightning.data.pipelines import CropViews
 from ser_lightning.evaluation.features import (
     CleanRows,
@@ -88,7 +88,6 @@ class ProbeStage(Stage):
 
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
         """Trains, chooses, tests."""
-        data.trainer = trainer  # its loaders ask for rank and position
         data.setup("fit")
         num_layers, num_classes = len(self.layers), data.num_classes
         heads = self.heads(num_layers * self.backbone.width, num_classes, data.global_batch_size)
@@ -104,14 +103,16 @@ class ProbeStage(Stage):
 
         if self.cache_features:
             probe = Probe(heads, num_classes)
-            train = data.key_loader(TrainingRows(features("train"), num_layers, data.plan()), 0)
+            train = data.key_loader(
+                TrainingRows(features("train"), num_layers, data.plan(trainer)), 0, trainer
+            )
         else:
             probe = CropProbe(self.backbone, self.layers, heads, num_classes)
-            train = data.train_dataloader()
+            train = data.train_loader(trainer)
         holdout = rows("holdout") if len(data.images("holdout")) else None
         fit_probe(trainer, probe, train, holdout)
         test = rows("test")
-        loader = evaluation_loader(test, 0, torch.cuda.is_available())
+        loader = evaluation_loader(test, 0)
         trainer.test(probe, loader, verbose=False)
         hits = _gather_hits(probe, test)
         result = self._result(probe, data, trainer)

@@ -96,7 +96,7 @@ def test_training_changes_the_detector_and_not_the_backbone(checkpoint, coco, mo
     def refuse(self, batch):
         raise AssertionError("a test image was read while training")
 
-    monkeypatch.setattr(DetectionTest, "__getitem__", refuse)
+    monkeypatch.setattr(DetectionTest, "__call__", refuse)
     cli = StageCommandLine(arguments(checkpoint, coco))
     stage, data, trainer = cli.model, cli.datamodule, cli.trainer
     monkeypatch.setattr(trainer, "test", lambda *args, **options: None)

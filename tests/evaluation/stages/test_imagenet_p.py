@@ -22,7 +22,7 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.corruptions import PERTURBATIONS, sequence
 from ser_lightning.data import Shapes
-from ser_lightning.data.benchmarks.perturbed import ALL_PERTURBATIONS
+from ser_lightning.data.benchmarks.imagenet_p import ALL_PERTURBATIONS
 from ser_lightning.data.benchmarks.videos import read_video
 from ser_lightning.data.datasets import balanced_subset
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, normalise

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import BatchKey, Shapes
-from ser_lightning.data.datasets import EvaluationBatches
+from ser_lightning.data.clean import Clean
+from ser_lightning.data.datasets import CleanImages
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.plan import Plan
+from ser_lightning.data.reading import Reader
 from ser_lightning.data.sources.base import ImageSet
 from ser_lightning.evaluation.stages.transformation import (
     FeatureRows,
@@ -128,10 +130,11 @@ def test_accuracy_counts_every_image_under_every_label():
     source = Shapes(num_train=24, num_evaluation=19, image_size=16).evaluation()
     heads = training()
     module = ProbeTest([frozen()], [1, 4], heads.probes, heads.heads)
-    dataset = EvaluationBatches(source, None, 4, 16)
-    loader = torch.utils.data.DataLoader(dataset, batch_size=None, collate_fn=lambda x: x)
+    make = CleanImages(Reader(source), Clean(16))
+    batches = [make(np.arange(19)[start : start + 4]) for start in range(0, 19, 4)]
+    loader = torch.utils.data.DataLoader(batches, batch_size=None, collate_fn=lambda x: x)
     trainer().test(module, loader, verbose=False)
-    pixels = torch.cat([dataset[i].pixels for i in range(len(dataset))])
+    pixels = torch.cat([batch.pixels for batch in batches])
     features = version_features(list(module.backbones), [1, 4], pixels)
     for probe, head in zip(module.probes, module.heads, strict=True):
         num_labels = 4 if probe.family == "rotation" else 2

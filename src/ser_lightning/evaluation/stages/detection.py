@@ -96,7 +96,6 @@ class DetectionStage(Stage):
                 f"trainer.max_steps {trainer.max_steps} does not go beyond the warm-up of "
                 f"{self.warmup_steps} steps; the paper trains for 45000"
             )
-        data.trainer = trainer  # its loaders ask for rank and position
         data.setup("fit")
         self.detector = build_detector(
             self.head,
@@ -110,7 +109,7 @@ class DetectionStage(Stage):
         with warnings.catch_warnings():
             # The frozen backbone is meant to be.
             warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
-            trainer.fit(self, data.train_dataloader())
+            trainer.fit(self, data.train_loader(trainer))
         trainer.test(self, data.test_dataloader(), verbose=False)
         images = data.images("test")
         truth = [images.boxes(index) for index in range(len(images))]

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch, View
 from ser_lightning.data import CropViews, InvertibleViews, render
-from ser_lightning.data.datasets import AugmentedBatches, balanced_subset, evaluation_loader
+from ser_lightning.data.datasets import AugmentedImages, balanced_subset
+from ser_lightning.data.draws import Canvas
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.render import HostBatch
 from ser_lightning.evaluation.features import cached_features
@@ -156,7 +157,7 @@ class DiagnosticsStage(Stage):
         tokens = TokenPass(self.backbone)
         trainer.test(tokens, data.clean_loader("test"), verbose=False)
         views = ViewPass(self.backbone, self.num_views, data.mean, data.std)
-        loader = self._view_loader(trainer, data)
+        loader = self._view_loader(data)
         trainer.test(views, loader, verbose=False)
         spread = torch.arange(min(MAX_PAIRWISE, len(features)))
         metrics = {
@@ -185,20 +186,16 @@ class DiagnosticsStage(Stage):
             )
         ]
 
-    def _view_loader(self, trainer: L.Trainer, data: LabelledDataModule) -> DataLoader:
+    def _view_loader(self, data: LabelledDataModule) -> DataLoader:
         images = data.images("test")
-        dataset = AugmentedBatches(
-            images,
+        make = AugmentedImages(
+            data.reader(images),
             balanced_subset(images.labels, self.num_images, generator(0, Stream.SUBSET, 4)),
-            max(1, data.evaluation_batch_size // (2 * self.num_views)),
             self.num_views,
             self.crop,
             self.invertible,
-            self.backbone.image_size,
-            self.backbone.patch_size,
+            Canvas(self.backbone.image_size, self.backbone.patch_size),
             self.seed,
-            trainer.global_rank,
-            trainer.world_size,
-            data.on_bad_image,
         )
-        return evaluation_loader(dataset, data.num_workers, torch.cuda.is_available())
+        batch_size = max(1, data.evaluation_batch_size // (2 * self.num_views))
+        return data.in_order(make, "test", (len(make.positions), batch_size))

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ser_lightning.corruptions import CORRUPTIONS
-from ser_lightning.data.benchmarks import ConditionBatch, CorruptedDataModule
+from ser_lightning.data.benchmarks import ConditionBatch, ImageNetCDataModule
 from ser_lightning.data.benchmarks.generated import CLEAN
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.head_stage import BenchmarkStage, top_hits
@@ -91,9 +91,9 @@ class CorruptionStage(BenchmarkStage):
 
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
         """Averages over severities, then over corruptions, as the paper does."""
-        if not isinstance(data, CorruptedDataModule):
+        if not isinstance(data, ImageNetCDataModule):
             raise ValueError(
-                f"{type(data).__name__} has no corrupted images; use CorruptedDataModule"
+                f"{type(data).__name__} has no corrupted images; use ImageNetCDataModule"
             )
         data.setup("test")
         protocol = _protocol(data)
@@ -136,7 +136,7 @@ class CorruptionStage(BenchmarkStage):
             return "given"
         return "measured" if CLEAN in errors else None
 
-    def _baseline(self, data: CorruptedDataModule, protocol: dict[str, Any]) -> Baseline | None:
+    def _baseline(self, data: ImageNetCDataModule, protocol: dict[str, Any]) -> Baseline | None:
         if self.baseline is None or (self.baseline == ALEXNET and not data.is_imagenet):
             return None
         if self.baseline == ALEXNET:
@@ -223,7 +223,7 @@ def compared(errors: Errors, baseline: Baseline, clean_error: float | None) -> d
     return metrics
 
 
-def _protocol(data: CorruptedDataModule) -> dict[str, Any]:
+def _protocol(data: ImageNetCDataModule) -> dict[str, Any]:
     return {
         "corruptions": list(data.corruptions),
         "severities": list(data.severities),

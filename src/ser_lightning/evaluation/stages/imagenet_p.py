@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights, alexnet
 
 from ser_lightning.corruptions import EXTRA_PERTURBATIONS, PERTURBATIONS, REFERENCE
-from ser_lightning.data.benchmarks import ConditionBatch, PerturbedDataModule
-from ser_lightning.data.benchmarks.perturbed import base_name
+from ser_lightning.data.benchmarks import ConditionBatch, ImageNetPDataModule
+from ser_lightning.data.benchmarks.imagenet_p import base_name
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD
 from ser_lightning.evaluation.head_stage import BenchmarkStage
@@ -124,8 +124,8 @@ class PerturbationStage(BenchmarkStage):
 
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
         """Averages over frames and videos, then over perturbations."""
-        if not isinstance(data, PerturbedDataModule):
-            raise ValueError(f"{type(data).__name__} has no videos; use PerturbedDataModule")
+        if not isinstance(data, ImageNetPDataModule):
+            raise ValueError(f"{type(data).__name__} has no videos; use ImageNetPDataModule")
         data.setup("test")
         protocol = self._protocol(data)
         found = self._given_baseline(data, protocol)
@@ -163,7 +163,7 @@ class PerturbationStage(BenchmarkStage):
             )
         ]
 
-    def _protocol(self, data: PerturbedDataModule) -> dict[str, Any]:
+    def _protocol(self, data: ImageNetPDataModule) -> dict[str, Any]:
         return {
             "perturbations": list(data.perturbations),
             "generated": data.generated,
@@ -173,7 +173,7 @@ class PerturbationStage(BenchmarkStage):
         }
 
     def _given_baseline(
-        self, data: PerturbedDataModule, protocol: dict[str, Any]
+        self, data: ImageNetPDataModule, protocol: dict[str, Any]
     ) -> Measured | None:
         """What a file says; None where there is none, or where it is to be measured."""
         if self.alexnet is not None and (data.mean, data.std) != (IMAGENET_MEAN, IMAGENET_STD):

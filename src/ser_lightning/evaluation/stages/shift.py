@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from ser_lightning.data.benchmarks import ConditionBatch, ShiftedDataModule
+from ser_lightning.data.benchmarks import ConditionBatch, ShiftDataModule
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.head_stage import BenchmarkStage, top_hits
 from ser_lightning.evaluation.stage import StageResult
@@ -42,8 +42,8 @@ class ShiftStage(BenchmarkStage):
 
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
         """Returns a result for each set that is there."""
-        if not isinstance(data, ShiftedDataModule):
-            raise ValueError(f"{type(data).__name__} has no such sets; use ShiftedDataModule")
+        if not isinstance(data, ShiftDataModule):
+            raise ValueError(f"{type(data).__name__} has no such sets; use ShiftDataModule")
         sums = self.measure(trainer, data, folder)
         num_logits = len(self.classifier.class_names)
         results = []

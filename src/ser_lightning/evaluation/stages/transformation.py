@@ -18,8 +18,8 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.vit import block_number
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data import BatchKey
-from ser_lightning.data.datasets import LazyLoader, step_loader
 from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.loaders import LazyLoader, step_loader
 from ser_lightning.data.plan import Plan
 from ser_lightning.evaluation.metrics.accuracy import Accuracy, AccuracyCounter
 from ser_lightning.evaluation.stage import Stage, StageResult, random_init
@@ -416,5 +416,4 @@ class TransformationStage(Stage):
             len(dataset),
             lambda: BatchKey(trainer.current_epoch, 0),
             data.num_workers,
-            torch.cuda.is_available(),
         )
