@@ -106,16 +106,16 @@ class Bench:
         heads = LinearHeads(
             num_layers * self.options.width, num_classes, RATES[variant], self.options.batch
         )
-        holdout = CleanRows(self.features(NUM_HOLDOUT, num_classes), num_layers, NUM_HOLDOUT)
+        holdout = CleanRows(self.features(NUM_HOLDOUT, num_classes), NUM_HOLDOUT)
         probe: Probe
         train: DataLoader
         if mode == "crops":
-            probe = CropProbe(self.backbone, self.layers, heads, num_classes)
+            probe = CropProbe(self.backbone, self.layers, heads)
             train = self.data.train_dataloader()
         else:
-            probe = Probe(heads, num_classes)
+            probe = Probe(heads)
             features = self.features(len(self.data.images("train")), num_classes)
-            rows = TrainingRows(features, num_layers, self.data.plan())
+            rows = TrainingRows(features, self.data.plan())
             train = self.data.key_loader(rows, 0)
         fit_probe(self.trainer, probe, train, holdout)
         return self.clock.seconds

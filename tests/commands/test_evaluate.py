@@ -10,7 +10,7 @@ import yaml
 
 from results.result_records import record
 from ser_lightning.cli import main
-from ser_lightning.commands.evaluate import StageCommandLine, refuse_a_part, variant
+from ser_lightning.commands.evaluate import StageCommandLine, refuse_a_part
 from ser_lightning.data import Shapes
 from ser_lightning.evaluation.stages.detection import DetectionStage
 from ser_lightning.results.record import class_map_sha256, read_record, result_path
@@ -65,7 +65,16 @@ def test_record_holds_checkpoint_data_and_protocol(checkpoint):
     assert found.dataset == "shapes"
     assert len(found.checkpoint_sha256) == 64
     assert found.num_samples == 24
-    assert found.protocol == {"k": [1, 5], "temperature": [0.07], "num_bank": 96}
+    assert found.protocol == {
+        "k": [1, 5],
+        "temperature": [0.07],
+        "num_bank": 96,
+        "precision": "32-true",
+        "evaluation_crop_fraction": 1.0,
+        "num_train": None,
+        "num_test": None,
+        "on_bad_image": "fail",
+    }
     assert set(found.metrics) == {"top1_k1", "top5_k1", "top1_k5", "top5_k5"}
     assert found.transform["image_size"] == 16
     assert found.official
@@ -111,7 +120,7 @@ def test_records_of_seeds_and_branches_are_kept_side_by_side(checkpoint, tmp_pat
 def test_a_detector_that_is_not_the_default_names_its_record(head, name):
     stage = DetectionStage.__new__(DetectionStage)
     vars(stage).update(head=head, seed=0, branch="online", default_branch="online")
-    found = result_path(Path(), record("detection", "shapes"), variant(stage))
+    found = result_path(Path(), record("detection", "shapes"), stage.variant)
     assert found.stem == name
 
 

@@ -1,6 +1,5 @@
 """Reading: a few images at a time, unreadable ones replaced in training, left out of evaluation."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -37,14 +37,14 @@ def test_rows_are_the_cls_tokens_of_the_images_in_order(tmp_path):
     backbone, data, trainer = parts()
     features = cached_features(backbone, "weights", data, "test", trainer, tmp_path)
     assert cls_layers(backbone) == [2, 3, 4]
-    assert features.cls.shape == (13, 3, 32)
+    assert features.values.shape == (13, 3, 32)
     assert torch.equal(features.label, data.images("test").labels)
     for batch in data.clean_loader("test"):
         tokens = torch.stack(backbone.cls_tokens(batch.pixels, [2, 3, 4]), 1)
-        torch.testing.assert_close(torch.from_numpy(features.cls[batch.indices]), tokens)
-    last_two = features.concatenated(2)
-    assert torch.equal(last_two[:, 32:], features.embeddings())
-    assert torch.equal(last_two[:, :32], torch.from_numpy(np.array(features.cls[:, 1])))
+        torch.testing.assert_close(torch.from_numpy(features.values[batch.indices]), tokens)
+    last_two = features.last(2).values
+    np.testing.assert_array_equal(last_two[:, 1], features.embeddings())
+    np.testing.assert_array_equal(last_two[:, 0], features.values[:, 1])
 
 
 def test_second_call_reads_what_the_first_wrote(tmp_path, monkeypatch):
@@ -52,7 +52,7 @@ def test_second_call_reads_what_the_first_wrote(tmp_path, monkeypatch):
     first = cached_features(backbone, "weights", data, "test", trainer, tmp_path)
     monkeypatch.setattr(FeaturePass, "test_step", None)  # a second pass would fail
     second = cached_features(backbone, "weights", data, "test", trainer, tmp_path)
-    np.testing.assert_array_equal(first.cls, second.cls)
+    np.testing.assert_array_equal(first.values, second.values)
 
 
 def test_other_weights_images_or_split_have_their_own_features(tmp_path):
@@ -76,7 +76,7 @@ def test_interrupted_pass_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
         with pytest.raises(RuntimeError, match="plug"):
             cached_features(backbone, "weights", data, "test", trainer, tmp_path)
     features = cached_features(backbone, "weights", data, "test", trainer, tmp_path)
-    assert np.abs(features.cls).sum(axis=(1, 2)).min() > 0
+    assert np.abs(features.values).sum(axis=(1, 2)).min() > 0
 
 
 def test_blocks_without_cls_are_left_out():

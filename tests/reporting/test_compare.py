@@ -22,7 +22,7 @@ def run(folder, num_right=60, seed=0, layer=3, with_hits=True, labels=LABELS, **
     write_record(record(dataset="shapes", **{"metrics": metrics, **changes}), folder)
     if with_hits:
         right = torch.arange(len(labels)) < num_right
-        write_hits(folder, "linear", "shapes", {"top1": right}, labels)
+        write_hits(folder / "results" / "linear-shapes.json", {"top1": right}, labels)
     return folder
 
 

@@ -38,7 +38,7 @@ def evaluated(folder, linear, rotation, seed=0, layer=3):
     }
     for stage, values in metrics.items():
         write_record(record(stage, "shapes", metrics=values), folder)
-    write_hits(folder, "linear", "shapes", {"top1": right}, LABELS)
+    write_hits(folder / "results" / "linear-shapes.json", {"top1": right}, LABELS)
     return folder
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,13 @@ import lightning as L
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
 
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
-from ser_lightning.evaluation.head_stage import BenchmarkStage
-from ser_lightning.evaluation.stage import Stage, StageResult, stage_variant
-from ser_lightning.evaluation.stages.detection import DetectionStage
+from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.files import checkpoint_config
-from ser_lightning.reporting.equivariance_figure import equivariance_figure
+from ser_lightning.results.hits import write_hits
 from ser_lightning.results.record import ResultRecord, class_map_sha256, write_record
 from ser_lightning.runtime import (
     ShortErrorParser,
@@ -28,7 +28,6 @@ from ser_lightning.runtime import (
     run_folder,
 )
 
-DEFAULT_DETECTOR = "faster_rcnn"
 MAX_LINES = 20  # of a result on the screen
 
 _FROM_CHECKPOINT = (
@@ -69,8 +68,8 @@ class StageCommandLine(LightningCLI):
             run=False,
         )
 
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the checkpoint, and links what must agree."""
         parser.add_argument("--checkpoint", type=str, required=True, help="File to evaluate.")
         parser.add_argument(
             "--run_dir",
@@ -85,17 +84,17 @@ class StageCommandLine(LightningCLI):
             "model", "data.init_args.image_size", _image_size, apply_on="instantiate"
         )
 
+    @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses; the checkpoint's own data come first."""
         args = [packaged(argument) for argument in (sys.argv[1:] if args is None else args)]
         path = next(iter(options(args, "--checkpoint")), None)
-        if path is not None:
+        if path is not None:  # its own data come first
             args = ["--config", _data_of(Path(path)), *args]
         self.config = parser.parse_args(args)
         refuse_a_part(self.config.trainer)
 
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Adds a progress bar that says what it is doing."""
         config = self._get(self.config_init, "trainer")
         if config["enable_progress_bar"] is not False:
             config["callbacks"] = [*(config["callbacks"] or []), default_progress()]
@@ -157,50 +156,86 @@ def evaluate(args: list[str]) -> None:
         data.prepare_data()
     start = time.monotonic()
     folder = run_dir(cli.config)
+    stage.settings = settings(cli)
     results = stage.run(trainer, data, folder)
     seconds = time.monotonic() - start
-    for result in results:
-        record = _record(cli, result, seconds)
-        if trainer.is_global_zero:
-            path = write_record(record, folder, variant(stage))
-            shown = list(result.metrics.items())[:MAX_LINES]
-            lines = [f"  {name}: {value:.4g}" for name, value in shown]
-            if len(shown) < len(result.metrics):
-                lines.append(f"  ... {len(result.metrics) - len(shown)} more in the file")
-            rank_zero_info("\n".join([f"{stage.name}: {path}", *lines]))
-            if stage.name == "equivariance":
-                figure = path.with_suffix(".png")
-                title = f"Equivariance over depth: {folder.name}, {result.dataset}"
-                equivariance_figure(figure, result.metrics, title)
-                rank_zero_info(f"{stage.name}: {figure}")
+    if trainer.is_global_zero:
+        for result in results:
+            _keep(cli, result, folder, seconds)
 
 
-def variant(stage: Stage) -> str:
-    """Tells the record apart from those of another seed, branch or detector."""
-    detector = ""
-    if isinstance(stage, DetectionStage) and stage.head != DEFAULT_DETECTOR:
-        detector = stage.head
-    return stage_variant(stage, detector)
+def _keep(cli: StageCommandLine, result: StageResult, folder: Path, seconds: float) -> None:
+    """Writes the files of a result, and shows it."""
+    stage = cli.model
+    path = write_record(_record(cli, result, seconds), folder, stage.variant)
+    if result.label is not None:
+        write_hits(path, result.hits, result.label)
+    what = " on ".join(part for part in (result.network or stage.name, result.dataset) if part)
+    shown = list(result.metrics.items())[:MAX_LINES]
+    lines = [f"  {name}: {value:.4g}" for name, value in shown]
+    if len(shown) < len(result.metrics):
+        lines.append(f"  ... {len(result.metrics) - len(shown)} more in the file")
+    rank_zero_info("\n".join([f"{what}, {result.num_samples:,} images: {path}", *lines]))
+    if stage.figure is not None and result.network is None:
+        module, _, function = stage.figure.partition(":")
+        figure = path.with_suffix(".png")
+        title = f"{stage.name.capitalize()}: {folder.name}, {result.dataset}"
+        getattr(import_module(module), function)(figure, result.metrics, title)
+        rank_zero_info(f"{stage.name}: {figure}")
 
 
-def _class_map(stage: Stage, data: LabelledDataModule, dataset: str) -> str | None:
-    """Hashes which label, or logit, each class has; None where classes have no names."""
-    if isinstance(stage, BenchmarkStage):
-        return class_map_sha256(stage.class_map(dataset))
-    names = data.class_names
-    return class_map_sha256(names) if names else None
+_NOT_HOW = {
+    "checkpoint", "branch", "seed",  # fields of the record
+    "source", "image_size", "mean", "std",  # so are these
+    "num_workers", "evaluation_batch_size",
+}  # fmt: skip
+_OF_TRAINING = ("max_epochs", "max_steps", "gradient_clip_val", "accumulate_grad_batches")
+_OF_TRAINING_DATA = ("global_batch_size", "holdout_fraction", "crop")
+
+
+def settings(cli: StageCommandLine) -> dict[str, Any]:
+    """How stage, data and trainer were set, as parsed: nothing that could be forgotten.
+
+    Places of files are left out, and so is the hardware. An option of the data that the stage has
+    too is called `data.<name>`.
+    """
+    parsed = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+    stage, data = (_how(parsed[part]["init_args"]) for part in ("model", "data"))
+    trainer = {"precision": str(cli.trainer.precision)}
+    if cli.model.trains:
+        given = {name: parsed["trainer"][name] for name in _OF_TRAINING}
+        trainer |= {name: value for name, value in given.items() if value is not None}
+    else:
+        data = {name: value for name, value in data.items() if name not in _OF_TRAINING_DATA}
+    data = {f"data.{name}" if name in stage else name: value for name, value in data.items()}
+    return {**trainer, **data, **stage}
+
+
+def _how(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name not in _NOT_HOW
+        and not (isinstance(value, str) and (os.sep in value or Path(value).exists()))
+    }
 
 
 def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> ResultRecord:
     stage, data = cli.model, cli.datamodule
+    names = stage.class_names(data, result.dataset)
+    of_checkpoint = {
+        "checkpoint": str(cli.config.checkpoint),
+        "checkpoint_sha256": stage.checkpoint_sha256,
+        "weights_key": stage.branch,
+        "layer": stage.backbone.layer,
+        "cls_layer": stage.backbone.cls_layer,
+    }
+    nothing = {**dict.fromkeys(of_checkpoint), "weights_key": ""}
     return ResultRecord(
         stage=stage.name,
         dataset=result.dataset,
-        checkpoint=str(cli.config.checkpoint),
-        checkpoint_sha256=stage.checkpoint_sha256,
-        weights_key=stage.branch,
-        layer=stage.backbone.layer,
-        cls_layer=stage.backbone.cls_layer,
+        network=result.network,
+        **(of_checkpoint if result.network is None else nothing),
         feature=result.feature,
         transform=data.describe(),
         protocol=result.protocol,
@@ -208,11 +243,9 @@ def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> Resul
         seed=stage.seed,
         data_root=str(getattr(data, "data_root", getattr(data.source, "root", ""))),
         num_samples=result.num_samples,
-        class_map_sha256=_class_map(stage, data, result.dataset),
+        class_map_sha256=class_map_sha256(names) if names else None,
         metrics=dict(result.metrics),
         counts=result.counts,
-        unofficial_reasons=tuple((result.unofficial_reason or "").split("; "))
-        if result.unofficial_reason
-        else (),
+        unofficial_reasons=result.unofficial_reasons,
         wall_seconds=seconds,
     )

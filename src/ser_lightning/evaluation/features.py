@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
@@ -26,21 +28,22 @@ class Features(NamedTuple):
     """Frozen features of a split, in its order.
 
     Attributes:
-        cls: (N, layers, C) float32 [CLS] tokens of the last blocks, each through the final norm,
-            the last one last; a memory map, so that reading rows reads these rows only.
+        values: (N, layers, C) float32 [CLS] tokens of the last blocks, each through the final norm,
+            the last one last; or other features of N images. A memory map: reading rows reads these
+            rows only.
         label: (N,) int64 classes.
     """
 
-    cls: np.ndarray
+    values: np.ndarray
     label: Tensor
+
+    def last(self, num_layers: int) -> "Features":
+        """The [CLS] tokens of fewer of the last blocks."""
+        return Features(self.values[:, -num_layers:], self.label)
 
     def embeddings(self) -> Tensor:
         """(N, C) final [CLS] embeddings."""
-        return torch.from_numpy(np.array(self.cls[:, -1]))
-
-    def concatenated(self, num_layers: int) -> Tensor:
-        """(N, num_layers * C) the [CLS] tokens of the last blocks, side by side."""
-        return torch.from_numpy(np.array(self.cls[:, -num_layers:])).flatten(1)
+        return torch.from_numpy(np.array(self.values[:, -1]))
 
 
 def cls_layers(backbone: SplitViT) -> list[int]:
@@ -53,42 +56,70 @@ def cls_layers(backbone: SplitViT) -> list[int]:
     return list(range(max(first, backbone.depth - MAX_LAYERS + 1, 1), backbone.depth + 1))
 
 
+class Extractor(nn.Module):
+    """A module from (B, 3, H, W) images to (B, *shape) features."""
+
+    shape: tuple[int, ...]
+
+
+class CLSTokens(Extractor):
+    """[CLS] after the last blocks, each through the final norm: (B, layers, C).
+
+    Args:
+        backbone: frozen.
+    """
+
+    def __init__(self, backbone: SplitViT) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layers = cls_layers(backbone)
+        self.shape = (len(self.layers), backbone.width)
+
+    @override
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.stack(self.backbone.cls_tokens(pixels, self.layers), 1)
+
+
 class FeaturePass(L.LightningModule):
     """Writes the features of a clean loader into a file, each process its own rows.
 
     Args:
-        backbone: frozen.
+        extractor: computes them.
         path: the `.npy` file to make, in a folder that is there.
-        num_images: of the split, over all processes.
+        num_images: images of the loader, over all processes.
     """
 
-    def __init__(self, backbone: SplitViT, path: Path, num_images: int) -> None:
+    def __init__(self, extractor: Extractor, path: Path, num_images: int) -> None:
         super().__init__()
         # A split may have fewer images than there are processes.
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.backbone = backbone
-        self.layers = cls_layers(backbone)
+        self.extractor = extractor
         self.path = path
-        self.shape = (num_images, len(self.layers), backbone.width)
+        self.shape = (num_images, *extractor.shape)
         self.rows: Any = None  # the memory map, from `setup` on
         self.num_written = 0  # by this process
 
+    @override
     def setup(self, stage: str) -> None:
-        """Makes the file on one process and opens it on all: here they can wait for it."""
         if self.trainer.is_global_zero:
             np.lib.format.open_memmap(self.path, "w+", np.float32, self.shape).flush()
         self.trainer.strategy.barrier("features allocated")
         self.rows = np.load(self.path, mmap_mode="r+")
 
+    @override
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        """Computes the [CLS] tokens of a batch."""
-        tokens = self.backbone.cls_tokens(batch.pixels, self.layers)
-        self.rows[batch.indices.cpu().numpy()] = torch.stack(tokens, 1).float().cpu().numpy()
+        self.rows[batch.indices.cpu().numpy()] = self.extractor(batch.pixels).float().cpu().numpy()
         self.num_written += len(batch.indices)
 
+    @override
     def on_test_end(self) -> None:
-        """Writes what is still in memory."""
         self.rows.flush()
+        num_written = int(gather(torch.tensor([self.num_written])).sum())  # waits for all
+        if num_written != self.shape[0]:
+            raise ValueError(
+                f"the pass computed features of {num_written} of {self.shape[0]} images; run the "
+                "stage without limits on its batches"
+            )
 
 
 def cached_features(
@@ -113,8 +144,7 @@ def cached_features(
         run_dir: folder of the run, on a disk that all processes see; the cache is in `features/`.
     """
     data.setup("test")
-    images = data.images(split)
-    layers = cls_layers(backbone)
+    images, extractor = data.images(split), CLSTokens(backbone)
     protocol = {
         "checkpoint": checkpoint_hash,
         "split": split,
@@ -125,34 +155,40 @@ def cached_features(
         "num_train": data.num_train,
         "num_test": data.num_test,
         "holdout_fraction": data.holdout_fraction,
-        "layers": layers,
+        "layers": extractor.layers,
         "precision": str(trainer.precision),
     }
     key = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:24]
     folder = run_dir / "features"
     final, partial = folder / key, folder / f"{key}.partial"
-    if not (final / "cls.npy").is_file():
+    if (final / "cls.npy").is_file():
+        rank_zero_info(f"features of {len(images):,} {split} images: taken from {final}")
+    else:
         if trainer.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             (partial / "protocol.json").write_text(json.dumps(protocol, indent=2))
-        writer = FeaturePass(backbone, partial / "cls.npy", len(images))
-        trainer.test(writer, data.clean_loader(split), verbose=False)
-        _check_complete(writer)
+        loader = data.clean_loader(split)
+        write_features(extractor, loader, len(images), partial / "cls.npy", trainer)
         if trainer.is_global_zero:
             partial.rename(final)
         trainer.strategy.barrier("features in place")
     return Features(np.load(final / "cls.npy", mmap_mode="r"), images.labels)
 
 
-def _check_complete(writer: FeaturePass) -> None:
-    """Waits for all processes, and refuses a pass that has left images out."""
-    num_written = int(gather(torch.tensor([writer.num_written])).sum())
-    if num_written != writer.shape[0]:
-        raise ValueError(
-            f"the pass computed features of {num_written} of {writer.shape[0]} images; run the "
-            "stage without limits on its batches"
-        )
+def write_features(
+    extractor: Extractor, loader: DataLoader, num_images: int, path: Path, trainer: L.Trainer
+) -> None:
+    """Writes the features of clean images into a `.npy` file; every rank calls it.
+
+    Args:
+        extractor: computes them.
+        loader: of this rank's images.
+        num_images: images over all ranks.
+        path: of the file, on a disk that all processes see.
+        trainer: runs the pass.
+    """
+    trainer.test(FeaturePass(extractor, path, num_images), loader, verbose=False)
 
 
 def _plain(source: Any) -> dict[str, str]:
@@ -165,12 +201,14 @@ class FeatureBatch(NamedTuple):
     """Frozen features in the place of images.
 
     Attributes:
-        features: (B, D) [CLS] tokens of some blocks, side by side.
+        features: (B, ...) features.
         label: (B,) class labels.
+        slot: (B,) int64 places in the global batch, whose images are in random order.
     """
 
     features: Tensor
     label: Tensor
+    slot: Tensor
 
 
 class TrainingRows(Dataset):
@@ -178,20 +216,19 @@ class TrainingRows(Dataset):
 
     Args:
         features: of the training split.
-        num_layers: how many of the last blocks are read.
         plan: which rows a step takes.
     """
 
-    def __init__(self, features: Features, num_layers: int, plan: Plan) -> None:
+    def __init__(self, features: Features, plan: Plan) -> None:
         self.features = features
-        self.num_layers = num_layers
         self.plan = plan
 
     def __len__(self) -> int:
         return self.plan.steps_per_epoch
 
     def __getitem__(self, key: BatchKey) -> FeatureBatch:
-        return _rows(self.features, self.num_layers, self.plan.indices(key)[0])
+        indices, _ = self.plan.indices(key)
+        return _rows(self.features, indices, self.plan.rank * len(indices))
 
 
 class CleanRows(Dataset):
@@ -199,22 +236,15 @@ class CleanRows(Dataset):
 
     Args:
         features: of the split.
-        num_layers: how many of the last blocks are read.
         batch_size: rows per batch.
         rank: this process.
         world_size: number of processes.
     """
 
     def __init__(
-        self,
-        features: Features,
-        num_layers: int,
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
+        self, features: Features, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self.features = features
-        self.num_layers = num_layers
         self.batch_size = batch_size
         self.slots = np.arange(rank, len(features.label), world_size)
 
@@ -222,10 +252,11 @@ class CleanRows(Dataset):
         return math.ceil(len(self.slots) / self.batch_size)
 
     def __getitem__(self, batch: int) -> FeatureBatch:
-        slots = self.slots[batch * self.batch_size : (batch + 1) * self.batch_size]
-        return _rows(self.features, self.num_layers, slots)
+        return _rows(
+            self.features, self.slots[batch * self.batch_size : (batch + 1) * self.batch_size]
+        )
 
 
-def _rows(features: Features, num_layers: int, index: np.ndarray) -> FeatureBatch:
-    rows = torch.from_numpy(features.cls[index][:, -num_layers:])
-    return FeatureBatch(rows.flatten(1), features.label[torch.from_numpy(index)])
+def _rows(features: Features, index: np.ndarray, first_slot: int = 0) -> FeatureBatch:
+    values, position = torch.from_numpy(features.values[index]), torch.from_numpy(index)
+    return FeatureBatch(values, features.label[position], first_slot + torch.arange(len(index)))

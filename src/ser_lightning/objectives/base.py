@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ser_lightning.backbones import SplitViT
+from ser_lightning.backbones import Branch, SplitViT
 from ser_lightning.batch import BranchFeatures, EvaluationBatch, LossOutput, PartitionedBatch, Tap
 from ser_lightning.distributed import all_reduce_mean
 from ser_lightning.numbers import (
@@ -73,6 +73,9 @@ class Objective(L.LightningModule, ABC):
 
     accepts_local_views: ClassVar[bool] = False
     """Whether the loss knows what to do with local crops beside the two global views."""
+
+    result_branch: ClassVar[Branch] = "online"
+    """Whose weights an evaluation takes for the run's result, unless it is told otherwise."""
 
     def __init__(
         self,

@@ -159,6 +159,7 @@ class DINO(MomentumObjective):
 
     moves_after_step = True
     accepts_local_views = True
+    result_branch = "momentum"
 
     centre: Tensor
     projector: DINOHead

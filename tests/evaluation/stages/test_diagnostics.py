@@ -85,7 +85,7 @@ def test_record_has_every_number_within_its_range(tmp_path):
     record = read_record(run / "results" / "diagnostics-shapes.json")
     assert record.num_samples == 24
     assert record.counts == {"view_images": 16}
-    assert record.protocol["crop_scale"] == [0.5, 1.0]
+    assert record.protocol["crop"]["init_args"]["scale"] == [0.5, 1.0]
     metrics = record.metrics
     assert 1 <= metrics["rankme"] <= 24
     assert 0 < metrics["feature_std"] <= 32**-0.5

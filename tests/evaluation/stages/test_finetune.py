@@ -129,7 +129,7 @@ def test_config_runs_and_records_what_it_did(checkpoint, tmp_path):
     assert record.metrics["top1"] == pytest.approx(100 * record.counts["hits"] / 24)
     assert record.protocol["layer_decay"] == 0.75
     assert record.protocol["rand_augment"] == "rand-m9-mstd0.5-inc1"
-    assert record.protocol["epochs"] == 2
+    assert record.protocol["max_epochs"] == 2
     assert record.protocol["holdout_fraction"] == 0
     assert record.selected == {}
     assert not (tmp_path / "checkpoints").exists()

@@ -77,9 +77,9 @@ def test_head_equals_a_naive_loop(tmp_path):
     )
     head = DeepHead(32, 12, hidden=20, seed=3)
     initial = [p.detach().clone() for p in head.parameters()]
-    probe = Probe(head, 12)
-    train = data.key_loader(TrainingRows(features, 1, data.plan()), 0)
-    fit_probe(trainer, probe, train, CleanRows(holdout, 1, 10))
+    probe = Probe(head)
+    train = data.key_loader(TrainingRows(features.last(1), data.plan()), 0)
+    fit_probe(trainer, probe, train, CleanRows(holdout.last(1), 10))
     x = features.embeddings()
     steps = [
         data.plan().indices(BatchKey(epoch, step))[0]
@@ -119,9 +119,10 @@ def test_record_of_the_command(cached, checkpoint, tmp_path):
     assert record.num_samples == 24
     assert record.counts["hits"] == round(24 * record.metrics["top1"] / 100)
     assert record.official == (cached == "false")
-    assert record.protocol["hidden"] == [1024, 1024]
+    assert record.protocol["hidden"] == 1024
     assert record.selected["epoch"] == 2
-    assert not list((tmp_path / "results").glob("*.safetensors"))
+    (kept,) = (tmp_path / "results").glob("*.safetensors")  # hits, but no head
+    assert kept.name == "mlp-shapes.hits.safetensors"
 
 
 def test_feature_is_the_last_block_or_the_last_four(checkpoint, monkeypatch):
