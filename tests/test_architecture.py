@@ -18,7 +18,7 @@ ALLOWED = {
     "batch": {"groups"},
     "corruptions": {"randomness"},
     "losses": {"distributed"},
-    "results": {"files"},
+    "results": {"corruptions", "files"},
     "runtime": {"files"},
     # source -> view -> batch -> token map -> loss
     "data": {"batch", "corruptions", "distributed", "groups", "randomness"},
@@ -44,7 +44,7 @@ ALLOWED = {
         *("backbones", "batch", "cli", "data", "evaluation", "files", "groups", "objectives"),
         *("reporting", "results", "runtime"),
     },
-    "cli": {"commands", "data", "objectives", "reporting", "runtime"},
+    "cli": {"commands", "data", "objectives", "runtime"},
 }
 
 

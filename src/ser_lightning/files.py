@@ -17,7 +17,6 @@ LAST_CHECKPOINT = "last.ckpt"
 
 # Where the classes of version 0.1.0 are now, by the beginning of their import path.
 MOVED = {
-    "ser_lightning.data.bench3d.ObjectDataModule": "ser_lightning.data.threediebench.ThreeDIEBenchDataModule",
     "ser_lightning.data.bench3d.": "ser_lightning.data.sources.threediebench.",
     "ser_lightning.data.coco.": "ser_lightning.data.sources.coco.",
     "ser_lightning.data.crops.LocalCrops": "ser_lightning.data.LocalCrops",
