@@ -20,7 +20,7 @@ ALLOWED = {
     "results": {"files"},
     "runtime": {"files"},
     # source -> view -> batch -> token map -> loss
-    "data": {"batch", "corruptions", "files", "groups", "randomness"},
+    "data": {"batch", "corruptions", "files", "groups", "numbers", "randomness"},
     "backbones": {"distributed", "files"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
     "objectives": {"backbones", "batch", "distributed", "losses", "optim", "regularizers"},
