@@ -22,7 +22,7 @@ from ser_lightning.data.pipelines import CropViews, ExtraViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey, Plan, count_invertible, per_device
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, HostBatch, render
 from ser_lightning.data.settings import RotatedCrops, check_local, check_size
-from ser_lightning.data.sources.base import ImageSet, Source
+from ser_lightning.data.sources.base import ImageSet, Source, open_source
 from ser_lightning.randomness import Stream, generator
 
 _NO_NEEDS = ViewNeeds()
@@ -123,7 +123,8 @@ class PartitionedDataModule(L.LightningDataModule):
             ValueError: the batch does not divide by devices, is larger than the data set, is too
                 small for the partition ratio, or does not form the pairs that an add-on needs.
         """
-        self._train_images = self._train_images or self.source.train()
+        if self._train_images is None:
+            self._train_images, _ = open_source(self.source)
         if stage == "fit":
             plan = self._plan()
             invertible, batch = plan.num_invertible, plan.batch_size
