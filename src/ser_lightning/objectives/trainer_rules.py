@@ -48,9 +48,10 @@ def _to_callbacks(trainer: L.Trainer) -> Iterator[str]:
 
 
 def _to_settings(trainer: L.Trainer) -> Iterator[str]:
-    if trainer.overfit_batches:
+    overfit = getattr(trainer, "overfit_batches", 0)
+    if overfit:
         yield (
-            f"trainer.overfit_batches {trainer.overfit_batches} repeats the same images, but every "
+            f"trainer.overfit_batches {overfit} repeats the same images, but every "
             "epoch draws its own; limit epochs by `trainer.limit_train_batches`, or train on a "
             "source of few images"
         )
