@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ser_lightning.files import CHECKPOINT_KEY, MOVED, checkpoint_config, read_config, upgraded
+from ser_lightning.files import (
+    CHECKPOINT_KEY,
+    MOVED,
+    RENAMED,
+    checkpoint_config,
+    read_config,
+    upgraded,
+)
 
 STORED = (Path(__file__).parent / "runtime" / "fit_0.1.0.yaml").read_text()
 CLASSES = {  # what a configuration of version 0.1.0 could name, by its module then
@@ -15,8 +22,8 @@ CLASSES = {  # what a configuration of version 0.1.0 could name, by its module t
         "CropViews", "FashionMNISTFiles", "ImageFolder", "InvertibleViews", "LocalCrops",
         "PhotometricRecipe", "RotatedCrops", "Shapes", "TorchvisionSet",
     ],
-    "data.bench3d": ["ThreeDIEBenchDataModule", "ThreeDIEBench"],
-    "data.benchmarks": ["ImageNetCDataModule", "ImageNetPDataModule", "ShiftDataModule"],
+    "data.bench3d": ["ObjectDataModule", "ThreeDIEBench"],
+    "data.benchmarks": ["CorruptedDataModule", "PerturbedDataModule", "ShiftedDataModule"],
     "data.coco": ["CocoDetection"],
     "data.crops": ["LocalCrops", "RotatedCrops"],
     "data.detection": ["DetectionDataModule"],
@@ -28,6 +35,9 @@ CLASSES = {  # what a configuration of version 0.1.0 could name, by its module t
     "data.shapes": ["Shapes"],
     "data.torchvision_set": ["TorchvisionSet"],
     "data.views": ["CropViews", "InvertibleViews"],
+    "evaluation.stages.imagenet_c": ["CorruptionStage"],
+    "evaluation.stages.imagenet_p": ["PerturbationStage"],
+    "evaluation.stages.knn": ["KNNStage"],
     "groups": ["GroupSampler"],
     "objectives.dino": ["DINO"],
     "objectives.moco_v3": ["MoCoV3"],
@@ -48,8 +58,14 @@ def test_class_of_an_earlier_version_is_found(path):
 
 
 def test_every_move_is_tried():
-    assert all(any(f"ser_lightning.{module}." == old for module in CLASSES)
-               or old in PATHS for old in MOVED)  # fmt: skip
+    names = [RENAMED.get(path.rpartition(".")[2], "") for path in PATHS]
+    assert {*RENAMED.values()} == {*filter(None, names)}
+    assert all(any(path.startswith(old[:-5]) for path in PATHS) for old in MOVED)
+
+
+def test_short_name_of_an_earlier_version_is_found():
+    assert upgraded({"class_path": "CorruptionStage"}) == {"class_path": "ImageNetCStage"}
+    assert upgraded({"class_path": "torch.optim.AdamW"}) == {"class_path": "torch.optim.AdamW"}
 
 
 def test_checkpoint_tells_its_configuration(tmp_path):

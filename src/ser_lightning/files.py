@@ -15,8 +15,20 @@ import yaml
 CHECKPOINT_KEY = "ser_lightning"  # of this package's record in a checkpoint
 LAST_CHECKPOINT = "last.ckpt"
 
-# Where the classes of version 0.1.0 are now, by the beginning of their import path.
+# What the classes of version 0.1.0 are called now, and then where they are, by the beginning of
+# their import path.
+RENAMED = {
+    "CorruptedDataModule": "ImageNetCDataModule",
+    "CorruptionStage": "ImageNetCStage",
+    "ObjectDataModule": "ThreeDIEBenchDataModule",
+    "PerturbationStage": "ImageNetPStage",
+    "PerturbedDataModule": "ImageNetPDataModule",
+    "ShiftedDataModule": "ShiftDataModule",
+}
 MOVED = {
+    "ser_lightning.data.bench3d.ThreeDIEBenchDataModule": (
+        "ser_lightning.data.threediebench.ThreeDIEBenchDataModule"
+    ),
     "ser_lightning.data.bench3d.": "ser_lightning.data.sources.threediebench.",
     "ser_lightning.data.coco.": "ser_lightning.data.sources.coco.",
     "ser_lightning.data.crops.LocalCrops": "ser_lightning.data.LocalCrops",
@@ -82,10 +94,10 @@ def upgraded(config: Any) -> Any:
     config = {key: upgraded(value) for key, value in config.items()}
     path = config.get("class_path")
     if isinstance(path, str):
-        for old, new in MOVED.items():
-            if path.startswith(old):
-                config["class_path"] = new + path.removeprefix(old)
-                break
+        module, dot, name = path.rpartition(".")
+        path = module + dot + RENAMED.get(name, name)
+        old = next((old for old in MOVED if path.startswith(old)), "")
+        config["class_path"] = MOVED.get(old, "") + path.removeprefix(old)
     return config
 
 
