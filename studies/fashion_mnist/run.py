@@ -173,7 +173,7 @@ def run_unit(unit: Unit, short: bool, threads: int) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     log = unit.folder / "study.log"
     for arguments in commands(unit, short):
-        command = [sys.executable, "-m", "ser_lightning.cli", *arguments]
+        command = [sys.executable, "-m", "ser_lightning", *arguments]
         command += ["--trainer.enable_progress_bar", "false"]
         with log.open("a", encoding="utf-8") as output:
             print("$", *command, file=output, flush=True)
