@@ -17,6 +17,7 @@ from ser_lightning.backbones.attention import (
     is_reduced_precision_on_cpu,
 )
 from ser_lightning.backbones.vit import (
+    Layer,
     PositionEmbedding,
     WeightInit,
     block_numbers,
@@ -25,6 +26,7 @@ from ser_lightning.backbones.vit import (
     require_layers,
     resolve_cls_layer,
 )
+from ser_lightning.numbers import NonNegativeInt, PositiveInt, checked
 
 
 class Prefix(NamedTuple):
@@ -39,6 +41,7 @@ class Prefix(NamedTuple):
     cls: Tensor | None
 
 
+@checked
 class SplitViT(nn.Module):
     """A ViT whose token map after block `layer` is handed out on the way to its [CLS] embedding.
 
@@ -65,10 +68,10 @@ class SplitViT(nn.Module):
     def __init__(
         self,
         name: str = "vit_small_patch16_224",
-        image_size: int = 224,
-        layer: int | float | list[int | float] = 3,
-        cls_layer: int | None = None,
-        patch_size: int | None = None,
+        image_size: PositiveInt = 224,
+        layer: Layer | list[Layer] = 3,
+        cls_layer: NonNegativeInt | None = None,
+        patch_size: PositiveInt | None = None,
         vit_options: dict[str, Any] | None = None,
         weight_init: WeightInit = "moco",
         position_embedding: PositionEmbedding = "learned",
@@ -288,6 +291,7 @@ class SplitViT(nn.Module):
         tokens = vit.patch_embed(images).flatten(1, 2).contiguous()
         if self.cls_layer == 0:
             tokens = self._join(tokens)
+        # Differs: bicubic as in the public code, which gives scales of (h + 0.1) / 14 for sizes.
         position = resample_abs_pos_embed(
             vit.pos_embed,
             new_size=list(grid),
