@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ser_lightning.backbones import weights as weight_files
 from ser_lightning.backbones.attention import (
@@ -168,6 +169,7 @@ class SplitViT(nn.Module):
         weight_files.load_vit(model.vit, path, branch)
         return model
 
+    @override
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images to (B, C) [CLS] embeddings."""
         return self.suffix(self.prefixes(images)[-1])
@@ -210,7 +212,7 @@ class SplitViT(nn.Module):
         """The blocks after the deepest layer, to the [CLS] embedding after the final norm, (B, C).
 
         Args:
-            prefix: of the deepest layer, the last one of `prefixes`.
+            prefix: that of the deepest layer, the last one of `prefixes`.
         """
         if self.layers[-1] == self.depth:
             assert prefix.cls is not None
