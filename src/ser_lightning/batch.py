@@ -182,8 +182,8 @@ class BranchFeatures(NamedTuple):
     The online branch has all views, a momentum branch the global ones only.
 
     Attributes:
-        crop: of the crop sub-batch's views.
-        invertible: of the invertible sub-batch's views.
+        crop: features of the crop sub-batch's views.
+        invertible: features of the invertible sub-batch's views.
         extra: taps of the extra views, for which no embedding is computed.
     """
 

@@ -73,6 +73,22 @@ def test_schedules_of_the_papers_run(
         assert logged["schedule/momentum"] == pytest.approx(momentum)
 
 
+@pytest.mark.parametrize("batch", [256, 2048])
+def test_minimum_learning_rate_is_absolute_for_any_batch(batch, monkeypatch):
+    module = tiny_dino(base_learning_rate=1e-4, global_batch_size=batch, minimum_learning_rate=1e-5)
+    set_clock(module, monkeypatch, 0)
+    configured = module.configure_optimizers()
+    schedule = configured["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    peak = configured["optimizer"].param_groups[0]["initial_lr"]
+    assert peak * schedule(6_250) == pytest.approx(1e-4 * batch / 256)
+    assert peak * schedule(62_500) == pytest.approx(1e-5)
+
+
+def test_minimum_learning_rate_above_the_peak_is_refused():
+    with pytest.raises(ValueError, match=r"minimum_learning_rate 0\.1 is above the peak of"):
+        tiny_dino(minimum_learning_rate=0.1)
+
+
 def test_teacher_temperature_rises_linearly_per_step_and_may_have_no_warmup():
     values = [teacher_temperature_at(step, 4, 0.04, 0.08) for step in range(6)]
     assert values == pytest.approx([0.04, 0.05, 0.06, 0.07, 0.08, 0.08])

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import CrossRankBatchNorm1d, mlp
@@ -66,7 +67,7 @@ class BarlowTwins(Objective):
 
     Args:
         backbone: the ViT, split where the regularizer reads the token map.
-        off_diagonal_weight: lambda, of the redundancy reduction term.
+        off_diagonal_weight: lambda, the weight of the redundancy reduction term.
         bias_learning_rate: peak learning rate of biases, norms and other vectors for a global
             batch of 256 images, as the original has with LARS; null for that of the weights.
         base_learning_rate: peak learning rate for a global batch of 256 images.
@@ -105,11 +106,13 @@ class BarlowTwins(Objective):
         )
         self.projector = mlp((backbone.width, hidden, hidden, projection))
 
+    @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
         """Correlates the projections of both views."""
         first, second = (self.projector(embedding) for embedding in online)
         return barlow_twins_loss(first, second, self.off_diagonal_weight)
 
+    @override
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Weights and vectors apart, where vectors have a learning rate of their own."""
         if self.bias_share is None:

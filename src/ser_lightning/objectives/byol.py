@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
@@ -42,7 +43,7 @@ class BYOL(MomentumObjective):
 
     Args:
         backbone: the ViT, split where the regularizer reads the token map.
-        momentum: of the momentum branch at the start; it rises to 1 along half a cosine.
+        momentum: the momentum branch's at the start; it rises to 1 along half a cosine.
         hidden: width of the heads' hidden layers.
         projection: width of projections and predictions.
         training: further arguments of every objective.
@@ -61,6 +62,7 @@ class BYOL(MomentumObjective):
         super().__init__(backbone, projector=projector, momentum=momentum, **training)
         self.predictor = mlp((projection, hidden, projection))
 
+    @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
         """Regresses each view's prediction on the momentum projection of the other view."""
         assert target is not None, "BYOL has a momentum branch"

@@ -7,6 +7,7 @@ SER, pretraining settings.
 from typing import Any, Literal
 
 import torch
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT, moco_predictor, moco_projector
 from ser_lightning.batch import LossOutput
@@ -27,8 +28,8 @@ class MoCoV3(MomentumObjective):
 
     Args:
         backbone: the ViT, split where the regularizer reads the token map.
-        temperature: of the contrastive loss.
-        momentum: of the momentum branch at the start; it rises to 1 along half a cosine.
+        temperature: the contrastive loss's.
+        momentum: the momentum branch's at the start; it rises to 1 along half a cosine.
         hidden: width of the heads' hidden layers.
         projection: width of projections and predictions.
         reduction: "sum" of the terms, as in MoCo-v3 and SER; their "mean" does not grow with the
@@ -55,6 +56,7 @@ class MoCoV3(MomentumObjective):
         self.reduction = reduction
         self.predictor = moco_predictor(projection, hidden)
 
+    @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
         """Contrasts each view's predictions with the keys of the other global views."""
         assert target is not None, "MoCo-v3 has a momentum branch"

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT, momentum_copy, update_momentum
 from ser_lightning.batch import BranchFeatures, PartitionedBatch
@@ -23,7 +24,7 @@ class MomentumObjective(Objective):
     Args:
         backbone: the online ViT.
         projector: the online head of which there is a momentum copy.
-        momentum: of the momentum branch at the start; it rises to 1 along half a cosine.
+        momentum: the momentum branch's at the start; it rises to 1 along half a cosine.
         training: further arguments of every objective.
     """
 
@@ -39,6 +40,7 @@ class MomentumObjective(Objective):
         self.momentum_backbone = momentum_copy(self.backbone)
         self.momentum_projector = momentum_copy(self.projector)
 
+    @override
     def target_features(self, batch: PartitionedBatch) -> BranchFeatures:
         """Encodes the global views with the momentum backbone, without gradient."""
         if self._trainer is not None:  # a loss computed outside of a run moves nothing
@@ -48,6 +50,7 @@ class MomentumObjective(Objective):
         with torch.no_grad():
             return encode(self.momentum_backbone, global_views(batch))
 
+    @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Takes the optimizer's step, and the momentum branch's if it comes after it.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
@@ -70,6 +71,7 @@ class SimCLR(Objective):
         self.temperature = temperature
         self.projector = mlp((backbone.width, hidden, projection), last_norm="affine")
 
+    @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
         """Contrasts the projections of both views with each other and with other images'."""
         first, second = (self.projector(embedding) for embedding in online)

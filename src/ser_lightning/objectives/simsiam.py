@@ -6,6 +6,7 @@ Source: Chen & He 2021, "Exploring Simple Siamese Representation Learning", and 
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
@@ -52,6 +53,7 @@ class SimSiam(Objective):
         self.projector = mlp((backbone.width, hidden, hidden, projection), last_norm="affine_free")
         self.predictor = mlp((projection, bottleneck, projection), last_bias=True)
 
+    @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
         """Predicts each view's projection, held fixed, from the other view's."""
         z1, z2 = (self.projector(embedding) for embedding in online)
@@ -59,6 +61,7 @@ class SimSiam(Objective):
         loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
         return LossOutput(loss, {"diagnostics/projection_std": projection_std(torch.cat([z1, z2]))})
 
+    @override
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Everything but the predictor, then the predictor at a constant learning rate.
 

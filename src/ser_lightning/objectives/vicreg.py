@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
@@ -44,9 +45,9 @@ def vicreg_loss(
     Args:
         first: (b, D) projections x of one view; the same number on every rank.
         second: (b, D) projections y of the other view of the same images.
-        similarity_weight: of the similarity term.
-        variance_weight: of the variance term.
-        covariance_weight: of the covariance term.
+        similarity_weight: factor of the similarity term.
+        variance_weight: factor of the variance term.
+        covariance_weight: factor of the covariance term.
 
     Returns:
         () loss; `logs` has its three terms, with their weights.
@@ -81,9 +82,9 @@ class VICReg(Objective):
 
     Args:
         backbone: the ViT, split where the regularizer reads the token map.
-        similarity_weight: of the mean squared distance between the views.
-        variance_weight: of the hinge that keeps every dimension's standard deviation above 1.
-        covariance_weight: of the squared covariances between dimensions.
+        similarity_weight: factor of the mean squared distance between the views.
+        variance_weight: factor of the hinge that keeps every dimension's deviation above 1.
+        covariance_weight: factor of the squared covariances between dimensions.
         hidden: width of the expander's hidden layers, which have biases.
         projection: width of the expander's output.
         training: further arguments of every objective.
@@ -108,6 +109,7 @@ class VICReg(Objective):
         }
         self.projector = mlp((backbone.width, hidden, hidden, projection), bias=True)
 
+    @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
         """Compares the expanded embeddings of both views, and spreads each of them."""
         first, second = (self.projector(embedding) for embedding in online)
