@@ -59,6 +59,15 @@ def test_dino_is_measured_by_its_teacher_and_all_others_by_their_student(
     assert stage.checkpoint_hash.endswith(f"-{branch}")
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    path = write_checkpoint(tmp_path / "last.ckpt", MOCO)
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["backbone.vit.norm.weight"][0] = torch.nan
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"1 are not finite, such as vit\.norm\.weight.*no record"):
+        Looking(path)
+
+
 def test_branch_may_be_chosen(tmp_path):
     path = write_checkpoint(tmp_path / "last.ckpt", DINO)
     stage = Looking(path, branch="online")

@@ -230,7 +230,7 @@ class SERCommandLine(LightningCLI):
             return
         is_fit = self.subcommand == "fit"
         baseline = evaluation.baseline if is_fit else {}
-        columns = ("random init", "trained") if is_fit else ("", "measured")
+        columns = (evaluation.baseline_name, "trained") if is_fit else ("", "measured")
         width = self.model.backbone.width
         table = summary_table(baseline, evaluation.latest, evaluation.num_classes, width, columns)
         print("\n" + table)

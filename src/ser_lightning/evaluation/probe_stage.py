@@ -14,7 +14,10 @@ from ser_lightning.data.loaders import evaluation_loader
 from ser_lightning.evaluation.features import CleanRows, TrainingRows, cls_layers
 from ser_lightning.evaluation.probe import CropProbe, Heads, Probe, fit_probe
 from ser_lightning.evaluation.rows import Rows
-from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
+
+MIN_HOLDOUT = 1000
+"""Held-out images that an official choice among heads and epochs needs; ImageNet has 12,811."""
 
 ProbeFeature = Literal["cls_last4", "cls_last"]
 
@@ -92,6 +95,9 @@ class ProbeStage(Stage):
             train = data.train_loader(trainer)
         holdout = rows("holdout") if len(data.images("holdout")) else None
         fit_probe(trainer, probe, train, holdout)
+        assert probe.selected is not None
+        chosen = heads.describe(probe.selected.head)
+        check_finite(probe.selected.classifier, f"weights of the head {chosen}", "lower its rate")
         test = rows("test")
         loader = evaluation_loader(test, 0)
         trainer.test(probe, loader, verbose=False)
@@ -100,6 +106,14 @@ class ProbeStage(Stage):
             self.keep(probe, result, data, folder)
         trainer.strategy.barrier("probe kept")
         return [result]
+
+    def _reasons(self, data: LabelledDataModule) -> list[str]:
+        reasons = ["trained on clean images, without crops"] if self.cache_features else []
+        num_holdout = len(data.images("holdout"))
+        if 0 < num_holdout < MIN_HOLDOUT:
+            some = f"selected on {num_holdout:,} held-out images, fewer than {MIN_HOLDOUT:,}"
+            reasons.append(some)
+        return reasons
 
     def _result(self, probe: Probe, test: CleanRows, data: LabelledDataModule) -> StageResult:
         chosen, last = probe.accuracies
@@ -124,7 +138,7 @@ class ProbeStage(Stage):
                 "num_holdout": len(data.images("holdout")),
             },
             selected=selection(probe),
-            reasons=["trained on clean images, without crops"] if self.cache_features else [],
+            reasons=self._reasons(data),
             hits={"top1": right[:, 0]},
             label=label,
         )

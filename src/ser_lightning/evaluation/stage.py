@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from ser_lightning.backbones import Branch, SplitViT
@@ -120,6 +120,7 @@ class Stage(L.LightningModule, ABC):
         self.backbone = SplitViT.from_checkpoint(checkpoint, self.branch)
         self.backbone.requires_grad_(False)
         self.backbone.eval()
+        check_finite(self.backbone, f"weights of {checkpoint}", "evaluate another checkpoint")
 
     @cached_property
     def checkpoint_sha256(self) -> str:
@@ -211,6 +212,20 @@ class Stage(L.LightningModule, ABC):
     @override
     def configure_optimizers(self) -> Any:
         return None  # trains nothing
+
+
+def check_finite(module: nn.Module, what: str, remedy: str) -> None:
+    """Refuses weights that are no numbers, of which nothing may be recorded.
+
+    Raises:
+        ValueError: with a name, what it is and the remedy.
+    """
+    broken = [name for name, weight in module.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{what}: {len(broken)} are not finite, such as {broken[0]}, the training diverged and "
+            f"no record is written; {remedy}"
+        )
 
 
 def stage_classes(parent: type[Stage] = Stage) -> list[type[Stage]]:

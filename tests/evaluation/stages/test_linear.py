@@ -289,7 +289,8 @@ def test_record_and_head_of_the_command(checkpoint, tmp_path):
     record = run_stage(checkpoint, tmp_path, "--data.holdout_fraction", "0.25")
     assert set(record.metrics) == {"top1", "top5", "top1_last_epoch", "top5_last_epoch"}
     assert record.num_samples == 24
-    assert record.official
+    few = f"selected on {record.protocol['num_holdout']} held-out images, fewer than 1,000"
+    assert record.unofficial_reasons == (few,)
     assert record.feature["cls_of_blocks"] == [2]  # [CLS] joins after the first of two
     assert record.protocol["max_epochs"] == 2
     assert record.protocol["num_train"] + record.protocol["num_holdout"] == 96
@@ -310,7 +311,7 @@ def test_cached_features_are_marked_and_repeat_exactly(checkpoint, tmp_path):
     first = run_stage(checkpoint, tmp_path, *options)
     head = saved_head(tmp_path)
     again = run_stage(checkpoint, tmp_path, *options)
-    assert "; ".join(first.unofficial_reasons) == "trained on clean images, without crops"
+    assert first.unofficial_reasons[0] == "trained on clean images, without crops"
     assert first.metrics == again.metrics
     assert torch.equal(head, saved_head(tmp_path))
     assert len(list((tmp_path / "features").iterdir())) == 3
@@ -332,6 +333,24 @@ def test_nothing_held_out_needs_a_single_learning_rate(checkpoint, tmp_path):
     assert result.selected["epoch"] == EPOCHS
     assert result.selected["holdout_top1"] is None
     assert result.metrics["top1"] == result.metrics["top1_last_epoch"]
+
+
+def test_choice_is_official_from_a_stated_number_of_images_on(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe_stage, "MIN_HOLDOUT", 48)
+    for fraction, reasons in (
+        (0.5, ()),
+        (0.25, ("selected on 24 held-out images, fewer than 48",)),
+    ):
+        data = labelled(holdout_fraction=fraction)
+        (result,) = LinearStage(str(checkpoint), [1.0, 3.0]).run(new_trainer(data), data, tmp_path)
+        assert result.unofficial_reasons == reasons
+
+
+def test_head_that_diverged_writes_nothing(checkpoint, tmp_path):
+    data = labelled()
+    with pytest.raises(ValueError, match=r"base_learning_rate.: 1e\+40.*not finite.*no record"):
+        LinearStage(str(checkpoint), [1e40]).run(new_trainer(data), data, tmp_path)
+    assert not (tmp_path / "results").exists()
 
 
 def test_length_of_the_training_is_needed(checkpoint, tmp_path):

@@ -118,7 +118,9 @@ def test_record_of_the_command(cached, checkpoint, tmp_path):
     assert set(record.metrics) == {"top1", "top5", "top1_last_epoch", "top5_last_epoch"}
     assert record.num_samples == 24
     assert record.counts["hits"] == round(24 * record.metrics["top1"] / 100)
-    assert record.official == (cached == "false")
+    few = "selected on 24 held-out images, fewer than 1,000"
+    clean = ("trained on clean images, without crops",) if cached == "true" else ()
+    assert record.unofficial_reasons == (*clean, few)
     assert record.protocol["hidden"] == 1024
     assert record.selected["epoch"] == 2
     (kept,) = (tmp_path / "results").glob("*.safetensors")  # hits, but no head

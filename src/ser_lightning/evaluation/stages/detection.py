@@ -22,7 +22,7 @@ from ser_lightning.evaluation.metrics.average_precision import (
     mean_average_precision,
     require_coco_eval,
 )
-from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 from ser_lightning.optim import decay_groups
 
 DROPS = (8 / 9, 26 / 27)
@@ -120,6 +120,7 @@ class DetectionStage(Stage):
             # The frozen backbone is meant to be.
             warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
             trainer.fit(self, data.train_loader(trainer))
+        check_finite(self.detector, "weights of the detector", "lower model.learning_rate")
         trainer.test(self, data.test_dataloader(), verbose=False)
         images = data.images("test")
         truth = [images.boxes(index) for index in range(len(images))]

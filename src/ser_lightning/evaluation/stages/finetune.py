@@ -26,7 +26,7 @@ from ser_lightning.evaluation.finetuned import (
     trainable_copy,
 )
 from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
-from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 from ser_lightning.optim import scaled_learning_rate
 from ser_lightning.randomness import Stream, generator
 
@@ -111,11 +111,11 @@ class FinetuneStage(Stage):
                 "`data.class_path` to FinetuneDataModule (rand_augment null, p_erasing 0 for none)"
             )
         trainer.fit(self, datamodule=data)
-        if not all(parameter.isfinite().all() for parameter in self.classifier.parameters()):
-            raise ValueError(
-                f"the weights are not finite after {trainer.global_step} steps at a peak learning "
-                f"rate of {self.peak_learning_rate(data):g}; lower `model.base_learning_rate`"
-            )
+        what = (
+            f"weights after {trainer.global_step} steps at a peak learning rate of "
+            f"{self.peak_learning_rate(data):g}"
+        )
+        check_finite(self.classifier, what, "lower `model.base_learning_rate`")
         trainer.test(self, datamodule=data, verbose=False)
         accuracy = self.accuracies[""]
         metrics = {
