@@ -21,7 +21,9 @@ ALLOWED = {
     "results": {"files"},
     "runtime": {"files"},
     # source -> view -> batch -> token map -> loss
-    "data": {"batch", "corruptions", "distributed", "groups", "randomness"},
+    "data": {
+        *("batch", "corruptions", "distributed", "files", "groups", "numbers", "randomness"),
+    },
     "backbones": {"distributed", "files"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
     "objectives": {

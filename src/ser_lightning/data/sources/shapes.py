@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from typing_extensions import override
 
 from ser_lightning.data.sources.base import MemoryImages, Source
 from ser_lightning.randomness import Stream, uniforms
@@ -223,12 +224,12 @@ class Shapes(Source):
         self.clutter = clutter
         self._splits: dict[int, MemoryImages] = {}
 
+    @override
     def train(self) -> MemoryImages:
-        """Draws the training images at the first call."""
         return self._open(0, self.num_train)
 
+    @override
     def evaluation(self) -> MemoryImages:
-        """Draws the evaluation images at the first call."""
         return self._open(1, self.num_evaluation)
 
     def _open(self, split: int, count: int) -> MemoryImages:
