@@ -284,7 +284,7 @@ def test_reduced_decoding_keeps_the_shortest_side(height, width, min_side, exten
 
 @pytest.mark.parametrize("options", [{"background": (0, 0)}, {"background": (0, 0, 256)}])
 def test_background_that_is_no_colour_is_refused(options):
-    with pytest.raises(ValueError, match=r"background .* is no colour; give"):
+    with pytest.raises(ValueError, match=r"background .* must be .*int in \[0, 255\]"):
         Decode(**options)
 
 

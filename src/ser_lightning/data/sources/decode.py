@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from ser_lightning.data.sources.base import UnreadableImage
+from ser_lightning.numbers import PositiveInt, checked, within
 
 _NO_PHOTOGRAPHS = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}
 EXTENSIONS = tuple(
@@ -36,6 +37,13 @@ _UPRIGHT = {  # what undoes the value of EXIF's orientation
 }
 
 
+if TYPE_CHECKING:
+    Level = int
+else:
+    Level = within(int, 0, 255)
+
+
+@checked
 @dataclass(frozen=True)
 class Decode:
     """How image files become pixels.
@@ -48,17 +56,8 @@ class Decode:
     """
 
     upright: bool = False
-    background: tuple[int, int, int] = (255, 255, 255)
-    max_pixels: int = 178_956_970  # where Pillow's own limit lies
-
-    def __post_init__(self) -> None:
-        if len(self.background) != 3 or not all(0 <= level <= 255 for level in self.background):
-            raise ValueError(
-                f"background {list(self.background)} is no colour; give red, green and blue from 0 "
-                "to 255, such as [255, 255, 255] for white"
-            )
-        if self.max_pixels < 1:
-            raise ValueError(f"max_pixels {self.max_pixels} decodes nothing; use at least 1")
+    background: tuple[Level, Level, Level] = (255, 255, 255)
+    max_pixels: PositiveInt = 178_956_970  # where Pillow's own limit lies
 
     def describe(self) -> dict[str, Any]:
         """The settings in plain values, for a record."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.data.sources.base import ImageSet, Source, folder_path, hold_out
-from ser_lightning.data.sources.decode import AS_STORED, Decode, read_image
+from ser_lightning.data.sources.decode import AS_STORED, Decode, Level, read_image
 from ser_lightning.data.sources.listing import list_images
 from ser_lightning.data.sources.released import imagenet_synsets
 from ser_lightning.data.sources.splits import (
@@ -27,6 +27,7 @@ from ser_lightning.data.sources.splits import (
     find_splits,
     first_folders,
 )
+from ser_lightning.numbers import PositiveInt, checked
 
 
 class FileImages(ImageSet):
@@ -110,6 +111,7 @@ class _Found(NamedTuple):
     left_out: Counter[str]
 
 
+@checked
 class ImageFolder(Source):
     """A folder of images: a tree of splits, class folders without a split, or just images.
 
@@ -137,8 +139,8 @@ class ImageFolder(Source):
         evaluation: str = "val",
         labels: bool = True,
         upright: bool | None = None,
-        background: tuple[int, int, int] = AS_STORED.background,
-        max_pixels: int = AS_STORED.max_pixels,
+        background: tuple[Level, Level, Level] = AS_STORED.background,
+        max_pixels: PositiveInt = AS_STORED.max_pixels,
     ) -> None:
         folder_path(root)
         self.root = root
