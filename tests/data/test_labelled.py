@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ser_lightning.data import Shapes
+from ser_lightning.data import ImageFolder, Shapes
 from ser_lightning.data.clean import Clean
 from ser_lightning.data.datasets import LabelledCrops
 from ser_lightning.data.labelled import LabelledDataModule
@@ -156,3 +157,15 @@ def test_source_that_cannot_be_tested_on_is_refused(train, test, message):
 def test_holdout_fraction_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"holdout_fraction 1\.0"):
         shapes(holdout_fraction=1.0)
+
+
+def test_own_folder_is_never_official(tmp_path):
+    for split in ("train", "val"):
+        for name in ("ant", "bee"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / split / name / "1.png")
+    data = LabelledDataModule(ImageFolder(str(tmp_path)), num_workers=0)
+    data.setup("test")
+    assert data.dataset_name == data.source.dataset_name
+    assert data.dataset_name.startswith("folder_")
+    assert data.reasons() == ("measured on a folder of one's own, which is no released set",)

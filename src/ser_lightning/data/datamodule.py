@@ -16,7 +16,7 @@ from ser_lightning.data.pipelines import CropViews, ExtraViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey, Plan, count_invertible
 from ser_lightning.data.render import HostBatch, render
 from ser_lightning.data.settings import RotatedCrops, check_local, check_size
-from ser_lightning.data.sources.base import ImageSet, Source
+from ser_lightning.data.sources.base import ImageSet, Source, open_source
 
 _NO_NEEDS = ViewNeeds()
 
@@ -79,7 +79,8 @@ class PartitionedDataModule(ImageDataModule):
 
     @override
     def setup(self, stage: str) -> None:
-        self._train_images = self._train_images or self.source.train()
+        if self._train_images is None:
+            self._train_images, _ = open_source(self.source)
         if stage == "fit":  # mistakes show before training
             plan = self.plan()
             invertible, batch = plan.num_invertible, plan.batch_size

@@ -11,7 +11,7 @@ from ser_lightning.data.datasets import LabelledCrops, balanced_subset
 from ser_lightning.data.module import ImageDataModule
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.sources import released
-from ser_lightning.data.sources.base import ImageSet, Part, Source
+from ser_lightning.data.sources.base import ImageSet, Part, Source, open_source
 from ser_lightning.randomness import Stream, generator
 
 Split = Literal["train", "holdout", "test"]
@@ -61,7 +61,7 @@ class LabelledDataModule(ImageDataModule):
     def setup(self, stage: str) -> None:
         if self._splits:
             return
-        whole, test = self.source.train(), self.source.evaluation()
+        whole, test = open_source(self.source)
         if test is None:
             raise ValueError(
                 f"{type(self.source).__name__} has no evaluation split to test on; add one "
@@ -84,6 +84,8 @@ class LabelledDataModule(ImageDataModule):
             "test": _subset(test, self.num_test, 2),
         }
         self._marks = released.held_out_reasons(test)
+        if not self.source.is_released:
+            self._marks += ("measured on a folder of one's own, which is no released set",)
         if self.dataset_name == IMAGENET:
             found = {"the evaluation split": len(test)}
             self._marks += released.count_reasons(found, released.IMAGENET_VAL)
@@ -107,7 +109,7 @@ class LabelledDataModule(ImageDataModule):
     def dataset_name(self) -> str:
         """What results call the data set: "imagenet1k" for ImageNet's classes, else the source."""
         is_imagenet = self.class_names == released.imagenet_synsets()
-        return IMAGENET if is_imagenet else type(self.source).__name__.lower()
+        return IMAGENET if is_imagenet else self.source.dataset_name
 
     def is_whole(self) -> bool:
         """Whether nothing was left out of the source: its numbers may be compared."""

@@ -10,12 +10,14 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ser_lightning.data.sources import base
 from ser_lightning.data.sources.base import (
     MemoryImages,
     Part,
     Source,
     check_ranks_agree,
     hold_out,
+    open_source,
 )
 from ser_lightning.data.sources.coco import CocoDetection
 from ser_lightning.data.sources.fashion_mnist import FashionMNISTFiles
@@ -67,7 +69,7 @@ def test_hold_out_takes_the_last_image_of_a_small_class_and_none_of_a_single_one
     train, held_out = hold_out(of_classes(19, 1, 2))
     assert values(held_out) == [18, 21]
     assert values(train) == [*range(18), 19, 20]
-    assert "1 classes have a single image" in held_out.summary()
+    assert "single image, which stays in training: 1" in held_out.summary()
 
 
 def test_hold_out_of_single_images_holds_nothing_out():
@@ -129,6 +131,14 @@ class Single(Source):
 def test_summary_says_what_was_found(images, expected):
     for text in expected:
         assert text in Single(images).summary()
+
+
+def test_opening_prints_what_was_found_and_returns_both_splits(monkeypatch):
+    printed = []
+    monkeypatch.setattr(base, "rank_zero_info", printed.append)
+    source = Single(of_classes(40))
+    assert open_source(source) == source.splits
+    assert printed == [source.summary()]
 
 
 @pytest.mark.parametrize("root", ["", " ", None])

@@ -110,7 +110,7 @@ def test_other_folders_beside_splits_are_counted(imagenet):
     (imagenet / "notes.txt").write_text("no image")
     source = ImageFolder(str(imagenet))
     assert found(source) == (6, 4, 8)
-    for text in ("4 images in test", "2 images in extra", "1 images beside", "1 files .txt"):
+    for text in ("in test: 4", "in extra: 2", "beside the folders: 1", "files .txt: 1"):
         assert text in source.summary()
     assert len(ImageFolder(str(imagenet), evaluation="test", labels=False).evaluation()) == 4
 
@@ -154,7 +154,7 @@ def test_a_few_loose_images_are_left_out_and_counted(tmp_path):
     source = ImageFolder(str(tmp_path))
     assert source.train().class_names == ("a", "b")
     assert found(source) == (18, 2, 1)
-    assert "left out: 1 images beside class folders" in source.summary()
+    assert "left out: images beside class folders: 1" in source.summary()
 
 
 def test_many_loose_images_are_refused_and_the_remedy_reads_all_without_labels(tmp_path):

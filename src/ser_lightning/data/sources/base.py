@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
@@ -198,7 +199,7 @@ class HeldOut(Part):
         """What was held out, in a line."""
         members = torch.unique(self.images.labels, return_counts=True)[1]
         single = int((members == 1).sum())
-        stay = f"; {single:,} classes have a single image, which stays in training"
+        stay = f"; classes with a single image, which stays in training: {single:,}"
         return (
             f"no evaluation split: {len(self):,} images held out to evaluate on, every "
             f"{HOLDOUT_STEP}th of each class or the last of a smaller one{stay if single else ''}"
@@ -239,6 +240,20 @@ def folder_path(root: str | None) -> Path:
             f"root {root!r} names no folder; give the folder of the images: --data.source.root DIR"
         )
     return Path(root).expanduser()
+
+
+def open_source(source: Source) -> tuple[ImageSet, ImageSet | None]:
+    """Opens both splits and prints what was found. A collective call: every rank makes it.
+
+    Raises:
+        ValueError: ranks found different images.
+    """
+    train, evaluation = source.train(), source.evaluation()
+    check_ranks_agree(train)
+    if evaluation is not None:
+        check_ranks_agree(evaluation)
+    rank_zero_info(source.summary())
+    return train, evaluation
 
 
 def check_ranks_agree(images: ImageSet) -> None:

@@ -187,7 +187,7 @@ class ImageFolder(Source):
     @override
     def notes(self) -> tuple[str, ...]:
         found = self._open()
-        kinds = [f"{number:,} {reason}" for reason, number in found.left_out.most_common()]
+        kinds = [f"{reason}: {number:,}" for reason, number in found.left_out.most_common()]
         if len(kinds) > 12:
             kinds[11:] = [f"{len(kinds) - 11} more kinds"]
         return (found.choice, *([f"left out: {', '.join(kinds)}"] if kinds else []))
@@ -200,7 +200,7 @@ class ImageFolder(Source):
                 raise FileNotFoundError(f"{root} is no folder; {layout}")
             listing = list_images(root)
             if not len(listing.paths):
-                others = "".join(f", {n:,} {reason}" for reason, n in listing.left_out.items())
+                others = "".join(f", {reason}: {n:,}" for reason, n in listing.left_out.items())
                 raise FileNotFoundError(
                     f"{root} holds no image (.jpg .png and others){others}; {layout}"
                 )
