@@ -188,6 +188,7 @@ _NOT_HOW = {
     "checkpoint", "branch", "seed",  # fields of the record
     "source", "image_size", "mean", "std",  # so are these
     "num_workers", "evaluation_batch_size",
+    "alexnet",  # a record of its own
 }  # fmt: skip
 _OF_TRAINING = ("max_epochs", "max_steps", "gradient_clip_val", "accumulate_grad_batches")
 _OF_TRAINING_DATA = ("global_batch_size", "holdout_fraction", "crop")
