@@ -159,7 +159,7 @@ def _config(stage: type[Stage], folder: str = "configs/eval") -> str:
 
 
 def _command(planned: Planned, checkpoint: Path, small: bool) -> list[str]:
-    command = [sys.executable, "-m", "ser_lightning.cli", "evaluate"]
+    command = [sys.executable, "-m", "ser_lightning", "evaluate"]
     command += ["--config", _config(planned.stage)]
     overlay = _config(planned.stage, "configs/eval/small")
     if small and Path(overlay).is_file():

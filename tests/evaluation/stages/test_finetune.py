@@ -209,7 +209,7 @@ def test_two_processes_measure_like_one(checkpoint, tmp_path):
         folder = tmp_path / devices
         options = [*same, "--trainer.devices", devices, "--run_dir", str(folder)]
         options += ["--trainer.strategy", "ddp"] if devices == "2" else []
-        command = [sys.executable, "-m", "ser_lightning.cli", "evaluate"]
+        command = [sys.executable, "-m", "ser_lightning", "evaluate"]
         command += arguments(checkpoint, "finetune_deit", *options)
         subprocess.run(command, check=True, timeout=200)
         records.append(read_record(folder / "results" / "finetune_deit-shapes.json"))

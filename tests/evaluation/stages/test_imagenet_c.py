@@ -307,7 +307,7 @@ def test_two_processes_count_every_image_once(run, tree, tmp_path):
     args += ["--run_dir", str(folder), "--data.root", str(tree), "--model.head", str(head)]
     subprocess.run(
         [
-            *(sys.executable, "-m", "ser_lightning.cli", "evaluate"),
+            *(sys.executable, "-m", "ser_lightning", "evaluate"),
             *(*args, "--trainer.devices", "2", "--trainer.strategy", "ddp"),
         ],
         check=True,

@@ -368,7 +368,7 @@ def test_learning_rates_that_make_no_grid_are_refused(rates, checkpoint):
 def run_on_two_processes(checkpoint, folder, *options):
     config = str(ROOT / "configs" / "eval" / "linear.yaml")
     args = ["--config", config, "--checkpoint", str(checkpoint), "--run_dir", str(folder), *SMALL]
-    command = [sys.executable, "-m", "ser_lightning.cli", "evaluate", *args, *options]
+    command = [sys.executable, "-m", "ser_lightning", "evaluate", *args, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--trainer.devices", "2"], check=True, env=environment, timeout=250)
     return read_record(folder / "results" / "linear-shapes.json")
