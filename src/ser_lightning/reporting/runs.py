@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ser_lightning.files import read_config
 from ser_lightning.reporting.paper import ALL_GROUPS, Subject, base_name, make_subject, pretraining
 from ser_lightning.results.record import ResultRecord
 
@@ -125,10 +126,10 @@ def read_configuration(run_dir: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = read_config(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML ({error}); restore it from the checkpoint") from error
-    if not isinstance(config, dict) or not {"model", "data"} <= config.keys():
+    if not {"model", "data"} <= config.keys():
         raise ValueError(
             f"{path} has no sections model and data; it must be the configuration that ser-fit "
             "wrote: remove it and say in the records' `run` what the run is"
