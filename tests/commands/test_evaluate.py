@@ -74,6 +74,7 @@ def test_record_holds_checkpoint_data_and_protocol(checkpoint):
         "num_train": None,
         "num_test": None,
         "on_bad_image": "fail",
+        "max_bad_share": 0.01,
     }
     assert set(found.metrics) == {"top1_k1", "top5_k1", "top1_k5", "top5_k5"}
     assert found.transform["image_size"] == 16

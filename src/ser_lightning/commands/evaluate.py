@@ -156,6 +156,7 @@ def evaluate(args: list[str]) -> None:
         data.prepare_data()
     start = time.monotonic()
     folder = run_dir(cli.config)
+    data.needs_labels = stage.needs_labels
     stage.settings = settings(cli)
     results = stage.run(trainer, data, folder)
     seconds = time.monotonic() - start
@@ -169,7 +170,7 @@ def _keep(cli: StageCommandLine, result: StageResult, folder: Path, seconds: flo
     stage = cli.model
     path = write_record(_record(cli, result, seconds), folder, stage.variant)
     if result.label is not None:
-        write_hits(path, result.hits, result.label)
+        write_hits(path, result.hits, result.label, result.data_sha256)
     what = " on ".join(part for part in (result.network or stage.name, result.dataset) if part)
     shown = list(result.metrics.items())[:MAX_LINES]
     lines = [f"  {name}: {value:.4g}" for name, value in shown]
@@ -245,6 +246,7 @@ def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> Resul
         data_root=str(getattr(data, "data_root", getattr(data.source, "root", ""))),
         num_samples=result.num_samples,
         class_map_sha256=class_map_sha256(names) if names else None,
+        data_sha256=result.data_sha256,
         metrics=dict(result.metrics),
         counts=result.counts,
         unofficial_reasons=result.unofficial_reasons,
