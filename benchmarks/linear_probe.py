@@ -97,7 +97,7 @@ class Bench:
         """Random features of the same shape as real ones."""
         shape = (num_images, len(self.layers), self.options.width)
         cls = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-        return Features(cls, torch.arange(num_images) % num_classes)
+        return Features(cls, torch.arange(num_images) % num_classes, np.arange(num_images))
 
     def epoch(self, mode: str, variant: str) -> Seconds:
         """Seconds of an epoch with new heads."""

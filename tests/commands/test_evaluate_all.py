@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from PIL import Image
 
 from ser_lightning.cli import main
 from ser_lightning.commands import evaluate_all
@@ -196,3 +198,20 @@ def test_every_stage_has_a_configuration_of_its_name():
         (stage,) = (each for each in classes if each.__name__ == named)
         assert stage.name == path.stem
     assert {path.stem for path in configs.glob("*.yaml")} == set(names)
+
+
+def test_stages_that_need_classes_are_skipped_where_there_are_none(
+    commands, data, tmp_path, capsys
+):
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    for i in range(3):
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(data / f"{i}.png")
+    source = {"class_path": "ser_lightning.data.ImageFolder", "init_args": {"root": str(data)}}
+    stored = {"config": yaml.safe_dump({"data": {"source": source}})}
+    torch.save({"ser_lightning": stored}, checkpoint)
+    wanted = ["knn", "linear", "equivariance", "diagnostics", "transformation"]
+    main(["evaluate-all", "--checkpoint", str(checkpoint), "--only", *wanted])
+    assert stages(commands) == ["diagnostics", "equivariance", "transformation"]
+    output = capsys.readouterr().out
+    assert "== knn: skipped, it needs classes, and the images have none; put them" in output

@@ -4,10 +4,17 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.features import FeaturePass, cached_features, cls_layers
+from ser_lightning.data.sources.folder import ImageFolder
+from ser_lightning.evaluation.features import (
+    CleanRows,
+    FeaturePass,
+    cached_features,
+    cls_layers,
+)
 from support import tiny_backbone
 
 pytestmark = [
@@ -83,3 +90,50 @@ def test_blocks_without_cls_are_left_out():
     assert cls_layers(tiny_backbone(layer=3)) == [4]
     assert cls_layers(tiny_backbone(layer=3, cls_layer=0)) == [1, 2, 3, 4]
     assert cls_layers(tiny_backbone(layer=4)) == [1, 2, 3, 4]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight photographs in two classes, four of each to evaluate on."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / split / name / f"{i}.png")
+    return tmp_path / "images"
+
+
+def folder_features(folder, root, **options):
+    backbone, _, trainer = parts()
+    source = ImageFolder(str(folder))
+    data = LabelledDataModule(source, image_size=16, num_workers=0, **options)
+    return cached_features(backbone, "weights", data, "test", trainer, root), data
+
+
+def test_image_that_was_replaced_under_its_name_is_read_again(folder, tmp_path, caplog):
+    first, _ = folder_features(folder, tmp_path)
+    with caplog.at_level("INFO"):
+        again, _ = folder_features(folder, tmp_path)
+    assert "features of 8 test images: taken from" in caplog.text
+    np.testing.assert_array_equal(first.values, again.values)
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(folder / "val" / "a" / "2.png")
+    changed, _ = folder_features(folder, tmp_path)
+    moved = np.abs(changed.values - first.values).max(axis=(1, 2)) > 0
+    assert moved.tolist() == [False, False, True] + [False] * 5
+
+
+@pytest.mark.filterwarnings("ignore:.*it is skipped.*")
+def test_unreadable_image_is_left_out_and_counted_also_from_the_cache(folder, tmp_path):
+    (folder / "val" / "b" / "1.png").write_bytes(b"no image")
+    for _ in range(2):
+        options = {"on_bad_image": "skip", "max_bad_share": 0.5}
+        features, data = folder_features(folder, tmp_path, **options)
+        assert features.rows.tolist() == [0, 1, 2, 3, 4, 6, 7]
+        assert features.label.tolist() == [0, 0, 0, 0, 1, 1, 1]
+        assert features.embeddings().shape == (7, 32)
+        assert data.reasons()[-1] == "1 test images could not be read and were skipped"
+    rows = CleanRows(features, 4)
+    assert torch.equal(rows[1].features[:, -1], features.embeddings()[4:])
+    assert rows[1].label.tolist() == [1, 1, 1]

@@ -7,11 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from ser_lightning.data import Shapes
+from ser_lightning.data.clean import Clean
+from ser_lightning.data.datasets import Batches, CleanImages
+from ser_lightning.data.loaders import BatchLoader, SlotKeys
+from ser_lightning.data.reading import Reader
 from ser_lightning.evaluation import (
     OnlineEvaluation,
     equivariance_scores,
@@ -148,6 +154,21 @@ def test_without_labels_there_is_no_knn(tmp_path):
     fit(callback, tmp_path, labelled=False)
     assert set(callback.latest) == {"rankme", "feature_std", "token_spatial_variance"}
     assert callback.num_classes == 0
+
+
+def test_queries_that_are_in_the_bank_have_no_knn(tmp_path):
+    images = Shapes(num_train=24, num_evaluation=4, image_size=32).train()
+    callback = OnlineEvaluation(num_equivariance_images=0)
+    run = online_run.trainer(callback, tmp_path, logger=False)
+    made = [CleanImages(Reader(images), Clean(32), np.arange(start, start + 8)) for start in (0, 4)]
+    sets = [BatchLoader(Batches(make, 8), SlotKeys(Batches(make, 8), (8, 4)), 0) for make in made]
+    with pytest.warns(UserWarning, match="4 of 8 images to evaluate are in the k-NN bank too"):
+        run.validate(online_run.Module(), sets, verbose=False)
+    assert set(callback.latest) == {"rankme", "feature_std", "token_spatial_variance"}
+    apart = [sets[0], BatchLoader(sets[1].dataset, sets[1].sampler, 0)]
+    apart[1].dataset.make = CleanImages(Reader(images), Clean(32), np.arange(8, 16))
+    run.validate(online_run.Module(), apart, verbose=False)
+    assert "knn_top1" in callback.latest
 
 
 def test_layer_at_the_depth_is_scored_once(tmp_path):

@@ -89,7 +89,8 @@ class StageCommandLine(LightningCLI):
         args = [packaged(argument) for argument in (sys.argv[1:] if args is None else args)]
         path = next(iter(options(args, "--checkpoint")), None)
         if path is not None:  # its own data come first
-            args = ["--config", _data_of(Path(path)), *args]
+            has_other_root = bool(options(args, "--data.source.root"))
+            args = ["--config", _data_of(Path(path), has_other_root), *args]
         self.config = parser.parse_args(args)
         refuse_a_part(self.config.trainer)
 
@@ -130,12 +131,28 @@ def _image_size(stage: Stage) -> int:
     return stage.backbone.image_size
 
 
-def _data_of(path: Path) -> str:
-    """A configuration text with the images that a checkpoint was trained on.
+_OF_A_FOLDER = ("train", "evaluation", "labels")
+"""Options of a source that say what is where below its root; they do not fit another root."""
+
+
+def stored_source(checkpoint: Path, has_other_root: bool) -> dict[str, Any]:
+    """The source of the images that a checkpoint was trained on, as class_path and init_args.
+
+    Args:
+        checkpoint: file of a pretraining run.
+        has_other_root: whether it is to read another folder, whose splits are looked for anew.
 
     Raises:
         ValueError: if there is no such file, or it holds no configuration.
     """
+    source: dict[str, Any] = _stored_data(checkpoint)["source"]
+    arguments = source.get("init_args") or {}
+    if has_other_root:
+        arguments = {name: v for name, v in arguments.items() if name not in _OF_A_FOLDER}
+    return {**source, "init_args": arguments}
+
+
+def _stored_data(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"checkpoint {path} does not exist; give --checkpoint FILE")
     stored = checkpoint_config(path)
@@ -143,8 +160,15 @@ def _data_of(path: Path) -> str:
         raise ValueError(
             f"{path} holds no configuration of a run; evaluate a checkpoint that ser-fit wrote"
         )
-    data = stored["data"]
+    data: dict[str, Any] = stored["data"]
+    return data
+
+
+def _data_of(path: Path, has_other_root: bool) -> str:
+    """A configuration text with the images that a checkpoint was trained on."""
+    data = _stored_data(path)
     arguments = {key: data[key] for key in _FROM_CHECKPOINT if key in data}
+    arguments["source"] = stored_source(path, has_other_root)
     return yaml.safe_dump({"data": {"class_path": "LabelledDataModule", "init_args": arguments}})
 
 
@@ -156,6 +180,7 @@ def evaluate(args: list[str]) -> None:
         data.prepare_data()
     start = time.monotonic()
     folder = run_dir(cli.config)
+    data.needs_labels = stage.needs_labels
     stage.settings = settings(cli)
     results = stage.run(trainer, data, folder)
     seconds = time.monotonic() - start
@@ -169,7 +194,7 @@ def _keep(cli: StageCommandLine, result: StageResult, folder: Path, seconds: flo
     stage = cli.model
     path = write_record(_record(cli, result, seconds), folder, stage.variant)
     if result.label is not None:
-        write_hits(path, result.hits, result.label)
+        write_hits(path, result.hits, result.label, result.data_sha256)
     what = " on ".join(part for part in (result.network or stage.name, result.dataset) if part)
     shown = list(result.metrics.items())[:MAX_LINES]
     lines = [f"  {name}: {value:.4g}" for name, value in shown]
@@ -245,6 +270,7 @@ def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> Resul
         data_root=str(getattr(data, "data_root", getattr(data.source, "root", ""))),
         num_samples=result.num_samples,
         class_map_sha256=class_map_sha256(names) if names else None,
+        data_sha256=result.data_sha256,
         metrics=dict(result.metrics),
         counts=result.counts,
         unofficial_reasons=result.unofficial_reasons,

@@ -5,9 +5,11 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from ser_lightning.commands.evaluate import stored_source
 from ser_lightning.evaluation import stages  # noqa: F401 - so that they are known
 from ser_lightning.evaluation.stage import Folders, Stage, stage_classes
 from ser_lightning.reporting.report import write_report
@@ -98,10 +100,14 @@ def evaluate_all(args: Sequence[str]) -> None:
     known, others = parser.parse_known_args(args)
     wanted = _wanted(plan(known.data_root), known.only, known.data_root)
     run = Path(next(iter(options(others, "--run_dir")), run_folder(known.checkpoint)))
+    unlabelled = _without_labels(known.checkpoint, known.data_root, others)
     outcomes: dict[str, bool] = {}
     for planned in wanted:
         name = planned.stage.name
-        skipped = planned.skipped or _without_head(planned.stage, run, known.data_root, others)
+        skipped = planned.skipped
+        if not skipped and planned.stage.needs_labels and planned.stage.folders == Stage.folders:
+            skipped = unlabelled
+        skipped = skipped or _without_head(planned.stage, run, known.data_root, others)
         if skipped:
             print(f"== {name}: skipped, {skipped}", flush=True)
             continue
@@ -141,6 +147,22 @@ def _wanted(planned: list[Planned], only: list[str] | None, root: Path | None) -
     if unknown:
         raise ValueError(f"--only {' '.join(unknown)}: no such stage; use {', '.join(names)}")
     return [each for each in planned if only is None or each.stage.name in only]
+
+
+def _without_labels(checkpoint: Path, root: Path | None, others: list[str]) -> str:
+    """Why stages cannot run that need classes; empty if they can, or if they will say it."""
+    if options(others, "--data.source", "--data.source.root") or not checkpoint.is_file():
+        return ""
+    stored = stored_source(checkpoint, root is not None)
+    arguments = stored["init_args"] | ({} if root is None else {"root": str(root / "imagenet")})
+    module, _, name = stored["class_path"].rpartition(".")
+    try:
+        images = getattr(import_module(module), name)(**arguments).train()
+    except (ImportError, AttributeError, TypeError, ValueError, OSError):
+        return ""
+    if len(images) and int(images.labels.min()) >= 0:
+        return ""
+    return "it needs classes, and the images have none; put them into one folder per class"
 
 
 def _without_head(stage: type[Stage], run: Path, root: Path | None, others: list[str]) -> str:

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from ser_lightning.data.datasets import LabelledCrops, balanced_subset
+from ser_lightning.data.loaders import BatchLoader
 from ser_lightning.data.module import ImageDataModule
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.sources import released
@@ -54,6 +55,7 @@ class LabelledDataModule(ImageDataModule):
         self.holdout_fraction = holdout_fraction
         self.num_train = num_train
         self.num_test = num_test
+        self.needs_labels = True  # of the stage; the others measure photographs without classes
         self._splits: dict[Split, ImageSet] = {}
         self._marks: tuple[str, ...] = ()
 
@@ -68,7 +70,7 @@ class LabelledDataModule(ImageDataModule):
                 "(a folder `val` beside `train`)"
             )
         for images in (whole, test):
-            if len(images) == 0 or int(images.labels.min()) < 0:
+            if len(images) == 0 or (self.needs_labels and int(images.labels.min()) < 0):
                 raise ValueError(
                     "this stage needs labels, but images of the source have none; put them into "
                     "one folder per class"
@@ -136,7 +138,7 @@ class LabelledDataModule(ImageDataModule):
     def training_batches(self, plan: Plan) -> Callable[[BatchKey], Any]:
         return LabelledCrops(self.reader(self.train_images), plan, self.crop, self.clean)
 
-    def clean_loader(self, split: Split, num_images: int | None = None) -> DataLoader:
+    def clean_loader(self, split: Split, num_images: int | None = None) -> BatchLoader:
         """Loads the clean images of a split, this rank's share, in order.
 
         Args:

@@ -12,14 +12,18 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.labelled import LabelledDataModule, Split
+from ser_lightning.data.loaders import BatchLoader
 from ser_lightning.data.plan import BatchKey, Plan
-from ser_lightning.distributed import gather
+from ser_lightning.distributed import gather_ragged
+
+VERSION = 1
+"""Of what the code here computes; raise it with every change that moves a feature."""
 
 MAX_LAYERS = 4  # the linear probe reads [CLS] of the last four blocks
 
@@ -31,19 +35,21 @@ class Features(NamedTuple):
         values: (N, layers, C) float32 [CLS] tokens of the last blocks, each through the final norm,
             the last one last; or other features of N images. A memory map: reading rows reads these
             rows only.
-        label: (N,) int64 classes.
+        label: (n,) int64 classes of the rows.
+        rows: (n,) which of the N images count: all, but for unreadable ones.
     """
 
     values: np.ndarray
     label: Tensor
+    rows: np.ndarray
 
     def last(self, num_layers: int) -> "Features":
         """The [CLS] tokens of fewer of the last blocks."""
-        return Features(self.values[:, -num_layers:], self.label)
+        return self._replace(values=self.values[:, -num_layers:])
 
     def embeddings(self) -> Tensor:
-        """(N, C) final [CLS] embeddings."""
-        return torch.from_numpy(np.array(self.values[:, -1]))
+        """(n, C) final [CLS] embeddings."""
+        return torch.from_numpy(np.array(self.values[:, -1])[self.rows])
 
 
 def cls_layers(backbone: SplitViT) -> list[int]:
@@ -96,30 +102,25 @@ class FeaturePass(L.LightningModule):
         self.extractor = extractor
         self.path = path
         self.shape = (num_images, *extractor.shape)
-        self.rows: Any = None  # the memory map, from `setup` on
-        self.num_written = 0  # by this process
+        self.values: Any = None  # the memory map, from `setup` on
+        self.written = [torch.empty(0, dtype=torch.int64)]  # by this process
 
     @override
     def setup(self, stage: str) -> None:
         if self.trainer.is_global_zero:
             np.lib.format.open_memmap(self.path, "w+", np.float32, self.shape).flush()
         self.trainer.strategy.barrier("features allocated")
-        self.rows = np.load(self.path, mmap_mode="r+")
+        self.values = np.load(self.path, mmap_mode="r+")
 
     @override
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        self.rows[batch.indices.cpu().numpy()] = self.extractor(batch.pixels).float().cpu().numpy()
-        self.num_written += len(batch.indices)
+        index = batch.indices.cpu()
+        self.values[index.numpy()] = self.extractor(batch.pixels).float().cpu().numpy()
+        self.written.append(index)
 
     @override
     def on_test_end(self) -> None:
-        self.rows.flush()
-        num_written = int(gather(torch.tensor([self.num_written])).sum())  # waits for all
-        if num_written != self.shape[0]:
-            raise ValueError(
-                f"the pass computed features of {num_written} of {self.shape[0]} images; run the "
-                "stage without limits on its batches"
-            )
+        self.values.flush()
 
 
 def cached_features(
@@ -132,8 +133,9 @@ def cached_features(
 ) -> Features:
     """Computes the features of a split, or finds them from an earlier stage.
 
-    Every rank calls it. The cache's key is what the features depend on: checkpoint, images and
-    their preparation, layers, precision. A file appears complete or not at all.
+    Every rank calls it. The cache's key is what the features depend on: checkpoint, images (names,
+    sizes and times of files) and their preparation, layers, precision, and the version of this
+    code. A file appears complete or not at all.
 
     Args:
         backbone: frozen.
@@ -148,15 +150,13 @@ def cached_features(
     protocol = {
         "checkpoint": checkpoint_hash,
         "split": split,
-        "num_images": len(images),
-        "labels": hashlib.sha256(images.labels.numpy().tobytes()).hexdigest(),
-        "source": _plain(data.source),
-        "images": data.describe(),
-        "num_train": data.num_train,
-        "num_test": data.num_test,
-        "holdout_fraction": data.holdout_fraction,
+        "images": images.fingerprint(),
+        "decoded": images.describe(),
+        "prepared": data.describe(),
+        "on_bad_image": data.on_bad_image,
         "layers": extractor.layers,
         "precision": str(trainer.precision),
+        "version": VERSION,
     }
     key = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:24]
     folder = run_dir / "features"
@@ -169,16 +169,21 @@ def cached_features(
             partial.mkdir(parents=True)
             (partial / "protocol.json").write_text(json.dumps(protocol, indent=2))
         loader = data.clean_loader(split)
-        write_features(extractor, loader, len(images), partial / "cls.npy", trainer)
+        written = write_features(extractor, loader, len(images), partial / "cls.npy", trainer)
         if trainer.is_global_zero:
+            np.save(partial / "rows.npy", written)
             partial.rename(final)
         trainer.strategy.barrier("features in place")
-    return Features(np.load(final / "cls.npy", mmap_mode="r"), images.labels)
+    rows = np.load(final / "rows.npy")
+    left_out = np.setdiff1d(np.arange(len(images)), rows)
+    data.unreadable.setdefault(split, set()).update(left_out.tolist())
+    label = images.labels[torch.from_numpy(rows)]
+    return Features(np.load(final / "cls.npy", mmap_mode="r"), label, rows)
 
 
 def write_features(
-    extractor: Extractor, loader: DataLoader, num_images: int, path: Path, trainer: L.Trainer
-) -> None:
+    extractor: Extractor, loader: BatchLoader, num_images: int, path: Path, trainer: L.Trainer
+) -> np.ndarray:
     """Writes the features of clean images into a `.npy` file; every rank calls it.
 
     Args:
@@ -187,14 +192,23 @@ def write_features(
         num_images: images over all ranks.
         path: of the file, on a disk that all processes see.
         trainer: runs the pass.
+
+    Returns:
+        (n,) int64 rows that were written, over all ranks.
+
+    Raises:
+        ValueError: if others than unreadable images were left out.
     """
-    trainer.test(FeaturePass(extractor, path, num_images), loader, verbose=False)
-
-
-def _plain(source: Any) -> dict[str, str]:
-    """What a source was made from, for a cache's key: class, and arguments kept as attributes."""
-    simple = {k: str(v) for k, v in vars(source).items() if isinstance(v, str | int | float | Path)}
-    return {"class": type(source).__name__, **simple}
+    writer = FeaturePass(extractor, path, num_images)
+    trainer.test(writer, loader, verbose=False)
+    written = gather_ragged(torch.cat(writer.written)).sort().values
+    num_bad = len(gather_ragged(torch.tensor(sorted(loader.unreadable), dtype=torch.int64)))
+    if len(written) + num_bad < num_images:
+        raise ValueError(
+            f"the pass computed features of {len(written)} of {num_images} images; run the stage "
+            "without limits on its batches"
+        )
+    return written.numpy()
 
 
 class FeatureBatch(NamedTuple):
@@ -228,6 +242,7 @@ class TrainingRows(Dataset):
 
     def __getitem__(self, key: BatchKey) -> FeatureBatch:
         indices, _ = self.plan.indices(key)
+        indices = indices % len(self.features.rows)  # others stand in for unreadable images
         return _rows(self.features, indices, self.plan.rank * len(indices))
 
 
@@ -258,5 +273,6 @@ class CleanRows(Dataset):
 
 
 def _rows(features: Features, index: np.ndarray, first_slot: int = 0) -> FeatureBatch:
-    values, position = torch.from_numpy(features.values[index]), torch.from_numpy(index)
+    values = torch.from_numpy(features.values[features.rows[index]])
+    position = torch.from_numpy(index)
     return FeatureBatch(values, features.label[position], first_slot + torch.arange(len(index)))

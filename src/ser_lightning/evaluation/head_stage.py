@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from ser_lightning.data.benchmarks import BenchmarkDataModule, Condition, ConditionBatch
 from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.sources.base import ImageSet
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.head import ORIGIN_UNKNOWN, LinearClassifier, head_path
 from ser_lightning.evaluation.stage import Stage, StageResult
@@ -166,6 +167,11 @@ class BenchmarkStage(Stage):
             reasons=found,
             **others,
         )
+
+    @override
+    def measured_sets(self, data: LabelledDataModule, dataset: str | None) -> list[ImageSet]:
+        own = [c.images for c in self._conditions if c.name == dataset]
+        return own or [c.images for c in self._conditions]
 
     @override
     def class_names(self, data: LabelledDataModule, dataset: str) -> dict[str, int]:

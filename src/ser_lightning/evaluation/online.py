@@ -4,11 +4,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
+from ser_lightning.data.datasets import CleanImages
 from ser_lightning.evaluation.metrics.diagnostics import (
     feature_std,
     rankme,
@@ -17,6 +19,7 @@ from ser_lightning.evaluation.metrics.diagnostics import (
 )
 from ser_lightning.evaluation.metrics.equivariance import FAMILIES, equivariance_scores
 from ser_lightning.evaluation.metrics.knn import knn_accuracy
+from ser_lightning.evaluation.overlap import num_shared
 from ser_lightning.evaluation.rows import GatheredRows, Rows
 
 _KEPT = (
@@ -70,6 +73,8 @@ class OnlineEvaluation(L.Callback):
         self.history: list[dict[str, Any]] = []
         self.baseline_name = "random init"
         self.num_classes = self.num_bank = self.num_queries = 0
+        self._shares_images = False
+        self._overlaps: dict[tuple[int, ...], bool] = {}
         self._columns: list[tuple[str, int]] = []
         self._bank = self._queries = self._scores = Rows(0)
 
@@ -109,6 +114,7 @@ class OnlineEvaluation(L.Callback):
         backbone = _backbone(pl_module)
         layers = sorted({backbone.layer, backbone.depth})
         self._columns = [(family, layer) for family in FAMILIES for layer in layers]
+        self._shares_images = self._bank_and_queries_overlap(trainer)
         self._bank = Rows(backbone.width)
         self._queries = Rows(2 * backbone.width + 1)
         self._scores = Rows(len(self._columns))
@@ -209,10 +215,30 @@ class OnlineEvaluation(L.Callback):
         metrics["token_spatial_variance"] = spatial_variance_ratio(within[:, 0], mean)
         return metrics
 
+    def _bank_and_queries_overlap(self, trainer: L.Trainer) -> bool:
+        """Whether an image would be its own nearest neighbour; says so once for a pair of sets."""
+        made = [getattr(loader.dataset, "make", None) for loader in _loaders(trainer)]
+        sets = [make for make in made if isinstance(make, CleanImages)]
+        if len(sets) < 2:
+            return False
+        key = tuple(map(id, sets))
+        if key not in self._overlaps:
+            shared = num_shared(*((make.reader.images, make.positions) for make in sets))
+            self._overlaps = {**self._overlaps, key: bool(shared)}
+            if shared:
+                rank_zero_warn(
+                    f"{shared:,} of {_num_queries(trainer):,} images to evaluate are in the k-NN "
+                    "bank too, where each is its own nearest neighbour: k-NN is left out; give an "
+                    "evaluation split (a folder `val` beside `train`)"
+                )
+        return self._overlaps[key]
+
     def _classify(
         self, bank: GatheredRows, queries: GatheredRows, device: torch.device
     ) -> dict[str, float]:
         """Runs the k-NN classification, where every image has a label."""
+        if self._shares_images:
+            return {}
         labels = torch.cat([bank.label, queries.label])
         unlabelled = len(bank.label) == 0 or len(queries.label) == 0 or bool((labels < 0).any())
         self.num_classes = 0 if unlabelled else int(labels.max()) + 1

@@ -117,7 +117,7 @@ class ProbeStage(Stage):
 
     def _result(self, probe: Probe, test: CleanRows, data: LabelledDataModule) -> StageResult:
         chosen, last = probe.accuracies
-        assert chosen.num_samples == len(data.images("test"))
+        assert chosen.num_samples == len(test.features.rows)
         hits = Rows(1)
         slots = torch.from_numpy(test.slots)
         hits.add(slots, test.features.label[slots], probe.hits[:, None])

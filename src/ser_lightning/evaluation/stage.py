@@ -1,5 +1,6 @@
 """What every stage of evaluation is: a module that measures the backbone of one checkpoint."""
 
+import hashlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from typing_extensions import override
 
 from ser_lightning.backbones import Branch, SplitViT
 from ser_lightning.data.labelled import LabelledDataModule, Split
+from ser_lightning.data.sources.base import ImageSet
+from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.features import Features, cached_features
 from ser_lightning.files import checkpoint_config, file_sha256
 
@@ -34,6 +37,7 @@ class StageResult:
         selected: what was chosen on held-out data.
         unofficial_reasons: why the numbers may not be compared with published ones.
         network: another network that was measured on the same images; None for the checkpoint.
+        data_sha256: identity of the measured images.
         hits: by the name of a metric, (N,) whether each test image was right, in their order.
         label: (N,) int64 classes of these images.
     """
@@ -47,6 +51,7 @@ class StageResult:
     selected: dict[str, Any] = field(default_factory=dict)
     unofficial_reasons: tuple[str, ...] = ()
     network: str | None = None
+    data_sha256: str | None = None
     hits: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     label: Tensor | None = field(default=None, compare=False)
 
@@ -144,6 +149,10 @@ class Stage(L.LightningModule, ABC):
         """A setting that has records of its own, such as the detector; "" for the usual one."""
         return ""
 
+    def measured_sets(self, data: LabelledDataModule, dataset: str | None) -> Sequence[ImageSet]:
+        """The images of a result, by its data set's name."""
+        return [data.images("test")]
+
     def class_names(self, data: LabelledDataModule, dataset: str) -> Mapping[str, int] | tuple:
         """The label, or logit, of each class of a result; names alone in the order of labels."""
         return data.class_names
@@ -170,7 +179,7 @@ class Stage(L.LightningModule, ABC):
         reasons: Sequence[str] = (),
         **others: Any,
     ) -> StageResult:
-        """Puts a result together.
+        """Puts a result together; every rank calls it.
 
         Args:
             data: the images; their own reasons mark it unofficial too.
@@ -181,8 +190,12 @@ class Stage(L.LightningModule, ABC):
             reasons: why the numbers may not be compared with published ones.
             others: further fields.
         """
+        for _, images in sorted(data.unreadable.items()):  # of all ranks
+            found = gather_ragged(torch.tensor(sorted(images), dtype=torch.int64))
+            images.update(found.tolist())
         return StageResult(
             dataset=dataset or data.dataset_name,
+            data_sha256=data_sha256(self.measured_sets(data, dataset)),
             metrics=metrics,
             num_samples=num_samples,
             protocol={**self.settings, **(protocol or {})},
@@ -212,6 +225,12 @@ class Stage(L.LightningModule, ABC):
     @override
     def configure_optimizers(self) -> Any:
         return None  # trains nothing
+
+
+def data_sha256(sets: Sequence[ImageSet]) -> str:
+    """The identity of images, whatever the disk they lie on: names, labels and classes."""
+    listings = [images.listing() for images in sets]
+    return hashlib.sha256("\n".join(listings).encode()).hexdigest()
 
 
 def check_finite(module: nn.Module, what: str, remedy: str) -> None:

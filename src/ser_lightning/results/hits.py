@@ -53,23 +53,28 @@ def load_hits(record: Path, metric: str) -> Hits | None:
     return None if values is None else Hits(values, notes.get("test_set", ""))
 
 
-def write_hits(record: Path, hits: Mapping[str, Tensor], label: Tensor) -> Path:
+def write_hits(
+    record: Path, hits: Mapping[str, Tensor], label: Tensor, data_sha256: str | None = None
+) -> Path:
     """Writes the hits of a record beside it, whole or not at all.
 
-    Call it on one rank. The file names its test set by a hash of the labels in their order.
+    Call it on one rank. The file names its test set by a hash of the images' identity and of the
+    labels in their order.
 
     Args:
         record: path of the record.
         hits: by the name of the record's metric, (N,) whether each test image was right, in the
             order of the test split.
         label: (N,) int64 classes of these images.
+        data_sha256: identity of the images, as in the record.
 
     Returns:
         The file.
     """
     assert all(len(right) == len(label) for right in hits.values())
     tensors = {name: right.to("cpu", torch.uint8).contiguous() for name, right in hits.items()}
-    notes = {"test_set": hashlib.sha256(label.cpu().numpy().tobytes()).hexdigest()}
+    identity = (data_sha256 or "").encode() + label.cpu().numpy().tobytes()
+    notes = {"test_set": hashlib.sha256(identity).hexdigest()}
     path = hits_path(record)
     with atomic_path(path) as partial:
         partial.write_bytes(safetensors.torch.save(tensors, notes))

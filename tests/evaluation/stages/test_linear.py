@@ -204,7 +204,7 @@ def test_best_head_of_the_last_fifth_is_chosen(tmp_path):
 
 def test_holdout_accuracy_is_that_of_the_chosen_head(tmp_path):
     probe, _, features = fitted(LinearHeads(64, 12, [1.0, 30.0], BATCH), tmp_path)
-    values, label = features["holdout"].last(2)
+    values, label, _ = features["holdout"].last(2)
     x = torch.from_numpy(np.array(values)).flatten(1)
     hits = (probe.selected.classifier(x).argmax(1) == label).double().mean()
     assert probe.selected.holdout_top1 == pytest.approx(100 * hits.item())

@@ -89,7 +89,9 @@ def test_stored_features_are_those_of_the_images(tmp_path):
     expected = version_features([backbone], [1, 4], pixels)
     torch.testing.assert_close(torch.from_numpy(np.load(path)), expected)
 
-    features = Features(np.load(path, mmap_mode="r"), torch.zeros(num_images))
+    features = Features(
+        np.load(path, mmap_mode="r"), torch.zeros(num_images), np.arange(num_images)
+    )
     rows = TrainingRows(features, Plan(num_images, 8, 0, seed=3))
     seen = torch.cat([rows[BatchKey(0, step)].features for step in range(len(rows))])
     order = Plan(num_images, 8, 0, seed=3)
@@ -99,7 +101,7 @@ def test_stored_features_are_those_of_the_images(tmp_path):
 
 def test_labels_are_balanced_over_ranks_and_change_with_the_epoch(tmp_path):
     values = np.arange(32, dtype=np.float32).reshape(32, 1, 1, 1)
-    features, labels = Features(values, torch.zeros(32)), []
+    features, labels = Features(values, torch.zeros(32), np.arange(32)), []
     for epoch in range(2):
         parts = [
             TrainingRows(features, Plan(32, 16, 0, 0, rank, 2))[BatchKey(epoch, 0)]
@@ -132,7 +134,7 @@ def test_each_head_gets_the_gradient_of_its_own_loss():
 
 def test_accuracy_counts_every_image_under_every_label():
     heads, features = untrained(), torch.randn(19, 5, 2, 32)
-    rows = CleanRows(Features(features.numpy(), torch.full((19,), -1)), 4)
+    rows = CleanRows(Features(features.numpy(), torch.full((19,), -1), np.arange(19)), 4)
     assert [len(rows[i].label) for i in range(len(rows))] == [4, 4, 4, 4, 3]
     top1 = Probe(heads).top1(rows)  # in percent of the images, each of which has several labels
     for task, head, accuracy in zip(heads.tasks, heads.heads, top1, strict=True):

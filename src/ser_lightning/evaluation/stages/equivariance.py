@@ -84,9 +84,11 @@ class EquivariancePass(L.LightningModule):
 
     Attributes:
         means: the mean over images for each row, family and layer; nan where a row is not defined.
+        num_images: images over all ranks.
     """
 
     means: dict[tuple[str, str, int], float]
+    num_images: int
 
     def __init__(
         self, backbone: SplitViT, layers: Sequence[int], reference: Reference, seed: int
@@ -109,7 +111,9 @@ class EquivariancePass(L.LightningModule):
 
     @override
     def on_test_epoch_end(self) -> None:
-        means: Tensor = self._rows.gather().values.double().mean(0)
+        values = self._rows.gather().values
+        self.num_images = len(values)
+        means: Tensor = values.double().mean(0)
         self.means = dict(zip(self.columns, means.tolist(), strict=True))
 
 
@@ -149,18 +153,18 @@ class EquivarianceStage(Stage):
         total = len(data.images("test"))
         num_images = total if self.num_images is None else min(self.num_images, total)
         layers = range(self.backbone.depth + 1)
-        trained = self._means(self.backbone, layers, num_images, trainer, data)
-        fresh = self._means(self.random_backbone(), layers, num_images, trainer, data)
+        trained = self._pass(self.backbone, layers, num_images, trainer, data)
+        fresh = self._pass(self.random_backbone(), layers, num_images, trainer, data)
         rows = {"score": "", **{row: f"{row}/" for row in ROWS[1:]}}
-        named = {(rows[row], f, layer): v for (row, f, layer), v in trained.items()}
+        named = {(rows[row], f, layer): v for (row, f, layer), v in trained.means.items()}
         for row, name in (("score", "random_init/"), ("mean_centred", "random_init_mean_centred/")):
-            named |= {(name, f, layer): v for (r, f, layer), v in fresh.items() if r == row}
+            named |= {(name, f, layer): v for (r, f, layer), v in fresh.means.items() if r == row}
         part = [f"measured on {num_images} of {total} images"] if num_images < total else []
         return [
             self.result(
                 data,
                 _metrics(named, self.backbone.depth),
-                num_images,
+                trained.num_images,
                 feature={"token_maps_after_blocks": list(layers), "final_norm": "last block only"},
                 protocol={
                     "num_images": num_images,
@@ -173,21 +177,21 @@ class EquivarianceStage(Stage):
             )
         ]
 
-    def _means(
+    def _pass(
         self,
         backbone: SplitViT,
         layers: Sequence[int],
         num_images: int,
         trainer: L.Trainer,
         data: LabelledDataModule,
-    ) -> dict[tuple[str, str, int], float]:
-        """The mean values of one backbone, in two passes over the images."""
+    ) -> EquivariancePass:
+        """The mean values of one backbone, which take two passes over the images."""
         with full_float32():
             first = ReferencePass(backbone, layers, num_images)
             trainer.test(first, data.clean_loader("test", num_images), verbose=False)
             second = EquivariancePass(backbone, layers, first.reference, self.seed)
             trainer.test(second, data.clean_loader("test", num_images), verbose=False)
-        return second.means
+        return second
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.features import Features
 from ser_lightning.evaluation.metrics.knn import KNNAccuracy, knn_hits
+from ser_lightning.evaluation.overlap import num_shared
 from ser_lightning.evaluation.stage import Stage, StageResult
 
 _BLOCK = 4096  # test images between two signs of progress
@@ -51,6 +52,14 @@ class KNNStage(Stage):
         data.setup("test")
         parts: list[Split] = ["train"]  # a linear probe shares them, so they stay apart
         parts += ["holdout"] if len(data.images("holdout")) else []
+        for part in parts:
+            shared = num_shared(data.images(part), data.images("test"))
+            if shared:
+                raise ValueError(
+                    f"{shared:,} of {len(data.images('test')):,} test images are in the bank too, "
+                    "where each is its own nearest neighbour; give test images of their own (a "
+                    "folder `val` beside `train`)"
+                )
         banks = [self.features(data, part, trainer, folder) for part in parts]
         test = self.features(data, "test", trainer, folder)
         device = trainer.strategy.root_device

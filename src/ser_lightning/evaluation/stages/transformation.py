@@ -279,20 +279,19 @@ class TransformationStage(Stage):
             path = store / f"{split}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             loader = data.clean_loader(split, num_images)
-            write_features(extractor, loader, num_images, path, trainer)
-            label = torch.full((num_images,), -1)  # of no use here
-            return Features(np.load(path, mmap_mode="r"), label)
+            rows = write_features(extractor, loader, num_images, path, trainer)
+            label = torch.full((len(rows),), -1)  # of no use here
+            return Features(np.load(path, mmap_mode="r"), label, rows)
 
-        total, num_test = (len(data.images(split)) for split in ("train", "test"))
+        total = len(data.images("train"))
         num_train = total if self.num_train is None else min(self.num_train, total)
         plan = Plan(num_train, self.batch_size, 0, self.seed, rank, world_size)
         try:
             rows = TrainingRows(features("train", num_train), plan)
             fit_probe(trainer, probe, self._loader(trainer, rows), None)
             probe.to(trainer.strategy.root_device)
-            test = CleanRows(
-                features("test", num_test), data.evaluation_batch_size, rank, world_size
-            )
+            tested = features("test", len(data.images("test")))
+            test = CleanRows(tested, data.evaluation_batch_size, rank, world_size)
             accuracies = probe.top1(test)
         finally:
             if trainer.is_global_zero:
@@ -301,6 +300,7 @@ class TransformationStage(Stage):
             task.name: accuracy / len(FAMILIES[task.family])
             for task, accuracy in zip(tasks, accuracies, strict=True)
         }
+        num_test = len(tested.rows)
         num_shown = {task.name: len(FAMILIES[task.family]) * num_test for task in tasks}
         return [
             self.result(
