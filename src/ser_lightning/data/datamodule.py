@@ -136,10 +136,12 @@ class PartitionedDataModule(ImageDataModule):
     def val_dataloader(self) -> list[DataLoader]:
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         bank_size = self.bank_size if fitting else self.validate_bank_size
-        train, queries = self.train_images, self.source.evaluation()
+        queries = self.source.evaluation()
+        if queries is None:  # images are not measured against themselves
+            return []
         return [
-            self.clean_images(train, bank_size, 0, "bank"),
-            self.clean_images(queries or train, self.num_queries, 0, "evaluation"),
+            self.clean_images(self.train_images, bank_size, 0, "bank"),
+            self.clean_images(queries, self.num_queries, 0, "evaluation"),
         ]
 
     @override
