@@ -16,7 +16,8 @@ from ser_lightning.data.pipelines import CropViews, ExtraViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey, Plan, count_invertible
 from ser_lightning.data.render import HostBatch, render
 from ser_lightning.data.settings import RotatedCrops, check_local, check_size
-from ser_lightning.data.sources.base import ImageSet, Source, open_source
+from ser_lightning.data.sources.base import ImageSet, Source
+from ser_lightning.data.sources.opening import open_source
 
 _NO_NEEDS = ViewNeeds()
 
