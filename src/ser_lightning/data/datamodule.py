@@ -16,7 +16,8 @@ from ser_lightning.data.pipelines import CropViews, ExtraViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey, Plan, count_invertible
 from ser_lightning.data.render import HostBatch, render
 from ser_lightning.data.settings import RotatedCrops, check_local, check_size
-from ser_lightning.data.sources.base import ImageSet, Source, open_source
+from ser_lightning.data.sources.base import ImageSet, Source
+from ser_lightning.data.sources.opening import open_source
 
 _NO_NEEDS = ViewNeeds()
 
@@ -136,10 +137,12 @@ class PartitionedDataModule(ImageDataModule):
     def val_dataloader(self) -> list[DataLoader]:
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         bank_size = self.bank_size if fitting else self.validate_bank_size
-        train, queries = self.train_images, self.source.evaluation()
+        queries = self.source.evaluation()
+        if queries is None:  # images are not measured against themselves
+            return []
         return [
-            self.clean_images(train, bank_size, 0, "bank"),
-            self.clean_images(queries or train, self.num_queries, 0, "evaluation"),
+            self.clean_images(self.train_images, bank_size, 0, "bank"),
+            self.clean_images(queries, self.num_queries, 0, "evaluation"),
         ]
 
     @override

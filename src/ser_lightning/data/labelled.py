@@ -12,7 +12,8 @@ from ser_lightning.data.loaders import BatchLoader
 from ser_lightning.data.module import ImageDataModule
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.sources import released
-from ser_lightning.data.sources.base import ImageSet, Part, Source, open_source
+from ser_lightning.data.sources.base import ImageSet, Part, Source
+from ser_lightning.data.sources.opening import open_source
 from ser_lightning.randomness import Stream, generator
 
 Split = Literal["train", "holdout", "test"]

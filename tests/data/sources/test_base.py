@@ -5,19 +5,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_lightning.data.sources import base
 from ser_lightning.data.sources.base import (
     MemoryImages,
     Part,
     Source,
-    check_ranks_agree,
     hold_out,
-    open_source,
 )
 from ser_lightning.data.sources.coco import CocoDetection
 from ser_lightning.data.sources.fashion_mnist import FashionMNISTFiles
@@ -133,14 +128,6 @@ def test_summary_says_what_was_found(images, expected):
         assert text in Single(images).summary()
 
 
-def test_opening_prints_what_was_found_and_returns_both_splits(monkeypatch):
-    printed = []
-    monkeypatch.setattr(base, "rank_zero_info", printed.append)
-    source = Single(of_classes(40))
-    assert open_source(source) == source.splits
-    assert printed == [source.summary()]
-
-
 @pytest.mark.parametrize("root", ["", " ", None])
 @pytest.mark.parametrize(
     "source",
@@ -155,20 +142,3 @@ def test_opening_prints_what_was_found_and_returns_both_splits(monkeypatch):
 def test_empty_root_is_not_the_current_folder(source, root):
     with pytest.raises(ValueError, match=r"root .* names no folder; give"):
         source(root)
-
-
-def test_ranks_without_a_group_agree():
-    check_ranks_agree(memory(3))
-
-
-@pytest.mark.slow
-def test_ranks_that_found_different_images_are_refused(tmp_path):
-    mp.spawn(_compare, (str(tmp_path / "rendezvous"),), nprocs=2)
-
-
-def _compare(rank, file):
-    dist.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
-    check_ranks_agree(memory(3))
-    with pytest.raises(ValueError, match=r"different images \(3, 4 of them, by rank\); give"):
-        check_ranks_agree(memory(3 + rank))
-    dist.destroy_process_group()

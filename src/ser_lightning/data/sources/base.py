@@ -1,6 +1,7 @@
 """Where images come from: one interface for folders, torchvision's sets and generated ones."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
@@ -157,7 +156,33 @@ class MemoryImages(ImageSet):
         yield self.pixels.numpy().tobytes()
 
 
-class Part(ImageSet):
+class Derived(ImageSet):
+    """Images that are made of another set's, or some of them.
+
+    Attributes:
+        images: the other set.
+    """
+
+    images: ImageSet
+
+    @abstractmethod
+    def settings(self) -> tuple[Any, ...]:
+        """What else the images depend on, in plain values; for a fingerprint."""
+
+    @override
+    def describe(self) -> dict[str, Any]:
+        return self.images.describe()
+
+    @override
+    def _names(self) -> Iterable[bytes]:
+        return (repr((self.images.listing(), *self.settings())).encode(),)
+
+    @override
+    def _content(self) -> Iterable[bytes]:
+        return (self.images.fingerprint().encode(),)
+
+
+class Part(Derived):
     """Some images of a split.
 
     Args:
@@ -180,16 +205,8 @@ class Part(ImageSet):
         return self.images.read_reduced(int(self.positions[index]), min_side)
 
     @override
-    def describe(self) -> dict[str, Any]:
-        return self.images.describe()
-
-    @override
-    def _names(self) -> Iterable[bytes]:
-        return self.images.listing().encode(), self.positions.tobytes()
-
-    @override
-    def _content(self) -> Iterable[bytes]:
-        return (self.images.fingerprint().encode(),)
+    def settings(self) -> tuple[Any, ...]:
+        return (hashlib.sha256(self.positions.tobytes()).hexdigest(),)
 
 
 class HeldOut(Part):
@@ -242,36 +259,12 @@ def folder_path(root: str | None) -> Path:
     return Path(root).expanduser()
 
 
-def open_source(source: Source) -> tuple[ImageSet, ImageSet | None]:
-    """Opens both splits and prints what was found. A collective call: every rank makes it.
-
-    Raises:
-        ValueError: ranks found different images.
-    """
-    train, evaluation = source.train(), source.evaluation()
-    check_ranks_agree(train)
-    if evaluation is not None:
-        check_ranks_agree(evaluation)
-    rank_zero_info(source.summary())
-    return train, evaluation
-
-
-def check_ranks_agree(images: ImageSet) -> None:
-    """Refuses ranks that found different images. A collective call: every rank makes it.
-
-    Raises:
-        ValueError: on every rank, with the number of images on each.
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, (len(images), images.listing()))
-    if len(set(found)) > 1:
-        counts = ", ".join(f"{count:,}" for count, _ in found)
-        raise ValueError(
-            f"ranks found different images ({counts} of them, by rank); give all nodes the same "
-            "files, and start once nothing changes them any more"
-        )
+def file_state(path: str | Path) -> bytes:
+    """Size and time of the last change of a file, which stand for its content."""
+    if not os.path.exists(path):
+        return b"missing\n"
+    state = os.stat(path)
+    return f"{state.st_size} {state.st_mtime_ns}\n".encode()
 
 
 def _feed(digest: Any, parts: Iterable[bytes]) -> str:

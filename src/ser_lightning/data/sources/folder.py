@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ser_lightning.data.sources.base import ImageSet, Source, folder_path, hold_out
+from ser_lightning.data.sources.base import ImageSet, Source, file_state, folder_path, hold_out
 from ser_lightning.data.sources.decode import AS_STORED, Decode, Level, read_image
 from ser_lightning.data.sources.listing import list_images
 from ser_lightning.data.sources.released import imagenet_synsets
@@ -59,9 +59,7 @@ class FileImages(ImageSet):
     def _content(self) -> Iterator[bytes]:
         yield repr(self.decode).encode()
         for index in range(len(self)):
-            path = self.path(index)
-            state = os.stat(path) if os.path.exists(path) else None
-            yield f"{state and (state.st_size, state.st_mtime_ns)}\n".encode()
+            yield file_state(self.path(index))
 
 
 class FolderImages(FileImages):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ser_lightning.data.sources.base import ImageSet, Source, folder_path
+from ser_lightning.data.sources.base import Derived, Source, folder_path
 from ser_lightning.data.sources.folder import FileImages
 from ser_lightning.randomness import Stream, uniforms
 
@@ -59,7 +59,7 @@ class ObjectImages(FileImages):
         )
 
 
-class RandomViews(ImageSet):
+class RandomViews(Derived):
     """One random view of every object, a function of (seed, epoch, object).
 
     Args:
@@ -67,6 +67,8 @@ class RandomViews(ImageSet):
         seed: of the data path.
         epoch: which epoch's views.
     """
+
+    images: ObjectImages
 
     def __init__(self, images: ObjectImages, seed: int = 0, epoch: int = 0) -> None:
         self.images = images
@@ -85,16 +87,8 @@ class RandomViews(ImageSet):
         return self.images.read(index * NUM_VIEWS + self.view(index))
 
     @override
-    def describe(self) -> dict[str, Any]:
-        return self.images.describe()
-
-    @override
-    def _names(self) -> Iterable[bytes]:
-        return (f"{self.images.listing()} {self.seed} {self.epoch}".encode(),)
-
-    @override
-    def _content(self) -> Iterable[bytes]:
-        return (self.images.fingerprint().encode(),)
+    def settings(self) -> tuple[Any, ...]:
+        return self.seed, self.epoch
 
     def redrawn(self, seed: int, epoch: int) -> "RandomViews":
         """The same objects from other sides."""
