@@ -32,7 +32,7 @@ def backbone_gmacs(**options):
 def test_forward_cost_of_moco_and_ser_is_the_papers():
     with torch.device("meta"):
         projector, predictor = moco_projector(384).eval(), moco_predictor().eval()
-        regularizer = SERRegularizer()
+        regularizer = SERRegularizer(384)
     heads = 4 * gmacs(projector, 1, 384) + 2 * gmacs(predictor, 1, 256)
     moco = 4 * backbone_gmacs(cls_layer=0) + heads
     # The paper counts two passes of the projector for every image, whatever the partition ratio.

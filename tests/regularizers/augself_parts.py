@@ -82,7 +82,7 @@ def make_features(classes):
 def make_regularizer(is_final=False, **options):
     torch.manual_seed(2)
     regularizer = AugSelf(WIDTH, hidden=HIDDEN, **{**WEIGHTS, "jitter": JITTER, **options})
-    regularizer.attach([Tap(4 if is_final else 2, True, is_final)])
+    regularizer.attach([Tap(4 if is_final else 2, True, is_final)], regularizer.width)
     if not is_final:
         nn.init.normal_(regularizer.norm.weight)
         nn.init.normal_(regularizer.norm.bias)

@@ -23,7 +23,7 @@ OPTIONS = {EquiMod: {"projection": 6}, STL: {"hidden": 7, "projection": 6}}
 def make_regularizer(cls, is_final=False, **options):
     torch.manual_seed(2)
     regularizer = cls(**{"width": WIDTH} | OPTIONS[cls] | options)
-    regularizer.attach([Tap(3, True, is_final)])
+    regularizer.attach([Tap(3, True, is_final)], regularizer.width)
     for parameter in regularizer.parameters():  # norms differ from the identity
         if parameter.ndim == 1:
             parameter.data.add_(0.3 * torch.randn_like(parameter))

@@ -13,7 +13,7 @@ BATCH = PartitionedBatch((), (), *torch.zeros(3, 0))
 def make_regularizer(is_final=False, **options):
     torch.manual_seed(2)
     regularizer = ESSL(WIDTH, hidden=HIDDEN, **options)
-    regularizer.attach([Tap(4 if is_final else 2, True, is_final)])
+    regularizer.attach([Tap(4 if is_final else 2, True, is_final)], regularizer.width)
     for module in regularizer.modules():
         if isinstance(module, nn.LayerNorm):
             nn.init.normal_(module.weight, mean=1.0)

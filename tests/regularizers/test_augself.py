@@ -86,12 +86,12 @@ def test_parameters_at_width_384():
     def count(out, hidden=512, inputs=2 * 384):
         return inputs * hidden + hidden * hidden + 2 * 2 * hidden + hidden * out + out
 
-    regularizer = AugSelf()
+    regularizer = AugSelf(384)
     assert sum(p.numel() for p in regularizer.parameters()) == 2 * count(4) == 1_318_920
     # the paper's table counts a placeholder with 256 outputs instead
     assert count(256) == 788_736
     assert 42_890_752 + count(256) == 43_679_488
-    regularizer.attach([Tap(3, True, False)])
+    regularizer.attach([Tap(3, True, False)], 384)
     assert sum(p.numel() for p in regularizer.norm.parameters()) == 768
     first = regularizer.predictors["crop"]
     assert [type(layer).__name__ for layer in first] == [
@@ -103,7 +103,7 @@ def test_parameters_at_width_384():
 
 def test_predictors_start_uniform_within_one_over_root_fan_in():
     for fan_in, k in ((768, 0), (512, 3), (512, 6)):
-        weight = AugSelf().predictors["color"][k].weight
+        weight = AugSelf(384).predictors["color"][k].weight
         bound = fan_in**-0.5
         assert 0.99 * bound < weight.abs().max() <= bound
         assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
@@ -269,4 +269,4 @@ def test_bad_options_raise(options, message):
 
 def test_tap_before_cls_raises():
     with pytest.raises(ValueError, match=r"AugSelf reads .CLS. after block 3"):
-        AugSelf(WIDTH).attach([Tap(3, False, False)])
+        AugSelf(WIDTH).attach([Tap(3, False, False)], WIDTH)

@@ -1,7 +1,12 @@
-import pytest
+import inspect
 
-from ser_lightning.batch import LossOutput, ViewNeeds
-from ser_lightning.regularizers import Regularizer
+import pytest
+import torch
+
+from ser_lightning.batch import LossOutput, Tap, ViewNeeds
+from ser_lightning.objectives.moco_v3 import MoCoV3
+from ser_lightning.regularizers import PerLayer, Regularizer, SERRegularizer
+from support import WIDTH, cls_add_ons, tiny_backbone
 
 
 class Nothing(Regularizer):
@@ -9,6 +14,13 @@ class Nothing(Regularizer):
 
     def regularize(self, online, target, batch):
         return LossOutput(online, {})
+
+
+def moco(make_regularizer):
+    """MoCo-v3 at a seed; the regularizer draws its weights after the backbone."""
+    torch.manual_seed(3)
+    backbone = tiny_backbone(cls_layer=0)
+    return MoCoV3(backbone, regularizer=make_regularizer(), hidden=48, projection=16)
 
 
 def test_regularizer_keeps_its_width_and_weight():
@@ -25,3 +37,27 @@ def test_negative_weight_raises(weight):
 def test_regularizer_without_regularize_cannot_be_built():
     with pytest.raises(TypeError, match="abstract"):
         Regularizer()
+
+
+def test_width_is_the_attached_backbones_unless_it_is_given():
+    regularizer = Nothing()
+    regularizer.attach([Tap(3, False, False)], 8)
+    assert regularizer.width == 8
+    with pytest.raises(ValueError, match=r"width 4, the backbone has 8; leave .*width` out"):
+        Nothing(4).attach([Tap(3, False, False)], 8)
+    with pytest.raises(ValueError, match="width 0 must be at least 1"):
+        Nothing(0)
+
+
+@pytest.mark.parametrize("cls", [SERRegularizer, *cls_add_ons()], ids=lambda cls: cls.__name__)
+def test_add_on_without_width_starts_bit_identical_to_one_that_is_given_the_backbones(cls):
+    given, learned = moco(lambda: cls(WIDTH)).state_dict(), moco(cls).state_dict()
+    assert list(given) == list(learned)
+    assert all(torch.equal(given[name], learned[name]) for name in given)
+    assert any(name.startswith("regularizer.") for name in given)
+
+
+@pytest.mark.parametrize("cls", [SERRegularizer, *cls_add_ons()], ids=lambda cls: cls.__name__)
+def test_width_may_be_left_out_of_every_add_on(cls):
+    assert inspect.signature(cls).parameters["width"].default is None
+    assert PerLayer([cls(), cls(7)]).width == 7

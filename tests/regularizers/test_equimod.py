@@ -92,7 +92,7 @@ def test_parameters_of_one_image_are_in_order_and_neutral_without_jitter():
 
 def test_standardised_parameters_have_mean_0_and_deviation_1_and_constants_are_0():
     rows = torch.cat([parameters(view.record) for view in make_batch(64).crop])
-    result = EquiMod().standardise(rows)
+    result = EquiMod(384).standardise(rows)
     torch.testing.assert_close(result.mean(0), torch.zeros(18), rtol=0, atol=1e-5)
     # The epsilon of the norm, 1e-5, takes 0.2 % of the hue's deviation.
     torch.testing.assert_close(result.std(0, correction=0)[:17], torch.ones(17), rtol=0, atol=5e-3)
@@ -100,7 +100,7 @@ def test_standardised_parameters_have_mean_0_and_deviation_1_and_constants_are_0
 
 
 def test_parameter_count_at_width_384():
-    regularizer = EquiMod()
+    regularizer = EquiMod(384)
     count = {
         name: sum(p.numel() for p in child.parameters())
         for name, child in regularizer.named_children()

@@ -55,16 +55,16 @@ def test_gradient_reaches_all_turns_norm_and_head_alone():
 
 
 def test_parameters_at_width_384():
-    regularizer = ESSL()
+    regularizer = ESSL(384)
     assert sum(p.numel() for p in regularizer.parameters()) == 397_316
     names = [type(layer).__name__ for layer in regularizer.head]
     assert names == [*(["Linear", "LayerNorm", "ReLU"] * 2), "Linear", "LayerNorm", "Linear"]
-    regularizer.attach([Tap(3, True, False)])
+    regularizer.attach([Tap(3, True, False)], 384)
     assert sum(p.numel() for p in regularizer.norm.parameters()) == 768
 
 
 def test_weight_and_needs():
-    assert ESSL().weight == 0.4
+    assert ESSL(384).weight == 0.4
     assert ESSL.needs == ViewNeeds(cls=True, rotated=True)
 
 
@@ -98,7 +98,7 @@ def test_label_of_a_view_is_its_place_among_the_extra_views(shift, loss, accurac
     named = torch.eye(TURNS, dtype=torch.float64).roll(shift, 0)
     classes = [50 * row.expand(2, TURNS) for row in named]
     regularizer = ESSL(TURNS)
-    regularizer.attach([Tap(4, True, True)])
+    regularizer.attach([Tap(4, True, True)], TURNS)
     regularizer.head = nn.Identity()
     output = regularizer.regularize(make_features(classes), None, BATCH)
     assert output.loss.item() == pytest.approx(loss, abs=1e-12)
@@ -147,4 +147,4 @@ def test_bad_options_raise(options, message):
 
 def test_tap_before_cls_raises():
     with pytest.raises(ValueError, match=r"ESSL reads .CLS. after block 3"):
-        ESSL(WIDTH).attach([Tap(3, False, False)])
+        ESSL(WIDTH).attach([Tap(3, False, False)], WIDTH)

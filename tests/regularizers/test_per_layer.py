@@ -85,6 +85,16 @@ def test_every_parameter_receives_a_gradient_at_all_layers():
         assert (parameter.grad is not None) == parameter.requires_grad, name
 
 
+def test_a_single_add_on_stands_for_one_at_every_layer_each_with_its_own_weights():
+    single = moco([1, 2, 4], PerLayer([SERRegularizer(hidden=24)]), cls_layer=2).state_dict()
+    listed = moco([1, 2, 4], PerLayer([SERRegularizer(hidden=24) for _ in range(3)]), cls_layer=2)
+    listed = listed.state_dict()
+    assert list(single) == list(listed)
+    assert all(torch.equal(single[name], listed[name]) for name in listed)
+    first, second = (single[f"regularizer.regularizers.{i}.projector.0.weight"] for i in (0, 1))
+    assert not torch.equal(first, second)
+
+
 @pytest.mark.parametrize(("layer", "num"), [([1, 2], 3), (2, 2)])
 def test_wrong_number_of_add_ons_raises(layer, num):
     with pytest.raises(ValueError, match=f"{num} add-ons for"):

@@ -30,7 +30,7 @@ def test_loss_equals_the_formula_written_out(grids, with_target):
 
 
 def test_parameters_at_width_384():
-    regularizer = SERRegularizer()
+    regularizer = SERRegularizer(384)
     assert sum(p.numel() for p in regularizer.projector.parameters()) == 458_752
     assert sum(p.numel() for p in regularizer.norm.parameters()) == 768
     assert list(regularizer.state_dict()) == [
@@ -179,3 +179,15 @@ def test_map_of_another_shape_than_its_element_raises(target):
 def test_bad_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         SERRegularizer(**options)
+
+
+def test_projector_of_a_narrow_backbone_is_twice_its_width():
+    widths = {width: SERRegularizer(width).projector[0].out_channels for width in (64, 96, 384)}
+    assert widths == {64: 128, 96: 192, 384: 512}
+
+
+def test_loss_without_a_width_says_how_to_give_it():
+    maps = torch.zeros(2, 8, 4, 4)
+    element = GroupElement.identity(2, (4, 4))
+    with pytest.raises(ValueError, match=r"SERRegularizer\(width=8\)"):
+        SERRegularizer()((maps, maps), (element, element))

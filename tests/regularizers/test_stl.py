@@ -65,7 +65,7 @@ def test_loss_and_gradients_equal_the_loop_written_out():
 
 
 def test_parameter_count_at_width_384():
-    regularizer = STL()
+    regularizer = STL(384)
     count = {
         name: sum(p.numel() for p in child.parameters())
         for name, child in regularizer.named_children()

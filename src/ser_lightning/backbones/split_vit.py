@@ -18,6 +18,7 @@ from ser_lightning.backbones.attention import (
     is_reduced_precision_on_cpu,
 )
 from ser_lightning.backbones.vit import (
+    CLSLayer,
     Layer,
     PositionEmbedding,
     WeightInit,
@@ -27,7 +28,7 @@ from ser_lightning.backbones.vit import (
     require_layers,
     resolve_cls_layer,
 )
-from ser_lightning.numbers import NonNegativeInt, PositiveInt, checked
+from ser_lightning.numbers import PositiveInt, checked
 
 
 class Prefix(NamedTuple):
@@ -71,7 +72,7 @@ class SplitViT(nn.Module):
         name: str = "vit_small_patch16_224",
         image_size: PositiveInt = 224,
         layer: Layer | list[Layer] = 3,
-        cls_layer: NonNegativeInt | None = None,
+        cls_layer: CLSLayer = "auto",
         patch_size: PositiveInt | None = None,
         vit_options: dict[str, Any] | None = None,
         weight_init: WeightInit = "moco",
@@ -89,8 +90,9 @@ class SplitViT(nn.Module):
                 depth (after the final norm). A float in [0, 1] is a fraction of the depth, rounded
                 to the nearest block: 0.25 is 3 of 12 and 6 of 24. A list names several, for
                 add-ons at each of them.
-            cls_layer: number of blocks before [CLS] joins; default `layer` (of several, the first),
-                or 0 for the depth.
+            cls_layer: number of blocks before [CLS] joins. "auto" is `layer` (of several, the
+                first; 0 for the depth), and 0 in a ser-fit run without an add-on, which has no
+                reason to wait. null is `layer` there too, as in version 0.1.0.
             patch_size: side of a patch in pixels; default: the named model's.
             vit_options: further arguments of timm's VisionTransformer (embed_dim, depth,
                 num_heads, drop_path_rate, ...).
@@ -112,7 +114,6 @@ class SplitViT(nn.Module):
             name=name,
             image_size=image_size,
             layer=layer,
-            cls_layer=cls_layer,
             patch_size=patch_size,
             vit_options=options,
             weight_init=weight_init,
@@ -131,6 +132,7 @@ class SplitViT(nn.Module):
         self.layers = block_numbers(layer, self.depth)
         self.layer = self.layers[0]
         self.cls_layer = resolve_cls_layer(cls_layer, self.layer, self.depth)
+        self.arguments["cls_layer"] = self.cls_layer
         if self.cls_layer > 0:
             drop_cls_position(self.vit)
         self.vit.patch_embed.requires_grad_(not freeze_patch_embed)

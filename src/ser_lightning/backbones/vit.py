@@ -25,6 +25,7 @@ Layer = NonNegativeInt | Probability
 WeightInit = Literal["moco", "", "jax"]
 WEIGHT_INITS = ("moco", "", "jax")
 PositionEmbedding = Literal["learned", "sincos"]
+CLSLayer = int | Literal["auto"] | None
 POSITION_EMBEDDINGS = ("learned", "sincos")
 # set by the backbone itself, or at odds with what it computes
 RESERVED_OPTIONS = frozenset(
@@ -161,18 +162,18 @@ def block_numbers(layer: Layer | list[Layer], depth: int) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def resolve_cls_layer(cls_layer: int | None, layer: int, depth: int) -> int:
+def resolve_cls_layer(cls_layer: CLSLayer, layer: int, depth: int) -> int:
     """The number of blocks before [CLS] joins.
 
     Args:
-        cls_layer: that number; None for `layer`, or 0 where that is the depth.
+        cls_layer: that number; "auto" or None for `layer`, or 0 where that is the depth.
         layer: number of blocks before the token map.
         depth: number of blocks of the ViT.
 
     Raises:
         ValueError: if it does not name a place before the last block.
     """
-    if cls_layer is None:
+    if cls_layer is None or cls_layer == "auto":
         return 0 if layer == depth else layer
     if not 0 <= cls_layer < depth:
         raise ValueError(

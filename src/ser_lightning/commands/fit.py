@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_lightning.batch import ViewNeeds
+from ser_lightning.commands.settle import settle
 from ser_lightning.data import PartitionedDataModule
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.files import checkpoint_config, last_checkpoint, read_config
@@ -105,11 +106,13 @@ class SERCommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; where no --config has a model, the run's own configuration comes first."""
         args = [packaged(argument) for argument in args]
+        self._settled = False
         self.config_files = options(args, "--config", "-c")
         refuse_linked_keys(self.config_files, _LINKED)
         if not any("model" in content_of(config) for config in self.config_files):
             path, stored = stored_configuration(args)
             if stored:
+                self._settled = True
                 print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
                 args[1:1] = ["--config", usable_for(args[0], stored)]
         self.config = parser.parse_args(args)
@@ -121,6 +124,8 @@ class SERCommandLine(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        if not self._settled:
+            settle(config)
         self.run_dir = Path(config.run_dir or default_run_dir(self.config_files, config.ckpt_path))
         config.run_dir = str(self.run_dir)
         config.ckpt_path = self._resolved_checkpoint(config.ckpt_path)

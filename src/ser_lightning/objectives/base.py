@@ -95,14 +95,8 @@ class Objective(L.LightningModule, ABC):
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        if regularizer is not None and regularizer.width != backbone.width:
-            raise ValueError(
-                f"the regularizer is built for tokens of width {regularizer.width}, the backbone "
-                f"has {backbone.width}; set `model.init_args.regularizer.init_args.width` to "
-                f"{backbone.width}"
-            )
         if regularizer is not None:
-            regularizer.attach(_taps(backbone))
+            regularizer.attach(_taps(backbone), backbone.width)
         self.backbone = backbone
         self.regularizer = regularizer
         self.optimizer_factory = optimizer

@@ -58,8 +58,12 @@ class BYOL(MomentumObjective):
         projection: PositiveInt = 256,
         **training: Any,
     ) -> None:
-        projector = mlp((backbone.width, hidden, projection))
-        super().__init__(backbone, projector=projector, momentum=momentum, **training)
+        super().__init__(
+            backbone,
+            projector=lambda: mlp((backbone.width, hidden, projection)),
+            momentum=momentum,
+            **training,
+        )
         self.predictor = mlp((projection, hidden, projection))
 
     @override

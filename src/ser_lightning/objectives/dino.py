@@ -195,10 +195,11 @@ class DINO(MomentumObjective):
         projection: PositiveInt = 65536,
         **training: Any,
     ) -> None:
-        projector = DINOHead(backbone.width, hidden, bottleneck, projection, norm_last_layer)
         super().__init__(
             backbone,
-            projector,
+            projector=lambda: DINOHead(
+                backbone.width, hidden, bottleneck, projection, norm_last_layer
+            ),
             momentum=momentum,
             decay_biases=decay_biases,
             base_learning_rate=base_learning_rate,

@@ -50,8 +50,12 @@ class MoCoV3(MomentumObjective):
         reduction: Literal["sum", "mean"] = "sum",
         **training: Any,
     ) -> None:
-        projector = moco_projector(backbone.width, hidden, projection)
-        super().__init__(backbone, projector=projector, momentum=momentum, **training)
+        super().__init__(
+            backbone,
+            projector=lambda: moco_projector(backbone.width, hidden, projection),
+            momentum=momentum,
+            **training,
+        )
         self.temperature = temperature
         self.reduction = reduction
         self.predictor = moco_predictor(projection, hidden)

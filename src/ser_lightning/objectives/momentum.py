@@ -1,5 +1,6 @@
 """Objectives whose targets come from a momentum branch that follows the online one."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +24,8 @@ class MomentumObjective(Objective):
 
     Args:
         backbone: the online ViT.
-        projector: the online head of which there is a momentum copy.
+        projector: makes the online head of which there is a momentum copy, after the add-on's
+            modules.
         momentum: the momentum branch's at the start; it rises to 1 along half a cosine.
         training: further arguments of every objective.
     """
@@ -32,11 +34,15 @@ class MomentumObjective(Objective):
     """Whether the momentum branch moves after the optimizer's step instead of before the keys."""
 
     def __init__(
-        self, backbone: SplitViT, projector: nn.Module, momentum: Probability, **training: Any
+        self,
+        backbone: SplitViT,
+        projector: Callable[[], nn.Module],
+        momentum: Probability,
+        **training: Any,
     ) -> None:
         super().__init__(backbone, **training)
         self.momentum = momentum
-        self.projector = projector
+        self.projector = projector()
         self.momentum_backbone = momentum_copy(self.backbone)
         self.momentum_projector = momentum_copy(self.projector)
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import (
@@ -16,6 +17,7 @@ from ser_lightning.batch import (
     ViewRecord,
 )
 from ser_lightning.losses import at_least_float
+from ser_lightning.regularizers.base import default_hidden
 from ser_lightning.regularizers.cls import CLSRegularizer
 
 Jitter = tuple[float, float, float, float]
@@ -48,14 +50,15 @@ class AugSelf(CLSRegularizer):
     with that head has the table's 43,679,488.
 
     Args:
-        width: channels C of [CLS].
+        width: channels C of [CLS]; null for the backbone's.
         weight: lambda, times the whole sum.
         crop: weight of the crop box's difference.
         color: weight of the four colour factors' difference.
         flip: weight of whether both views are mirrored alike.
         blur: weight of the blur's difference. Beyond 1 pixel tanh cannot reach it.
         solarize: weight of the solarize threshold's difference.
-        hidden: width of the predictors' two hidden layers.
+        hidden: width of the predictors' two hidden layers; null for 512, or twice the width where
+            that is less.
         jitter: strengths of brightness, contrast, saturation and hue in the views' recipe, which
             scale the color targets; 0 for an operation that is off.
 
@@ -76,14 +79,14 @@ class AugSelf(CLSRegularizer):
     # Differs: the original can predict a rotation too; no crop is turned here.
     def __init__(
         self,
-        width: int = 384,
+        width: int | None = None,
         weight: float = 1.0,
         crop: float = 0.5,
         color: float = 0.5,
         flip: float = 0.0,
         blur: float = 0.0,
         solarize: float = 0.0,
-        hidden: int = 512,
+        hidden: int | None = None,
         jitter: Jitter = (0.4, 0.4, 0.2, 0.1),
     ) -> None:
         super().__init__(width, weight)
@@ -101,10 +104,17 @@ class AugSelf(CLSRegularizer):
                 f"jitter {tuple(jitter)} has a negative strength; use those of the views' recipe, "
                 "0 for an operation that is off"
             )
-        if min(width, hidden) < 1:
-            raise ValueError(f"width {width} and hidden {hidden} must be at least 1 channel")
+        if hidden is not None and hidden < 1:
+            raise ValueError(f"hidden {hidden} must be at least 1 channel; AugSelf uses 512")
+        self.hidden = hidden
         self.attribute_weights = {name: value for name, value in weights.items() if value > 0}
         self.jitter = jitter
+        if width is not None:
+            self.build(width)
+
+    @override
+    def build(self, width: int) -> None:
+        hidden = default_hidden(width) if self.hidden is None else self.hidden
         # PyTorch's default initialisation is the original's: uniform within 1 / sqrt(inputs).
         self.predictors = nn.ModuleDict(
             {
@@ -113,6 +123,7 @@ class AugSelf(CLSRegularizer):
             }
         )
 
+    @override
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:

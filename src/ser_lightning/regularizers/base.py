@@ -16,7 +16,8 @@ class Regularizer(nn.Module, ABC):
     unweighted. Its parameters are trained with the objective's and have no momentum copy.
 
     Args:
-        width: channels C of the backbone's tokens and embedding.
+        width: channels C of the backbone's tokens and embedding; null takes them from the backbone
+            when the objective is built. A training loop of your own gives the number.
         weight: lambda, the factor of this loss in the total.
 
     Raises:
@@ -26,22 +27,44 @@ class Regularizer(nn.Module, ABC):
     needs: ClassVar[ViewNeeds]
     """What the run's batches must hold for it."""
 
-    def __init__(self, width: int, weight: float = 1.0) -> None:
+    def __init__(self, width: int | None = None, weight: float = 1.0) -> None:
         super().__init__()
         if not weight >= 0:
             raise ValueError(f"weight {weight} must be 0 or positive; 0 switches the term off")
+        if width is not None and width < 1:
+            raise ValueError(f"width {width} must be at least 1; leave it out for the backbone's")
         self.width = width
         self.weight = weight
 
-    def attach(self, taps: Sequence[Tap]) -> None:
-        """Learns where the backbone hands out features; the objective calls it once.
+    def build(self, width: int) -> None:
+        """Makes the modules whose shapes depend on the width; nothing by default.
+
+        A subclass's constructor calls it when it was given a width, `attach` where it was not.
+        """
+
+    def attach(self, taps: Sequence[Tap], width: int) -> None:
+        """Learns where the backbone hands out features, and how wide they are.
+
+        The objective calls it once, before it makes modules of its own.
 
         Args:
             taps: the places, shallowest first.
+            width: channels C of the features.
 
         Raises:
-            ValueError: if the add-on cannot read there.
+            ValueError: if the add-on cannot read there, or was built for another width.
         """
+        self._require_readable(taps)
+        if self.width is None:
+            self.width = width
+            self.build(width)
+        elif self.width != width:
+            raise ValueError(
+                f"the regularizer is built for tokens of width {self.width}, the backbone has "
+                f"{width}; leave `model.init_args.regularizer.init_args.width` out"
+            )
+
+    def _require_readable(self, taps: Sequence[Tap]) -> None:
         if len(taps) != 1:
             raise ValueError(
                 f"{type(self).__name__} reads one layer, `backbone.layer` names {len(taps)}; give "
@@ -68,3 +91,11 @@ class Regularizer(nn.Module, ABC):
             The unweighted loss, a scalar whose gradient is right under DDP's mean over ranks, and
             what to log.
         """
+
+
+def default_hidden(width: int) -> int:
+    """Hidden channels of a small head on features of a width: 512, less for a small ViT.
+
+    512 from width 256 on (SER's width is 384), else twice the width.
+    """
+    return min(512, 2 * width)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ser_lightning.batch import NUM_GLOBAL_VIEWS, BranchFeatures, Tap, TapFeatures, ViewNeeds
 from ser_lightning.regularizers.base import Regularizer
@@ -18,10 +19,10 @@ class CLSRegularizer(Regularizer):
 
     needs: ClassVar[ViewNeeds] = ViewNeeds(cls=True)
 
-    def attach(self, taps: Sequence[Tap]) -> None:
-        """Adds the LayerNorm that an inner layer needs; see `Regularizer.attach`."""
-        super().attach(taps)
-        self.norm = nn.Identity() if taps[0].is_final else nn.LayerNorm(self.width, eps=1e-6)
+    @override
+    def attach(self, taps: Sequence[Tap], width: int) -> None:
+        super().attach(taps, width)
+        self.norm = nn.Identity() if taps[0].is_final else nn.LayerNorm(width, eps=1e-6)
 
     def global_views(self, online: BranchFeatures) -> tuple[Tensor, Tensor]:
         """[CLS] (B, C) of the crop sub-batch's two global views, normed."""

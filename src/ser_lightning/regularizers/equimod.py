@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.backbones.heads import CrossRankBatchNorm1d, mlp
 from ser_lightning.batch import (
@@ -36,7 +37,8 @@ class EquiMod(CLSRegularizer):
     EquiMod, section 3, in the setting of SER, Tables 1 and 6, and SER's public code.
 
     Args:
-        width: channels C of the [CLS] token; the head's hidden layers have as many.
+        width: channels C of the [CLS] token, null for the backbone's; the head's hidden layers have
+            as many.
         weight: lambda. Both papers use 1.
         temperature: tau. Both papers use 0.2.
         projection: channels of the head's, the augmentation's and the predictor's output.
@@ -59,7 +61,7 @@ class EquiMod(CLSRegularizer):
     # original jitters by 0.8, 0.8, 0.8, 0.2, blurs half of the images and solarizes none.
     def __init__(
         self,
-        width: int = 384,
+        width: int | None = None,
         weight: float = 1.0,
         temperature: float = 0.2,
         projection: int = 128,
@@ -67,14 +69,22 @@ class EquiMod(CLSRegularizer):
         super().__init__(width, weight)
         if not temperature > 0:
             raise ValueError(f"temperature {temperature} must be positive; the paper uses 0.2")
-        if min(width, projection) < 1:
-            raise ValueError(f"width {width} and projection {projection} must be at least 1")
+        if projection < 1:
+            raise ValueError(f"projection {projection} must be at least 1; the paper uses 128")
         self.temperature = temperature
+        self.projection = projection
+        if width is not None:
+            self.build(width)
+
+    @override
+    def build(self, width: int) -> None:
+        projection = self.projection
         self.head = mlp((width, width, width, projection), last_norm="affine_free")
         self.standardise = CrossRankBatchNorm1d(NUM_PARAMETERS, affine=False)
         self.embed = mlp((NUM_PARAMETERS, projection), last_norm="affine")
         self.predictor = mlp((2 * projection, projection), last_norm="affine_free")
 
+    @override
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:

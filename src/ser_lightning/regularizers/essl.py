@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ser_lightning.batch import BranchFeatures, LossOutput, PartitionedBatch, ViewNeeds
 from ser_lightning.losses import at_least_float
@@ -26,7 +27,7 @@ class ESSL(CLSRegularizer):
     Source: E-SSL (Dangovski et al. 2022) and its public code; SER, Table 1, for E-SSL on MoCo-v3.
 
     Args:
-        width: channels C of [CLS].
+        width: channels C of [CLS]; null for the backbone's.
         weight: lambda.
         hidden: width of the head's last hidden layer; 128 in the original's SimCLR.
 
@@ -39,10 +40,16 @@ class ESSL(CLSRegularizer):
     # Differs: SER does not say which weight its E-SSL has (its public code's default was 3.0,
     # later 1.0); 0.4 here is the original's with SimCLR, contrastive like MoCo-v3 (8 with Barlow
     # Twins, 0.08 with SimSiam).
-    def __init__(self, width: int = 384, weight: float = 0.4, hidden: int = 256) -> None:
+    def __init__(self, width: int | None = None, weight: float = 0.4, hidden: int = 256) -> None:
         super().__init__(width, weight)
-        if min(width, hidden) < 1:
-            raise ValueError(f"width {width} and hidden {hidden} must be at least 1 channel")
+        if hidden < 1:
+            raise ValueError(f"hidden {hidden} must be at least 1 channel; E-SSL uses 256")
+        self.hidden = hidden
+        if width is not None:
+            self.build(width)
+
+    @override
+    def build(self, width: int) -> None:
         self.head = nn.Sequential(
             nn.Linear(width, width),
             nn.LayerNorm(width),
@@ -50,11 +57,12 @@ class ESSL(CLSRegularizer):
             nn.Linear(width, width),
             nn.LayerNorm(width),
             nn.ReLU(inplace=True),
-            nn.Linear(width, hidden),
-            nn.LayerNorm(hidden),
-            nn.Linear(hidden, NUM_TURNS),
+            nn.Linear(width, self.hidden),
+            nn.LayerNorm(self.hidden),
+            nn.Linear(self.hidden, NUM_TURNS),
         )
 
+    @override
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:

@@ -1,10 +1,12 @@
 """Several add-ons, one at each layer of the backbone."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import ClassVar
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from ser_lightning.batch import (
     BranchFeatures,
@@ -21,11 +23,12 @@ class PerLayer(Regularizer):
     """One add-on for each layer that `backbone.layer` lists, shallowest first.
 
     The loss is the sum of theirs, each times its own weight; `weight` multiplies all of it. Source:
-    SER, Table 4, "all layers"; the paper does not say whether layers share a projector, here each
+    SER, Table 10, "all layers"; the paper does not say whether layers share a projector, here each
     has its own.
 
     Args:
-        regularizers: the add-ons, of one width; of different classes if you like.
+        regularizers: the add-ons, of different classes if you like. A single one stands for one
+            at every layer, each with modules of its own.
         weight: a factor of the whole sum.
 
     Raises:
@@ -35,13 +38,13 @@ class PerLayer(Regularizer):
     needs: ClassVar[ViewNeeds] = ViewNeeds()
 
     def __init__(self, regularizers: list[Regularizer], weight: float = 1.0) -> None:
-        widths = sorted({regularizer.width for regularizer in regularizers})
-        if len(widths) != 1:
+        widths = sorted({r.width for r in regularizers if r.width is not None})
+        if not regularizers or len(widths) > 1:
             raise ValueError(
-                f"regularizers of widths {widths}, one width is needed; list at least one, and "
-                "give each the backbone's width"
+                f"{len(regularizers)} regularizers of widths {widths}, one width is needed; list "
+                "at least one, and leave out their widths for the backbone's"
             )
-        super().__init__(widths[0], weight)
+        super().__init__(widths[0] if widths else None, weight)
         self.regularizers = nn.ModuleList(regularizers)
         # Whatever any of them needs, the batch must hold.
         self.needs = ViewNeeds(*map(any, zip(*(r.needs for r in regularizers), strict=True)))  # type: ignore[misc]
@@ -51,16 +54,19 @@ class PerLayer(Regularizer):
                 "views of one kind; use EquiMod or E-SSL, not both"
             )
 
-    def attach(self, taps: Sequence[Tap]) -> None:
-        """Hands each add-on its layer; see `Regularizer.attach`."""
+    @override
+    def attach(self, taps: Sequence[Tap], width: int) -> None:
+        if len(self.regularizers) == 1:
+            self.regularizers.extend([deepcopy(self.regularizers[0]) for _ in taps[1:]])
         if len(taps) != len(self.regularizers):
             raise ValueError(
                 f"PerLayer has {len(self.regularizers)} add-ons for {len(taps)} layers; let "
                 "`model.init_args.backbone.layer` list one layer for each"
             )
         for regularizer, tap in zip(self.regularizers, taps, strict=True):
-            regularizer.attach([tap])  # type: ignore[operator]
+            regularizer.attach([tap], width)  # type: ignore[operator]
 
+    @override
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ser_lightning.batch import (
     NUM_GLOBAL_VIEWS,
@@ -19,7 +20,7 @@ from ser_lightning.batch import (
 from ser_lightning.distributed import gather, gather_with_gradient, rank
 from ser_lightning.groups import GroupElement, act, relative
 from ser_lightning.losses import at_least_float
-from ser_lightning.regularizers.base import Regularizer
+from ser_lightning.regularizers.base import Regularizer, default_hidden
 from ser_lightning.regularizers.info_nce import token_info_nce
 
 
@@ -42,10 +43,10 @@ class SERRegularizer(Regularizer):
     It is a plain module: a training loop needs no more than `forward` and the two elements.
 
     Args:
-        width: channels C of the token maps.
+        width: channels C of the token maps; null for the backbone's.
         weight: lambda. The public scripts use 1 for MoCo-v3 and Barlow Twins, 0.3 for DINO.
         temperature: tau. The paper uses 0.3 for MoCo-v3 and Barlow Twins, 0.5 for DINO.
-        hidden: channels of the projector.
+        hidden: channels of the projector; null for 512, or twice the width where that is less.
 
     Raises:
         ValueError: if weight is negative or another argument not positive.
@@ -62,17 +63,24 @@ class SERRegularizer(Regularizer):
     # either. Here each pair has the loss of a batch of two views.
     def __init__(
         self,
-        width: int = 384,
+        width: int | None = None,
         weight: float = 1.0,
         temperature: float = 0.3,
-        hidden: int = 512,
+        hidden: int | None = None,
     ) -> None:
         super().__init__(width, weight)
         if not temperature > 0:
             raise ValueError(f"temperature {temperature} must be positive; the paper uses 0.3")
-        if min(width, hidden) < 1:
-            raise ValueError(f"width {width} and hidden {hidden} must be at least 1 channel")
+        if hidden is not None and hidden < 1:
+            raise ValueError(f"hidden {hidden} must be at least 1 channel; the paper uses 512")
         self.temperature = temperature
+        self.hidden = hidden
+        if width is not None:
+            self.build(width)
+
+    @override
+    def build(self, width: int) -> None:
+        hidden = default_hidden(width) if self.hidden is None else self.hidden
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.projector = nn.Sequential(
             nn.Conv2d(width, hidden, 1, bias=False),
@@ -100,8 +108,13 @@ class SERRegularizer(Regularizer):
             that indifferent features would have.
 
         Raises:
-            ValueError: if a map does not have its element's shape.
+            ValueError: if a map does not have its element's shape, or the width is not known.
         """
+        if self.width is None:
+            raise ValueError(
+                "SERRegularizer does not know the width of the token maps; in a loop of your own "
+                f"give it: SERRegularizer(width={maps[0].shape[1]})"
+            )
         for name, views in (("maps", maps), ("target_maps", target_maps or maps)):
             _check_shapes(name, views, elements)
         online = [self._project(view) for view in maps]
@@ -122,6 +135,7 @@ class SERRegularizer(Regularizer):
             loss, {"loss/equivariance_chance": self._chance(elements, candidates, loss)}
         )
 
+    @override
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:

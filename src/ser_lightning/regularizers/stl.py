@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import (
@@ -37,7 +38,7 @@ class STL(CLSRegularizer):
     and SER's public code.
 
     Args:
-        width: channels C of the [CLS] token.
+        width: channels C of the [CLS] token; null for the backbone's.
         weight: a factor of the whole loss.
         temperature: tau. STL and SER use 0.2.
         equivariance: weight of the predicted term. STL and SER use 1.
@@ -59,7 +60,7 @@ class STL(CLSRegularizer):
     # run's recipe, by default MoCo-v3's.
     def __init__(
         self,
-        width: int = 384,
+        width: int | None = None,
         weight: float = 1.0,
         temperature: float = 0.2,
         equivariance: float = 1.0,
@@ -75,18 +76,25 @@ class STL(CLSRegularizer):
                 f"equivariance {equivariance} and transformation {transformation} must be 0 or "
                 "positive; 0 switches the term off"
             )
-        if min(width, hidden, projection) < 1:
-            raise ValueError(
-                f"width {width}, hidden {hidden} and projection {projection} must be at least 1"
-            )
+        if min(hidden, projection) < 1:
+            raise ValueError(f"hidden {hidden} and projection {projection} must be at least 1")
         self.temperature = temperature
         self.equivariance = equivariance
         self.transformation = transformation
+        self.hidden = hidden
+        self.projection = projection
+        if width is not None:
+            self.build(width)
+
+    @override
+    def build(self, width: int) -> None:
+        hidden, projection = self.hidden, self.projection
         self.transformation_backbone = mlp((2 * width, hidden, hidden))
         self.hypernetwork = nn.Linear(hidden, width * width, bias=False)
         self.equivariance_projector = mlp((width, PROJECTOR_HIDDEN, projection))
         self.transformation_projector = mlp((hidden, hidden, projection))
 
+    @override
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:
@@ -131,7 +139,7 @@ class STL(CLSRegularizer):
         first, in one product, and (B, C * hidden) numbers instead of (B, C * C).
         """
         outer = y.to(t.dtype)[:, :, None] * t[:, None, :]
-        return F.linear(outer.flatten(1), self.hypernetwork.weight.view(self.width, -1))
+        return F.linear(outer.flatten(1), self.hypernetwork.weight.view(y.shape[1], -1))
 
     def _both_directions(self, one: Tensor, other: Tensor) -> Tensor:
         """Sum of the contrastive losses of either side's (b, D) rows against the other's."""
