@@ -82,7 +82,7 @@ class Bench:
         )
         self.data.setup("fit")
         self.clock = Clock()
-        self.trainer = self.data.trainer = L.Trainer(
+        self.trainer = L.Trainer(
             accelerator="cpu",
             devices=1,
             max_epochs=1,
@@ -97,7 +97,7 @@ class Bench:
         """Random features of the same shape as real ones."""
         shape = (num_images, len(self.layers), self.options.width)
         cls = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-        return Features(cls, torch.arange(num_images) % num_classes)
+        return Features(cls, torch.arange(num_images) % num_classes, np.arange(num_images))
 
     def epoch(self, mode: str, variant: str) -> Seconds:
         """Seconds of an epoch with new heads."""
@@ -106,16 +106,16 @@ class Bench:
         heads = LinearHeads(
             num_layers * self.options.width, num_classes, RATES[variant], self.options.batch
         )
-        holdout = CleanRows(self.features(NUM_HOLDOUT, num_classes), num_layers, NUM_HOLDOUT)
+        holdout = CleanRows(self.features(NUM_HOLDOUT, num_classes), NUM_HOLDOUT)
         probe: Probe
         train: DataLoader
         if mode == "crops":
-            probe = CropProbe(self.backbone, self.layers, heads, num_classes)
+            probe = CropProbe(self.backbone, self.layers, heads)
             train = self.data.train_dataloader()
         else:
-            probe = Probe(heads, num_classes)
+            probe = Probe(heads)
             features = self.features(len(self.data.images("train")), num_classes)
-            rows = TrainingRows(features, num_layers, self.data.plan())
+            rows = TrainingRows(features, self.data.plan())
             train = self.data.key_loader(rows, 0)
         fit_probe(self.trainer, probe, train, holdout)
         return self.clock.seconds

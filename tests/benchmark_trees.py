@@ -37,11 +37,11 @@ def tiny_checkpoint(tmp_path_factory):
     return folder / "checkpoints" / "last.ckpt"
 
 
-def head_origin(folder, reason=None, **changes):
+def head_origin(folder, *reasons, **changes):
     """As if the linear stage had trained a head on the checkpoint of a run."""
     checkpoint = f"{file_sha256(folder / 'checkpoints' / 'last.ckpt')}-online"
     selected = {"base_learning_rate": 3.0, "epoch": 47}
-    return HeadOrigin(checkpoint, {"epochs": 50}, selected, 0, reason)._replace(**changes)
+    return HeadOrigin(checkpoint, {"epochs": 50}, selected, 0, reasons)._replace(**changes)
 
 
 def write_head(path, class_names, seed=0, origin=None):

@@ -14,16 +14,27 @@ ALLOWED = {
     "numbers": set(),
     "optim": set(),
     "randomness": set(),
+    "resume": set(),
     "batch": {"groups"},
     "corruptions": {"randomness"},
     "losses": {"distributed"},
-    "results": {"files"},
+    "results": {"corruptions", "files"},
     "runtime": {"files"},
     # source -> view -> batch -> token map -> loss
-    "data": {"batch", "corruptions", "groups", "randomness"},
+    "data": {
+        *("batch", "corruptions", "distributed", "files", "groups", "numbers", "randomness"),
+    },
     "backbones": {"distributed", "files"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
-    "objectives": {"backbones", "batch", "distributed", "losses", "optim", "regularizers"},
+    "objectives": {
+        "backbones",
+        "batch",
+        "distributed",
+        "losses",
+        "optim",
+        "regularizers",
+        "resume",
+    },
     # checkpoint -> stage -> record -> table
     "evaluation": {
         *("backbones", "batch", "corruptions", "data", "distributed", "files", "groups"),
@@ -35,7 +46,7 @@ ALLOWED = {
         *("backbones", "batch", "cli", "data", "evaluation", "files", "groups", "objectives"),
         *("reporting", "results", "runtime"),
     },
-    "cli": {"commands", "data", "objectives", "reporting", "runtime"},
+    "cli": {"commands", "data", "objectives", "runtime"},
 }
 
 

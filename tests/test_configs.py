@@ -33,7 +33,7 @@ TINY = str(ROOT / "tests" / "tiny.yaml")
 README = (ROOT / "README.md").read_text()
 ABLATIONS_PAGE = (ROOT / "docs" / "ablations.md").read_text()
 GREY = torch.full((1, 3, 40, 50), 128, dtype=torch.uint8)
-IMAGES = MemoryImages(GREY.expand(8192, -1, -1, -1), torch.zeros(8192, dtype=torch.int64), ("grey",))
+IMAGES = MemoryImages(GREY.expand(8192, -1, -1, -1), torch.zeros(8192, dtype=torch.long), ("grey",))
 FASHION = ("--config", "configs/fashion_mnist.yaml")
 
 pytestmark = [
@@ -293,8 +293,10 @@ def test_ablation_changes_what_its_options_name_and_takes_a_step(row):
         names += [".backbone.cls_layer", ".invertible"]
     if "--config" not in row.options:
         assert all(any(name in place for name in names) for place in places)
-        assert places or row.what.partition(": ")[2] in ("layer 3", "weight 1", "1 %") or (
-            "layer 12" in row.what
+        assert (
+            places
+            or row.what.partition(": ")[2] in ("layer 3", "weight 1", "1 %")
+            or ("layer 12" in row.what)
         )
 
 
@@ -347,7 +349,8 @@ def test_overlay_of_a_data_set_serves_runs_with_and_without_an_add_on(with_ser, 
     small = resolved((*config(plain), *FASHION))
     assert small == resolved((*config(with_ser), *FASHION, "--model.regularizer", "null"))
     assert small["data"]["invertible"] is None
-    assert resolved((*config(with_ser), *FASHION))["data"]["invertible"]["init_args"]["ratio"] == 0.05
+    partition = resolved((*config(with_ser), *FASHION))["data"]["invertible"]["init_args"]
+    assert partition["ratio"] == 0.05
 
 
 def test_configuration_of_version_0_1_0_keeps_its_meaning(tmp_path):
@@ -390,8 +393,7 @@ def test_authors_views_change_the_views_and_what_must_agree_with_them(name, plac
     if name == "augself":
         found = leaves(resolved(after))
         recipe = [
-            found[f".data.crop.view_1.{k}"]
-            for k in ("brightness", "contrast", "saturation", "hue")
+            found[f".data.crop.view_1.{k}"] for k in ("brightness", "contrast", "saturation", "hue")
         ]
         assert list(found[".model.regularizer.jitter"]) == recipe
 

@@ -1,5 +1,6 @@
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -159,6 +160,21 @@ def test_class_refuses_values_outside_naming_value_rule_and_default():
     with pytest.raises(ValueError, match=r"wavelengths .1, -1. must be tuple\[float >= 0, ...\]"):
         Example(4, wavelengths=(1, -1))
     assert Example(4, chance=None, layer=[3, 0.5]).values[3] == [3, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("value", "is_right"), [(3, True), ("all", True), (None, True), (0, False), (1.5, False)]
+)
+def test_union_takes_the_values_of_its_parts_only(value, is_right):
+    assert fits(PositiveInt | str | None, value) == is_right
+    assert fits(PositiveInt | Literal["all"] | None, value) == is_right
+
+
+@pytest.mark.parametrize("value", [3.0, 1.5, -1, True, None, "2", [1, -1], [1, None]])
+def test_union_with_a_list_refuses_what_no_part_takes(value):
+    place = NonNegativeInt | Probability
+    assert not fits(place | list[place], value)
+    assert fits(place | list[place], [3, 0.5])
 
 
 def test_tuple_of_fixed_length_has_that_length():

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 def command(run_dir, *options):
     """The command line of a run: the same for its start and for going on."""
-    base = [sys.executable, "-m", "ser_lightning.cli", "fit", "--config", TINY]
+    base = [sys.executable, "-m", "ser_lightning", "fit", "--config", TINY]
     return [*base, "--run_dir", str(run_dir), "--ckpt_path", "last", *options]
 
 

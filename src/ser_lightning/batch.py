@@ -6,18 +6,24 @@ Order of views: the first NUM_GLOBAL_VIEWS are global views, any others are loca
 smaller and which a momentum branch does not see. View i has the same role in both sub-batches.
 """
 
-from typing import NamedTuple
+from typing import Any, Generic, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
+from typing_extensions import NamedTuple  # generic before Python 3.11 too
 
 from ser_lightning.groups.element import GroupElement
 
 NUM_GLOBAL_VIEWS = 2
+NO_IMAGES = torch.zeros(0, dtype=torch.int64)
+Array = TypeVar("Array", bound=Tensor | np.ndarray)
 
 
-class ViewRecord(NamedTuple):
-    """What was drawn for one view of every image; row i is image i's. All tensors are float32.
+class ViewRecord(NamedTuple, Generic[Array]):
+    """What was drawn for one view of every image; row i is image i's.
 
+    Arrays where views are made, on the host; float32 tensors beside the pixels of a `View`.
     Flags are 0 or 1. The factors of the four colour operations are those drawn; they were applied
     where `jitter` is 1. A view's parameters apply in this order: crop, flip, colour operations in
     their order, grayscale, blur, solarize, then the group element, which is not part of it.
@@ -37,18 +43,23 @@ class ViewRecord(NamedTuple):
         solarize: (B,) flag.
     """
 
-    source_size: Tensor
-    box: Tensor
-    flip: Tensor
-    jitter: Tensor
-    order: Tensor
-    brightness: Tensor
-    contrast: Tensor
-    saturation: Tensor
-    hue: Tensor
-    gray: Tensor
-    blur_sigma: Tensor
-    solarize: Tensor
+    source_size: Array
+    box: Array
+    flip: Array
+    jitter: Array
+    order: Array
+    brightness: Array
+    contrast: Array
+    saturation: Array
+    hue: Array
+    gray: Array
+    blur_sigma: Array
+    solarize: Array
+
+    def take(self, rows: Any) -> "ViewRecord[Array]":
+        """The record of some images: a slice, or their numbers."""
+        fields: Any = self
+        return ViewRecord(*(field[rows] for field in fields))
 
 
 class View(NamedTuple):
@@ -62,7 +73,7 @@ class View(NamedTuple):
 
     pixels: Tensor
     element: GroupElement | None = None
-    record: ViewRecord | None = None
+    record: ViewRecord[Tensor] | None = None
 
 
 class ViewNeeds(NamedTuple):
@@ -117,11 +128,14 @@ class EvaluationBatch(NamedTuple):
         pixels: (B, 3, H, W) normalised float images.
         label: (B,) class labels, -1 where the source has none.
         indices: (B,) which of all evaluated images these are, each of them once.
+        unreadable: (n,) images that could not be read: places of those left out of an evaluation,
+            or of those that others stand in for in training.
     """
 
     pixels: Tensor
     label: Tensor
     indices: Tensor
+    unreadable: Tensor = NO_IMAGES
 
 
 class Tap(NamedTuple):
@@ -168,8 +182,8 @@ class BranchFeatures(NamedTuple):
     The online branch has all views, a momentum branch the global ones only.
 
     Attributes:
-        crop: of the crop sub-batch's views.
-        invertible: of the invertible sub-batch's views.
+        crop: features of the crop sub-batch's views.
+        invertible: features of the invertible sub-batch's views.
         extra: taps of the extra views, for which no embedding is computed.
     """
 

@@ -1,85 +1,51 @@
-"""The command line: `ser-fit fit | validate | test`, and `compare` of finished runs.
+"""The command line: which verb is which function. Nothing else is imported until one is chosen."""
 
-Links what must agree (image and patch size, seed, global batch size), derives every path from
-one run folder, and checks what no single room can see.
-"""
-
-import logging
+import difflib
 import sys
-import traceback
-import warnings
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from importlib import import_module
 
-import torch
+import ser_lightning
 
-from ser_lightning.commands.compare import compare
-from ser_lightning.commands.evaluate import evaluate
-from ser_lightning.commands.evaluate_all import evaluate_all
-from ser_lightning.commands.fit import SERCommandLine
-from ser_lightning.data import UnreadableImage
-from ser_lightning.objectives import NonFiniteLossError
-from ser_lightning.reporting.report import main as report
-from ser_lightning.runtime import (
-    keep_freed_memory,
-)
+COMMANDS = {  # verb: module, function of the arguments, what it does
+    "fit": ("commands.fit", "fit", "pretrain an objective, or go on with a run"),
+    "validate": ("commands.fit", "validate", "measure a run as training does: k-NN, equivariance"),
+    "test": ("commands.fit", "test", "the same, logged as a test"),
+    "evaluate": ("commands.evaluate", "evaluate", "one stage of configs/eval on a checkpoint"),
+    "evaluate-all": ("commands.evaluate_all", "evaluate_all", "every stage whose images are there"),
+    "compare": ("commands.compare", "compare", "runs side by side, averaged over seeds"),
+    "report": ("commands.report", "report", "results next to the paper's, with figures"),
+    "cost": ("commands.cost", "cost", "parameters and multiply-accumulates of runs"),
+    "demo": ("commands.demo", "demo", "pretrain on generated shapes and draw what was learned"),
+}
 
 
 def main(args: list[str] | None = None) -> None:
     """The entry point of ser-fit."""
-    args = sys.argv[1:] if args is None else args
-    commands = {
-        "compare": compare,
-        "evaluate": evaluate,
-        "evaluate-all": evaluate_all,
-        "report": report,
-    }
-    if args and args[0] in commands:
-        run(commands[args[0]], args[1:])
+    verb, *rest = (sys.argv[1:] if args is None else args) or [""]
+    if verb in COMMANDS:
+        module, function, _ = COMMANDS[verb]
+        run = import_module("ser_lightning.runtime.command").run
+        run(f"ser_lightning.{module}", function, rest)
+    elif verb in ("-h", "--help"):
+        print(_help())
+    elif verb == "--version":
+        print(f"ser-fit {ser_lightning.__version__}")
     else:
-        run(SERCommandLine, args)
+        print(_mistake(verb), file=sys.stderr)
+        sys.exit(2)
 
 
-def run(command_line: Callable[[list[str]], Any], args: list[str]) -> None:
-    """Runs a command line; mistakes of the user end in a short message and status 1."""
-    _quieten()
-    keep_freed_memory()
-    torch.set_float32_matmul_precision("high")
-    try:
-        command_line(args)
-    except UnreadableImage as error:  # behind a worker's traceback, if a worker found it
-        sys.exit(f"ser-fit: error: {str(error).strip().splitlines()[-1]}")
-    except (ValueError, FileNotFoundError, NonFiniteLossError) as error:
-        found = _found_here(error)
-        if found is None:
-            raise
-        sys.exit(f"ser-fit: error: {found}")
+def _help() -> str:
+    lines = [f"  {verb:<14}{text}" for verb, (_, _, text) in COMMANDS.items()]
+    head = ["usage: ser-fit COMMAND [options]", "", "Commands, each with --help:"]
+    return "\n".join([*head, *lines, "", "ser-fit --version tells the version."])
 
 
-def _found_here(error: BaseException | None) -> BaseException | None:
-    """The mistake that this package found, perhaps wrapped by a library; None for a bug."""
-    while error is not None:
-        frames = traceback.extract_tb(error.__traceback__)
-        if frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
-
-
-class _DropMessages(logging.Filter):
-    _PARTS = ("litlogger", "litmodels", "`weights_only` was not set")
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not any(part in record.getMessage() for part in self._PARTS)
-
-
-def _quieten() -> None:
-    """Drops three messages that say nothing about the run."""
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
-        logging.getLogger(name).addFilter(_DropMessages())
-
-
-if __name__ == "__main__":
-    main()
+def _mistake(verb: str) -> str:
+    if not verb:
+        return _help()
+    if verb.startswith("-"):
+        return f"ser-fit: error: {verb} before a command; type, for example, ser-fit fit {verb}"
+    close = difflib.get_close_matches(verb, COMMANDS, n=1)
+    suggestion = f"; did you mean '{close[0]}'?" if close else ""
+    return f"ser-fit: error: no command '{verb}'{suggestion}\n  (see: ser-fit --help)"

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what names their content."""
+"""Files that appear whole or not at all, what names their content, and what a checkpoint says."""
 
 import hashlib
 import os
@@ -10,7 +10,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+import yaml
+
+CHECKPOINT_KEY = "ser_lightning"  # of this package's record in a checkpoint
+LAST_CHECKPOINT = "last.ckpt"
+
+# What the classes of version 0.1.0 are called now, and then where they are, by the beginning of
+# their import path.
+RENAMED = {
+    "CorruptedDataModule": "ImageNetCDataModule",
+    "CorruptionStage": "ImageNetCStage",
+    "ObjectDataModule": "ThreeDIEBenchDataModule",
+    "PerturbationStage": "ImageNetPStage",
+    "PerturbedDataModule": "ImageNetPDataModule",
+    "ShiftedDataModule": "ShiftDataModule",
+}
+MOVED = {
+    "ser_lightning.data.bench3d.ThreeDIEBenchDataModule": (
+        "ser_lightning.data.threediebench.ThreeDIEBenchDataModule"
+    ),
+    "ser_lightning.data.bench3d.": "ser_lightning.data.sources.threediebench.",
+    "ser_lightning.data.coco.": "ser_lightning.data.sources.coco.",
+    "ser_lightning.data.crops.LocalCrops": "ser_lightning.data.LocalCrops",
+    "ser_lightning.data.crops.RotatedCrops": "ser_lightning.data.RotatedCrops",
+    "ser_lightning.data.fashion_mnist.": "ser_lightning.data.sources.fashion_mnist.",
+    "ser_lightning.data.folder.": "ser_lightning.data.sources.folder.",
+    "ser_lightning.data.shapes.": "ser_lightning.data.sources.shapes.",
+    "ser_lightning.data.torchvision_set.": "ser_lightning.data.sources.torchvision_set.",
+    "ser_lightning.data.views.": "ser_lightning.data.pipelines.",
+}
 
 
 class UnsafeCheckpointError(ValueError):
@@ -30,28 +58,47 @@ def load_checkpoint(path: str | Path, **options: Any) -> dict[str, Any]:
         return torch.load(path, weights_only=True, **options)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UnsafeCheckpointError(
-            f"checkpoint {path} was not loaded: it is damaged, or holds objects other than "
-            f"tensors and plain values, which could run foreign code ({_first_line(error)})"
+            f"checkpoint {path} was not loaded: it is damaged, or holds more than tensors and "
+            "plain values, which could run foreign code; save its state dict alone, best as "
+            f"safetensors ({_first_line(error)})"
         ) from error
 
 
 def last_checkpoint(folder: Path) -> Path:
     """The path of the latest checkpoint in a folder of checkpoints."""
-    return folder / f"{ModelCheckpoint.CHECKPOINT_NAME_LAST}{ModelCheckpoint.FILE_EXTENSION}"
+    return folder / LAST_CHECKPOINT
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]
 
 
-CHECKPOINT_KEY = "ser_lightning"
+def checkpoint_config(path: str | Path) -> dict[str, Any] | None:
+    """The configuration stored in a checkpoint, in today's words; None if there is none."""
+    record = load_checkpoint(path, map_location="cpu", mmap=True).get(CHECKPOINT_KEY) or {}
+    return read_config(record["config"]) if "config" in record else None
 
 
-def checkpoint_config(path: Path) -> str | None:
-    """The configuration text stored in a checkpoint; None if there is none."""
-    record = load_checkpoint(path, map_location="cpu", mmap=True).get(CHECKPOINT_KEY, {})
-    text: str | None = record.get("config")
-    return text
+def read_config(text: str) -> dict[str, Any]:
+    """A configuration of this version or an earlier one, in today's words; empty if it is none."""
+    config = upgraded(yaml.safe_load(text))
+    return config if isinstance(config, dict) else {}
+
+
+def upgraded(config: Any) -> Any:
+    """Renames what has moved since version 0.1.0."""
+    if isinstance(config, list):
+        return [upgraded(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: upgraded(value) for key, value in config.items()}
+    path = config.get("class_path")
+    if isinstance(path, str):
+        module, dot, name = path.rpartition(".")
+        path = module + dot + RENAMED.get(name, name)
+        old = next((old for old in MOVED if path.startswith(old)), "")
+        config["class_path"] = MOVED.get(old, "") + path.removeprefix(old)
+    return config
 
 
 PARTIAL = ".partial"

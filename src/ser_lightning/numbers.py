@@ -15,8 +15,8 @@ import inspect
 import math
 from collections.abc import Callable
 from numbers import Integral, Real
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse.typing import register_type
@@ -49,27 +49,32 @@ def checked(cls: T) -> T:
 
 @functools.cache
 def annotations(cls: type) -> dict[str, Any]:
-    """The annotations of a constructor's arguments."""
-    return get_type_hints(inspect.unwrap(vars(cls)["__init__"]))
+    """The annotations with a range among those of a constructor's arguments."""
+    hints = get_type_hints(inspect.unwrap(vars(cls)["__init__"]))
+    return {name: hint for name, hint in hints.items() if has_range(hint)}
+
+
+def has_range(hint: Any) -> bool:
+    """Whether an annotation is a range, or a tuple, list or union with one in it."""
+    return isinstance(hint, Range) or any(map(has_range, get_args(hint)))
 
 
 def fits(hint: Any, value: Any) -> bool:
-    """Whether a value is in the ranges of an annotation, also of those in a tuple, list or union.
-
-    Annotations that are no ranges hold for every value, except that only None is None.
-    """
+    """Whether a value is one that an annotation with ranges asks for."""
     if isinstance(hint, Range):
         return hint.accepts(value)
-    if hint is NoneType:
-        return value is None
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(fits(part, value) for part in parts)
-    if origin in (tuple, list) and isinstance(value, tuple | list):
-        is_fixed = origin is tuple and Ellipsis not in parts
-        hints = parts if is_fixed else parts[:1] * len(value)
-        return len(hints) == len(value) and all(map(fits, hints, value))
-    return True
+    if origin is Literal:
+        return value in parts
+    if origin not in (tuple, list) or not has_range(hint):
+        kind = origin or hint
+        return not isinstance(kind, type) or isinstance(value, kind)
+    is_fixed = origin is tuple and Ellipsis not in parts
+    values = value if isinstance(value, tuple | list) else [None]
+    hints = parts if is_fixed else parts[:1] * len(values)
+    return len(hints) == len(values) and all(map(fits, hints, values))
 
 
 class Range(type):
@@ -138,7 +143,7 @@ def _registered(name: str, convert: Callable[[Any], Any], accepts: Callable[[Any
         if isinstance(value, str):  # YAML reads 1e-4 as text
             value = convert(value)
         if not accepts(value):
-            raise ValueError(f"{value} is not in the range")
+            raise ValueError(f"given {value}")  # behind the name of the range
         return convert(value)
 
     def dumped(value: Any) -> Any:

@@ -1,11 +1,13 @@
 """Schedules as pure functions of the step: nothing to checkpoint, exact at a restart."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import override
 
 OptimizerFactory = Callable[[Iterable[Any], float], torch.optim.Optimizer]
 """Makes an optimizer from parameters, or groups of them, and the peak learning rate."""
@@ -69,6 +71,91 @@ def warmup_cosine(step: float, num_steps: float, warmup_steps: float, floor: flo
     if step < warmup_steps:
         return step / warmup_steps
     return cosine(step - warmup_steps, num_steps - warmup_steps, 1.0, floor)
+
+
+class RunLength(NamedTuple):
+    """How long a run is, in optimizer steps.
+
+    Attributes:
+        num_steps: optimizer steps of the whole run.
+        steps_per_epoch: optimizer steps of an epoch.
+        option: the trainer's option that ends it.
+    """
+
+    num_steps: int
+    steps_per_epoch: int
+    option: str
+
+
+def run_length(
+    num_batches: float, accumulate: int = 1, max_epochs: int | None = -1, max_steps: int = -1
+) -> RunLength:
+    """The length of a run that is limited by epochs, by steps, or by what comes first of both.
+
+    Args:
+        num_batches: batches of an epoch, as limited by the trainer.
+        accumulate: batches that share an optimizer step; the last step of an epoch may have fewer.
+        max_epochs: epochs of the whole run; -1 or null for no such limit.
+        max_steps: optimizer steps of the whole run; -1 for no such limit.
+
+    Raises:
+        ValueError: nothing can be scheduled: the run has no end or no step, or its epochs none.
+    """
+    if not 0 < num_batches < math.inf:
+        raise ValueError(
+            f"an epoch of {num_batches} training batches cannot be scheduled; give training data "
+            "of a known length, and more of it than none"
+        )
+    steps_per_epoch = math.ceil(num_batches / accumulate)
+    epochs = math.inf if max_epochs in (None, -1) else max_epochs * steps_per_epoch
+    steps = math.inf if max_steps == -1 else max_steps
+    num_steps, option = min((epochs, "trainer.max_epochs"), (steps, "trainer.max_steps"))
+    if num_steps == math.inf:
+        raise ValueError("the run has no end; set `trainer.max_epochs` or `trainer.max_steps`")
+    if num_steps < 1:
+        raise ValueError(
+            f"the run has no step: {option} is {num_steps}; raise it, or measure without training "
+            "by `validate`"
+        )
+    return RunLength(int(num_steps), steps_per_epoch, option)
+
+
+class StepSchedule(LambdaLR):
+    """Learning rates that follow functions of the step, and this run's configuration.
+
+    A restart takes the step from the checkpoint. Rates, weight decay and whatever else is no state
+    of the optimizer come from the configuration, so that a longer run, or one with other values,
+    goes on as it was asked to, from its first step.
+
+    Args:
+        optimizer: its groups have their peak learning rates.
+        schedules: the factor at a step, one function per group.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, schedules: Sequence[Callable[[int], float]]
+    ) -> None:
+        self._configured = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
+        super().__init__(optimizer, list(schedules))
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {k: v for k, v in super().state_dict().items() if k != "_configured"}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        peaks = self.base_lrs
+        super().load_state_dict(state_dict)
+        self.base_lrs = peaks
+        groups = zip(
+            self.optimizer.param_groups, self._configured, peaks, self.lr_lambdas, strict=True
+        )
+        for group, configured, peak, schedule in groups:
+            group.update(configured, initial_lr=peak, lr=peak * schedule(self.last_epoch))
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
 def scaled_learning_rate(

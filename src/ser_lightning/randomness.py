@@ -28,6 +28,7 @@ class Stream(IntEnum):
     SUBSET = 5  # which images a subset for evaluation takes
     CORRUPTION = 6  # what a generated corruption draws for one image and severity
     PERTURBATION = 7  # what a generated perturbation sequence draws for one image
+    REPLACEMENT = 8  # which images stand in for an unreadable one
 
 
 def _words(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:

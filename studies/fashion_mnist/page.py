@@ -12,10 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ser_lightning.files import atomic_path
-from ser_lightning.reporting.compare import GroupCost, runs_table
+from ser_lightning.reporting.compare import (
+    CORRUPTED_WITHOUT_FROST,
+    KNN,
+    LINEAR,
+    ROTATION,
+    GroupCost,
+    Measure,
+    runs_table,
+)
 from ser_lightning.reporting.groups import RunGroup
 from ser_lightning.reporting.intervals import Interval, paired_difference, seed_difference
-from ser_lightning.reporting.rendering import to_markdown
+from ser_lightning.reporting.render import to_markdown
 from ser_lightning.results.hits import load_hits
 
 COLOURS = {"SER": "#0b6fb8", "AugSelf": "#d1570a", "EquiMod": "#8a4fb0"}
@@ -33,11 +41,11 @@ class Point(NamedTuple):
 
     family: str
     layer: int | None
-    values: Mapping[str, Sequence[float]]
+    values: Mapping[Measure, Sequence[float]]
 
 
 def study_figure(
-    path: str | os.PathLike[str], points: Sequence[Point], measures: Mapping[str, str]
+    path: str | os.PathLike[str], points: Sequence[Point], measures: Mapping[Measure, str]
 ) -> None:
     """Draws one panel per measure and writes them as PNG, whole or not at all.
 
@@ -45,7 +53,7 @@ def study_figure(
     smallest to its largest run.
 
     Args:
-        path: of the PNG.
+        path: the PNG.
         points: add-ons at layers, and the baseline.
         measures: title by measure, in the order of the panels.
     """
@@ -62,7 +70,7 @@ def study_figure(
         FigureCanvasAgg(figure).print_png(file)
 
 
-def _draw(axes: Axes, points: Sequence[Point], measure: str) -> None:
+def _draw(axes: Axes, points: Sequence[Point], measure: Measure) -> None:
     for point in points:
         if not point.family and len(point.values.get(measure, ())):
             runs = point.values[measure]
@@ -85,24 +93,12 @@ def _draw(axes: Axes, points: Sequence[Point], measure: str) -> None:
     axes.grid(axis="y", alpha=0.25)
 
 
-LINEAR, KNN, CORRUPTION = "linear", "20-NN", "-C"
-FAMILIES = ("rotation", "flip", "scale")
-
-_METRICS = {
-    LINEAR: ("linear", "top1"),
-    KNN: ("knn", "top1_k20"),
-    CORRUPTION: ("imagenet-c", "top1/avg_without_frost"),
-    **{family: ("equivariance", f"equivariance/{family}_final") for family in FAMILIES},
-}
-"""Stage and metric by measure."""
-
-_PAIRED = (LINEAR, KNN)  # measures of which every test image is known
-
+CORRUPTION = CORRUPTED_WITHOUT_FROST
 _FIGURE = {
     LINEAR: "Linear top-1, %",
     KNN: "20-NN top-1, %",
     CORRUPTION: "Corrupted top-1, %",
-    "rotation": "Equivariance to turns, final",
+    ROTATION: "Equivariance to turns, final",
 }
 
 
@@ -114,7 +110,7 @@ class StudyRow(NamedTuple):
         family: the add-on, for the figure; "" for the baseline.
         layer: the block that it reads; None without one.
         runs: one per seed; its name is the row's label.
-        cost: of one of them.
+        cost: what one of them takes.
     """
 
     name: str
@@ -131,13 +127,13 @@ class Claim(NamedTuple):
         text: in words, with its place and numbers.
         better: name of the row that should measure more.
         worse: name of the row that it is compared with.
-        measure: LINEAR, KNN, CORRUPTION or one of FAMILIES.
+        measure: what is compared.
     """
 
     text: str
     better: str
     worse: str
-    measure: str
+    measure: Measure
 
 
 CLAIMS = (
@@ -171,9 +167,9 @@ CLAIMS = (
         "SER raises accuracy on corruptions (Table 12: 39.47 to 40.58)", "ser", "moco", CORRUPTION
     ),
     Claim(
-        "SER raises final equivariance to turns (Table 4: .804 to .840)", "ser", "moco", "rotation"
+        "SER raises final equivariance to turns (Table 4: .804 to .840)", "ser", "moco", ROTATION
     ),
-    Claim("SER at the last block raises it further (Table 4: .924)", "ser_6", "ser", "rotation"),
+    Claim("SER at the last block raises it further (Table 4: .924)", "ser_6", "ser", ROTATION),
 )
 
 
@@ -189,7 +185,8 @@ def write_study(rows: Sequence[StudyRow], page: Path, notes: str) -> None:
         ValueError: if hits cannot be read.
     """
     picture = page.with_suffix(".png")
-    points = [Point(row.family, row.layer, _measured(row)) for row in rows]
+    values = [{measure: _values(row, measure) for measure in _FIGURE} for row in rows]
+    points = [Point(r.family, r.layer, v) for r, v in zip(rows, values, strict=True)]
     study_figure(picture, points, _FIGURE)
     table = runs_table([row.runs for row in rows], [row.cost for row in rows])
     parts = [
@@ -206,45 +203,29 @@ def write_study(rows: Sequence[StudyRow], page: Path, notes: str) -> None:
 
 _READING = """\
 How to read it: a difference has a 95 % interval. For linear and 20-NN accuracy (points) it covers
-the choice of test images, by a bootstrap in which both rows see the same images, and of seeds; for
-the other measures of seeds alone (Student's t with Welch's degrees of freedom). "Holds" and "the
-opposite" mean that the interval excludes 0, "cannot be told from noise" that it does not; of many
-such lines one in twenty is wrong by chance. A row with one seed cannot decide anything."""
+the choice of test images, of which both rows see the same, and of seeds; for the other measures of
+seeds alone (Student's t with Welch's degrees of freedom). "Holds" and "the opposite" mean that the
+interval excludes 0, "cannot be told from noise" that it does not; of many such lines one in twenty
+is wrong by chance. A row with one seed cannot decide anything."""
 
 
-def _measured(row: StudyRow) -> dict[str, list[float]]:
-    """What the row's runs say, by measure, one number per seed."""
-    return {measure: _values(row, *place) for measure, place in _METRICS.items()}
+def _values(row: StudyRow, measure: Measure) -> list[float]:
+    """What the row's runs say, one number per seed."""
+    found = (s.record.metrics.get(measure.metric) for s in row.runs.newest(measure.stage))
+    return [value for value in found if value is not None]
 
 
-def _values(row: StudyRow, stage: str, metric: str) -> list[float]:
-    found = [
-        loaded.record.metrics.get(metric)
-        for records in row.runs.records
-        for (name, _), loaded in records.items()
-        if name == stage
-    ]
-    return [float(value) for value in found if value is not None]
-
-
-def _difference(better: StudyRow, worse: StudyRow, measure: str) -> Interval | None:
+def _difference(better: StudyRow, worse: StudyRow, measure: Measure) -> Interval | None:
     """Paired by test image where those are known, else from the seeds; None if neither can be."""
-    stage, metric = _METRICS[measure]
-    if measure in _PAIRED:
-        ours, theirs = (_hits(row, stage, metric) for row in (better, worse))
+    if measure.is_paired:
+        ours, theirs = (_hits(row, measure) for row in (better, worse))
         return paired_difference(ours, theirs) if ours and theirs else None
-    return seed_difference(_values(better, stage, metric), _values(worse, stage, metric))
+    return seed_difference(_values(better, measure), _values(worse, measure))
 
 
-def _hits(row: StudyRow, stage: str, metric: str) -> list[np.ndarray]:
+def _hits(row: StudyRow, measure: Measure) -> list[np.ndarray]:
     """Which test images each run of a row classified right."""
-    paths = [
-        loaded.path
-        for records in row.runs.records
-        for (name, _), loaded in records.items()
-        if name == stage
-    ]
-    found = [load_hits(path, metric) for path in paths]
+    found = [load_hits(s.path, measure.metric) for s in row.runs.newest(measure.stage)]
     return [hits.values for hits in found if hits is not None]
 
 
@@ -257,12 +238,12 @@ def _claims(rows: Mapping[str, StudyRow]) -> str:
     return "\n".join(lines)
 
 
-def _judge(better: StudyRow, worse: StudyRow, measure: str) -> tuple[str, str]:
+def _judge(better: StudyRow, worse: StudyRow, measure: Measure) -> tuple[str, str]:
     """The difference in words, and whether the claim holds."""
-    ours, theirs = (_values(row, *_METRICS[measure]) for row in (better, worse))
+    ours, theirs = (_values(row, measure) for row in (better, worse))
     if not (ours and theirs):
         return "-", "not measured"
-    digits = 3 if measure in FAMILIES else 2
+    digits = measure.digits
     found = _difference(better, worse, measure)
     if found is None or min(len(ours), len(theirs)) < 2:
         return f"{np.mean(ours) - np.mean(theirs):+.{digits}f}", "cannot be told (one seed)"

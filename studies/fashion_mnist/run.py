@@ -8,17 +8,18 @@ there already is not computed again, so it can be stopped and started at any tim
 import argparse
 import hashlib
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from ser_lightning.commands.compare import group_cost
-from ser_lightning.reporting.groups import group_runs
+from ser_lightning.files import last_checkpoint
+from ser_lightning.reporting.groups import group_folders
 from ser_lightning.runtime import CHECKPOINT_FOLDER, packaged
 from studies.fashion_mnist.page import StudyRow, write_study
 
@@ -33,7 +34,7 @@ class Row(NamedTuple):
     """A configuration of the study.
 
     Attributes:
-        name: of its folder.
+        name: its folder.
         label: in tables.
         config: of the paper's run, below `configs/`; the study's overlays follow.
         options: what is changed in it.
@@ -82,26 +83,13 @@ ROWS = (
 )
 
 
-class StudyStage(NamedTuple):
-    """A stage of evaluation.
-
-    Attributes:
-        config: below `configs/eval`.
-        record: the stage's name in its result record.
-        options: further options of `ser-fit evaluate`.
-    """
-
-    config: str
-    record: str
-    options: tuple[str, ...] = ()
-
-
-STAGES = (  # in an order in which each finds what it needs
-    StudyStage("knn", "knn"),
-    StudyStage("linear", "linear", ("--config", "configs/eval/small/linear.yaml")),
-    StudyStage("equivariance", "equivariance", ("--model.num_images", "1000")),
-    StudyStage("imagenet-c", "imagenet-c", ("--data.generated", "true", "--data.num_test", "300")),
-)
+STAGES: Mapping[str, tuple[str, ...]] = {  # in an order in which each finds what it needs
+    "knn": (),
+    "linear": ("--config", "configs/eval/small/linear.yaml"),
+    "equivariance": ("--model.num_images", "1000"),
+    "imagenet-c": ("--data.generated", "true", "--data.num_test", "300"),
+}
+"""Further options of `ser-fit evaluate` by stage."""
 
 _SHORT_FIT = (
     "--trainer.limit_train_batches", "2", "--data.source", "Shapes", "--data.bank_size", "100",
@@ -155,10 +143,9 @@ class Unit(NamedTuple):
         return hashlib.sha256("\n".join(settings).encode()).hexdigest()
 
     @property
-    def missing(self) -> list[StudyStage]:
+    def missing(self) -> list[str]:
         """Stages that have no result yet."""
-        results = self.folder / "results"
-        return [stage for stage in STAGES if not list(results.glob(f"{stage.record}-*.json"))]
+        return [name for name in STAGES if not list(self.folder.glob(f"results/{name}-*.json"))]
 
 
 def units(rows: Sequence[Row], folder: Path) -> list[Unit]:
@@ -173,50 +160,42 @@ def units(rows: Sequence[Row], folder: Path) -> list[Unit]:
 
 def commands(unit: Unit, short: bool) -> list[list[str]]:
     """What is left to do for a run: pretraining, then the stages."""
-    checkpoint = str(unit.folder / CHECKPOINT_FOLDER / "last.ckpt")
-    configs = [*(f"configs/{name}.yaml" for name in unit.row.configs), "configs/trainer/cpu.yaml"]
-    fit = ["fit", *(part for config in configs for part in ("--config", packaged(config)))]
-    fit += [packaged(option) for option in unit.row.options]
-    fit += [
-        "--run_dir",
-        str(unit.folder),
-        "--ckpt_path",
-        "last",
-        "--seed_everything",
-        str(unit.seed),
-    ]
-    found = [] if unit.is_pretrained else [[*fit, *_SHORT_FIT] if short else fit]
-    for stage in unit.missing:
-        options = [packaged(option) for option in stage.options]
-        command = ["evaluate", "--config", packaged(f"configs/eval/{stage.config}.yaml"), *options]
-        command += ["--checkpoint", checkpoint, "--trainer.accelerator", "cpu"]
-        found.append([*command, *_SHORT_STAGE] if short else command)
-    return found
+    names = [*(f"configs/{name}.yaml" for name in unit.row.configs), "configs/trainer/cpu.yaml"]
+    fit = ["fit", *(part for name in names for part in ("--config", packaged(name)))]
+    fit += map(packaged, unit.row.options)
+    fit += ["--run_dir", str(unit.folder), "--ckpt_path", "last"]
+    fit += ["--seed_everything", str(unit.seed), *(_SHORT_FIT if short else ())]
+    evaluate = ["--checkpoint", str(last_checkpoint(unit.folder / CHECKPOINT_FOLDER))]
+    evaluate += ["--trainer.accelerator", "cpu", *(_SHORT_STAGE if short else ())]
+    stages = [
+        ["evaluate", "--config", packaged(f"configs/eval/{name}.yaml"),
+         *map(packaged, STAGES[name]), *evaluate]
+        for name in unit.missing
+    ]  # fmt: skip
+    return [*([] if unit.is_pretrained else [fit]), *stages]
 
 
-def run_unit(unit: Unit, short: bool, threads: int) -> Unit:
+def run_unit(unit: Unit, short: bool, threads: int) -> str:
     """Runs what is left of a unit; its output goes to study.log in its folder.
 
-    Raises:
-        ValueError: if a command fails, with the end of its output.
+    Returns:
+        What failed, with the end of its output; "" where all went well.
     """
     unit.folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     log = unit.folder / "study.log"
     for arguments in commands(unit, short):
-        command = [sys.executable, "-m", "ser_lightning.cli", *arguments]
+        command = [sys.executable, "-m", "ser_lightning", *arguments]
         command += ["--trainer.enable_progress_bar", "false"]
         with log.open("a", encoding="utf-8") as output:
             print("$", *command, file=output, flush=True)
-            process = subprocess.run(
-                command, stdout=output, stderr=output, env=environment, check=False
-            )
-        if command[3] == "fit" and not process.returncode:
-            (unit.folder / PRETRAINED).write_text(unit.fingerprint, encoding="utf-8")
-        if process.returncode:
+            status = subprocess.call(command, stdout=output, stderr=output, env=environment)
+        if status:
             tail = "\n  ".join(log.read_text(encoding="utf-8").splitlines()[-5:])
-            raise ValueError(f"{unit.folder} failed, see {log}; it ends in\n  {tail}")
-    return unit
+            return f"{unit.folder} failed, see {log}; it ends in\n  {tail}"
+        if arguments[0] == "fit":
+            (unit.folder / PRETRAINED).write_text(unit.fingerprint, encoding="utf-8")
+    return ""
 
 
 def run_all(todo: Sequence[Unit], jobs: int, threads: int, short: bool) -> list[str]:
@@ -226,21 +205,14 @@ def run_all(todo: Sequence[Unit], jobs: int, threads: int, short: bool) -> list[
         What failed, in words; the others go on.
     """
     failed, start = [], time.monotonic()
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(run_unit, unit, short, threads) for unit in todo]
-        try:
-            for done, future in enumerate(as_completed(futures), 1):
-                minutes = (time.monotonic() - start) / 60
-                left = minutes / done * (len(todo) - done)
-                error = future.exception()
-                if error is not None:
-                    failed.append(str(error))
-                name = "failed" if error is not None else future.result().folder
-                times = f"after {minutes:.0f} minutes, about {left:.0f} to go"
-                print(f"[{done}/{len(todo)}] {name} {times}", flush=True)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    with ThreadPoolExecutor(jobs) as pool:  # its map drops what has not begun when interrupted
+        errors = pool.map(partial(run_unit, short=short, threads=threads), todo)
+        for done, (unit, error) in enumerate(zip(todo, errors, strict=True), 1):
+            minutes = (time.monotonic() - start) / 60
+            left = minutes / done * (len(todo) - done)
+            failed += [error] if error else []
+            times = f"after {minutes:.0f} minutes, about {left:.0f} to go"
+            print(f"[{done}/{len(todo)}] {'failed' if error else unit.folder} {times}", flush=True)
     return failed
 
 
@@ -259,7 +231,7 @@ def refuse_changed(planned: Sequence[Unit]) -> None:
 
 
 def _study_row(row: Row, folders: Sequence[Path]) -> StudyRow:
-    groups = group_runs(folders)
+    groups = group_folders(folders)
     if len(groups) > 1:
         raise ValueError(
             f"the runs in {folders[0].parent} have {len(groups)} different configurations; remove "

@@ -16,7 +16,7 @@ from ser_lightning.backbones import SplitViT, momentum_copy, update_momentum
 from ser_lightning.backbones.vit import block_number, sincos_position
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import SERRegularizer
-from support import tiny_backbone
+from support import TINY_VIT, tiny_backbone
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -67,16 +67,24 @@ def test_float_is_a_fraction_of_the_depth_and_int_a_number_of_blocks(layer, dept
     assert type(number) is int
 
 
+PLACE = r"must be int >= 0 \| float in \[0, 1\] \| list\[int >= 0 \| float in \[0, 1\]\]"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layer": 3.0}, r"layer 3\.0 is a fraction .* not in \[0, 1\]; .* write 3$"),
-        ({"layer": 1.5}, r"layer 1\.5 .* use a fraction like 0\.25, or a whole number"),
-        ({"layer": 9.0}, r"layer 9\.0 .* use a fraction"),
-        ({"layer": -0.25}, r"layer -0\.25 is a fraction"),
-        ({"layer": math.nan}, "layer nan is a fraction"),
-        ({"layer": math.inf}, "layer inf is a fraction"),
-        ({"layer": True}, "layer True is no place in a ViT; use a number of blocks like 3"),
+        ({"layer": 3.0}, rf"layer 3\.0 {PLACE}; the default is 3$"),
+        ({"layer": 1.5}, rf"layer 1\.5 {PLACE}"),
+        ({"layer": [1, 9.0]}, rf"layer \[1, 9\.0\] {PLACE}"),
+        ({"layer": -0.25}, rf"layer -0\.25 {PLACE}"),
+        ({"layer": -1}, rf"layer -1 {PLACE}"),
+        ({"layer": math.nan}, f"layer nan {PLACE}"),
+        ({"layer": math.inf}, f"layer inf {PLACE}"),
+        ({"layer": True}, f"layer True {PLACE}"),
+        ({"image_size": 0}, "image_size 0 must be int >= 1"),
+        ({"vit_options": {**TINY_VIT, "drop_path_rate": 1.5}}, r"drop_path_rate 1\.5 must be"),
+        ({"vit_options": {**TINY_VIT, "depth": 0}}, "vit_options: depth 0 must be int >= 1"),
+        ({"vit_options": {**TINY_VIT, "mlp_ratio": -4}}, "mlp_ratio -4 must be float > 0"),
         ({"cls_layer": 4}, r"cls_layer 4 is not in 0\.\.3"),
         ({"position_embedding": "rotary"}, "position_embedding 'rotary' is not one of"),
         (

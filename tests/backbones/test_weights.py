@@ -166,7 +166,7 @@ def test_export_keeps_timms_names_and_records_its_arguments(tmp_path):
     with safetensors.safe_open(tmp_path / "b.safetensors", "pt") as file:
         metadata = file.metadata()
     assert metadata["format"] == "pt"
-    assert json.loads(metadata[weights.METADATA_KEY])["vit_options"] == OPTIONS
+    assert json.loads(metadata[weights.CHECKPOINT_KEY])["vit_options"] == OPTIONS
 
 
 def test_failed_export_leaves_the_old_file(tmp_path, monkeypatch):

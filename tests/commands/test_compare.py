@@ -25,9 +25,10 @@ def run(folder, seed=0, weight=None, num_right=20, online=True, objective="MoCoV
     content = {"seed_everything": seed, "model": {"class_path": path, "init_args": model}}
     folder.mkdir(parents=True)
     (folder / "fit.yaml").write_text(yaml.safe_dump({**content, "data": {}}))
-    write_record(record(dataset="shapes", metrics={"top1": 2.5 * num_right}), folder)
+    made = {"metrics": {"top1": 2.5 * num_right}, "checkpoint_sha256": f"{seed:064x}"}
+    write_record(record(dataset="shapes", **made), folder)
     hits = {"top1": torch.arange(40) < num_right}
-    write_hits(folder, "linear", "shapes", hits, LABELS)
+    write_hits(folder / "results" / "linear-shapes.json", hits, LABELS)
     if online:
         history = [{"step": 12, "metrics": {"knn_top1": 30.0}}]
         measured = {"OnlineEvaluation": {"baseline": {"knn_top1": 10.0}, "history": history}}

@@ -1,8 +1,9 @@
 """What a run costs, counted as the paper counts it: parameters, multiply-accumulates per image."""
 
 import pytest
+import yaml
 
-from ser_lightning.commands.cost import UnknownCost, run_cost
+from ser_lightning.commands.cost import UnknownCost, cost, run_cost
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import SERRegularizer
 from support import TINY_VIT, WIDTH, tiny_backbone
@@ -137,3 +138,17 @@ def test_weights_to_start_from_need_not_be_there():
 def test_model_that_cannot_be_counted_says_why(changed, message):
     with pytest.raises(UnknownCost, match=message):
         run_cost(changed)
+
+
+def test_command_prints_a_line_for_each_run(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        content = yaml.safe_dump(config(None, {**TINY, "layer": 4}, hidden=48, projection=16))
+        (tmp_path / name / "fit.yaml").write_text(content)
+    cost([str(tmp_path / "a"), str(tmp_path / "b")])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{tmp_path / 'a'}: ")
+    assert first.endswith(f" trainable parameters, {MOCO / 1e9:.5g} GMAC per image")
+    assert second == first.replace(f"{tmp_path / 'a'}", f"{tmp_path / 'b'}")
+    with pytest.raises(ValueError, match=r"has no fit\.yaml; give the folder of a run"):
+        cost([str(tmp_path)])

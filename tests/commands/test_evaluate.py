@@ -4,15 +4,18 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from results.result_records import record
 from ser_lightning.cli import main
-from ser_lightning.commands.evaluate import StageCommandLine, refuse_a_part, variant
+from ser_lightning.commands.evaluate import StageCommandLine, refuse_a_part
 from ser_lightning.data import Shapes
 from ser_lightning.evaluation.stages.detection import DetectionStage
+from ser_lightning.results.hits import hits_path
 from ser_lightning.results.record import class_map_sha256, read_record, result_path
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +68,17 @@ def test_record_holds_checkpoint_data_and_protocol(checkpoint):
     assert found.dataset == "shapes"
     assert len(found.checkpoint_sha256) == 64
     assert found.num_samples == 24
-    assert found.protocol == {"k": [1, 5], "temperature": [0.07], "num_bank": 96}
+    assert found.protocol == {
+        "k": [1, 5],
+        "temperature": [0.07],
+        "num_bank": 96,
+        "precision": "32-true",
+        "evaluation_crop_fraction": 1.0,
+        "num_train": None,
+        "num_test": None,
+        "on_bad_image": "fail",
+        "max_bad_share": 0.01,
+    }
     assert set(found.metrics) == {"top1_k1", "top5_k1", "top1_k5", "top5_k5"}
     assert found.transform["image_size"] == 16
     assert found.official
@@ -111,7 +124,7 @@ def test_records_of_seeds_and_branches_are_kept_side_by_side(checkpoint, tmp_pat
 def test_a_detector_that_is_not_the_default_names_its_record(head, name):
     stage = DetectionStage.__new__(DetectionStage)
     vars(stage).update(head=head, seed=0, branch="online", default_branch="online")
-    found = result_path(Path(), record("detection", "shapes"), variant(stage))
+    found = result_path(Path(), record("detection", "shapes"), stage.variant)
     assert found.stem == name
 
 
@@ -167,3 +180,80 @@ def test_missing_checkpoint_gets_a_short_message(tmp_path, capsys):
 def test_unknown_setting_gets_a_hint(checkpoint, capsys):
     args = ["--config", KNN, "--checkpoint", str(checkpoint), "--model.kk", "3"]
     assert "kk" in error_of(args, capsys)
+
+
+def photographs(root, *folders, seed=0):
+    """Two folders' worth of small photographs in each of some folders."""
+    rng = np.random.default_rng(seed)
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{i}.png")
+    return root
+
+
+def run_on(checkpoint, run, root, *options, stage="knn"):
+    """The record of a stage on a folder of one's own."""
+    config = str(ROOT / "configs" / "eval" / f"{stage}.yaml")
+    args = ["--config", config, "--checkpoint", str(checkpoint), *CPU, "--run_dir", str(run)]
+    source = ["--data.source", "ImageFolder", "--data.source.root", str(root)]
+    before = set((run / "results").glob("*.json"))
+    main(["evaluate", *args, *source, "--data.num_workers", "0", *options])
+    (path,) = set((run / "results").glob("*.json")) - before
+    return path, read_record(path)
+
+
+SPLITS = ("train/a", "train/b", "val/a", "val/b")
+
+
+def test_folders_with_the_same_classes_have_records_of_their_own(checkpoint, tmp_path):
+    options = ["--model.k", "[1]"]
+    found = [
+        run_on(checkpoint, tmp_path / "run", photographs(tmp_path / name, *SPLITS), *options)
+        for name in ("first/images", "second/images")
+    ]
+    (first, one), (second, two) = found
+    assert first != second
+    assert one.dataset != two.dataset
+    for path, each in found:
+        assert each.dataset.startswith("folder_images_")
+        assert each.dataset in path.name
+        assert hits_path(path).is_file()
+        assert each.unofficial_reasons == (
+            "measured on a folder of one's own, which is no released set",
+        )
+    assert one.data_sha256 == two.data_sha256  # the same names, labels and classes
+    (tmp_path / "third").mkdir()
+    more = photographs(tmp_path / "third" / "images", *SPLITS, "val/c", "train/c")
+    assert run_on(checkpoint, tmp_path / "run", more, *options)[1].data_sha256 != one.data_sha256
+
+
+def test_splits_of_the_checkpoints_own_folder_are_not_looked_for_in_another(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    config = yaml.safe_load(content["ser_lightning"]["config"])
+    names = {"train": "learn", "evaluation": "exam"}
+    own = {"class_path": "ser_lightning.data.ImageFolder", "init_args": {"root": "own", **names}}
+    config["data"]["source"] = own
+    content["ser_lightning"]["config"] = yaml.safe_dump(config)
+    torch.save(content, tmp_path / "last.ckpt")
+    other = photographs(tmp_path / "other", *SPLITS, "exam/a", "exam/b")
+    args = ["--config", KNN, "--checkpoint", str(tmp_path / "last.ckpt"), *CPU]
+    source = StageCommandLine([*args, "--data.source.root", str(other)]).datamodule.source
+    assert (source.root, source.train_name, source.evaluation_name) == (str(other), "train", "val")
+    source = StageCommandLine(args).datamodule.source
+    assert (source.root, source.train_name, source.evaluation_name) == ("own", "learn", "exam")
+
+
+@pytest.mark.parametrize("stage", ["equivariance", "diagnostics", "transformation"])
+def test_photographs_without_classes_go_through_stages_that_need_none(stage, checkpoint, tmp_path):
+    root = photographs(tmp_path / "images", "train", "val")
+    options = {
+        "diagnostics": ["--model.num_images", "4", "--model.num_views", "2"],
+        "transformation": ["--model.batch_size", "4", "--trainer.max_epochs", "1"],
+    }
+    _, record = run_on(checkpoint, tmp_path / "run", root, *options.get(stage, []), stage=stage)
+    assert record.num_samples == 6
+    assert record.class_map_sha256 is None
+    with pytest.raises(SystemExit, match="this stage needs labels, but images of the source have"):
+        run_on(checkpoint, tmp_path / "run", root)

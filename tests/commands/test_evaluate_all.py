@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from PIL import Image
 
 from ser_lightning.cli import main
 from ser_lightning.commands import evaluate_all
+from ser_lightning.evaluation.stage import Stage, stage_classes
+from ser_lightning.evaluation.stages.knn import KNNStage
 
 
 @pytest.fixture
@@ -57,7 +62,7 @@ def data(tmp_path):
 def test_without_data_the_checkpoints_own_images_are_used(commands, checkpoint):
     main(["evaluate-all", "--checkpoint", checkpoint])
     assert stages(commands) == [
-        "knn", "linear", "mlp", "equivariance", "transformation", "diagnostics", "finetune",
+        "diagnostics", "equivariance", "knn", "finetune", "linear", "mlp", "transformation",
         "imagenet-c", "imagenet-p",
     ]  # fmt: skip
     assert commands[-1][-2:] == ["--data.generated", "true"]
@@ -116,7 +121,9 @@ def test_given_head_or_folder_of_the_run_is_used(commands, checkpoint, data, tmp
 
 
 def test_unknown_stages_and_folders_are_refused(commands, checkpoint, data):
-    with pytest.raises(SystemExit, match="--only lin: no such stage; use knn, linear"):
+    with pytest.raises(
+        SystemExit, match="--only lin: no such stage; use diagnostics, equivariance, knn,"
+    ):
         main(["evaluate-all", "--checkpoint", checkpoint, "--only", "lin", "knn"])
     with pytest.raises(SystemExit, match="none is no folder; give the one that holds imagenet"):
         main(["evaluate-all", "--checkpoint", checkpoint, "--data_root", str(data / "none")])
@@ -154,3 +161,57 @@ def test_failed_stages_are_named_at_the_end(commands, monkeypatch):
     monkeypatch.setattr(evaluate_all.subprocess, "run", lambda *_, **__: Failed())
     with pytest.raises(SystemExit, match="failed, see above: knn"):
         main(["evaluate-all", "--checkpoint", "a.ckpt", "--only", "knn"])
+
+
+class Extra(Stage):
+    """A stage that no list knows."""
+
+    name = "extra"
+    folders = (("extra-images", "data.root"),)
+    needs_head = True
+    package = ("not_installed", "extra")
+
+    def run(self, trainer, data, folder):
+        """Gives no results."""
+        return []
+
+
+def test_a_new_stage_is_planned_by_its_members_alone(data, monkeypatch):
+    monkeypatch.setattr(evaluate_all, "stage_classes", lambda: [Extra, KNNStage])
+    monkeypatch.setattr(evaluate_all, "_config", lambda stage, folder="": __file__)
+    planned = {each.stage: each for each in evaluate_all.plan(data)}
+    assert list(planned) == [KNNStage, Extra]
+    assert planned[Extra].skipped == f"{data / 'extra-images'} does not exist"
+    (data / "extra-images").mkdir()
+    extra = evaluate_all.plan(data)[1]
+    assert extra.options == ("--data.root", str(data / "extra-images"))
+    assert extra.skipped == "pip install 'ser-lightning[extra]' first"
+
+
+def test_every_stage_has_a_configuration_of_its_name():
+    classes = stage_classes()
+    names = [stage.name for stage in classes if stage.__module__.startswith("ser_lightning.")]
+    assert len(set(names)) == len(names)
+    configs = Path(__file__).parents[2] / "configs" / "eval"
+    for path in configs.glob("*.yaml"):
+        named = yaml.safe_load(path.read_text())["model"]["class_path"].rpartition(".")[2]
+        (stage,) = (each for each in classes if each.__name__ == named)
+        assert stage.name == path.stem
+    assert {path.stem for path in configs.glob("*.yaml")} == set(names)
+
+
+def test_stages_that_need_classes_are_skipped_where_there_are_none(
+    commands, data, tmp_path, capsys
+):
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    for i in range(3):
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(data / f"{i}.png")
+    source = {"class_path": "ser_lightning.data.ImageFolder", "init_args": {"root": str(data)}}
+    stored = {"config": yaml.safe_dump({"data": {"source": source}})}
+    torch.save({"ser_lightning": stored}, checkpoint)
+    wanted = ["knn", "linear", "equivariance", "diagnostics", "transformation"]
+    main(["evaluate-all", "--checkpoint", str(checkpoint), "--only", *wanted])
+    assert stages(commands) == ["diagnostics", "equivariance", "transformation"]
+    output = capsys.readouterr().out
+    assert "== knn: skipped, it needs classes, and the images have none; put them" in output

@@ -1,6 +1,7 @@
 """The command line in process: what runs, what it writes, and what it refuses, how."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -310,3 +311,100 @@ def test_compare_prints_a_line_per_run(tiny_run, capsys):
 
 def test_compare_refuses_what_is_no_run(tmp_path, capsys):
     assert "is no run folder" in error_of(["compare", str(tmp_path)], capsys)
+
+
+OLD = ROOT / "tests" / "runtime" / "fit_0.1.0.yaml"
+
+
+@pytest.mark.parametrize("source", ["data.Shapes", "data.shapes.Shapes", "data.folder.ImageFolder"])
+def test_configuration_of_version_0_1_0_runs(source, tmp_path):
+    text = OLD.read_text().replace("ser_lightning.data.Shapes", f"ser_lightning.{source}")
+    if source.endswith("ImageFolder"):
+        config = yaml.safe_load(text)
+        config["data"]["source"]["init_args"] = {"root": "images"}
+        text = yaml.safe_dump(config)
+    (tmp_path / "old.yaml").write_text(text)
+    config = ParsedOnly(["fit", "--config", "old.yaml"]).config["fit"]
+    assert config.data.source.class_path.endswith(source.rpartition(".")[2])
+    assert config.model.init_args.regularizer.init_args.hidden == 192
+
+
+def test_run_folder_alone_tells_what_to_go_on_with(tiny_run, capsys):
+    run = ["--run_dir", str(tiny_run)]
+    main(["fit", *run, "--ckpt_path", "last", "--trainer.max_epochs", "3"])
+    assert load_checkpoint(tiny_run / "checkpoints" / "last.ckpt")["global_step"] == 18
+    main(["validate", *run])
+    assert "configuration taken from" in capsys.readouterr().err
+    (tiny_run / "checkpoints" / "last.ckpt").unlink()
+    again = Parsed(["fit", *run, "--ckpt_path", "last"])
+    assert (again.run_dir, again.model.temperature) == (tiny_run, 0.2)
+    assert "required" in error_of(["fit", "--run_dir", "nowhere"], capsys)
+
+
+def test_fit_ends_with_what_to_type_next(tmp_path, capsys):
+    main(["fit", "--config", TINY, "--run_dir", "a run"])
+    path = "a run/checkpoints/last.ckpt"
+    assert capsys.readouterr().out.endswith(
+        f"Run folder: a run\nCheckpoint: {path}\n"
+        f"Next:       ser-fit evaluate --config configs/eval/knn.yaml --checkpoint '{path}'\n"
+        f"            make linear-eval CKPT='{path}'\n"
+    )
+
+
+def test_validate_prints_one_table_of_one_column(tiny_run, capsys):
+    capsys.readouterr()
+    main(["validate", "--run_dir", str(tiny_run)])
+    output = capsys.readouterr().out
+    assert output.count("k-NN top-1") == 1
+    assert "knn_top1" not in output
+    assert "random init" not in output
+    (line,) = [line for line in output.splitlines() if line.startswith("k-NN top-1")]
+    assert re.fullmatch(r"k-NN top-1 +\d+\.\d % +chance 8\.3 %", line)
+
+
+@pytest.mark.parametrize("seed", ["true", "false", "-1", "4294967296"])
+def test_seed_that_no_record_could_name_is_refused(seed, capsys):
+    message = error_of(["fit", "--config", TINY, "--seed_everything", seed], capsys)
+    assert f"seed_everything {seed} is no seed" in message
+    assert len(message.splitlines()) < 5
+
+
+def test_record_says_what_ran(tmp_path):
+    """Every value that is linked, computed or settled before training is the one written down."""
+    options = ["--seed_everything", "7", "--model.backbone.image_size", "20"]
+    main(["fit", "--config", TINY, "--run_dir", "run", "--ckpt_path", "last", *options])
+    checkpoint = load_checkpoint("run/checkpoints/last.ckpt")
+    stored = yaml.safe_load(checkpoint["ser_lightning"]["config"])
+    assert stored == yaml.safe_load(Path("run/fit.yaml").read_text())
+    again = Parsed(["fit", "--config", "run/fit.yaml", "--run_dir", "again"])
+    assert stored["seed_everything"] == again.model.seed == again.datamodule.seed == 7
+    assert checkpoint["PartitionedDataModule"]["seed"] == 7
+    assert (stored["run_dir"], stored["ckpt_path"]) == ("run", None)
+    backbone = stored["model"]["init_args"]["backbone"]["init_args"]
+    sizes = again.datamodule.image_size, again.datamodule.patch_size
+    assert sizes == (backbone["image_size"], backbone["patch_size"]) == (20, 4)
+    rate = stored["model"]["init_args"]["base_learning_rate"]
+    assert again.model.learning_rate == rate * stored["data"]["global_batch_size"] / 256
+    assert again.datamodule.needs == again.model.regularizer.needs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--trainer.accelerator", "nonsense"],
+        ["--trainer.strategy", "nonsense"],
+        ["--trainer.val_check_interval", "99"],
+        ["--trainer.accelerator", "gpu"],
+        ["--trainer.precision", "7"],
+        ["--run_dir", "/dev/null/run"],
+        ["--config", "broken.yaml"],
+        ["--model.backbone.weights", "nowhere.safetensors"],
+    ],
+    ids="-".join,
+)
+def test_mistake_of_any_kind_ends_in_a_few_lines(options, tmp_path, capsys):
+    (tmp_path / "broken.yaml").write_text("model: {class_path: [")
+    message = error_of(["fit", "--config", TINY, *options], capsys)
+    assert "ser-fit: error: " in message
+    assert "Traceback" not in message
+    assert len(message.splitlines()) < 25

@@ -8,8 +8,6 @@ from torchvision.transforms.v2 import functional as F
 
 from ser_lightning.data.crops import (
     NUM_UNIFORMS,
-    central_boxes,
-    central_crop,
     crop_and_resize,
     crop_boxes,
     cut,
@@ -124,24 +122,8 @@ def test_whole_images_are_squashed():
     result = cut(images, where, 24)
     expected = [F.resize(image, [24, 24], antialias=True) for image in images]
     assert torch.equal(result, torch.stack(expected))
-    flipped = cut(images, where._replace(flips=np.array([False, True])), 24)
+    flipped = cut(images, where._replace(flip=np.array([False, True])), 24)
     assert torch.equal(flipped, torch.stack([expected[0], expected[1].flip(-1)]))
-
-
-@pytest.mark.parametrize(("height", "width"), [(40, 60), (61, 47), (500, 333), (28, 28)])
-@pytest.mark.parametrize("fraction", [1.0, 224 / 256, 0.5])
-def test_central_boxes_are_what_the_central_crop_keeps(height, width, fraction):
-    rows = torch.linspace(0, 255, height)[:, None].expand(height, width)
-    columns = torch.linspace(0, 255, width).expand(height, width)
-    image = torch.stack([rows, columns, rows]).round().to(torch.uint8)
-    ((top, left, *sides),) = central_boxes(np.array([[height, width]]), 24, fraction)
-    assert sides == [sides[0]] * 2
-    assert sides[0] == pytest.approx(fraction * min(height, width), rel=0.03)
-    shown = central_crop(image, 24, fraction).float() / 255
-    for channel, (start, length) in enumerate([(top, height), (left, width)]):
-        middle = shown[channel].mean() * (length - 1) + 0.5
-        # half a pixel of the result, by which the crop's place is rounded, and one of the image
-        assert middle == pytest.approx(start + sides[0] / 2, abs=1 + sides[0] / 48)
 
 
 def test_local_crops_default_to_four_of_96_pixels_with_dinos_colours():

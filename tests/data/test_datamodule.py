@@ -4,11 +4,13 @@ import lightning as L
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from PIL import Image
 
 from ser_lightning.batch import PartitionedBatch, ViewNeeds
 from ser_lightning.data import (
     BatchKey,
     CropViews,
+    ImageFolder,
     InvertibleViews,
     LocalCrops,
     PartitionedDataModule,
@@ -150,7 +152,7 @@ def test_resume_keeps_the_partition_of_the_checkpoint():
     data.trainer.state.fn = "fit"
     data.setup("fit")
     data.load_state_dict(data.state_dict() | {"num_invertible": 6})
-    assert data.train_dataset().plan.num_invertible == 6
+    assert data.train_dataset().make.plan.num_invertible == 6
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -196,3 +198,22 @@ def test_needs_and_rotated_crops_are_set_from_a_configuration():
     data = parser.instantiate(config).data
     assert data.rotated == RotatedCrops(size=8)
     assert data.needs == ViewNeeds(paired=True)
+
+
+def test_without_an_evaluation_split_nothing_is_compared_with_itself(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / name / "1.png")
+    data = PartitionedDataModule(ImageFolder(str(tmp_path)), 2, num_workers=0)
+    data.setup("validate")
+    assert data.val_dataloader() == []
+
+
+def test_what_was_found_is_printed_at_the_start_once(tmp_path, monkeypatch):
+    printed = []
+    monkeypatch.setattr("ser_lightning.data.sources.opening.rank_zero_info", printed.append)
+    data = PartitionedDataModule(Shapes(24, 12), 8, num_workers=0)
+    for stage in ("validate", "test"):
+        data.setup(stage)
+    (text,) = printed
+    assert text.startswith("data: shapes, 24 images to train on, 12 classes (")

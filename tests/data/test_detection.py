@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from coco_tree import write_coco
-from ser_lightning.data import Shapes, detection
-from ser_lightning.data.detection import DetectionDataModule, DetectionTest, resized
+from ser_lightning.data import Shapes, detection, loaders
+from ser_lightning.data.detection import DetectionDataModule, resized
 from ser_lightning.data.plan import BatchKey
 from ser_lightning.data.sources.coco import CocoDetection
 
@@ -41,9 +41,10 @@ def test_shorter_side_is_reached_unless_the_longer_one_is_too_long(size, expecte
 
 
 def test_boxes_follow_their_objects_through_resizing_and_flips(root):
-    dataset = module(root).train_dataset()
+    data = module(root)
+    dataset, num_steps = data.train_dataset(), data.plan().steps_per_epoch
     places, sizes = set(), set()
-    for key in (BatchKey(epoch, step) for epoch in range(6) for step in range(len(dataset))):
+    for key in (BatchKey(epoch, step) for epoch in range(6) for step in range(num_steps)):
         batch = dataset[key]
         for pixels, corners, labels in zip(batch.pixels, batch.corners, batch.labels, strict=True):
             sizes.add(min(pixels.shape[1:]))
@@ -96,13 +97,12 @@ def test_nothing_is_held_out_and_test_images_are_not_selected_on(root):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_every_test_image_comes_once_over_all_ranks(root, world_size):
-    images = CocoDetection(root).evaluation()
-    seen = []
+def test_every_test_image_comes_once_over_all_ranks(root, monkeypatch, world_size):
+    data, seen = module(root), []
+    monkeypatch.setattr(loaders, "world_size", lambda: world_size)
     for rank in range(world_size):
-        dataset = DetectionTest(images, 2, 64, 90, rank, world_size)
-        for number in range(len(dataset)):
-            batch = dataset[number]
+        monkeypatch.setattr(loaders, "rank", lambda rank=rank: rank)
+        for batch in data.test_dataloader():
             assert len(batch.pixels) == len(batch.scale) == len(batch.indices)
             seen += batch.indices.tolist()
     assert sorted(seen) == list(range(5))

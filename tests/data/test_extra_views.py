@@ -17,9 +17,13 @@ from ser_lightning.data import (
     crops,
     replay,
 )
-from ser_lightning.data.datasets import EvaluationBatches, TrainingBatches
+from ser_lightning.data.clean import Clean
+from ser_lightning.data.datasets import CleanImages, TrainingViews
+from ser_lightning.data.draws import Canvas, Draws
 from ser_lightning.data.pipelines import ExtraViews
 from ser_lightning.data.plan import Plan
+from ser_lightning.data.reading import Reader
+from ser_lightning.data.render import to_device
 from ser_lightning.data.sources.base import ImageSet
 
 SIZE, PATCH = 16, 4
@@ -60,16 +64,20 @@ def module(**options):
 def training(rank=0, world_size=1, paired=False, images=None):
     images = images or Pictures()
     crop = CropViews(local=LocalCrops(num=2, size=8))
-    return TrainingBatches(
-        images,
+    return TrainingViews(
+        Reader(images),
         Plan(len(images), 16, 4, 0, rank, world_size),
         crop,
         InvertibleViews(0.25),
-        SIZE,
-        PATCH,
-        extra=ExtraViews(True, ROTATED, crop, 0.8, PATCH),
-        paired=paired,
+        Canvas(SIZE, PATCH),
+        ExtraViews(Clean(SIZE, 0.8), ROTATED),
+        paired,
     )
+
+
+def drawn(view):
+    """All that was drawn for a view, (B, 19)."""
+    return torch.cat([field.reshape(len(field), -1) for field in to_device(view.record)], dim=1)
 
 
 def emitted(**options):
@@ -106,9 +114,9 @@ def test_plain_view_is_the_image_that_evaluation_sees():
     images = Pictures()
     batches = training(images=images)
     data = module(needs=ViewNeeds(plain=True))
-    batch = data.on_after_batch_transfer(batches[KEY], 0)
+    batch = data.on_after_batch_transfer(batches(KEY), 0)
     indices = batch.indices[:12].numpy()
-    seen = EvaluationBatches(images, indices, 12, SIZE, 0.8)[0]
+    seen = CleanImages(Reader(images), Clean(SIZE, 0.8))(indices)
     assert torch.equal(batch.extra[0].pixels, seen.pixels)
     assert batch.extra[0].element is None
 
@@ -121,7 +129,7 @@ def test_record_of_the_plain_view_says_what_is_shown_and_that_nothing_is_changed
             return image
 
     data = module(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    (plain, *_) = data.on_after_batch_transfer(training(images=Centred())[KEY], 0).extra
+    (plain, *_) = data.on_after_batch_transfer(training(images=Centred())(KEY), 0).extra
     record = plain.record
     assert record.box.tolist() == [[4, 14, 32, 32]] * 12
     assert record.source_size.tolist() == [[40, 60]] * 12
@@ -154,30 +162,31 @@ def test_rotated_crop_is_made_again_from_its_record():
 
 def test_rotated_crops_have_essls_area_flips_and_colours():
     images = [torch.zeros(3, 200, 200, dtype=torch.uint8)] * 400
-    extra = ExtraViews(False, RotatedCrops(), CropViews(), 1.0, 16)
-    (host,) = extra.make(images[:1], np.arange(1), BatchKey(0, 0), 0, 224)
+    draws, crop = Draws(0, BatchKey(0, 0), np.arange(400)), CropViews()
+    extra, one = ExtraViews(rotated=RotatedCrops()), draws.take(np.arange(1))
+    (host,) = extra.make(images[:1], one, Canvas(224, 16), crop)
     assert host.pixels.shape[-1] == 96
-    extra = ExtraViews(False, RotatedCrops(size=4), CropViews(), 1.0, 4)
-    (host,) = extra.make(images, np.arange(400), BatchKey(0, 0), 0, 224)
-    area = host.packed[:, 4] * host.packed[:, 5] / 200**2
+    extra = ExtraViews(rotated=RotatedCrops(size=4))
+    (host,) = extra.make(images, draws, Canvas(224, 4), crop)
+    area = host.record.box[:, 2] * host.record.box[:, 3] / 200**2
     assert 0.05 * 0.97 < area.min() < 0.06
     assert 0.13 < area.max() < 0.14 * 1.03
-    assert host.packed[:, 6].mean() == pytest.approx(0.5, abs=0.1)  # 4 standard deviations
+    assert host.record.flip.mean() == pytest.approx(0.5, abs=0.1)  # 4 standard deviations
     assert RotatedCrops().view == PhotometricRecipe(p_blur=0.1)
     assert (host.record.blur_sigma > 0).mean() == pytest.approx(0.1, abs=0.06)
 
 
 def test_rotated_crop_has_draws_of_its_own():
-    batch = training()[KEY]
-    drawn = [view.packed[:, 12] for view in (*batch.crop, batch.extra[1])]
-    assert len(torch.cat(drawn).unique()) == 5 * 12
+    batch = training()(KEY)
+    factors = [view.record.brightness for view in (*batch.crop, batch.extra[1])]
+    assert len(np.unique(factors)) == 5 * 12
 
 
 @pytest.mark.parametrize("paired", [False, True])
 def test_two_ranks_hold_the_views_of_one(paired):
     data = module()
-    whole = data.on_after_batch_transfer(training(paired=paired)[KEY], 0)
-    parts = [data.on_after_batch_transfer(training(rank, 2, paired)[KEY], 0) for rank in range(2)]
+    whole = data.on_after_batch_transfer(training(paired=paired)(KEY), 0)
+    parts = [data.on_after_batch_transfer(training(rank, 2, paired)(KEY), 0) for rank in range(2)]
     for view, *halves in zip(views_of(whole), *map(views_of, parts), strict=True):
         assert torch.equal(torch.cat([half.pixels for half in halves]), view.pixels)
         for field, *shares in zip(view.record, *(half.record for half in halves), strict=True):
@@ -196,19 +205,19 @@ def test_batches_do_not_depend_on_workers():
 
 def test_pairs_share_the_draws_of_the_even_image_in_every_view_of_the_crop_sub_batch():
     images = Pictures(size=30)
-    unpaired, paired = (training(paired=p, images=images)[KEY] for p in (False, True))
+    unpaired, paired = (training(paired=p, images=images)(KEY) for p in (False, True))
     assert torch.equal(unpaired.indices, paired.indices)
     for before, after in zip(
         (*unpaired.crop, *unpaired.extra), (*paired.crop, *paired.extra), strict=True
     ):
-        assert torch.equal(after.packed[::2], after.packed[1::2])
-        assert torch.equal(after.packed[::2], before.packed[::2])
+        assert torch.equal(drawn(after)[::2], drawn(after)[1::2])
+        assert torch.equal(drawn(after)[::2], drawn(before)[::2])
         assert torch.equal(after.pixels[::2], before.pixels[::2])
         assert not torch.equal(after.pixels[::2], after.pixels[1::2])
     for view in unpaired.crop:
-        assert (view.packed[::2] != view.packed[1::2]).any(1).all()
+        assert (drawn(view)[::2] != drawn(view)[1::2]).any(1).all()
     for before, after in zip(unpaired.invertible, paired.invertible, strict=True):
-        assert torch.equal(before.packed, after.packed)
+        assert torch.equal(drawn(before), drawn(after))
         assert torch.equal(before.pixels, after.pixels)
 
 
@@ -216,13 +225,13 @@ def test_pairs_of_unequal_images_show_the_same_part_of_them():
     images = [torch.zeros(3, *size, dtype=torch.uint8) for size in ((375, 500), (500, 375)) * 8]
     draws = np.repeat(np.random.default_rng(0).random((8, crops.NUM_UNIFORMS + 1)), 2, axis=0)
     where = CropViews().place(images, draws, (0.08, 1.0), paired=True)
-    shares = where.boxes / np.tile(where.sizes, 2)
+    shares = where.box / np.tile(where.source_size, 2)
     assert np.abs(shares[::2] - shares[1::2]).max() <= 1 / 375
-    assert (where.boxes[:, 2:] >= 1).all()
-    assert (where.boxes[:, :2] + where.boxes[:, 2:] <= where.sizes).all()
+    assert (where.box[:, 2:] >= 1).all()
+    assert (where.box[:, :2] + where.box[:, 2:] <= where.source_size).all()
     alone = CropViews().place(images, draws, (0.08, 1.0))
-    assert np.array_equal(alone.boxes[::2], where.boxes[::2])  # the even image's own
-    assert np.abs(alone.boxes - where.boxes).max() > 10
+    assert np.array_equal(alone.box[::2], where.box[::2])  # the even image's own
+    assert np.abs(alone.box - where.box).max() > 10
 
 
 def test_odd_crop_sub_batch_cannot_form_pairs():

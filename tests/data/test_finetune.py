@@ -1,6 +1,7 @@
 """Augmented batches: deterministic, whatever loads them, and augmented at all."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,7 +51,9 @@ def test_an_image_looks_the_same_in_any_batch_of_its_epoch():
 def test_seed_epoch_and_repeat_change_the_augmentation(seed, epoch, repeat):
     image = SOURCE.train().read(5)
     crops = [
-        module(seed=s, rand_augment=None, p_erasing=0.0).train_dataset()._augment(image, e, 5, r)
+        module(seed=s, rand_augment=None, p_erasing=0.0)
+        .train_dataset()
+        .make.augment(image, e, 5, r)
         for s, e, r in ((0, 0, 0), (seed, epoch, repeat))
     ]
     assert not torch.equal(*crops)
@@ -110,16 +113,17 @@ def test_largest_magnitude_may_posterize_to_black():
 
 @pytest.mark.parametrize(("batch_size", "repeats"), [(12, 3), (12, 1), (8, 3)])
 def test_repeats_fill_a_step_and_an_epoch_keeps_its_length(batch_size, repeats):
-    dataset = module(global_batch_size=batch_size, num_repeats=repeats).train_dataset()
-    assert len(dataset) == 48 // batch_size
+    make = module(global_batch_size=batch_size, num_repeats=repeats).train_dataset().make
+    num_steps = make.plan.steps_per_epoch
+    assert num_steps == 48 // batch_size
     seen = []
-    for step in range(len(dataset)):
-        indices, number = dataset.places(BatchKey(0, step))
+    for step in range(num_steps):
+        indices, number = make.places(BatchKey(0, step))
         assert len(indices) == batch_size
         places = list(zip(indices.tolist(), number.tolist(), strict=True))
         assert len(set(places)) == batch_size
         seen += np.unique(indices).tolist()
-    assert len(seen) == len(set(seen)) == len(dataset) * -(-batch_size // repeats)
+    assert len(seen) == len(set(seen)) == num_steps * -(-batch_size // repeats)
 
 
 def test_repeats_of_an_image_differ():
@@ -129,12 +133,9 @@ def test_repeats_of_an_image_differ():
 
 
 def test_ranks_share_the_global_batch_and_spread_the_repeats():
-    dataset = module(num_repeats=2).train_dataset()
-    whole = dataset[BatchKey(1, 0)]
-    parts = []
-    for rank in range(2):
-        dataset.plan = Plan(48, 12, 0, 0, rank, 2)
-        parts.append(dataset[BatchKey(1, 0)])
+    make, key = module(num_repeats=2).train_dataset().make, BatchKey(1, 0)
+    whole = make(key)
+    parts = [replace(make, plan=Plan(48, 12, 0, 0, rank, 2))(key) for rank in range(2)]
     assert torch.equal(torch.stack([p.pixels for p in parts], 1).flatten(0, 1), whole.pixels)
     assert torch.equal(parts[0].indices, parts[1].indices)
     assert len(parts[0].indices.unique()) == 6

@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ser_lightning.data import Shapes
-from ser_lightning.data.labelled import LabelledCrops, LabelledDataModule
+from ser_lightning.data import ImageFolder, Shapes
+from ser_lightning.data.clean import Clean
+from ser_lightning.data.datasets import LabelledCrops
+from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.pipelines import CropViews
 from ser_lightning.data.plan import BatchKey, Plan
+from ser_lightning.data.reading import Reader
 from ser_lightning.data.sources.base import ImageSet, MemoryImages, Source, hold_out
 from ser_lightning.data.sources.released import IMAGENET_VAL, imagenet_synsets
 
@@ -45,7 +49,7 @@ def shapes(**options):
 
 def crops(data, rank=0, world_size=1):
     plan = Plan(len(data.images("train")), 8, 0, 3, rank, world_size)
-    return LabelledCrops(data.images("train"), plan, CropViews(), 16)
+    return LabelledCrops(Reader(data.images("train")), plan, CropViews(), Clean(16))
 
 
 def test_holdout_is_a_balanced_part_of_train_and_no_test_image():
@@ -112,16 +116,16 @@ def test_part_of_the_training_images_is_marked_as_a_test():
 
 def test_training_batch_depends_on_its_key_only():
     data, key = shapes(), BatchKey(1, 2)
-    one, again = crops(data)[key], crops(data)[key]
+    one, again = crops(data)(key), crops(data)(key)
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
-    other = crops(data)[BatchKey(2, 2)]
+    other = crops(data)(BatchKey(2, 2))
     assert not torch.equal(one.pixels, other.pixels)
 
 
 def test_two_ranks_share_the_batch_of_one():
     data, key = shapes(), BatchKey(0, 3)
-    whole = crops(data)[key]
-    parts = [crops(data, rank, 2)[key] for rank in range(2)]
+    whole = crops(data)(key)
+    parts = [crops(data, rank, 2)(key) for rank in range(2)]
     for field in ("pixels", "label", "indices"):
         joined = torch.cat([getattr(part, field) for part in parts])
         assert torch.equal(joined, getattr(whole, field))
@@ -153,3 +157,15 @@ def test_source_that_cannot_be_tested_on_is_refused(train, test, message):
 def test_holdout_fraction_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"holdout_fraction 1\.0"):
         shapes(holdout_fraction=1.0)
+
+
+def test_own_folder_is_never_official(tmp_path):
+    for split in ("train", "val"):
+        for name in ("ant", "bee"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / split / name / "1.png")
+    data = LabelledDataModule(ImageFolder(str(tmp_path)), num_workers=0)
+    data.setup("test")
+    assert data.dataset_name == data.source.dataset_name
+    assert data.dataset_name.startswith("folder_")
+    assert data.reasons() == ("measured on a folder of one's own, which is no released set",)

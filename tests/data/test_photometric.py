@@ -9,12 +9,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ser_lightning.data import photometric
+from ser_lightning.data.crops import whole
 from ser_lightning.data.photometric import (
     MOCO_VIEW_1,
     MOCO_VIEW_2,
     NUM_UNIFORMS,
     PhotometricRecipe,
-    PhotometricRecord,
     apply,
     draw,
 )
@@ -34,17 +34,12 @@ def pictures(count, height=20, width=26, seed=0):
 
 
 def identity(count):
-    return PhotometricRecord(
-        jitter=np.ones(count, dtype=bool),
-        order=np.tile(np.arange(4), (count, 1)),
-        brightness=np.ones(count),
-        contrast=np.ones(count),
-        saturation=np.ones(count),
-        hue=np.zeros(count),
-        gray=np.zeros(count, dtype=bool),
-        blur_sigma=np.zeros(count),
-        solarize=np.zeros(count, dtype=bool),
-    )
+    """What was drawn for images that jitter leaves as they are."""
+    return untouched(count)._replace(jitter=np.ones(count, dtype=bool))
+
+
+def untouched(count):
+    return whole([torch.zeros(3, 4, 4)] * count)
 
 
 def blur_reference(image, sigma):
@@ -68,7 +63,8 @@ def chain_reference(record, row, image):
 
 
 def draws(recipe, count, view=0):
-    return draw(recipe, uniforms(3, Stream.AUGMENT, 0, np.arange(count), view, NUM_UNIFORMS))
+    numbers = uniforms(3, Stream.AUGMENT, 0, np.arange(count), view, NUM_UNIFORMS)
+    return draw(recipe, numbers, untouched(count))
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
@@ -154,7 +150,7 @@ def test_chain_depends_on_the_order():
     assert (result[0] - result[1]).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("record", [identity(5), PhotometricRecord.identity(5)])
+@pytest.mark.parametrize("record", [identity(5), untouched(5)])
 def test_identity_record_returns_the_input_exactly(record):
     pixels = pictures(5)
     result = apply(record, pixels)
@@ -191,7 +187,7 @@ def test_draw_of_an_image_does_not_depend_on_its_neighbours():
     rows = np.array([7, 3])
     record = draws(MOCO_VIEW_2, 20)
     block = uniforms(3, Stream.AUGMENT, 0, rows, 0, NUM_UNIFORMS)
-    for some, every in zip(draw(MOCO_VIEW_2, block), record, strict=True):
+    for some, every in zip(draw(MOCO_VIEW_2, block, untouched(len(block))), record, strict=True):
         assert np.array_equal(some, every[rows])
 
 

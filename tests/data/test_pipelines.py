@@ -6,6 +6,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from ser_lightning.data import PartitionedDataModule, Shapes
+from ser_lightning.data.draws import Canvas, Draws
 from ser_lightning.data.photometric import PhotometricRecipe
 from ser_lightning.data.pipelines import CropViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey
@@ -14,7 +15,7 @@ from ser_lightning.data.settings import LocalCrops
 from ser_lightning.groups import GroupSampler, act, relative
 
 SIZE, PATCH = 32, 4
-GRID = (SIZE // PATCH, SIZE // PATCH)
+CANVAS = Canvas(SIZE, PATCH)
 NO_COLOUR = PhotometricRecipe(p_jitter=0, p_gray=0, p_blur=0)
 INDICES = np.array([4, 9, 2])
 LOCAL = LocalCrops(num=4, size=16)
@@ -24,6 +25,15 @@ KEY = BatchKey(1, 5)
 def images(count=3):
     rng = torch.Generator().manual_seed(0)
     return [torch.randint(0, 256, (3, 40, 48), generator=rng, dtype=torch.uint8)] * count
+
+
+def crops_of(pictures, indices, key, seed, local=None):
+    return CropViews(local=local).make(pictures, Draws(seed, key, indices), CANVAS)
+
+
+def pairs_of(pipeline, pictures, indices, key, seed, local=None):
+    crop = CropViews(local=local)
+    return pipeline.make(pictures, Draws(seed, key, indices), CANVAS, crop)
 
 
 def rendered(crop=(), invertible=()):
@@ -36,24 +46,22 @@ def assert_views_equal(views, others):
         assert torch.equal(view.pixels, other.pixels)
         for field, same in zip(view.record, other.record, strict=True):
             assert np.array_equal(field, same)
-        assert torch.equal(view.packed, other.packed)
 
 
 def test_crop_views_are_two_different_squares():
-    views = CropViews().make(images(), INDICES, BatchKey(0, 0), 0, SIZE)
+    views = crops_of(images(), INDICES, BatchKey(0, 0), 0)
     assert [view.pixels.shape for view in views] == [(3, 3, SIZE, SIZE)] * 2
     assert not torch.equal(views[0].pixels, views[1].pixels)
 
 
 def test_views_depend_on_seed_epoch_and_index_only():
-    crop, invertible = CropViews(), InvertibleViews()
-    args = (BatchKey(1, 5), 7, SIZE)
+    invertible, args = InvertibleViews(), (BatchKey(1, 5), 7)
     assert_views_equal(
-        crop.make(images(), INDICES, *args),
-        crop.make(images(), INDICES, BatchKey(1, 6), 7, SIZE),  # crops know no step
+        crops_of(images(), INDICES, *args),
+        crops_of(images(), INDICES, BatchKey(1, 6), 7),  # crops know no step
     )
-    together = invertible.make(images(), INDICES, *args, GRID)
-    alone = invertible.make(images(1), INDICES[1:2], *args, GRID)
+    together = pairs_of(invertible, images(), INDICES, *args)
+    alone = pairs_of(invertible, images(1), INDICES[1:2], *args)
     for whole, single in zip(together, alone, strict=True):
         assert torch.equal(whole.pixels[1:2], single.pixels)
         assert torch.equal(whole.element.flip[1:2], single.element.flip)
@@ -62,14 +70,14 @@ def test_views_depend_on_seed_epoch_and_index_only():
 
 @pytest.mark.parametrize(("key", "seed"), [(BatchKey(2, 5), 7), (BatchKey(1, 5), 8)])
 def test_views_change_with_epoch_and_seed(key, seed):
-    first = CropViews().make(images(), INDICES, BatchKey(1, 5), 7, SIZE)
-    other = CropViews().make(images(), INDICES, key, seed, SIZE)
+    first = crops_of(images(), INDICES, BatchKey(1, 5), 7)
+    other = crops_of(images(), INDICES, key, seed)
     assert not torch.equal(first[0].pixels, other[0].pixels)
 
 
 def test_invertible_views_show_the_whole_image_through_their_group_elements():
     pipeline = InvertibleViews(view_1=NO_COLOUR, view_2=NO_COLOUR, group=GroupSampler(scale=False))
-    host = pipeline.make(images(), INDICES, BatchKey(0, 0), 0, SIZE, GRID)
+    host = pairs_of(pipeline, images(), INDICES, BatchKey(0, 0), 0)
     batch = rendered(invertible=host)
     upright = normalise(host[0].pixels / 255, IMAGENET_MEAN, IMAGENET_STD)
     for view in batch.invertible:
@@ -81,7 +89,7 @@ def test_invertible_views_show_the_whole_image_through_their_group_elements():
 
 def test_invertible_views_share_one_crop_on_request():
     whole, shared = (
-        InvertibleViews(crop=crop).make(images(), INDICES, BatchKey(0, 0), 0, SIZE, GRID)
+        pairs_of(InvertibleViews(crop=crop), images(), INDICES, BatchKey(0, 0), 0)
         for crop in ("none", "shared")
     )
     assert torch.equal(shared[0].pixels, shared[1].pixels)
@@ -89,8 +97,8 @@ def test_invertible_views_share_one_crop_on_request():
 
 
 def test_rendered_view_is_normalised_and_as_large_as_its_element_says():
-    host = InvertibleViews().make(images(), INDICES, BatchKey(0, 3), 0, SIZE, GRID)
-    batch = rendered(CropViews().make(images(), INDICES, BatchKey(0, 3), 0, SIZE), host)
+    host = pairs_of(InvertibleViews(), images(), INDICES, BatchKey(0, 3), 0)
+    batch = rendered(crops_of(images(), INDICES, BatchKey(0, 3), 0), host)
     for view in batch.invertible:
         height, width = view.element.shape
         assert view.pixels.shape == (3, 3, height * PATCH, width * PATCH)
@@ -101,9 +109,8 @@ def test_rendered_view_is_normalised_and_as_large_as_its_element_says():
 def make_both(local, key=KEY, seed=7, pictures=None, indices=INDICES, **options):
     """The views of the crop and of the invertible pipeline for the same images."""
     pictures = images() if pictures is None else pictures
-    crop = CropViews(local=local).make(pictures, indices, key, seed, SIZE)
-    pipeline = InvertibleViews(**options)
-    return crop, pipeline.make(pictures, indices, key, seed, SIZE, GRID, local)
+    args = (pictures, indices, key, seed, local)
+    return crops_of(*args), pairs_of(InvertibleViews(**options), *args)
 
 
 def assert_elements_equal(views, others):
@@ -246,10 +253,11 @@ def test_invertible_views_have_the_colours_of_the_crops_unless_set():
 
 def test_local_views_of_96_pixels_have_sides_of_4_to_8_tokens():
     pictures, pipeline = images(1), InvertibleViews()
-    local = LocalCrops(num=2)
+    crop, canvas = CropViews(local=LocalCrops(num=2)), Canvas(224, 16)
     sides = set()
     for step in range(60):
-        views = pipeline.make(pictures, INDICES[:1], BatchKey(0, step), 0, 224, (14, 14), local)
+        draws = Draws(0, BatchKey(0, step), INDICES[:1])
+        views = pipeline.make(pictures, draws, canvas, crop)
         sides |= {side for view in views[2:] for side in view.element.grid}
     assert sides <= set(range(4, 9))
     assert {5, 6, 7} <= sides

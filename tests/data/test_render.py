@@ -6,15 +6,16 @@ import torch
 
 from ser_lightning.batch import ViewRecord
 from ser_lightning.data.crops import whole
-from ser_lightning.data.photometric import PhotometricRecipe, PhotometricRecord
+from ser_lightning.data.draws import Canvas, Draws
+from ser_lightning.data.photometric import PhotometricRecipe
 from ser_lightning.data.pipelines import CropViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey
-from ser_lightning.data.render import HostBatch, pack, render, replay, unpack
+from ser_lightning.data.render import HostBatch, render, replay, to_device
 from ser_lightning.data.settings import LocalCrops
 from ser_lightning.groups import GroupSampler, act
 
 SIZE, PATCH, LOCAL_SIZE = 32, 4, 16
-GRID = (SIZE // PATCH, SIZE // PATCH)
+CANVAS = Canvas(SIZE, PATCH)
 INDICES = np.arange(24)
 KEY = BatchKey(1, 5)
 TOLERANCE = 1e-5  # measured: 7e-7, from the float32 rounding of the factors
@@ -39,9 +40,10 @@ def batch(crop="none", solarize=0.0):
     invertible = InvertibleViews(
         crop=crop, view_1=recipe, view_2=recipe, group=GroupSampler(scale=False)
     )
+    crops, draws = CropViews(recipe, recipe, local=local), Draws(7, KEY, INDICES)
     host = HostBatch(
-        CropViews(recipe, recipe, local=local).make(images, INDICES, KEY, 7, SIZE),
-        invertible.make(images, INDICES, KEY, 7, SIZE, GRID, local),
+        crops.make(images, draws, CANVAS),
+        invertible.make(images, draws, CANVAS, crops),
         *[nothing] * 3,
     )
     return images, render(host, PATCH, (0, 0, 0), (1, 1, 1))
@@ -107,25 +109,24 @@ def test_fields_are_columns_of_one_tensor():
         assert [field.dim() for field in view.record] == [2, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1]
 
 
-def test_fields_come_back_as_they_were_packed():
+def test_fields_are_the_same_beside_the_pixels():
     images = [torch.zeros(3, 5, 7, dtype=torch.uint8)] * 2
-    colours = PhotometricRecord(
-        jitter=np.array([True, False]),
-        order=np.array([[2, 0, 1, 3], [3, 2, 1, 0]]),
-        brightness=np.array([1.1, 1.2]),
-        contrast=np.array([1.3, 1.4]),
-        saturation=np.array([1.5, 1.6]),
-        hue=np.array([0.1, -0.2]),
-        gray=np.array([False, True]),
-        blur_sigma=np.array([0.0, 1.7]),
-        solarize=np.array([True, False]),
-    )
-    where = whole(images)._replace(flips=np.array([False, True]))
-    record = unpack(pack(where, colours))
+    colours = {
+        "jitter": np.array([True, False]),
+        "order": np.array([[2, 0, 1, 3], [3, 2, 1, 0]]),
+        "brightness": np.array([1.1, 1.2]),
+        "contrast": np.array([1.3, 1.4]),
+        "saturation": np.array([1.5, 1.6]),
+        "hue": np.array([0.1, -0.2]),
+        "gray": np.array([False, True]),
+        "blur_sigma": np.array([0.0, 1.7]),
+        "solarize": np.array([True, False]),
+    }
+    record = to_device(whole(images)._replace(flip=np.array([False, True]), **colours))
     assert record.source_size.tolist() == [[5, 7]] * 2
     assert record.box.tolist() == [[0, 0, 5, 7]] * 2
     assert record.flip.tolist() == [0, 1]
-    for name, values in zip(colours._fields, colours, strict=True):
+    for name, values in colours.items():
         np.testing.assert_allclose(getattr(record, name).numpy(), values, rtol=1e-6)
 
 
@@ -148,11 +149,12 @@ def test_draws_of_a_run_stay_as_they_are():
     """Two images in two views, as drawn before records travelled with the batch."""
     images = [torch.zeros(3, 40, 48, dtype=torch.uint8)] * 2
     local = LocalCrops(num=1, size=16)
-    views = CropViews(local=local).make(images, np.array([4, 9]), KEY, 7, SIZE)
+    views = CropViews(local=local).make(images, Draws(7, KEY, np.array([4, 9])), CANVAS)
     factors = [(1.160651, 0.610454, 0.878672, 0.054572), (0.721008, 1.086057, 0.852282, -0.066591)]
     golden = [
         (40, 48, 0, 0, 37, 44, 0, 0, 2, 0, 1, 3, *factors[0], 0, 1.137104, 0),
         (40, 48, 17, 2, 10, 11, 1, 1, 2, 0, 1, 3, *factors[1], 1, 0.406639, 0),
     ]
     for view, expected in zip((views[0], views[2]), golden, strict=True):
-        assert view.packed[1].tolist() == pytest.approx(expected, abs=2e-6)
+        drawn = [number for field in to_device(view.record.take([1])) for number in field.flatten()]
+        assert drawn == pytest.approx(expected, abs=2e-6)

@@ -1,5 +1,6 @@
 """The linear classifier's file, and accuracy counted sample by sample."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from ser_lightning.evaluation.head import HeadOrigin, LinearClassifier, head_path
 from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
-from ser_lightning.evaluation.stage import stage_variant
+from ser_lightning.evaluation.stage import Stage
 from support import tiny_backbone
 
 
@@ -53,7 +54,7 @@ def test_file_says_what_the_head_was_trained_on(tmp_path):
     made.save(path)
     assert LinearClassifier.load(path).origin is None
     selected = {"base_learning_rate": 3.0, "epoch": 47, "holdout_top1": None}
-    made.origin = HeadOrigin("abc-online", {"rates": [1.0, 3.0]}, selected, 2, "without crops")
+    made.origin = HeadOrigin("abc-online", {"rates": [1.0, 3.0]}, selected, 2, ("without crops",))
     made.save(path)
     assert LinearClassifier.load(path).origin == made.origin
 
@@ -70,8 +71,8 @@ def test_file_says_what_the_head_was_trained_on(tmp_path):
     ],
 )
 def test_variant_is_empty_for_the_default_alone(seed, branch, default, detector, expected):
-    stage = SimpleNamespace(seed=seed, branch=branch, default_branch=default)
-    assert stage_variant(stage, detector) == expected
+    stage = SimpleNamespace(seed=seed, branch=branch, default_branch=default, flavour=detector)
+    assert Stage.variant.fget(stage) == expected
 
 
 def test_heads_of_variants_lie_side_by_side(tmp_path):
@@ -80,13 +81,20 @@ def test_heads_of_variants_lie_side_by_side(tmp_path):
     assert head_path(tmp_path, "shapes", "seed1") == results / "linear-shapes-seed1.safetensors"
 
 
+def test_head_of_version_0_1_0_keeps_its_reasons():
+    old = {"checkpoint": "a", "protocol": {}, "selected": {}, "seed": 0}
+    for reason, reasons in (("x; y", ("x", "y")), (None, ())):
+        text = json.dumps({**old, "unofficial_reason": reason})
+        assert HeadOrigin.read(text).unofficial_reasons == reasons
+
+
 def test_missing_file_names_the_stage_that_writes_it(tmp_path):
     with pytest.raises(ValueError, match=r"none\.safetensors does not exist; run the linear stage"):
         LinearClassifier.load(tmp_path / "none.safetensors")
 
 
 def counted(logits, label, batch_size):
-    counter = AccuracyCounter(logits.shape[1])
+    counter = AccuracyCounter()
     for some, labels in zip(logits.split(batch_size), label.split(batch_size), strict=True):
         counter.update(some, labels)
     return counter
@@ -113,7 +121,7 @@ def test_accuracy_equals_a_naive_loop(num_classes):
         top1 += truth == ranked[0]
         top5 += truth in ranked[:5]
     accuracy = counted(logits, label, 5).compute()
-    assert accuracy.metrics() == pytest.approx({"top1": 100 * top1 / 23, "top5": 100 * top5 / 23})
+    assert (accuracy.top1, accuracy.top5) == pytest.approx((100 * top1 / 23, 100 * top5 / 23))
     assert (accuracy.num_hits, accuracy.num_samples) == (top1, 23)
 
 

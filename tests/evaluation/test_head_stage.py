@@ -1,25 +1,15 @@
 """A head on other images: classes are matched by name, hits counted as by hand."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
 from ser_lightning.corruptions import CORRUPTIONS
 from ser_lightning.data.benchmarks import Condition
 from ser_lightning.data.sources.base import MemoryImages
-from ser_lightning.evaluation.head_stage import logit_table, top_hits
+from ser_lightning.evaluation.head_stage import logit_table
+from ser_lightning.evaluation.metrics.accuracy import top_hits
 from ser_lightning.evaluation.stages.imagenet_p import load_alexnet
-from ser_lightning.files import file_sha256
-from ser_lightning.results.ratios import (
-    ALEXNET,
-    ALEXNET_CORRUPTION_ERRORS,
-    ALEXNET_ERROR,
-    baseline_reasons,
-    read_baseline,
-    versus,
-)
+from ser_lightning.results.ratios import ALEXNET_CORRUPTION_ERRORS, ALEXNET_ERROR
 
 
 def condition(labels, names, name="set"):
@@ -68,55 +58,3 @@ def test_alexnets_errors_have_the_means_that_others_divide_by():
 def test_missing_weights_of_alexnet_say_where_from(tmp_path):
     with pytest.raises(ValueError, match=r"none\.pth does not exist; fetch https://.*alexnet"):
         load_alexnet(str(tmp_path / "none.pth"))
-
-
-def write_baseline(path, **changes):
-    content = {
-        "dataset": "imagenet_p",
-        "protocol": {"stride": 2},
-        "metrics": {"a": 1, "b": None},
-        "counts": {"videos/snow": 5},
-        **changes,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    return str(path)
-
-
-def test_baseline_must_have_been_measured_in_the_same_way(tmp_path):
-    path = str(tmp_path / "record.json")
-    with pytest.raises(ValueError, match=r"record\.json is no record of a measurement"):
-        read_baseline(path, {}, (), "imagenet_p")
-    path = write_baseline(tmp_path / "record.json")
-    found = read_baseline(path, {"stride": 2}, ["stride"], "imagenet_p")
-    with pytest.raises(ValueError, match="was measured with stride 2, not 1"):
-        read_baseline(path, {"stride": 1}, ["stride"], "imagenet_p")
-    with pytest.raises(ValueError, match="was measured with dataset imagenet_p, not shapes"):
-        read_baseline(path, {"stride": 2}, ["stride"], "shapes")
-    assert found.entries("metrics", ["a"]) == [1.0]
-    with pytest.raises(ValueError, match="lacks the metrics b, c"):
-        found.entries("metrics", ["a", "b", "c"])
-    found.check_counts({"videos/snow": 5})
-    with pytest.raises(ValueError, match="was measured with videos/snow 5, not 4; measure both"):
-        found.check_counts({"videos/snow": 4})
-    with pytest.raises(ValueError, match="lacks the counts videos/tilt"):
-        found.check_counts({"videos/tilt": 5})
-
-
-def test_baseline_is_named_by_its_network_or_its_run(tmp_path):
-    own = write_baseline(tmp_path / "runs" / "moco" / "results" / "x.json")
-    other = write_baseline(tmp_path / "other.json")
-    alexnet = write_baseline(tmp_path / "a.json", network="AlexNet", unofficial_reason="a tenth")
-    found = [read_baseline(path, {}, (), "imagenet_p") for path in (own, other, alexnet)]
-    assert [item.name for item in found] == ["moco", "other", ALEXNET]
-    assert found[0].describe() == {"name": "moco", "sha256": file_sha256(Path(own))}
-    assert found[2].describe() == ALEXNET
-    assert [item.unofficial_reason for item in found] == [None, None, "a tenth"]
-    assert [versus("mce", item.name) for item in found] == ["mce_vs_moco", "mce_vs_other", "mce"]
-
-
-def test_baselines_reasons_are_named_once():
-    assert baseline_reasons(None, ["ours"]) == []
-    assert baseline_reasons("ours; head: theirs", [None, "more; ours"]) == [
-        "baseline: head: theirs"
-    ]

@@ -7,10 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from ser_lightning.data import Shapes
+from ser_lightning.data.clean import Clean
+from ser_lightning.data.datasets import Batches, CleanImages
+from ser_lightning.data.loaders import BatchLoader, SlotKeys
+from ser_lightning.data.reading import Reader
 from ser_lightning.evaluation import (
     OnlineEvaluation,
     equivariance_scores,
@@ -81,7 +88,7 @@ def test_baseline_is_measured_before_the_first_step_and_logged(tmp_path, capsys)
     assert callback.baseline == pytest.approx(expected, rel=1e-4)
     assert set(callback.baseline) == set(callback.latest) == NAMES
     assert callback.num_classes == 3
-    assert "Random initialisation: knn_top1" in capsys.readouterr().out
+    assert "Random initialisation, 23 images: knn_top1" in capsys.readouterr().out
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     logged = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
     assert float(logged[0]["random_init/rankme"]) == pytest.approx(expected["rankme"])
@@ -101,11 +108,67 @@ def test_latest_and_history_follow_the_trained_weights(tmp_path):
     assert callback.latest["rankme"] != callback.baseline["rankme"]
 
 
+@pytest.mark.parametrize(
+    ("limit", "last"),
+    [
+        ({"max_epochs": 3, "check_val_every_n_epoch": 2}, 6),
+        ({"max_epochs": -1, "max_steps": 5}, 5),
+    ],
+)
+def test_last_step_is_measured_whatever_the_interval(limit, last, tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path / "kept", "last", every_n_train_steps=1)
+    callback, module = OnlineEvaluation(k=5, num_equivariance_images=10), online_run.Module()
+    callbacks = {"callbacks": [callback, checkpoint], "enable_checkpointing": True}
+    run = fit(callback, tmp_path, module, **limit, **callbacks)
+    steps = [entry["step"] for entry in callback.history]
+    assert steps[-1] == run.global_step == last
+    assert len(set(steps)) == len(steps)
+    assert callback.latest == pytest.approx(direct_metrics(module.backbone), rel=1e-4)
+    assert (callback.num_bank, callback.num_queries) == (31, 23)
+    assert checkpoint._last_global_step_saved == -1  # to be written again
+
+
+def test_validation_that_is_off_stays_off(tmp_path):
+    callback = OnlineEvaluation(k=5, num_equivariance_images=3)
+    fit(callback, tmp_path, limit_val_batches=0, num_sanity_val_steps=0)
+    assert callback.history == []
+
+
+def test_given_weights_are_not_called_random(tmp_path, capsys):
+    module, logger = online_run.Module(), CSVLogger(tmp_path, name="", version="")
+    module.backbone.arguments["weights"] = "somewhere.safetensors"
+    callback = OnlineEvaluation(k=5, num_equivariance_images=3)
+    fit(callback, tmp_path, module, logger=logger)
+    assert callback.baseline_name == "given weights"
+    assert "Given weights, 23 images: knn_top1" in capsys.readouterr().out
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert "given_weights/rankme" in header
+    assert "random_init" not in header
+    resumed = OnlineEvaluation()
+    resumed.load_state_dict(callback.state_dict())
+    assert resumed.baseline_name == "given weights"
+
+
 def test_without_labels_there_is_no_knn(tmp_path):
     callback = OnlineEvaluation(num_equivariance_images=0)
     fit(callback, tmp_path, labelled=False)
     assert set(callback.latest) == {"rankme", "feature_std", "token_spatial_variance"}
     assert callback.num_classes == 0
+
+
+def test_queries_that_are_in_the_bank_have_no_knn(tmp_path):
+    images = Shapes(num_train=24, num_evaluation=4, image_size=32).train()
+    callback = OnlineEvaluation(num_equivariance_images=0)
+    run = online_run.trainer(callback, tmp_path, logger=False)
+    made = [CleanImages(Reader(images), Clean(32), np.arange(start, start + 8)) for start in (0, 4)]
+    sets = [BatchLoader(Batches(make, 8), SlotKeys(Batches(make, 8), (8, 4)), 0) for make in made]
+    with pytest.warns(UserWarning, match="4 of 8 images to evaluate are in the k-NN bank too"):
+        run.validate(online_run.Module(), sets, verbose=False)
+    assert set(callback.latest) == {"rankme", "feature_std", "token_spatial_variance"}
+    apart = [sets[0], BatchLoader(sets[1].dataset, sets[1].sampler, 0)]
+    apart[1].dataset.make = CleanImages(Reader(images), Clean(32), np.arange(8, 16))
+    run.validate(online_run.Module(), apart, verbose=False)
+    assert "knn_top1" in callback.latest
 
 
 def test_layer_at_the_depth_is_scored_once(tmp_path):

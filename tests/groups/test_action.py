@@ -17,8 +17,13 @@ def _seed():
     torch.manual_seed(0)
 
 
-def element(flip, turns, grid):
-    return GroupElement.from_turns(torch.tensor([flip]), torch.tensor([turns]), grid)
+KERNELS = st.sampled_from(["bicubic", "bilinear"])
+GRIDS = st.tuples(st.integers(2, 9), st.integers(2, 9))
+
+
+def element(flip, turns, grid, interpolation="bicubic"):
+    made = GroupElement.from_turns(torch.tensor([flip]), torch.tensor([turns]), grid)
+    return made._replace(interpolation=interpolation)
 
 
 def patch_means(images):
@@ -77,13 +82,13 @@ def test_act_of_the_inverse_restores_the_map(a, size):
     assert torch.equal(act(a.inverse(size), act(a, maps)), maps)
 
 
-def pairs_error(image_size, grid1, grid2):
+def pairs_error(image_size, grid1, grid2, interpolation="bicubic"):
     """Largest relative error over the 64 pairs of D4 for the patch-mean encoder."""
     images = smooth_images(4, image_size)
     errors = []
     for (flip1, turns1), (flip2, turns2) in itertools.product(D4, D4):
-        g1 = element(flip1, turns1, grid1)
-        g2 = element(flip2, turns2, grid2)
+        g1 = element(flip1, turns1, grid1, interpolation)
+        g2 = element(flip2, turns2, grid2, interpolation)
         many1, many2 = (
             g._replace(flip=g.flip.repeat(4), half_turn=g.half_turn.repeat(4)) for g in (g1, g2)
         )
@@ -102,20 +107,54 @@ def test_patch_mean_encoder_is_equivariant_for_all_64_pairs(grid):
 
 
 # Measured: at most 2 %.
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize(("grid1", "grid2"), [((10, 13), (18, 14)), ((16, 14), (11, 15))])
-def test_patch_mean_encoder_with_scaling_stays_below_15_percent(grid1, grid2):
-    assert max(pairs_error(224, grid1, grid2)) < 0.15
+def test_patch_mean_encoder_with_scaling_stays_below_15_percent(grid1, grid2, interpolation):
+    assert max(pairs_error(224, grid1, grid2, interpolation)) < 0.15
 
 
 @settings(deadline=None, derandomize=True)
-@given(st.sampled_from(D4), st.tuples(st.integers(2, 9), st.integers(2, 9)))
-def test_resize_commutes_with_flips_and_turns(a, size):
+@given(st.sampled_from(D4), GRIDS, KERNELS)
+def test_resize_commutes_with_flips_and_turns(a, size, kernel):
     maps = torch.rand(1, 2, 5, 6)
-    a = element(*a, (5, 6))
+    a = element(*a, (5, 6), kernel)
     resized_first = act(a._replace(grid=size), maps)
-    turned_first = resize(act(a, maps), a._replace(grid=size).shape)
+    turned_first = resize(act(a, maps), a._replace(grid=size).shape, kernel)
     # Measured: at most 7e-7 for values in [0, 1].
     torch.testing.assert_close(resized_first, turned_first, rtol=0, atol=2e-6)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.sampled_from(D4), st.sampled_from(D4), GRIDS, GRIDS, KERNELS)
+def test_relative_element_carries_a_map_of_one_value_between_any_frames(
+    g1, g2, grid1, grid2, kernel
+):
+    g1, g2 = element(*g1, grid1, kernel), element(*g2, grid2, kernel)
+    between = relative(g1, g2)
+    assert between.interpolation == kernel
+    assert between.shape == g2.shape
+    constant = act(between, torch.ones(1, 1, *g1.shape))
+    torch.testing.assert_close(
+        constant, torch.ones_like(constant)
+    )  # weights of the kernel sum to 1
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.sampled_from(D4), st.sampled_from(D4), GRIDS, KERNELS)
+def test_product_that_resizes_once_is_the_product_of_actions(second, first, grid, kernel):
+    first, size = element(*first, (3, 5), kernel), grid
+    second = element(*second, size, kernel)
+    maps = torch.rand(1, 2, 3, 5)
+    together = act(second.compose(first), maps)
+    torch.testing.assert_close(together, act(second, act(first, maps)), rtol=0, atol=2e-6)
+
+
+def test_kernels_differ_where_something_is_resized():
+    maps = torch.rand(1, 2, 5, 6)
+    cubic, linear = (act(element(True, 1, (7, 4), k), maps) for k in ("bicubic", "bilinear"))
+    assert not torch.allclose(cubic, linear)
+    expected = F.interpolate(maps.flip(-1), size=(7, 4), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(linear, torch.rot90(expected, 1, (-2, -1)))
 
 
 def test_nearest_would_not_commute_with_turns():

@@ -122,8 +122,8 @@ def test_scale_off_gives_the_base_grid():
     assert all(view.grid == GRID for seed in range(20) for view in draw(seed, scale=False))
 
 
-def test_everything_off_gives_the_identity():
-    for view in draw(3, rotation=False, flip=False, scale=False):
+def test_rotation_and_flip_off_leave_every_view_upright():
+    for view in draw(3, rotation=False, flip=False):
         assert codes(view) == [0] * 4
 
 
@@ -153,11 +153,18 @@ def test_one_image_does_not_depend_on_the_others():
         ({"aspect": (2.0, 1.0)}, "aspect"),
         ({"aspect": (1.0,)}, "aspect"),
         ({"pairing": "opposite"}, '"opposite" is unknown'),
+        ({"interpolation": "nearest"}, '"nearest" is unknown; use one of .*bilinear'),
+        ({"rotation": False, "flip": False, "scale": False}, "are all off.*switch one on"),
     ],
 )
 def test_bad_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         GroupSampler(**options)
+
+
+def test_both_views_have_the_samplers_kernel():
+    assert {e.interpolation for e in draw(0, interpolation="bilinear")} == {"bilinear"}
+    assert {e.interpolation for e in draw(0)} == {"bicubic"}
 
 
 def test_uniforms_of_another_shape_raise():

@@ -147,7 +147,7 @@ def test_lars_adapts_weights_and_leaves_biases_alone():
     [
         {"off_diagonal_weight": -1.0},
         {"bias_learning_rate": -0.1},
-        {"bias_learning_rate": 0.1, "base_learning_rate": 0.0},
+        {"base_learning_rate": 0.0, "bias_learning_rate": 0.1},
     ],
 )
 def test_hyperparameters_out_of_range_are_refused(options):

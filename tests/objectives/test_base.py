@@ -20,21 +20,23 @@ pytestmark = [
 
 
 class LongestGradient(L.Callback):
-    """Notes the longest gradient that the optimizer is given."""
+    """Notes the longest gradient that the optimizer is given, and the norm of all together."""
 
     def __init__(self):
         self.norms = []
+        self.together = []
 
     def on_before_zero_grad(self, trainer, module, optimizer):
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         if gradients:
             self.norms.append(max(g.norm().item() for g in gradients))
+            self.together.append(torch.stack([g.norm() for g in gradients]).norm().item())
 
 
-def trained(fused, scaled):
+def trained(fused, scaled, clip_parameter_norm=CLIP, **options):
     module = tiny_objective(
         MoCoV3,
-        clip_parameter_norm=CLIP,
+        clip_parameter_norm=clip_parameter_norm,
         warmup_epochs=0,
         optimizer=lambda params, lr: torch.optim.AdamW(params, lr, fused=fused),
     )
@@ -51,15 +53,24 @@ def trained(fused, scaled):
         enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
+        **options,
     )
     trainer.fit(module, torch.utils.data.DataLoader([tiny_batch()] * 2, batch_size=None))
-    return longest.norms
+    return longest
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("scaled", [False, True], ids=["float32", "float16"])
 def test_each_gradient_is_clipped_to_the_norm_whatever_precision_and_kernel(fused, scaled):
-    assert max(trained(fused, scaled)) == pytest.approx(CLIP, rel=2e-3)
+    assert max(trained(fused, scaled).norms) == pytest.approx(CLIP, rel=2e-3)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("scaled", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize("own", [None, 1.0], ids=["alone", "after each parameter's"])
+def test_trainers_clipping_limits_the_norm_of_all_gradients(fused, scaled, own):
+    norms = trained(fused, scaled, own, gradient_clip_val=CLIP).together
+    assert max(norms) == pytest.approx(CLIP, rel=2e-3)
 
 
 def test_sub_batches_add_loss_terms_and_average_diagnostics():

@@ -28,7 +28,9 @@ def tiny_dino(**options):
 def set_clock(module, monkeypatch, step):
     """Puts the module at a step of the ImageNet run; returns what it will log."""
     module._trainer = SimpleNamespace(
-        estimated_stepping_batches=NUM_STEPS,
+        train_dataloader=(),
+        max_epochs=NUM_STEPS // STEPS_PER_EPOCH,
+        max_steps=-1,
         num_training_batches=STEPS_PER_EPOCH,
         accumulate_grad_batches=1,
         global_step=step,
@@ -69,6 +71,22 @@ def test_schedules_of_the_papers_run(
     if decay is not None:
         assert decays[0] == pytest.approx(decay)
         assert logged["schedule/momentum"] == pytest.approx(momentum)
+
+
+@pytest.mark.parametrize("batch", [256, 2048])
+def test_minimum_learning_rate_is_absolute_for_any_batch(batch, monkeypatch):
+    module = tiny_dino(base_learning_rate=1e-4, global_batch_size=batch, minimum_learning_rate=1e-5)
+    set_clock(module, monkeypatch, 0)
+    configured = module.configure_optimizers()
+    schedule = configured["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    peak = configured["optimizer"].param_groups[0]["initial_lr"]
+    assert peak * schedule(6_250) == pytest.approx(1e-4 * batch / 256)
+    assert peak * schedule(62_500) == pytest.approx(1e-5)
+
+
+def test_minimum_learning_rate_above_the_peak_is_refused():
+    with pytest.raises(ValueError, match=r"minimum_learning_rate 0\.1 is above the peak of"):
+        tiny_dino(minimum_learning_rate=0.1)
 
 
 def test_teacher_temperature_rises_linearly_per_step_and_may_have_no_warmup():
@@ -190,7 +208,8 @@ def test_teacher_follows_the_student_after_each_step():
 
 
 def test_teachers_update_leaves_the_shared_regularizer_alone():
-    module = tiny_dino(warmup_epochs=0, momentum=0.5, base_learning_rate=0.0)
+    module = tiny_dino(warmup_epochs=0, momentum=0.5)
+    module.learning_rate = 0.0
     with torch.no_grad():
         for parameter in module.momentum_projector.parameters():
             parameter.add_(1.0)

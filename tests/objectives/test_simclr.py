@@ -105,5 +105,5 @@ def test_parameter_count_is_that_of_backbone_and_projector():
 
 @pytest.mark.parametrize("value", [0.0, -0.1, math.nan])
 def test_temperature_out_of_range_is_refused(value):
-    with pytest.raises(ValueError, match=f"temperature {value} must be positive"):
+    with pytest.raises(ValueError, match=f"temperature {value} must be float > 0"):
         tiny_objective(SimCLR, temperature=value)

@@ -23,6 +23,7 @@ from regularizers.augself_parts import (
 )
 from ser_lightning.batch import Tap, ViewRecord
 from ser_lightning.data import photometric
+from ser_lightning.data.crops import whole
 from ser_lightning.data.photometric import PhotometricRecipe
 from ser_lightning.regularizers.augself import (
     AugSelf,
@@ -152,16 +153,11 @@ def test_predictors_that_know_nothing_give_the_targets_variance():
     records = []
     for seed in (0, 1):
         rng = np.random.default_rng(seed)
-        drawn = photometric.draw(recipe, rng.random((num_images, photometric.NUM_UNIFORMS)))
-        tensors = {name: torch.tensor(value) + 0.0 for name, value in drawn._asdict().items()}
-        records.append(
-            ViewRecord(
-                source_size=torch.full((num_images, 2), 10.0),
-                box=torch.tensor([0.0, 0.0, 10.0, 10.0]).expand(num_images, 4),
-                flip=torch.tensor(rng.random(num_images) < 0.5) + 0.0,
-                **tensors,
-            )
-        )
+        images = whole([torch.zeros(3, 10, 10)] * num_images)
+        numbers = rng.random((num_images, photometric.NUM_UNIFORMS))
+        drawn = photometric.draw(recipe, numbers, images)
+        drawn = drawn._replace(flip=rng.random(num_images) < 0.5)
+        records.append(ViewRecord(*(torch.tensor(field) + 0.0 for field in drawn)))
     regularizer = make_regularizer(jitter=(0.4, 0.4, 0.2, 0.1))
     for name in regularizer.predictors:
         outputs = 4 if name in {"crop", "color"} else 1

@@ -43,7 +43,7 @@ def test_width_is_the_attached_backbones_unless_it_is_given():
     regularizer = Nothing()
     regularizer.attach([Tap(3, False, False)], 8)
     assert regularizer.width == 8
-    with pytest.raises(ValueError, match="width 4, the backbone has 8; leave .*width` out"):
+    with pytest.raises(ValueError, match=r"width 4, the backbone has 8; leave .*width` out"):
         Nothing(4).attach([Tap(3, False, False)], 8)
     with pytest.raises(ValueError, match="width 0 must be at least 1"):
         Nothing(0)

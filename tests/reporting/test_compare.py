@@ -1,13 +1,14 @@
 """Rows of the comparison: means over seeds, differences with intervals, or a dash and why."""
 
+import hashlib
 import json
 
 import pytest
 import torch
 
 from results.result_records import config, record, run_folder
-from ser_lightning.reporting.compare import GroupCost, runs_table
-from ser_lightning.reporting.groups import group_runs
+from ser_lightning.reporting.compare import GroupCost, RunMetrics, online_table, runs_table
+from ser_lightning.reporting.groups import group_folders
 from ser_lightning.results.hits import write_hits
 from ser_lightning.results.record import write_record
 
@@ -18,17 +19,20 @@ LABELS = torch.arange(100) % 10
 def run(folder, num_right=60, seed=0, layer=3, with_hits=True, labels=LABELS, **changes):
     """A run whose linear head is right on the first images."""
     run_folder(folder, [], {**config(layer=layer), "seed_everything": seed})
-    metrics = {"top1": 100.0 * num_right / len(labels)}
-    write_record(record(dataset="shapes", **{"metrics": metrics, **changes}), folder)
+    defaults = {
+        "metrics": {"top1": 100.0 * num_right / len(labels)},
+        "checkpoint_sha256": hashlib.sha256(str(folder).encode()).hexdigest(),
+    }
+    write_record(record(dataset="shapes", **{**defaults, **changes}), folder)
     if with_hits:
         right = torch.arange(len(labels)) < num_right
-        write_hits(folder, "linear", "shapes", {"top1": right}, labels)
+        write_hits(folder / "results" / "linear-shapes.json", {"top1": right}, labels)
     return folder
 
 
 def table_of(*folders, baseline=None):
     """Cells by row and column, and the notes."""
-    groups = group_runs(folders)
+    groups = group_folders(folders)
     table = runs_table(groups, [COST] * len(groups), baseline)
     return [dict(zip(table.header, row.cells, strict=True)) for row in table.rows], table.notes
 
@@ -74,7 +78,6 @@ def knn(folder, value):
         ({"labels": LABELS + 1}, "the test sets differ"),
         ({"labels": LABELS[:50], "num_right": 30}, "the test sets differ"),
         ({"protocol": {"epochs": 5}}, "the protocols differ"),
-        ({"num_samples": 7}, "the protocols differ"),
         ({"metrics": {"top1": 61.0}}, "are not those of the record"),
     ],
 )
@@ -84,6 +87,41 @@ def test_difference_that_is_not_known_is_a_dash_with_the_reason(tmp_path, change
     assert row["minus a [95 %]"] == "- [1]"
     assert message in notes[0]
     assert row["linear top-1, shapes"] != "-"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_samples": 7}, {"data_root": "/data/b"}, {"class_map_sha256": "b" * 64}]
+)
+def test_data_of_one_name_that_differ_have_columns_of_their_own(tmp_path, changes):
+    unofficial = {"unofficial_reasons": ("an own folder",)}
+    a = run(tmp_path / "a", **unofficial)
+    b = run(tmp_path / "b", layer=4, **unofficial, **changes)
+    rows, notes = table_of(a, b)
+    titles = [title for title in rows[0] if title.startswith("linear")]
+    assert titles == ["linear top-1, shapes #1 [1]", "linear top-1, shapes #2 [2]"]
+    assert [[row[title].split()[0] for title in titles] for row in rows] == [
+        ["60.00", "-"],
+        ["-", "60.00"],
+    ]
+    assert rows[1]["minus a [95 %]"] == "-"
+    assert "linear on shapes #1: 50000 samples from /data/imagenet; data of one name" in notes[0]
+    assert "have different numbers" in notes[1]
+
+
+def test_the_hash_of_the_data_tells_more_than_its_folder(tmp_path):
+    unofficial = {"unofficial_reasons": ("an own folder",)}
+    a = run(tmp_path / "a", data_sha256="a" * 64, **unofficial)
+    b = run(tmp_path / "b", layer=4, data_sha256="a" * 64, data_root="/elsewhere", **unofficial)
+    c = run(tmp_path / "c", layer=5, data_sha256="c" * 64, **unofficial)
+    rows, _ = table_of(a, b)
+    assert rows[1]["linear top-1, shapes"].startswith("60.00")
+    rows, _ = table_of(a, c)
+    assert rows[1]["linear top-1, shapes #1 [1]"] == "-"
+
+
+def test_published_sets_are_the_same_wherever_they_lie(tmp_path):
+    a, b = run(tmp_path / "a"), run(tmp_path / "b", layer=4, data_root="/elsewhere")
+    assert table_of(a, b)[0][1]["minus a [95 %]"].startswith("+0.00 [")
 
 
 def test_kinds_of_features_may_differ_between_configurations_only(tmp_path):
@@ -137,10 +175,31 @@ def test_corruptions_and_equivariance_have_columns(tmp_path):
 
 
 def test_unknown_cost_is_a_dash_with_the_reason(tmp_path):
-    groups = group_runs([run(tmp_path / "a")])
+    groups = group_folders([run(tmp_path / "a")])
     table = runs_table(groups, [GroupCost(None, None, "no model")])
     assert table.rows[0].cells[3:5] == ("- [1]", "- [1]")
     assert table.notes == ("no model",)
+
+
+def test_online_metrics_stand_in_rows_with_random_init_in_brackets():
+    before = {"knn_top1": 31.25, "knn_top5": 80.0, "equivariance/rotation_block3": 0.8012}
+    after = {
+        "knn_top1": 60.0,
+        "knn_top5": 95.0,
+        "equivariance/rotation_block3": 0.95,
+        "equivariance/rotation_final": 0.91,
+        "rankme": 40.26,
+        "feature_std": 0.0123456,
+        "something_new": 1.0,
+    }
+    other = {"knn_top1": 70.0, "rankme": 12.0}
+    table = online_table([RunMetrics("a", before, after, 5), RunMetrics("b", {}, other, 10)])
+    assert table.header == ("run", "steps", "k-NN top-1", "eq. rotation", "RankMe", "feature std")
+    assert [row.cells for row in table.rows] == [
+        ("a", "5", "60.0 % (31.2 %)", "0.950 (0.801)", "40.3 (-)", "0.0123 (-)"),
+        ("b", "10", "70.0 % (-)", "-", "12.0 (-)", "-"),
+    ]
+    assert table.caption == "In brackets: the same at random initialisation."
 
 
 def test_record_of_an_unknown_format_is_refused(tmp_path):

@@ -3,14 +3,14 @@
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from results.result_records import config, record, run_folder
-from ser_lightning.reporting.groups import our_rows
+from results.result_records import config, corrupted, record, run_folder
 from ser_lightning.reporting.paper import paper_tables
-from ser_lightning.reporting.report import main, report_tables, write_report
+from ser_lightning.reporting.report import our_rows, report_tables, write_report
 from ser_lightning.results.record import find_records
 
 SER = "SER on MoCo-v3, 2 views"
@@ -233,6 +233,36 @@ def test_results_on_other_data_have_tables_of_their_own(tmp_path):
     assert lines_of(table) == [("top1", "69", "69")]
 
 
+def test_data_of_one_name_that_differ_have_tables_of_their_own(tmp_path):
+    unofficial = {"unofficial_reasons": ("an own folder",)}
+    made = [
+        record(dataset="photos", data_root=root, num_samples=number, metrics={"top1": top1})
+        for root, number, top1 in (("/data/a", 100, 50.0), ("/data/b", 100, 60.0))
+    ]
+    made = [replace(item, **unofficial) for item in made]
+    runs = [run_folder(tmp_path / f"{i}", [item], config(layer=i)) for i, item in enumerate(made)]
+    first, second = tables_of(*runs).values()
+    assert (first.title, second.title) == ("linear on photos #1", "linear on photos #2")
+    assert "linear on photos #2: 100 samples from /data/b; data of one name" in second.caption
+    assert [lines_of(table) for table in (first, second)] == [[("top1", "50")], [("top1", "60")]]
+
+
+def test_one_run_may_have_measured_two_folders_of_one_name(tmp_path):
+    made = [
+        record(dataset="photos", unofficial_reasons=("own",), data_sha256=letter * 64)
+        for letter in "ab"
+    ]
+    tables = tables_of(run_folder(tmp_path, made, config()))
+    assert list(tables) == ["linear on photos #1", "linear on photos #2"]
+
+
+def test_mce_is_relative_to_alexnet(tmp_path):
+    run = run_folder(tmp_path / "run", [corrupted(0.5)], config())
+    table = write_report([run], tmp_path / "out").markdown.read_text()
+    assert "| method | row | avg | mce |" in table
+    assert '"divided_by": {"mce": "alexnet", "relative_mce": "left out: the error' in table
+
+
 def test_numbers_that_are_not_finite_are_shown(tmp_path):
     made = [
         record("diagnostics", metrics={"rankme": None}),
@@ -284,14 +314,6 @@ def test_files_hold_the_same_cells_and_need_nothing_else(tmp_path):
     text = files.markdown.read_text()
     assert "| metric | a<b>\\|c\\* [1] |\n| --- | ---: |\n| x\\|y | 1 |" in text
     assert re.search(r"^1\. last\.ckpt, student weights; from .*; no fit\.yaml", text, re.M)
-
-
-def test_command_writes_and_prints_the_report(tmp_path, capsys):
-    run = run_folder(tmp_path / "run", [record()], config())
-    main([str(run), "--output_dir", str(tmp_path / "out")])
-    printed = capsys.readouterr().out
-    assert (tmp_path / "out" / "report.md").read_text() in printed
-    assert str(tmp_path / "out" / "report.html") in printed
 
 
 def test_a_broken_record_is_named(tmp_path):

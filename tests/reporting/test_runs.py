@@ -8,14 +8,13 @@ import yaml
 from results.result_records import config, record, run_folder
 from ser_lightning.reporting.paper import make_subject
 from ser_lightning.reporting.runs import describe_run
-from ser_lightning.results.record import LoadedRecord
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def described(folder, configuration, **changes):
     run_folder(folder, [], configuration)
-    return describe_run(LoadedRecord(folder / "results" / "x.json", folder, record(**changes)))
+    return describe_run(record(**changes), folder)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +163,12 @@ def test_run_without_configuration_has_its_folders_name(tmp_path):
 def test_random_weights_are_no_row_of_the_paper(tmp_path):
     run = described(tmp_path, config(), checkpoint=None, checkpoint_sha256=None)
     assert run.subject.label() == "random initialisation"
+
+
+def test_another_network_is_no_row_of_the_paper(tmp_path):
+    none = {"checkpoint": None, "checkpoint_sha256": None}
+    run = described(tmp_path, config(), network="alexnet", **none)
+    assert run.subject.label() == "alexnet"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import yaml
 
+from ser_lightning.corruptions import CORRUPTIONS, PERTURBATIONS
 from ser_lightning.results.record import ResultRecord, write_record
 
 
@@ -28,6 +29,41 @@ def record(stage="linear", dataset="imagenet1k", **changes):
         "wall_seconds": 12.5,
     }
     return ResultRecord(**{**defaults, **changes})
+
+
+def corrupted(error, clean=None, severities=(1, 2, 3, 4, 5), **changes):
+    """A record of imagenet-c with the same error rate for all corruptions and severities.
+
+    Args:
+        error: that rate, of 1000 images; or the rates by corruption and severity.
+        clean: rate on clean images.
+        severities: measured ones.
+        changes: further fields.
+    """
+    if not isinstance(error, dict):
+        error = {name: dict.fromkeys(severities, error) for name in CORRUPTIONS}
+    rates = {f"{name}/{s}": e for name, of in error.items() for s, e in of.items()}
+    rates |= {} if clean is None else {"clean": clean}
+    counts = {f"samples/{key}": 1000 for key in rates}
+    counts |= {f"hits/{key}": round(1000 * (1 - e)) for key, e in rates.items()}
+    protocol = {"severities": list(severities), "generated": False}
+    made = {"protocol": protocol, "counts": counts, "metrics": {"top1/avg": 50.0}, **changes}
+    return record("imagenet-c", made.pop("dataset", "imagenet_c"), **made)
+
+
+def perturbed(flips=4.0, distance=2.0, videos=10, **changes):
+    """A record of imagenet-p with equal numbers for all perturbations."""
+    metrics = {f"flip_probability/{name}": flips for name in PERTURBATIONS}
+    metrics |= {f"top5_distance/{name}": distance for name in PERTURBATIONS}
+    counts = {f"videos/{name}": videos for name in PERTURBATIONS}
+    protocol = {"generated": False, "frame_stride": 1, "difficulty": 1}
+    made = {"metrics": metrics, "counts": counts, "protocol": protocol, **changes}
+    return record("imagenet-p", made.pop("dataset", "imagenet_p"), **made)
+
+
+def alexnet(**changes):
+    """What AlexNet does on the videos of `perturbed`."""
+    return perturbed(network="alexnet", checkpoint=None, checkpoint_sha256=None, **changes)
 
 
 def config(objective="MoCoV3", regularizer="SERRegularizer", weight=1.0, layer=3, local=None):

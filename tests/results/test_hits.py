@@ -12,7 +12,8 @@ RIGHT = torch.tensor([True, False, True])
 
 
 def write(folder, stage="linear", dataset="shapes", label=(0, 1, 2), metric="top1"):
-    return write_hits(folder, stage, dataset, {metric: RIGHT}, torch.tensor(label))
+    path = result_path(folder, record(stage, dataset))
+    return write_hits(path, {metric: RIGHT}, torch.tensor(label))
 
 
 def test_hits_lie_beside_their_record_and_read_back(tmp_path):

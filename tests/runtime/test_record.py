@@ -1,6 +1,7 @@
 """Configurations are compared key by key, where they matter."""
 
-from ser_lightning.runtime import differences
+from ser_lightning.files import read_config
+from ser_lightning.runtime import record
 
 OLD = """
 seed_everything: 0
@@ -8,6 +9,10 @@ trainer: {max_epochs: 5}
 model: {class_path: MoCoV3, init_args: {temperature: 0.2, regularizer: null}}
 data: {global_batch_size: 256}
 """
+
+
+def differences(old, new):
+    return record.differences(read_config(old), read_config(new))
 
 
 def test_equal_configurations_have_no_differences():

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ser_lightning.distributed import gather_with_gradient, world_size
 
@@ -20,6 +21,7 @@ class CrossRankBatchNorm1d(nn.BatchNorm1d):
     BatchNorm1d's.
     """
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """Normalises (B, C) over the B of all ranks, or (B, C, L) over B and L."""
         uses_running_statistics = not self.training and self.running_mean is not None

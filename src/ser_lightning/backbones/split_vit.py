@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ser_lightning.backbones import weights as weight_files
 from ser_lightning.backbones.attention import (
@@ -18,6 +19,7 @@ from ser_lightning.backbones.attention import (
 )
 from ser_lightning.backbones.vit import (
     CLSLayer,
+    Layer,
     PositionEmbedding,
     WeightInit,
     block_numbers,
@@ -26,6 +28,7 @@ from ser_lightning.backbones.vit import (
     require_layers,
     resolve_cls_layer,
 )
+from ser_lightning.numbers import PositiveInt, checked
 
 
 class Prefix(NamedTuple):
@@ -40,6 +43,7 @@ class Prefix(NamedTuple):
     cls: Tensor | None
 
 
+@checked
 class SplitViT(nn.Module):
     """A ViT whose token map after block `layer` is handed out on the way to its [CLS] embedding.
 
@@ -66,10 +70,10 @@ class SplitViT(nn.Module):
     def __init__(
         self,
         name: str = "vit_small_patch16_224",
-        image_size: int = 224,
-        layer: int | float | list[int | float] = 3,
+        image_size: PositiveInt = 224,
+        layer: Layer | list[Layer] = 3,
         cls_layer: CLSLayer = "auto",
-        patch_size: int | None = None,
+        patch_size: PositiveInt | None = None,
         vit_options: dict[str, Any] | None = None,
         weight_init: WeightInit = "moco",
         position_embedding: PositionEmbedding = "learned",
@@ -167,6 +171,7 @@ class SplitViT(nn.Module):
         weight_files.load_vit(model.vit, path, branch)
         return model
 
+    @override
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images to (B, C) [CLS] embeddings."""
         return self.suffix(self.prefixes(images)[-1])
@@ -209,7 +214,7 @@ class SplitViT(nn.Module):
         """The blocks after the deepest layer, to the [CLS] embedding after the final norm, (B, C).
 
         Args:
-            prefix: of the deepest layer, the last one of `prefixes`.
+            prefix: that of the deepest layer, the last one of `prefixes`.
         """
         if self.layers[-1] == self.depth:
             assert prefix.cls is not None
@@ -290,6 +295,7 @@ class SplitViT(nn.Module):
         tokens = vit.patch_embed(images).flatten(1, 2).contiguous()
         if self.cls_layer == 0:
             tokens = self._join(tokens)
+        # Differs: bicubic as in the public code, which gives scales of (h + 0.1) / 14 for sizes.
         position = resample_abs_pos_embed(
             vit.pos_embed,
             new_size=list(grid),

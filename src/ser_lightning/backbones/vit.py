@@ -11,6 +11,17 @@ from timm.layers.weight_init import trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ser_lightning.numbers import (
+    BelowOne,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Probability,
+    fits,
+)
+
+Layer = NonNegativeInt | Probability
+"""A place in a ViT: a number of blocks, or a float, a fraction of its depth."""
 WeightInit = Literal["moco", "", "jax"]
 WEIGHT_INITS = ("moco", "", "jax")
 PositionEmbedding = Literal["learned", "sincos"]
@@ -22,6 +33,13 @@ RESERVED_OPTIONS = frozenset(
     | {"no_embed_class", "class_token", "reg_tokens", "global_pool", "fc_norm", "pos_embed"}
     | {"patch_drop_rate", "weight_init", "pretrained", "checkpoint_path"}
 )
+_RATES = ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
+_OPTION_RANGES: dict[str, Any] = {
+    **dict.fromkeys(("embed_dim", "depth", "num_heads"), PositiveInt),
+    **dict.fromkeys(_RATES, BelowOne),
+    "mlp_ratio": Positive,
+    "init_values": Positive | None,
+}
 
 
 def build_vit(
@@ -64,7 +82,7 @@ def build_vit(
     except (TypeError, AssertionError, RuntimeError) as error:
         raise ValueError(f"timm cannot build {name} with the options {options}: {error}") from error
     _require_plain(vit, name)
-    _require_whole_patches(image_size, vit.patch_embed.patch_size)
+    _require_whole_patches(image_size, vit.patch_embed.patch_size[0])
     _finish_initialisation(vit, weight_init)
     if position_embedding == "sincos":
         _fix_position(vit)
@@ -115,35 +133,18 @@ def sincos_position(grid: tuple[int, int], width: int, temperature: float = 1e4)
     return torch.cat([row, column], dim=2).flatten(0, 1)[None]
 
 
-def block_number(layer: int | float, depth: int) -> int:
+def block_number(layer: Layer, depth: int) -> int:
     """The number of blocks that an argument means: a count, or a fraction of the depth.
 
     Args:
         layer: an int is a count, returned as it is; a float in [0, 1] is a fraction, rounded to the
             nearest block (a half to the even one): 0.25 of 12 is 3.
         depth: number of blocks of the ViT.
-
-    Raises:
-        ValueError: if it is a bool, or a float outside [0, 1].
     """
-    if isinstance(layer, bool):
-        raise ValueError(
-            f"layer {layer} is no place in a ViT; use a number of blocks like 3, "
-            "or a fraction of the depth like 0.25"
-        )
-    if not isinstance(layer, float):
-        return layer
-    if not 0 <= layer <= 1:
-        count = int(layer) if layer.is_integer() and 0 <= layer <= depth else None
-        remedy = "use a fraction like 0.25, or a whole number of blocks like 3"
-        raise ValueError(
-            f"layer {layer} is a fraction of the depth and not in [0, 1]; "
-            + (remedy if count is None else f"for a number of blocks write {count}")
-        )
-    return round(layer * depth)
+    return round(layer * depth) if isinstance(layer, float) else layer
 
 
-def block_numbers(layer: int | float | list[int | float], depth: int) -> tuple[int, ...]:
+def block_numbers(layer: Layer | list[Layer], depth: int) -> tuple[int, ...]:
     """The numbers of blocks that an argument means, in increasing order; see `block_number`.
 
     Args:
@@ -218,6 +219,9 @@ def _validate(
             f"vit_options must not set {', '.join(reserved)}: the backbone sets these; "
             "use its own arguments"
         )
+    for option, kind in _OPTION_RANGES.items():
+        if option in options and not fits(kind, options[option]):
+            raise ValueError(f"vit_options: {option} {options[option]} must be {kind}")
     if weight_init not in WEIGHT_INITS:
         raise ValueError(f"weight_init {weight_init!r} is not one of {WEIGHT_INITS}")
     if position_embedding not in POSITION_EMBEDDINGS:
@@ -240,10 +244,7 @@ def _require_plain(vit: nn.Module, name: str) -> None:
         )
 
 
-def _require_whole_patches(image_size: int, patch_size: tuple[int, int]) -> None:
-    patch, other = patch_size
-    if patch != other:
-        raise ValueError(f"patches of {patch} x {other} pixels are not square; use square ones")
+def _require_whole_patches(image_size: int, patch: int) -> None:
     if image_size % patch:
         nearest = max(1, round(image_size / patch)) * patch
         raise ValueError(

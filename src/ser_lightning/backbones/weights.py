@@ -2,7 +2,6 @@
 
 import json
 import math
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,14 +9,12 @@ from typing import Any, Literal
 import safetensors
 import safetensors.torch
 import torch
-import yaml
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from ser_lightning.files import atomic_path
+from ser_lightning.files import CHECKPOINT_KEY, atomic_path, checkpoint_config, load_checkpoint
 
-METADATA_KEY = "ser_lightning"
 Branch = Literal["online", "momentum"]
 # where a ViT's parameters sit in a checkpoint of an objective, and in a backbone's state dict
 PREFIXES: dict[Branch, tuple[str, ...]] = {
@@ -90,7 +87,7 @@ def write_safetensors(
             "use plain values in vit_options"
         ) from error
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    content = safetensors.torch.save(tensors, {"format": "pt", METADATA_KEY: record})
+    content = safetensors.torch.save(tensors, {"format": "pt", CHECKPOINT_KEY: record})
     with atomic_path(path) as partial:
         partial.write_bytes(content)
 
@@ -103,7 +100,7 @@ def read_arguments(path: str | Path) -> dict[str, Any]:
     """
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            record = (file.metadata() or {}).get(METADATA_KEY)
+            record = (file.metadata() or {}).get(CHECKPOINT_KEY)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     if record is None:
@@ -115,37 +112,27 @@ def read_arguments(path: str | Path) -> dict[str, Any]:
     return arguments
 
 
-def _load_plain(path: Path) -> Any:
-    """Loads a torch file that holds nothing but tensors and plain values."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors, and loading it could run its code; "
-            "save its state dict alone, best as safetensors"
-        ) from error
-
-
 def read_run_arguments(path: str | Path) -> dict[str, Any]:
     """The constructor arguments of a run's backbone, from the configuration in its checkpoint.
 
     Raises:
         ValueError: if the file would have to be unpickled, or holds no configuration.
     """
-    record = _load_plain(Path(path)).get(METADATA_KEY)
-    if not record:
+    config = checkpoint_config(path)
+    if config is None:
         raise ValueError(
             f"{path} does not say how to rebuild its backbone; build it yourself and pass the "
             "file as `weights`"
         )
-    config = yaml.safe_load(record["config"])
     arguments: dict[str, Any] = config["model"]["init_args"]["backbone"]["init_args"]
     return arguments
 
 
 def _read_state(path: Path, branch: Branch) -> dict[str, Tensor]:
     is_safe = path.suffix == ".safetensors"
-    content: Any = safetensors.torch.load_file(path) if is_safe else _load_plain(path)
+    content: Any = (
+        safetensors.torch.load_file(path) if is_safe else load_checkpoint(path, map_location="cpu")
+    )
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -6,23 +6,20 @@ from pathlib import Path
 
 from ser_lightning.commands.cost import UnknownCost, run_cost
 from ser_lightning.files import atomic_path, last_checkpoint, load_checkpoint
-from ser_lightning.reporting import RunMetrics, runs_markdown
-from ser_lightning.reporting.compare import GroupCost, runs_table
-from ser_lightning.reporting.groups import RunGroup, group_runs, unique_folders
-from ser_lightning.reporting.rendering import to_markdown
+from ser_lightning.reporting.compare import GroupCost, RunMetrics, online_table, runs_table
+from ser_lightning.reporting.groups import RunGroup, group_folders, unique_folders
+from ser_lightning.reporting.render import to_markdown
 from ser_lightning.reporting.runs import CONFIG_FILE, read_configuration
 from ser_lightning.results.record import RESULT_FOLDER
 from ser_lightning.runtime import CHECKPOINT_FOLDER
 
 _INTRODUCTION = (
     "A row is a configuration, its numbers the mean +- the sample standard deviation over its "
-    "seeds. Accuracies are in percent, differences in points with the 95 % interval of a "
-    "bootstrap over test images, the same for both rows, and of the spread between seeds "
-    "(Student's t); with one seed it knows nothing of that spread. GMAC are "
-    "1e9 multiply-accumulates of a forward pass per image: all views, both branches, heads, and "
-    "an add-on's layers for every image."
+    "seeds. Accuracies are in percent, differences in points with their 95 % interval over the "
+    "choice of test images, the same for both rows, and of seeds (Student's t); with one seed it "
+    "knows nothing of the spread between seeds. GMAC are 1e9 multiply-accumulates of a forward "
+    "pass per image: all views, both branches, heads, and an add-on's layers for every image."
 )
-_ONLINE = "## Online evaluation at the end of training"
 
 
 def compare(args: Sequence[str]) -> None:
@@ -34,14 +31,13 @@ def compare(args: Sequence[str]) -> None:
     options = parser.parse_args(args)
     runs = unique_folders(options.runs)
     online = [_online(run) for run in runs]
-    groups = group_runs(runs)
-    table = runs_table(groups, [group_cost(group) for group in groups], options.baseline)
-    text = to_markdown("Runs", _INTRODUCTION, [table])
+    groups = group_folders(runs)
+    tables = [runs_table(groups, [group_cost(group) for group in groups], options.baseline)]
     names = [run.name for run in runs]
     names = names if len(set(names)) == len(names) else [str(run) for run in runs]
     measured = [m._replace(name=name) for m, name in zip(online, names, strict=True) if m]
-    if measured:
-        text += f"\n{_ONLINE}\n\n{runs_markdown(measured)}\n"
+    tables += [online_table(measured)] if measured else []
+    text = to_markdown("Runs", _INTRODUCTION, tables)
     print(text)
     if options.output is not None:
         with atomic_path(options.output) as partial:

@@ -1,10 +1,12 @@
-"""What a run costs: trainable parameters, and multiply-accumulates of a forward pass per image.
+"""`ser-fit cost`: trainable parameters of runs, and multiply-accumulates of a forward pass.
 
 Counted on a model rebuilt from the run's configuration without memory for its weights.
 """
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +25,7 @@ from ser_lightning.batch import (
 from ser_lightning.groups import GroupElement
 from ser_lightning.objectives import Objective
 from ser_lightning.objectives.features import encode, joint_embeddings
+from ser_lightning.reporting.runs import CONFIG_FILE, read_configuration
 
 NUM_IMAGES = 2  # batch normalisation needs two, and STL an even number
 ROTATED_SIZE = 96
@@ -42,6 +45,19 @@ class Cost(NamedTuple):
 
     num_parameters: int
     macs_per_image: float
+
+
+def cost(args: Sequence[str]) -> None:
+    """Prints what runs cost: trainable parameters, multiply-accumulates per image (GMAC: 1e9)."""
+    parser = argparse.ArgumentParser("ser-fit cost", description=cost.__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, as runs/moco_ser")
+    for run in parser.parse_args(args).runs:
+        config = read_configuration(run)
+        if config is None:
+            raise ValueError(f"{run} has no {CONFIG_FILE}; give the folder of a run")
+        found = run_cost(config)
+        macs = f"{found.macs_per_image / 1e9:.5g} GMAC per image"
+        print(f"{run}: {found.num_parameters:,} trainable parameters, {macs}")
 
 
 def run_cost(config: Mapping[str, Any]) -> Cost:

@@ -1,26 +1,25 @@
 """The demo: pretrain a small ViT on generated shapes, then draw what it has learned.
 
-Run by `make demo`, or `python -m ser_lightning.commands.demo [--config FILE] [--run_dir DIR]` with
-the options of `ser-fit fit`.
+Run by `make demo`, or `ser-fit demo [--config FILE] [--run_dir DIR]` with the options of
+`ser-fit fit`.
 """
 
 import argparse
 import copy
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.cli import run
 from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.data import BatchKey, PartitionedDataModule
+from ser_lightning.data.draws import Canvas, Draws
 from ser_lightning.data.render import HostBatch, render
-from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.groups import GroupElement, act
 from ser_lightning.reporting import Curves, TokenComparison, ViewGallery, demo_figure, token_maps_of
 
@@ -28,11 +27,31 @@ NUM_IMAGES = 4
 MARKER = ".demo"  # only a folder that the demo made is cleared by it
 
 
+class LossCurves(L.Callback):
+    """Keeps the loss terms: steps and values by name, as often as they are logged."""
+
+    def __init__(self) -> None:
+        self.terms: dict[str, tuple[list[float], list[float]]] = {}
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Takes the terms of a step that is logged."""
+        if trainer.global_step % (getattr(trainer, "log_every_n_steps", 0) or 1):
+            return
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("loss/"):
+                steps, values = self.terms.setdefault(name.removeprefix("loss/"), ([], []))
+                steps.append(trainer.global_step - 1)
+                values.append(float(value))
+
+
 class DemoCommandLine(SERCommandLine):
     """Fits, then draws the run's picture into its folder."""
 
     def before_fit(self) -> None:
-        """Keeps a copy of the backbone as initialised, to be shown next to the trained one."""
+        """Keeps the losses, and the backbone as initialised, to be shown beside the trained one."""
+        self.losses = LossCurves()
+        trainer: Any = self.trainer
+        trainer.callbacks.append(self.losses)
         self.initial_backbone = copy.deepcopy(self.model.backbone).eval()
 
     def after_fit(self) -> None:
@@ -40,7 +59,10 @@ class DemoCommandLine(SERCommandLine):
         super().after_fit()
         path = self.run_dir / "demo.png"
         evaluation = self._get(self.config_init, "evaluation")
-        draw_run(path, self.datamodule, self.initial_backbone, self.model.backbone, evaluation)
+        curves = Curves(
+            self.losses.terms, evaluation.history, evaluation.baseline, evaluation.num_classes
+        )
+        draw_run(path, self.datamodule, self.initial_backbone, self.model.backbone, curves)
         print(f"\nPicture: {path}   Curves: tensorboard --logdir {self.run_dir}")
 
 
@@ -49,21 +71,18 @@ def draw_run(
     data: PartitionedDataModule,
     initial: SplitViT,
     trained: SplitViT,
-    evaluation: OnlineEvaluation,
+    curves: Curves,
 ) -> None:
-    """Draws views, token maps and curves of a finished run whose folder holds its logs.
+    """Draws views, token maps and curves of a finished run.
 
     Args:
-        path: of the PNG, in the folder of the run.
+        path: the PNG to write.
         data: the data module, set up.
         initial: the backbone before training.
         trained: the backbone after training.
-        evaluation: the callback that measured the run.
+        curves: what the run logged.
     """
     trained = copy.deepcopy(trained).cpu().eval()
-    curves = Curves(
-        _losses(path.parent), evaluation.history, evaluation.baseline, evaluation.num_classes
-    )
     demo_figure(
         path,
         _gallery(data),
@@ -79,15 +98,13 @@ def _gallery(data: PartitionedDataModule) -> ViewGallery:
     assert data.invertible is not None, "the demo has an invertible sub-batch"
     indices = np.arange(NUM_IMAGES)
     images = [data.train_images.read(int(index)) for index in indices]
-    key, size = BatchKey(0, 0), data.image_size
-    grid = (size // data.patch_size, size // data.patch_size)
+    draws = Draws(data.seed, BatchKey(0, 0), indices)
+    canvas = Canvas(data.image_size, data.patch_size)
     nothing = torch.zeros(0, dtype=torch.int64)
     batch = render(
         HostBatch(
-            data.crop.make(images, indices, key, data.seed, size),
-            data.invertible.make(
-                images, indices, key, data.seed, size, grid, colours=data.crop.recipes
-            ),
+            data.crop.make(images, draws, canvas),
+            data.invertible.make(images, draws, canvas, data.crop.without_local()),
             nothing,
             nothing,
             nothing,
@@ -111,7 +128,7 @@ def _comparisons(
     data: PartitionedDataModule, initial: SplitViT, trained: SplitViT
 ) -> list[TokenComparison]:
     """Token maps of evaluation images under a turn, a flip and a resize."""
-    pixels = data.val_dataloader()[1].dataset[0].pixels
+    pixels = next(iter(data.val_dataloader()[1])).pixels
     height, width = trained.grid
     yes, no = torch.tensor([True]), torch.tensor([False])
     elements = {
@@ -140,31 +157,17 @@ def _denormalise(pixels: Tensor, data: PartitionedDataModule) -> Tensor:
     return (pixels.cpu() * std + mean).clamp(0, 1)
 
 
-def _losses(run_dir: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """Reads the loss terms back from the run's TensorBoard files."""
-    events = EventAccumulator(str(run_dir)).Reload()
-    curves = {}
-    for tag in events.Tags()["scalars"]:
-        if tag.startswith("loss/"):
-            points = events.Scalars(tag)
-            curves[tag.removeprefix("loss/")] = (
-                [point.step for point in points],
-                [point.value for point in points],
-            )
-    return curves
-
-
 def _multiplies_in_bf16() -> bool:
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent on other processors
     return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def demo(args: list[str]) -> None:
     """Clears the demo's own folder and runs it."""
-    parser = argparse.ArgumentParser("python -m ser_lightning.commands.demo", description=__doc__)
+    parser = argparse.ArgumentParser("ser-fit demo", description=__doc__)
     parser.add_argument("--config", default="configs/demo.yaml", help="configuration of the run")
     parser.add_argument("--run_dir", type=Path, default=Path("runs/demo"), help="cleared first")
-    options, further = parser.parse_known_args(arguments)
+    options, further = parser.parse_known_args(args)
     marker = options.run_dir / MARKER
     if marker.exists():
         shutil.rmtree(options.run_dir)
@@ -173,11 +176,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Where the processor multiplies in bf16, that is several times faster; elsewhere far slower.
     precision = "bf16-mixed" if _multiplies_in_bf16() else "32"
     further = ["--trainer.precision", precision, *further]
-    run(
-        DemoCommandLine,
-        ["fit", "--config", options.config, "--run_dir", str(options.run_dir), *further],
+    DemoCommandLine(
+        ["fit", "--config", options.config, "--run_dir", str(options.run_dir), *further]
     )
-
-
-if __name__ == "__main__":
-    main()

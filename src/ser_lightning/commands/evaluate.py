@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,23 @@ import lightning as L
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
 
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
-from ser_lightning.evaluation.head_stage import BenchmarkStage
-from ser_lightning.evaluation.stage import Stage, StageResult, stage_variant
-from ser_lightning.evaluation.stages.detection import DetectionStage
+from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.files import checkpoint_config
-from ser_lightning.reporting.equivariance_figure import equivariance_figure
+from ser_lightning.results.hits import write_hits
 from ser_lightning.results.record import ResultRecord, class_map_sha256, write_record
-from ser_lightning.runtime import ShortErrorParser, default_progress, options, packaged, run_folder
+from ser_lightning.runtime import (
+    ShortErrorParser,
+    checked_seed,
+    default_progress,
+    options,
+    packaged,
+    run_folder,
+)
 
-DEFAULT_DETECTOR = "faster_rcnn"
 MAX_LINES = 20  # of a result on the screen
 
 _FROM_CHECKPOINT = (
@@ -62,8 +68,8 @@ class StageCommandLine(LightningCLI):
             run=False,
         )
 
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the checkpoint, and links what must agree."""
         parser.add_argument("--checkpoint", type=str, required=True, help="File to evaluate.")
         parser.add_argument(
             "--run_dir",
@@ -72,23 +78,24 @@ class StageCommandLine(LightningCLI):
             help="Folder for results/ and the feature cache. Default: the checkpoint's run.",
         )
         parser.link_arguments("checkpoint", "model.init_args.checkpoint")
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=checked_seed)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=checked_seed)
         parser.link_arguments(
             "model", "data.init_args.image_size", _image_size, apply_on="instantiate"
         )
 
+    @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses; the checkpoint's own data come first."""
         args = [packaged(argument) for argument in (sys.argv[1:] if args is None else args)]
         path = next(iter(options(args, "--checkpoint")), None)
-        if path is not None:
-            args = ["--config", _data_of(Path(path)), *args]
+        if path is not None:  # its own data come first
+            has_other_root = bool(options(args, "--data.source.root"))
+            args = ["--config", _data_of(Path(path), has_other_root), *args]
         self.config = parser.parse_args(args)
         refuse_a_part(self.config.trainer)
 
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Adds a progress bar that says what it is doing."""
         config = self._get(self.config_init, "trainer")
         if config["enable_progress_bar"] is not False:
             config["callbacks"] = [*(config["callbacks"] or []), default_progress()]
@@ -124,12 +131,28 @@ def _image_size(stage: Stage) -> int:
     return stage.backbone.image_size
 
 
-def _data_of(path: Path) -> str:
-    """A configuration text with the images that a checkpoint was trained on.
+_OF_A_FOLDER = ("train", "evaluation", "labels")
+"""Options of a source that say what is where below its root; they do not fit another root."""
+
+
+def stored_source(checkpoint: Path, has_other_root: bool) -> dict[str, Any]:
+    """The source of the images that a checkpoint was trained on, as class_path and init_args.
+
+    Args:
+        checkpoint: file of a pretraining run.
+        has_other_root: whether it is to read another folder, whose splits are looked for anew.
 
     Raises:
         ValueError: if there is no such file, or it holds no configuration.
     """
+    source: dict[str, Any] = _stored_data(checkpoint)["source"]
+    arguments = source.get("init_args") or {}
+    if has_other_root:
+        arguments = {name: v for name, v in arguments.items() if name not in _OF_A_FOLDER}
+    return {**source, "init_args": arguments}
+
+
+def _stored_data(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"checkpoint {path} does not exist; give --checkpoint FILE")
     stored = checkpoint_config(path)
@@ -137,8 +160,15 @@ def _data_of(path: Path) -> str:
         raise ValueError(
             f"{path} holds no configuration of a run; evaluate a checkpoint that ser-fit wrote"
         )
-    data = yaml.safe_load(stored)["data"]
+    data: dict[str, Any] = stored["data"]
+    return data
+
+
+def _data_of(path: Path, has_other_root: bool) -> str:
+    """A configuration text with the images that a checkpoint was trained on."""
+    data = _stored_data(path)
     arguments = {key: data[key] for key in _FROM_CHECKPOINT if key in data}
+    arguments["source"] = stored_source(path, has_other_root)
     return yaml.safe_dump({"data": {"class_path": "LabelledDataModule", "init_args": arguments}})
 
 
@@ -150,51 +180,88 @@ def evaluate(args: list[str]) -> None:
         data.prepare_data()
     start = time.monotonic()
     folder = run_dir(cli.config)
-    data.trainer = trainer  # a stage asks for its loaders itself: they must know their rank
+    data.needs_labels = stage.needs_labels
+    stage.settings = settings(cli)
     results = stage.run(trainer, data, folder)
     seconds = time.monotonic() - start
-    for result in results:
-        record = _record(cli, result, seconds)
-        if trainer.is_global_zero:
-            path = write_record(record, folder, variant(stage))
-            shown = list(result.metrics.items())[:MAX_LINES]
-            lines = [f"  {name}: {value:.4g}" for name, value in shown]
-            if len(shown) < len(result.metrics):
-                lines.append(f"  ... {len(result.metrics) - len(shown)} more in the file")
-            rank_zero_info("\n".join([f"{stage.name}: {path}", *lines]))
-            if stage.name == "equivariance":
-                figure = path.with_suffix(".png")
-                title = f"Equivariance over depth: {folder.name}, {result.dataset}"
-                equivariance_figure(figure, result.metrics, title)
-                rank_zero_info(f"{stage.name}: {figure}")
+    if trainer.is_global_zero:
+        for result in results:
+            _keep(cli, result, folder, seconds)
 
 
-def variant(stage: Stage) -> str:
-    """Tells the record apart from those of another seed, branch or detector."""
-    detector = ""
-    if isinstance(stage, DetectionStage) and stage.head != DEFAULT_DETECTOR:
-        detector = stage.head
-    return stage_variant(stage, detector)
+def _keep(cli: StageCommandLine, result: StageResult, folder: Path, seconds: float) -> None:
+    """Writes the files of a result, and shows it."""
+    stage = cli.model
+    path = write_record(_record(cli, result, seconds), folder, stage.variant)
+    if result.label is not None:
+        write_hits(path, result.hits, result.label, result.data_sha256)
+    what = " on ".join(part for part in (result.network or stage.name, result.dataset) if part)
+    shown = list(result.metrics.items())[:MAX_LINES]
+    lines = [f"  {name}: {value:.4g}" for name, value in shown]
+    if len(shown) < len(result.metrics):
+        lines.append(f"  ... {len(result.metrics) - len(shown)} more in the file")
+    rank_zero_info("\n".join([f"{what}, {result.num_samples:,} images: {path}", *lines]))
+    if stage.figure is not None and result.network is None:
+        module, _, function = stage.figure.partition(":")
+        figure = path.with_suffix(".png")
+        title = f"{stage.name.capitalize()}: {folder.name}, {result.dataset}"
+        getattr(import_module(module), function)(figure, result.metrics, title)
+        rank_zero_info(f"{stage.name}: {figure}")
 
 
-def _class_map(stage: Stage, data: LabelledDataModule, dataset: str) -> str | None:
-    """Hashes which label, or logit, each class has; None where classes have no names."""
-    if isinstance(stage, BenchmarkStage):
-        return class_map_sha256(stage.class_map(dataset))
-    names = data.class_names
-    return class_map_sha256(names) if names else None
+_NOT_HOW = {
+    "checkpoint", "branch", "seed",  # fields of the record
+    "source", "image_size", "mean", "std",  # so are these
+    "num_workers", "evaluation_batch_size",
+    "alexnet",  # a record of its own
+}  # fmt: skip
+_OF_TRAINING = ("max_epochs", "max_steps", "gradient_clip_val", "accumulate_grad_batches")
+_OF_TRAINING_DATA = ("global_batch_size", "holdout_fraction", "crop")
+
+
+def settings(cli: StageCommandLine) -> dict[str, Any]:
+    """How stage, data and trainer were set, as parsed: nothing that could be forgotten.
+
+    Places of files are left out, and so is the hardware. An option of the data that the stage has
+    too is called `data.<name>`.
+    """
+    parsed = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+    stage, data = (_how(parsed[part]["init_args"]) for part in ("model", "data"))
+    trainer = {"precision": str(cli.trainer.precision)}
+    if cli.model.trains:
+        given = {name: parsed["trainer"][name] for name in _OF_TRAINING}
+        trainer |= {name: value for name, value in given.items() if value is not None}
+    else:
+        data = {name: value for name, value in data.items() if name not in _OF_TRAINING_DATA}
+    data = {f"data.{name}" if name in stage else name: value for name, value in data.items()}
+    return {**trainer, **data, **stage}
+
+
+def _how(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name not in _NOT_HOW
+        and not (isinstance(value, str) and (os.sep in value or Path(value).exists()))
+    }
 
 
 def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> ResultRecord:
     stage, data = cli.model, cli.datamodule
+    names = stage.class_names(data, result.dataset)
+    of_checkpoint = {
+        "checkpoint": str(cli.config.checkpoint),
+        "checkpoint_sha256": stage.checkpoint_sha256,
+        "weights_key": stage.branch,
+        "layer": stage.backbone.layer,
+        "cls_layer": stage.backbone.cls_layer,
+    }
+    nothing = {**dict.fromkeys(of_checkpoint), "weights_key": ""}
     return ResultRecord(
         stage=stage.name,
         dataset=result.dataset,
-        checkpoint=str(cli.config.checkpoint),
-        checkpoint_sha256=stage.checkpoint_sha256,
-        weights_key=stage.branch,
-        layer=stage.backbone.layer,
-        cls_layer=stage.backbone.cls_layer,
+        network=result.network,
+        **(of_checkpoint if result.network is None else nothing),
         feature=result.feature,
         transform=data.describe(),
         protocol=result.protocol,
@@ -202,11 +269,10 @@ def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> Resul
         seed=stage.seed,
         data_root=str(getattr(data, "data_root", getattr(data.source, "root", ""))),
         num_samples=result.num_samples,
-        class_map_sha256=_class_map(stage, data, result.dataset),
+        class_map_sha256=class_map_sha256(names) if names else None,
+        data_sha256=result.data_sha256,
         metrics=dict(result.metrics),
         counts=result.counts,
-        unofficial_reasons=tuple((result.unofficial_reason or "").split("; "))
-        if result.unofficial_reason
-        else (),
+        unofficial_reasons=result.unofficial_reasons,
         wall_seconds=seconds,
     )

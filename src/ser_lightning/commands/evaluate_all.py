@@ -5,33 +5,27 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from ser_lightning.commands.evaluate import stored_source
+from ser_lightning.evaluation import stages  # noqa: F401 - so that they are known
+from ser_lightning.evaluation.stage import Folders, Stage, stage_classes
 from ser_lightning.reporting.report import write_report
 from ser_lightning.runtime import options, packaged, run_folder
-
-_OWN_IMAGES = ("knn", "linear", "mlp", "equivariance", "transformation", "diagnostics", "finetune")
-
-_SHIFTED = {
-    "imagenet-v2": "imagenet_v2",
-    "imagenet-r": "imagenet_r",
-    "imagenet-sketch": "imagenet_sketch",
-}
-_PACKAGES = {"imagenet-p": "av", "detection": "faster_coco_eval"}
-_NEED_HEAD = ("imagenet-c", "imagenet-p", "shift")
 
 
 class Planned(NamedTuple):
     """A stage to run.
 
     Attributes:
-        name: of `configs/eval/<name>.yaml`.
+        stage: its class; its configuration is `configs/eval/<name>.yaml`.
         options: of `ser-fit evaluate`, beside configuration and checkpoint.
         skipped: why it is not run; empty if it is.
     """
 
-    name: str
+    stage: type[Stage]
     options: tuple[str, ...] = ()
     skipped: str = ""
 
@@ -40,47 +34,50 @@ def plan(root: Path | None) -> list[Planned]:
     """Says which stages run, in an order in which each finds what it needs.
 
     Args:
-        root: folder with imagenet, imagenet-c, imagenet-p, imagenet-v2, imagenet-r,
-            imagenet-sketch, 3diebench and coco, as far as they are there; None for the images that
-            the checkpoint was trained on, with generated corruptions and perturbations.
+        root: folder with the data sets that the stages name, as far as they are there; None for
+            the images that the checkpoint was trained on, from which some are generated.
     """
-    if root is None:
-        generated = ("--data.generated", "true")
-        planned = [Planned(name) for name in _OWN_IMAGES]
-        planned += [Planned(name, generated) for name in ("imagenet-c", "imagenet-p")]
-        others = ("shift", "3diebench", "detection")
-        return planned + [Planned(name, skipped="needs --data_root FOLDER") for name in others]
-    own = ("--data.source.root", str(root / "imagenet"))
-    planned = [_needing(name, own[0], root / "imagenet") for name in _OWN_IMAGES]
-    corrupted = _needing("imagenet-c", "--data.root", root / "imagenet-c")
-    if not corrupted.skipped and (root / "imagenet").is_dir():  # the clean images of relative mCE
-        corrupted = corrupted._replace(options=(*corrupted.options, *own))
-    planned += [corrupted, _needing("imagenet-p", "--data.root", root / "imagenet-p")]
-    present = [part for name in _SHIFTED for part in _option(name, root)]
-    missing = "" if present else f"none of {', '.join(_SHIFTED)} is in {root}"
-    planned.append(Planned("shift", tuple(present), missing))
-    planned.append(_needing("3diebench", "--data.source.root", root / "3diebench"))
-    planned.append(_needing("detection", "--data.source.root", root / "coco"))
-    return [_with_package(stage) for stage in planned]
+    return [_planned(stage, root) for stage in sorted(_stages(), key=_place)]
 
 
-def _needing(name: str, option: str, folder: Path) -> Planned:
-    if folder.is_dir():
-        return Planned(name, (option, str(folder)))
-    return Planned(name, skipped=f"{folder} does not exist")
+def _stages() -> list[type[Stage]]:
+    """The stages of the package that have a configuration, but for other recipes of the same."""
+    return [
+        stage
+        for stage in stage_classes()
+        if not stage.is_alternative and Path(_config(stage)).is_file()
+    ]
 
 
-def _option(name: str, root: Path) -> tuple[str, ...]:
-    folder = root / name
-    return (f"--data.{_SHIFTED[name]}", str(folder)) if folder.is_dir() else ()
+def _place(stage: type[Stage]) -> tuple[object, ...]:
+    """Own images come first, heads before what tests them, and short stages before training."""
+    return stage.folders != Stage.folders, not stage.needs_head, stage.trains, stage.name
 
 
-def _with_package(stage: Planned) -> Planned:
-    package = _PACKAGES.get(stage.name)
-    if stage.skipped or package is None or importlib.util.find_spec(package):
-        return stage
-    extra = "coco" if stage.name == "detection" else "imagenet-p"
-    return stage._replace(skipped=f"pip install 'ser-lightning[{extra}]' first")
+def _planned(stage: type[Stage], root: Path | None) -> Planned:
+    given: tuple[str, ...]
+    if root is not None:
+        given = _given(stage.folders, root)
+        if not given:
+            missing = " and ".join(str(root / name) for name, _ in stage.folders)
+            return Planned(stage, skipped=f"{missing} does not exist")
+        given += _given(stage.further_folders, root)
+    elif stage.folders == Stage.folders:
+        given = ()
+    elif stage.can_generate:
+        given = ("--data.generated", "true")
+    else:
+        return Planned(stage, skipped="needs --data_root FOLDER")
+    if root is not None and stage.package and not importlib.util.find_spec(stage.package[0]):
+        skipped = f"pip install 'ser-lightning[{stage.package[1]}]' first"
+        return Planned(stage, given, skipped)
+    return Planned(stage, given)
+
+
+def _given(folders: Folders, root: Path) -> tuple[str, ...]:
+    """The options for those folders that are there."""
+    present = [(name, option) for name, option in folders if (root / name).is_dir()]
+    return tuple(part for name, option in present for part in (f"--{option}", str(root / name)))
 
 
 def evaluate_all(args: Sequence[str]) -> None:
@@ -93,26 +90,31 @@ def evaluate_all(args: Sequence[str]) -> None:
     parser.add_argument(
         "--data_root",
         type=Path,
-        help="folder with imagenet, imagenet-c, imagenet-p, imagenet-v2, imagenet-r, "
-        "imagenet-sketch, 3diebench, coco; default: the images that the checkpoint was trained on",
+        help=f"folder with {', '.join(_folders())}; default: the images that the checkpoint was "
+        "trained on",
     )
     parser.add_argument(
         "--small", action="store_true", help="shorter recipes, for small images and a CPU"
     )
     parser.add_argument("--only", nargs="+", help="names of the stages to run")
     known, others = parser.parse_known_args(args)
-    stages = _wanted(plan(known.data_root), known.only, known.data_root)
+    wanted = _wanted(plan(known.data_root), known.only, known.data_root)
     run = Path(next(iter(options(others, "--run_dir")), run_folder(known.checkpoint)))
+    unlabelled = _without_labels(known.checkpoint, known.data_root, others)
     outcomes: dict[str, bool] = {}
-    for stage in stages:
-        skipped = stage.skipped or _without_head(stage.name, run, known.data_root, others)
+    for planned in wanted:
+        name = planned.stage.name
+        skipped = planned.skipped
+        if not skipped and planned.stage.needs_labels and planned.stage.folders == Stage.folders:
+            skipped = unlabelled
+        skipped = skipped or _without_head(planned.stage, run, known.data_root, others)
         if skipped:
-            print(f"== {stage.name}: skipped, {skipped}", flush=True)
+            print(f"== {name}: skipped, {skipped}", flush=True)
             continue
-        print(f"== {stage.name}", flush=True)
-        command = [*_command(stage, known.checkpoint, known.small), *others]
+        print(f"== {name}", flush=True)
+        command = [*_command(planned, known.checkpoint, known.small), *others]
         # A process of its own: launchers of several devices run the command line again.
-        outcomes[stage.name] = subprocess.run(command, check=False).returncode == 0
+        outcomes[name] = subprocess.run(command, check=False).returncode == 0
     if any(outcomes.values()):
         files = write_report([run], run / "report")
         print(f"Report: {files.markdown}, {files.html}")
@@ -123,7 +125,14 @@ def evaluate_all(args: Sequence[str]) -> None:
         raise ValueError("no stage was run; see above what each of them lacks")
 
 
-def _wanted(stages: list[Planned], only: list[str] | None, root: Path | None) -> list[Planned]:
+def _folders() -> dict[str, None]:
+    """What a folder of data sets may hold, by the stages' own words."""
+    return dict.fromkeys(
+        name for stage in sorted(_stages(), key=_place) for name, _ in stage.folders
+    )
+
+
+def _wanted(planned: list[Planned], only: list[str] | None, root: Path | None) -> list[Planned]:
     """The stages to run, or to be said why not.
 
     Raises:
@@ -133,16 +142,32 @@ def _wanted(stages: list[Planned], only: list[str] | None, root: Path | None) ->
         raise ValueError(
             f"data_root {root} is no folder; give the one that holds imagenet, imagenet-c and so on"
         )
-    names = [stage.name for stage in stages]
+    names = [each.stage.name for each in planned]
     unknown = [name for name in only or () if name not in names]
     if unknown:
         raise ValueError(f"--only {' '.join(unknown)}: no such stage; use {', '.join(names)}")
-    return [stage for stage in stages if only is None or stage.name in only]
+    return [each for each in planned if only is None or each.stage.name in only]
 
 
-def _without_head(name: str, run: Path, root: Path | None, others: list[str]) -> str:
+def _without_labels(checkpoint: Path, root: Path | None, others: list[str]) -> str:
+    """Why stages cannot run that need classes; empty if they can, or if they will say it."""
+    if options(others, "--data.source", "--data.source.root") or not checkpoint.is_file():
+        return ""
+    stored = stored_source(checkpoint, root is not None)
+    arguments = stored["init_args"] | ({} if root is None else {"root": str(root / "imagenet")})
+    module, _, name = stored["class_path"].rpartition(".")
+    try:
+        images = getattr(import_module(module), name)(**arguments).train()
+    except (ImportError, AttributeError, TypeError, ValueError, OSError):
+        return ""
+    if len(images) and int(images.labels.min()) >= 0:
+        return ""
+    return "it needs classes, and the images have none; put them into one folder per class"
+
+
+def _without_head(stage: type[Stage], run: Path, root: Path | None, others: list[str]) -> str:
     """Why a stage cannot run that tests the linear head; empty if it can, or tests none."""
-    if name not in _NEED_HEAD or options(others, "--model.head"):
+    if not stage.needs_head or options(others, "--model.head"):
         return ""
     dataset = "" if root is None else "imagenet1k"
     heads = (run / "results").glob(f"linear-{dataset}*.safetensors")  # with other seeds too
@@ -151,10 +176,14 @@ def _without_head(name: str, run: Path, root: Path | None, others: list[str]) ->
     return f"no head {run / 'results'}/linear-{dataset or '*'}.safetensors; run linear first"
 
 
-def _command(stage: Planned, checkpoint: Path, small: bool) -> list[str]:
-    command = [sys.executable, "-m", "ser_lightning.cli", "evaluate"]
-    command += ["--config", packaged(f"configs/eval/{stage.name}.yaml")]
-    overlay = packaged(f"configs/eval/small/{stage.name}.yaml")
+def _config(stage: type[Stage], folder: str = "configs/eval") -> str:
+    return packaged(f"{folder}/{stage.name}.yaml")
+
+
+def _command(planned: Planned, checkpoint: Path, small: bool) -> list[str]:
+    command = [sys.executable, "-m", "ser_lightning", "evaluate"]
+    command += ["--config", _config(planned.stage)]
+    overlay = _config(planned.stage, "configs/eval/small")
     if small and Path(overlay).is_file():
         command += ["--config", overlay]
-    return [*command, "--checkpoint", str(checkpoint), *stage.options]
+    return [*command, "--checkpoint", str(checkpoint), *planned.options]

@@ -1,6 +1,7 @@
 """`ser-fit fit | validate | test`: pretraining through LightningCLI."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
 
 from ser_lightning.batch import ViewNeeds
 from ser_lightning.commands.settle import settle
 from ser_lightning.data import PartitionedDataModule
 from ser_lightning.evaluation import OnlineEvaluation
-from ser_lightning.files import checkpoint_config, last_checkpoint
+from ser_lightning.files import checkpoint_config, last_checkpoint, read_config
 from ser_lightning.objectives import Objective
 from ser_lightning.reporting import summary_table
 from ser_lightning.runtime import (
@@ -26,13 +28,15 @@ from ser_lightning.runtime import (
     RunCheckpoint,
     RunRecord,
     ShortErrorParser,
+    checked_seed,
+    content_of,
     default_progress,
     default_run_dir,
     differences,
     options,
     packaged,
-    read_config,
     refuse_linked_keys,
+    stored_configuration,
     usable_for,
 )
 
@@ -49,7 +53,8 @@ _LINKED = {
 class SERCommandLine(LightningCLI):
     """LightningCLI with one run folder, exact resume and checks across sections."""
 
-    def __init__(self, args: list[str] | None = None) -> None:
+    def __init__(self, args: list[str]) -> None:
+        self.verb = args[0]
         super().__init__(
             Objective,
             PartitionedDataModule,
@@ -60,27 +65,21 @@ class SERCommandLine(LightningCLI):
             parser_class=ShortErrorParser,
             parser_kwargs={
                 "prog": "ser-fit",
-                "description": "Pretrain with SER. Other commands, each with --help: evaluate (one "
-                "stage of evaluation), evaluate-all (every stage), report (results next to the "
-                "paper's), compare (what runs measured).",
+                "description": "Pretrain with SER, and measure as training does.",
             },
             save_config_callback=RunRecord,
             trainer_defaults={"num_sanity_val_steps": -1, "use_distributed_sampler": False},
             args=args,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The commands, and the arguments of the trainer's methods that are not options."""
-        hidden = {"model", "datamodule"}
-        return {
-            "fit": hidden | {"train_dataloaders", "val_dataloaders"},
-            "validate": hidden | {"dataloaders"},
-            "test": hidden | {"dataloaders"},
-        }
+    @override
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        loaders = {"train_dataloaders", "val_dataloaders", "dataloaders"}
+        given = {"model", "datamodule", "verbose"}  # by us, to the trainer's method
+        return {self.verb: loaders | given}
 
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the run folder and the standing callbacks, and links shared values."""
         parser.add_argument(
             "--run_dir",
             type=str | None,
@@ -96,37 +95,38 @@ class SERCommandLine(LightningCLI):
         )
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(OnlineEvaluation, "evaluation")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=checked_seed)
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=checked_seed)
         parser.link_arguments("data.global_batch_size", "model.init_args.global_batch_size")
         parser.link_arguments("model", "data.image_size", _image_size, apply_on="instantiate")
         parser.link_arguments("model", "data.patch_size", _patch_size, apply_on="instantiate")
         parser.link_arguments("model", "data.needs", _needs, apply_on="instantiate")
 
+    @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses; without a --config, the checkpoint's own configuration comes first."""
-        args = [packaged(argument) for argument in (sys.argv[1:] if args is None else args)]
-        path = next(iter(options(args, "--ckpt_path")), None)
-        configs = options(args, "--config", "-c")
+        """Parses; where no --config has a model, the run's own configuration comes first."""
+        args = [packaged(argument) for argument in args]
         self._settled = False
-        refuse_linked_keys(configs, _LINKED)
-        if path and Path(path).is_file() and not any("model" in read_config(c) for c in configs):
-            stored = checkpoint_config(Path(path))
-            if stored is not None:
+        self.config_files = options(args, "--config", "-c")
+        refuse_linked_keys(self.config_files, _LINKED)
+        if not any("model" in content_of(config) for config in self.config_files):
+            path, stored = stored_configuration(args)
+            if stored:
+                self._settled = True
                 print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
                 args[1:1] = ["--config", usable_for(args[0], stored)]
-                self._settled = True
         self.config = parser.parse_args(args)
 
+    @override
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would let a checkpoint's values override the command line."""
 
+    @override
     def before_instantiate_classes(self) -> None:
-        """Settles run folder and checkpoint path, and compares the checkpoint with the run."""
         config = self.config[self.subcommand]
         if not self._settled:
             settle(config)
-        self.run_dir = Path(config.run_dir or default_run_dir(config.config, config.ckpt_path))
+        self.run_dir = Path(config.run_dir or default_run_dir(self.config_files, config.ckpt_path))
         config.run_dir = str(self.run_dir)
         config.ckpt_path = self._resolved_checkpoint(config.ckpt_path)
         if config.ckpt_path:
@@ -134,6 +134,9 @@ class SERCommandLine(LightningCLI):
 
     def _resolved_checkpoint(self, path: str | None) -> str | None:
         last = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
+        is_random = self._get(self.config, "allow_random_weights")
+        if self.subcommand != "fit" and not path and not is_random and last.is_file():
+            path = "last"
         if path == "last":
             if last.is_file():
                 return str(last)
@@ -149,9 +152,7 @@ class SERCommandLine(LightningCLI):
                 f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
                 "another --run_dir"
             )
-        if self.subcommand != "fit" and not (
-            path or self._get(self.config, "allow_random_weights")
-        ):
+        if self.subcommand != "fit" and not (path or is_random):
             raise ValueError(
                 f"{self.subcommand} without --ckpt_path would measure random weights; give "
                 "--ckpt_path FILE or last, or --allow_random_weights true"
@@ -161,7 +162,7 @@ class SERCommandLine(LightningCLI):
     def _report_differences(self, path: Path) -> None:
         stored = checkpoint_config(path)
         current = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
-        changed = differences(stored, current) if stored else []
+        changed = differences(stored, read_config(current)) if stored else []
         if changed:
             lines = "\n  ".join(changed)
             rank_zero_info(
@@ -169,8 +170,8 @@ class SERCommandLine(LightningCLI):
                 f"the right are used:\n  {lines}"
             )
 
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Adds atomic checkpoints, preemption, progress and a logger, all in the run folder."""
         config = self._get(self.config_init, "trainer")
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = str(self.run_dir / CHECKPOINT_FOLDER)
@@ -185,8 +186,8 @@ class SERCommandLine(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(str(self.run_dir), name="", version="")
         return super().instantiate_trainer(**kwargs)
 
+    @override
     def after_instantiate_classes(self) -> None:
-        """Checks what only shows when all parts are there."""
         regularizer, invertible = self.model.regularizer, self.datamodule.invertible
         if regularizer is not None and regularizer.needs.invertible and invertible is None:
             raise ValueError(
@@ -199,9 +200,25 @@ class SERCommandLine(LightningCLI):
                 "local crops; set it to null, or use an objective for many views (MoCoV3, DINO)"
             )
 
+    def validate(self, **arguments: Any) -> None:
+        """Measures; the table is ours alone."""
+        self.trainer.validate(**arguments, verbose=False)
+
+    def test(self, **arguments: Any) -> None:
+        """Measures; the table is ours alone."""
+        self.trainer.test(**arguments, verbose=False)
+
     def after_fit(self) -> None:
-        """Prints random init next to trained."""
+        """Prints random init next to trained, and what to type next."""
         self._print_summary()
+        path = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
+        if self.trainer.is_global_zero and path.is_file():
+            checkpoint = shlex.quote(str(path))
+            print(
+                f"\nRun folder: {self.run_dir}\nCheckpoint: {path}\n"
+                f"Next:       ser-fit evaluate --config configs/eval/knn.yaml --checkpoint "
+                f"{checkpoint}\n            make linear-eval CKPT={checkpoint}"
+            )
 
     def after_validate(self) -> None:
         """Prints what was measured."""
@@ -216,10 +233,13 @@ class SERCommandLine(LightningCLI):
         evaluation = self._get(self.config_init, "evaluation")
         if not (self.trainer.is_global_zero and evaluation.latest):
             return
-        baseline = evaluation.baseline if self.subcommand == "fit" else {}
+        is_fit = self.subcommand == "fit"
+        baseline = evaluation.baseline if is_fit else {}
+        columns = (evaluation.baseline_name, "trained") if is_fit else ("", "measured")
         width = self.model.backbone.width
-        print("\n" + summary_table(baseline, evaluation.latest, evaluation.num_classes, width))
-        if self.subcommand == "fit" and evaluation.history:
+        table = summary_table(baseline, evaluation.latest, evaluation.num_classes, width, columns)
+        print("\n" + table)
+        if is_fit and evaluation.history:
             measured = evaluation.history[-1]["step"]
             if measured != self.trainer.global_step:
                 print(f"Measured after step {measured} of {self.trainer.global_step}.")
@@ -249,3 +269,18 @@ def _as_list(value: Any) -> list[Any]:
 
 def _has_progress(callbacks: list[Any]) -> bool:
     return any(isinstance(callback, ProgressBar) for callback in callbacks)
+
+
+def fit(args: list[str]) -> None:
+    """Pretrains, or goes on with a run."""
+    SERCommandLine(["fit", *args])
+
+
+def validate(args: list[str]) -> None:
+    """Measures a run as training does."""
+    SERCommandLine(["validate", *args])
+
+
+def test(args: list[str]) -> None:
+    """Measures a run, logged as a test."""
+    SERCommandLine(["test", *args])

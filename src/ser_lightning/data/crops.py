@@ -1,36 +1,22 @@
-"""Crop boxes and resizing on the host: uint8 in, uint8 out; settings of further, smaller crops.
+"""Crop boxes and resizing on the host: uint8 in, uint8 out.
 
 Boxes follow torchvision's RandomResizedCrop, but are a function of given uniform numbers and
 computed for a whole batch at once.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
+
+from ser_lightning.batch import ViewRecord
 
 Interpolation = Literal["bilinear", "bicubic"]
 _ATTEMPTS = 10
 NUM_UNIFORMS = 2 * _ATTEMPTS + 2  # an area and an aspect per attempt, then the position
-
-
-class Cut(NamedTuple):
-    """Which part of each image a view shows, and whether mirrored.
-
-    Attributes:
-        sizes: (B, 2) int64 height and width of the images.
-        boxes: (B, 4) top, left, height, width in pixels of the image.
-        flips: (B,) bool.
-    """
-
-    sizes: np.ndarray
-    boxes: np.ndarray
-    flips: np.ndarray
 
 
 def image_sizes(images: Sequence[Tensor]) -> np.ndarray:
@@ -39,10 +25,16 @@ def image_sizes(images: Sequence[Tensor]) -> np.ndarray:
     return np.array(sides, dtype=np.int64).reshape(-1, 2)
 
 
-def whole(images: Sequence[Tensor]) -> Cut:
-    """The whole of each image, upright: cut to a square, it is squashed and nothing is lost."""
+def whole(images: Sequence[Tensor]) -> ViewRecord[np.ndarray]:
+    """The record of views that show the whole of each image, upright, in its own colours.
+
+    Cut to a square, the image is squashed and nothing is lost.
+    """
     sizes = image_sizes(images)
-    return Cut(sizes, np.concatenate([np.zeros_like(sizes), sizes], 1), np.zeros(len(sizes), bool))
+    no, zero, one = np.zeros(len(sizes), bool), np.zeros(len(sizes)), np.ones(len(sizes))
+    box = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
+    order = np.tile(np.arange(4), (len(sizes), 1))
+    return ViewRecord(sizes, box, no, no, order, one, one, one, zero, no, zero, no)
 
 
 def carried(boxes: np.ndarray, sizes: np.ndarray, to: np.ndarray) -> np.ndarray:
@@ -86,7 +78,7 @@ def crop_boxes(
     Raises:
         ValueError: an empty range, or a share of the area outside (0, 1].
     """
-    _check_scale("crop scale", scale)
+    check_scale("crop scale", scale)
     if not 0 < ratio[0] <= ratio[1]:
         raise ValueError(f"crop ratio {ratio} must be increasing and positive")
     height = np.broadcast_to(np.asarray(heights, dtype=np.int64), len(uniforms))[:, None]
@@ -151,50 +143,22 @@ def crop_and_resize(
 
 
 def cut(
-    images: Sequence[Tensor], where: Cut, size: int, interpolation: Interpolation = "bilinear"
+    images: Sequence[Tensor],
+    record: ViewRecord[np.ndarray],
+    size: int,
+    interpolation: Interpolation = "bilinear",
 ) -> Tensor:
-    """Cuts one part out of every image and resizes it: uint8 (B, 3, size, size)."""
+    """Cuts the record's part out of every image and resizes it: uint8 (B, 3, size, size)."""
     return torch.stack(
         [
             crop_and_resize(image, box, size, bool(flip), interpolation)
-            for image, box, flip in zip(images, where.boxes, where.flips, strict=True)
+            for image, box, flip in zip(images, record.box, record.flip, strict=True)
         ]
     )
 
 
-def central_crop(image: Tensor, size: int, fraction: float) -> Tensor:
-    """Resizes the shorter side, bicubic, and cuts the middle out: how evaluation sees an image.
-
-    Args:
-        image: (3, H, W) uint8 image.
-        size: side of the result in pixels.
-        fraction: share of the resized shorter side that the result keeps.
-
-    Returns:
-        (3, size, size) uint8 image.
-    """
-    resized = functional.resize(
-        image, [round(size / fraction)], InterpolationMode.BICUBIC, antialias=True
-    )
-    return functional.center_crop(resized, [size, size])
-
-
-def central_boxes(sizes: np.ndarray, size: int, fraction: float) -> np.ndarray:
-    """What `central_crop` keeps, in pixels of the image, to a pixel or so.
-
-    Args:
-        sizes: (B, 2) heights and widths of the images.
-        size: side of the result in pixels.
-        fraction: share of the resized shorter side that the result keeps.
-
-    Returns:
-        (B, 4) float64 top, left, height, width; not rounded.
-    """
-    side = sizes.min(axis=1, keepdims=True) * size / round(size / fraction)
-    return np.concatenate([(sizes - side) / 2, np.broadcast_to(side, sizes.shape)], axis=1)
-
-
-def _check_scale(name: str, scale: tuple[float, float]) -> None:
+def check_scale(name: str, scale: tuple[float, float]) -> None:
+    """Refuses what is no range of shares of an area."""
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(
             f"{name} {scale} must be increasing within (0, 1], shares of the image's area; use for "

@@ -1,18 +1,22 @@
 """Batches of images of different sizes with their boxes, as pure functions of their key."""
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from typing_extensions import override
 
-from ser_lightning.data.datasets import ImageReader, OnBadImage, balanced_subset, evaluation_loader
+from ser_lightning.batch import NO_IMAGES
+from ser_lightning.data.datasets import balanced_subset
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.data.plan import AspectPlan, BatchKey, Plan
+from ser_lightning.data.reading import Handful, Reader, made
 from ser_lightning.data.sources.base import Source
 from ser_lightning.data.sources.coco import CocoDetection, CocoImages
 from ser_lightning.data.sources.released import COCO_VAL, count_reasons
@@ -31,6 +35,7 @@ class DetectionBatch(NamedTuple):
         labels: per image (n,) int64 category ids. Empty in evaluation.
         scale: (B, 4) float32 resized over original size: width, height, width, height.
         indices: (B,) which images these are.
+        unreadable: (n,) images that could not be read, as in `EvaluationBatch`.
     """
 
     pixels: tuple[Tensor, ...]
@@ -38,6 +43,16 @@ class DetectionBatch(NamedTuple):
     labels: tuple[Tensor, ...]
     scale: Tensor
     indices: Tensor
+    unreadable: Tensor = NO_IMAGES
+
+
+class _Item(NamedTuple):
+    """One image of a batch; without its boxes in evaluation."""
+
+    pixels: Tensor
+    scale: Tensor
+    corners: Tensor | None = None
+    labels: Tensor | None = None
 
 
 def resized(image: Tensor, short_side: int, long_side: int) -> tuple[Tensor, Tensor]:
@@ -59,47 +74,39 @@ def resized(image: Tensor, short_side: int, long_side: int) -> tuple[Tensor, Ten
     return pixels[0], torch.tensor([size[1] / width, size[0] / height] * 2)
 
 
-class DetectionTraining(Dataset):
-    """Maps a `BatchKey` to this rank's images, resized to a random scale and flipped half the time.
+@dataclass(frozen=True)
+class DetectionTraining:
+    """Makes this rank's images of a step, of a random scale and flipped half the time.
 
-    Args:
-        images: the training images, each with an object.
+    Attributes:
+        reader: of the training images, each with an object.
         plan: which of them a step takes.
-        short_sides: of which one is drawn per image.
+        short_sides: lengths of the shorter side, of which one is drawn per image.
         long_side: longest allowed side in pixels.
-        on_bad_image: see `ImageReader`.
     """
 
-    def __init__(
-        self,
-        images: CocoImages,
-        plan: Plan,
-        short_sides: Sequence[int] = SHORT_SIDES,
-        long_side: int = 1333,
-        on_bad_image: OnBadImage = "fail",
-    ) -> None:
-        self.images = images
-        self.plan = plan
-        self.short_sides = tuple(short_sides)
-        self.long_side = long_side
-        self.on_bad_image = on_bad_image
+    reader: Reader
+    plan: Plan
+    short_sides: Sequence[int] = SHORT_SIDES
+    long_side: int = 1333
 
-    def __len__(self) -> int:
-        return self.plan.steps_per_epoch
-
-    def __getitem__(self, key: BatchKey) -> DetectionBatch:
+    def __call__(self, key: BatchKey) -> DetectionBatch:
+        """The batch of a step."""
         indices, _ = self.plan.indices(key)
         draws = uniforms(self.plan.seed, Stream.AUGMENT, key.epoch, indices, 0, 2)
-        items = [self._item(int(i), *draw) for i, draw in zip(indices, draws, strict=True)]
-        pixels, corners, labels, scale = zip(*items, strict=True)
-        return DetectionBatch(
-            pixels, corners, labels, torch.stack(scale), torch.from_numpy(indices)
-        )
 
-    def _item(self, index: int, side: float, flip: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Pixels, corners, labels and scale of one image."""
-        image, position = ImageReader(self.images, self.on_bad_image).read(index)
-        boxes = self.images.boxes(position).objects()
+        def make(handful: Handful) -> list[_Item]:
+            rows = zip(handful.images, handful.positions, draws[handful.rows], strict=True)
+            return [self._item(image, int(position), *row) for image, position, row in rows]
+
+        replace = self.plan.seed, key.epoch
+        items, _, positions = made(self.reader.handfuls(indices, replace), make)
+        return _batch(items, indices, indices[positions != indices])
+
+    def _item(self, image: Tensor, position: int, side: float, flip: float) -> _Item:
+        images = self.reader.images
+        assert isinstance(images, CocoImages)
+        boxes = images.boxes(position).objects()
         short = self.short_sides[int(side * len(self.short_sides))]
         pixels, scale = resized(image, short, self.long_side)
         corners = boxes.corners * scale
@@ -108,47 +115,43 @@ class DetectionTraining(Dataset):
             left, top, right, bottom = corners.unbind(1)
             width = pixels.shape[-1]
             corners = torch.stack([width - right, top, width - left, bottom], dim=1)
-        return pixels, corners, boxes.labels, scale
+        return _Item(pixels, scale, corners, boxes.labels)
 
 
-class DetectionTest(Dataset):
-    """Clean images of one rank, in order: item i is its i-th batch, each image exactly once.
+@dataclass(frozen=True)
+class DetectionTest:
+    """Makes a batch of clean images.
 
-    An image that cannot be read is an error: another one in its place would count twice.
-
-    Args:
-        images: the images to evaluate, over all ranks; `indices` of a batch count them.
-        batch_size: images per batch.
+    Attributes:
+        reader: of the images to evaluate; slots are their positions.
         short_side: wanted length of the shorter side in pixels.
         long_side: longest allowed side in pixels.
-        rank: this process.
-        world_size: number of processes.
     """
 
-    def __init__(
-        self,
-        images: CocoImages,
-        batch_size: int,
-        short_side: int = 800,
-        long_side: int = 1333,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.images = images
-        self.slots = np.arange(rank, len(images), world_size)
-        self.batch_size = batch_size
-        self.short_side = short_side
-        self.long_side = long_side
+    reader: Reader
+    short_side: int = 800
+    long_side: int = 1333
 
-    def __len__(self) -> int:
-        return math.ceil(len(self.slots) / self.batch_size)
+    def __call__(self, slots: np.ndarray) -> DetectionBatch:
+        """The images of some slots."""
 
-    def __getitem__(self, batch: int) -> DetectionBatch:
-        slots = self.slots[batch * self.batch_size : (batch + 1) * self.batch_size]
-        images = [self.images.read(int(slot)) for slot in slots]
-        items = [resized(image, self.short_side, self.long_side) for image in images]
-        pixels, scale = zip(*items, strict=True)
-        return DetectionBatch(pixels, (), (), torch.stack(scale), torch.from_numpy(slots))
+        def make(handful: Handful) -> list[_Item]:
+            images = handful.images
+            return [_Item(*resized(image, self.short_side, self.long_side)) for image in images]
+
+        items, rows, _ = made(self.reader.handfuls(slots), make)
+        return _batch(items, slots[rows], np.delete(slots, rows))
+
+
+def _batch(items: list[_Item], indices: np.ndarray, unreadable: np.ndarray) -> DetectionBatch:
+    return DetectionBatch(
+        tuple(item.pixels for item in items),
+        tuple(item.corners for item in items if item.corners is not None),
+        tuple(item.labels for item in items if item.labels is not None),
+        torch.stack([item.scale for item in items]),
+        torch.from_numpy(indices),
+        torch.from_numpy(unreadable),
+    )
 
 
 class DetectionDataModule(LabelledDataModule):
@@ -194,8 +197,8 @@ class DetectionDataModule(LabelledDataModule):
         self.test_short_side = test_short_side
         self.long_side = long_side
 
+    @override
     def setup(self, stage: str) -> None:
-        """Opens both splits, once."""
         if self._splits:
             return
         train, test = self.coco.train(), self.coco.evaluation()
@@ -207,46 +210,40 @@ class DetectionDataModule(LabelledDataModule):
         }
         self._marks = count_reasons({"val2017": len(test)}, COCO_VAL)
 
+    @override
     def images(self, split: Split) -> CocoImages:
-        """One split; those to train on have an object each. Nothing is in the hold-out part."""
         images = super().images(split)
         assert isinstance(images, CocoImages)
         return images
 
     @property
+    @override
     def num_classes(self) -> int:
-        """The category ids from 0, the background, to the largest: 91 for COCO."""
+        # the category ids from 0, the background, to the largest: 91 for COCO
         return max(self.images("train").num_categories, self.images("test").num_categories)
 
     @property
+    @override
     def dataset_name(self) -> str:
-        """What results call it."""
         return "coco2017"
 
-    def plan(self) -> Plan:
-        """Which training images a step takes on this rank."""
-        return AspectPlan(**vars(super().plan()), is_wide=self.images("train").is_wide)
+    @override
+    def plan(self, trainer: L.Trainer | None = None) -> Plan:
+        return AspectPlan(**vars(super().plan(trainer)), is_wide=self.images("train").is_wide)
 
-    def train_dataset(self) -> Dataset:
-        """The data set that maps a `BatchKey` to a training batch of this rank."""
-        return DetectionTraining(
-            self.images("train"), self.plan(), self.short_sides, self.long_side, self.on_bad_image
-        )
+    @override
+    def training_batches(self, plan: Plan) -> DetectionTraining:
+        reader = self.reader(self.images("train"))
+        return DetectionTraining(reader, plan, self.short_sides, self.long_side)
 
+    @override
     def test_dataloader(self) -> DataLoader:
-        """Loads the test images, this rank's share, in order."""
-        dataset = DetectionTest(
-            self.images("test"),
-            self.evaluation_batch_size,
-            self.test_short_side,
-            self.long_side,
-            self.trainer.global_rank if self.trainer else 0,
-            self.trainer.world_size if self.trainer else 1,
-        )
-        return evaluation_loader(dataset, self.num_workers, torch.cuda.is_available())
+        images = self.images("test")
+        make = DetectionTest(self.reader(images), self.test_short_side, self.long_side)
+        return self.in_order(make, "test", (len(images), self.evaluation_batch_size))
 
+    @override
     def describe(self) -> dict[str, Any]:
-        """How test images are prepared."""
         return {
             "short_side": self.test_short_side,
             "long_side": self.long_side,

@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,15 @@ from PIL import Image
 from timm.data import auto_augment
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
-from torch.utils.data import Dataset
+from typing_extensions import override
 
 from ser_lightning.batch import EvaluationBatch
-from ser_lightning.data.datasets import ImageReader, OnBadImage
+from ser_lightning.data.datasets import training_batch
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.pipelines import CropViews
 from ser_lightning.data.plan import BatchKey, Plan
-from ser_lightning.data.sources.base import ImageSet, Source
+from ser_lightning.data.reading import Handful, Reader, made
+from ser_lightning.data.sources.base import Source
 from ser_lightning.randomness import Stream, generator
 
 
@@ -56,45 +58,35 @@ def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     return reduced
 
 
-class AugmentedCrops(Dataset):
-    """Maps a `BatchKey` to this rank's augmented images, normalised.
+@dataclass(frozen=True)
+class AugmentedCrops:
+    """Makes this rank's augmented images of a step, normalised.
 
-    Args:
-        images: the images to train on.
+    Attributes:
+        reader: of the images to train on.
         plan: how many images a step takes, over how many ranks.
         transform: of timm, from a PIL image to a normalised tensor; may draw from the global
             generators.
         num_repeats: how often an image occurs in its step, each time augmented differently. A step
             takes ceil(batch size / num_repeats) images, the last one as often as there is room.
-        on_bad_image: see `ImageReader`.
     """
 
-    def __init__(
-        self,
-        images: ImageSet,
-        plan: Plan,
-        transform: Any,
-        num_repeats: int = 1,
-        on_bad_image: OnBadImage = "fail",
-    ) -> None:
-        self.images = images
-        self.plan = plan
-        self.transform = transform
-        self.num_repeats = num_repeats
-        self.on_bad_image = on_bad_image
+    reader: Reader
+    plan: Plan
+    transform: Any
+    num_repeats: int = 1
 
-    def __len__(self) -> int:
-        return self.plan.steps_per_epoch
-
-    def __getitem__(self, key: BatchKey) -> EvaluationBatch:
+    def __call__(self, key: BatchKey) -> EvaluationBatch:
+        """The batch of a step."""
         indices, repeats = self.places(key)
-        images, positions = ImageReader(self.images, self.on_bad_image).read_all(indices)
-        pixels = [
-            self._augment(image, key.epoch, index, repeat)
-            for image, index, repeat in zip(images, indices, repeats, strict=True)
-        ]
-        index = torch.from_numpy(positions)
-        return EvaluationBatch(torch.stack(pixels), self.images.labels[index], index)
+
+        def make(handful: Handful) -> Tensor:
+            rows = zip(handful.images, indices[handful.rows], repeats[handful.rows], strict=True)
+            return torch.stack([self.augment(image, key.epoch, *row) for image, *row in rows])
+
+        replace = self.plan.seed, key.epoch
+        pixels, _, positions = made(self.reader.handfuls(indices, replace), make)
+        return training_batch(self.reader.images.labels, pixels, indices, positions)
 
     def places(self, key: BatchKey) -> tuple[np.ndarray, np.ndarray]:
         """This rank's images of a step, (B,) positions, and which repeat of the image each is.
@@ -108,7 +100,8 @@ class AugmentedCrops(Dataset):
         mine = slice(plan.rank, plan.batch_size, plan.world_size)
         return np.repeat(indices, repeats)[mine], number[mine]
 
-    def _augment(self, image: Tensor, epoch: int, index: int, repeat: int) -> Tensor:
+    def augment(self, image: Tensor, epoch: int, index: int, repeat: int) -> Tensor:
+        """One image of an epoch; `index` and `repeat` say what is drawn."""
         draws = generator(self.plan.seed, Stream.AUGMENT, epoch, int(index), int(repeat))
         picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
         with seeded_globals(draws):
@@ -167,15 +160,10 @@ class FinetuneDataModule(LabelledDataModule):
         self.p_erasing = p_erasing
         self.num_repeats = num_repeats
 
-    def train_dataset(self) -> AugmentedCrops:
-        """The data set that maps a `BatchKey` to an augmented batch of this rank."""
-        return AugmentedCrops(
-            self.images("train"),
-            self.plan(),
-            self.transform(),
-            self.num_repeats,
-            self.on_bad_image,
-        )
+    @override
+    def training_batches(self, plan: Plan) -> AugmentedCrops:
+        reader = self.reader(self.train_images)
+        return AugmentedCrops(reader, plan, self.transform(), self.num_repeats)
 
     def transform(self) -> Any:
         """What is done to a training image, from PIL to a (3, S, S) normalised tensor.

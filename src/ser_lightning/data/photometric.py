@@ -11,12 +11,13 @@ share the base method's photometrics, which are torchvision's.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ser_lightning.batch import ViewRecord
 
 NUM_UNIFORMS = 10
 SOLARIZE_THRESHOLD = 128 / 255
@@ -68,51 +69,18 @@ MOCO_VIEW_1 = PhotometricRecipe()
 MOCO_VIEW_2 = PhotometricRecipe(p_blur=0.1, p_solarize=0.2)
 
 
-class PhotometricRecord(NamedTuple):
-    """What was drawn for every image of a batch. Lives on the host, whatever device holds pixels.
-
-    Attributes:
-        jitter: (B,) bool, whether the four colour operations are applied.
-        order: (B, 4) which of brightness 0, contrast 1, saturation 2, hue 3 comes when.
-        brightness: (B,) factors, 1 for no change.
-        contrast: (B,) factors, 1 for no change.
-        saturation: (B,) factors, 1 for no change.
-        hue: (B,) shifts in turns, 0 for no change.
-        gray: (B,) bool.
-        blur_sigma: (B,) standard deviations in pixels, 0 for no blur.
-        solarize: (B,) bool.
-    """
-
-    jitter: np.ndarray
-    order: np.ndarray
-    brightness: np.ndarray
-    contrast: np.ndarray
-    saturation: np.ndarray
-    hue: np.ndarray
-    gray: np.ndarray
-    blur_sigma: np.ndarray
-    solarize: np.ndarray
-
-    @classmethod
-    def identity(cls, count: int) -> "PhotometricRecord":
-        """The record of images whose colours stay as they are."""
-        no, zero, one = np.zeros(count, dtype=bool), np.zeros(count), np.ones(count)
-        return cls(no, np.tile(np.arange(4), (count, 1)), one, one, one, zero, no, zero, no)
-
-    def take(self, rows: np.ndarray | slice) -> "PhotometricRecord":
-        """The record of some images of the batch."""
-        return PhotometricRecord(*(field[rows] for field in self))
-
-
-def draw(recipe: PhotometricRecipe, uniforms: np.ndarray) -> PhotometricRecord:
-    """Turns uniform numbers into the parameters of a batch.
+def draw(
+    recipe: PhotometricRecipe, uniforms: np.ndarray, record: ViewRecord[np.ndarray]
+) -> ViewRecord[np.ndarray]:
+    """Turns uniform numbers into the colours of a batch.
 
     Args:
         recipe: what to draw from.
         uniforms: (B, NUM_UNIFORMS) numbers in [0, 1).
+        record: the crops of the B images.
 
     Returns:
-        The record of B images; a row depends on its own uniform numbers only.
+        The record with its colours; a row depends on its own uniform numbers only.
     """
     u = uniforms.T
 
@@ -121,7 +89,7 @@ def draw(recipe: PhotometricRecipe, uniforms: np.ndarray) -> PhotometricRecord:
         return low + (1 + strength - low) * column
 
     low, high = recipe.blur_sigma
-    return PhotometricRecord(
+    return record._replace(
         jitter=u[0] < recipe.p_jitter,
         order=_ORDERS[(u[1] * len(_ORDERS)).astype(np.int64)],
         brightness=factor(recipe.brightness, u[2]),
@@ -134,14 +102,14 @@ def draw(recipe: PhotometricRecipe, uniforms: np.ndarray) -> PhotometricRecord:
     )
 
 
-def apply(record: PhotometricRecord, pixels: Tensor) -> Tensor:
+def apply(record: ViewRecord[np.ndarray], pixels: Tensor) -> Tensor:
     """Applies colour jitter in the drawn order, then grayscale, blur and solarize.
 
     Every operation touches only the images that need it; which ones is known on the host, so
     that a device is never waited for.
 
     Args:
-        record: parameters of B images.
+        record: what was drawn for B images; flags may be numbers.
         pixels: (B, 3, H, W) float images in [0, 1], on any device.
 
     Returns:
@@ -159,7 +127,7 @@ def apply(record: PhotometricRecord, pixels: Tensor) -> Tensor:
     return result
 
 
-def _apply_in_place(record: PhotometricRecord, pixels: Tensor) -> None:
+def _apply_in_place(record: ViewRecord[np.ndarray], pixels: Tensor) -> None:
     jitter = (
         (_brightness, record.brightness, record.brightness != 1),
         (_contrast, record.contrast, record.contrast != 1),
@@ -168,7 +136,8 @@ def _apply_in_place(record: PhotometricRecord, pixels: Tensor) -> None:
     )
     for turn in record.order.T:
         for number, (operation, factors, changes) in enumerate(jitter):
-            _on_rows(pixels, record.jitter & changes & (turn == number), operation, factors)
+            chosen = (record.jitter > 0) & changes & (turn == number)
+            _on_rows(pixels, chosen, operation, factors)
     _on_rows(pixels, record.gray, _gray)
     _on_rows(pixels, record.blur_sigma > 0, _blur, record.blur_sigma)
     _on_rows(pixels, record.solarize, _solarize)

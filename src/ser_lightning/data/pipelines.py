@@ -1,4 +1,4 @@
-"""The two pipelines: crops for invariance, invertible views for equivariance.
+"""The two pipelines: crops for invariance, invertible views for equivariance; and extra views.
 
 A pipeline works in two halves. `make` runs on the host, in the workers: it draws every random
 number as a function of (seed, epoch, step, index) and returns small uint8 images with the record
@@ -7,25 +7,22 @@ geometry.
 """
 
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ser_lightning.data import crops, photometric, render
-from ser_lightning.data.crops import Cut, Interpolation
-from ser_lightning.data.photometric import (
-    MOCO_VIEW_1,
-    MOCO_VIEW_2,
-    PhotometricRecipe,
-    PhotometricRecord,
-)
-from ser_lightning.data.plan import BatchKey
+from ser_lightning.batch import ViewRecord
+from ser_lightning.data import crops, photometric
+from ser_lightning.data.clean import Clean
+from ser_lightning.data.crops import Interpolation
+from ser_lightning.data.draws import Canvas, Draws
+from ser_lightning.data.photometric import MOCO_VIEW_1, MOCO_VIEW_2, PhotometricRecipe
 from ser_lightning.data.render import HostView
 from ser_lightning.data.settings import LocalCrops, RotatedCrops
 from ser_lightning.groups import GroupElement, GroupSampler
-from ser_lightning.randomness import Stream, generator, uniforms
 
 
 class CropViews:
@@ -61,45 +58,55 @@ class CropViews:
         self.interpolation: Interpolation = interpolation
         self.local = local
 
-    def make(
-        self,
-        images: Sequence[Tensor],
-        indices: np.ndarray,
-        key: BatchKey,
-        seed: int,
-        size: int,
-        paired: bool = False,
-    ) -> tuple[HostView, ...]:
+    def without_local(self) -> "CropViews":
+        """The same pipeline with its two global views alone."""
+        alone = copy(self)
+        alone.local = None
+        return alone
+
+    def make(self, images: Sequence[Tensor], draws: Draws, canvas: Canvas) -> tuple[HostView, ...]:
         """Crops every image once per view.
 
         Args:
             images: uint8 images (3, H, W), of any sizes.
-            indices: (B,) their positions in the data set.
-            key: epoch and step; crops depend on the epoch alone.
-            seed: the run's seed.
-            size: side of the two global views in pixels.
-            paired: images 2i and 2i + 1 show the same part of them, in shares of their sides.
+            draws: their random numbers.
+            canvas: the size of the global views.
 
         Returns:
             Two global views, then the local ones.
         """
-        views = [(recipe, self.scale, size) for recipe in self.recipes]
+        views = [(recipe, self.scale, canvas.size) for recipe in self.recipes]
         if self.local is not None:
             views += [(self.local.view, self.local.scale, self.local.size)] * self.local.num
-        made = []
-        for number, (recipe, scale, side) in enumerate(views):
-            box, colours = render.draws(seed, key, indices, number)
-            where = self.place(images, box, scale, paired)
-            record = photometric.draw(recipe, colours)
-            pixels = crops.cut(images, where, side, self.interpolation)
-            made.append(HostView(pixels, record, packed=render.pack(where, record)))
-        return tuple(made)
+        return tuple(self.view(images, draws, number, *view) for number, view in enumerate(views))
 
-    def crop(
-        self, images: Sequence[Tensor], draws: np.ndarray, scale: tuple[float, float], size: int
-    ) -> Tensor:
-        """Crops an area within `scale`, resizes and flips: uint8 (B, 3, size, size)."""
-        return crops.cut(images, self.place(images, draws, scale), size, self.interpolation)
+    def view(
+        self,
+        images: Sequence[Tensor],
+        draws: Draws,
+        number: int,
+        recipe: PhotometricRecipe,
+        scale: tuple[float, float],
+        size: int,
+    ) -> HostView:
+        """Crops every image once.
+
+        Args:
+            images: as `make`.
+            draws: as `make`.
+            number: which of the views of an image, for the draws.
+            recipe: its colours.
+            scale: smallest and largest area, as a share of the image.
+            size: side of the view in pixels.
+        """
+        box, colours = draws.view(number)
+        record = self.place(images, box, scale, draws.paired)
+        pixels = crops.cut(images, record, size, self.interpolation)
+        return HostView(pixels, photometric.draw(recipe, colours, record))
+
+    def cut(self, images: Sequence[Tensor], draws: np.ndarray, size: int) -> Tensor:
+        """Crops, resizes and flips as uniform numbers say: uint8 (B, 3, size, size)."""
+        return crops.cut(images, self.place(images, draws, self.scale), size, self.interpolation)
 
     def place(
         self,
@@ -107,13 +114,14 @@ class CropViews:
         draws: np.ndarray,
         scale: tuple[float, float],
         paired: bool = False,
-    ) -> Cut:
+    ) -> ViewRecord[np.ndarray]:
         """Turns uniform numbers, for the box and then the flip, into crops of an area."""
-        sizes = crops.image_sizes(images)
+        record = crops.whole(images)
+        sizes = record.source_size
         drawn_in = np.repeat(sizes[::2], 2, axis=0) if paired else sizes
         boxes = crops.crop_boxes(draws, drawn_in[:, 0], drawn_in[:, 1], scale, self.ratio)
         boxes = crops.carried(boxes, drawn_in, sizes) if paired else boxes
-        return Cut(sizes, boxes, draws[:, crops.NUM_UNIFORMS] < self.p_flip)
+        return record._replace(box=boxes, flip=draws[:, crops.NUM_UNIFORMS] < self.p_flip)
 
 
 class _Pair(NamedTuple):
@@ -122,7 +130,6 @@ class _Pair(NamedTuple):
     recipes: tuple[PhotometricRecipe, PhotometricRecipe]
     scale: tuple[float, float] | None  # area of the crop that both share; None: the whole image
     size: int  # side of the upright views in pixels
-    grid: tuple[int, int]  # (h, w) tokens of an upright view
 
 
 class InvertibleViews:
@@ -165,155 +172,100 @@ class InvertibleViews:
         self.interpolation: Interpolation = interpolation
 
     def make(
-        self,
-        images: Sequence[Tensor],
-        indices: np.ndarray,
-        key: BatchKey,
-        seed: int,
-        size: int,
-        grid: tuple[int, int],
-        local: LocalCrops | None = None,
-        colours: tuple[PhotometricRecipe, PhotometricRecipe] = (MOCO_VIEW_1, MOCO_VIEW_2),
+        self, images: Sequence[Tensor], draws: Draws, canvas: Canvas, crop: CropViews
     ) -> tuple[HostView, ...]:
         """Makes the views of every image, with the group elements still to be applied.
 
         Args:
             images: uint8 images (3, H, W), of any sizes.
-            indices: (B,) their positions in the data set.
-            key: epoch and step; grid size and parity of the turns depend on the step.
-            seed: the run's seed.
-            size: side of the upright global views in pixels.
-            grid: (h, w) tokens of an upright global view.
-            local: the crop pipeline's local crops, an even number.
-            colours: the crop pipeline's, of the global views that have none of their own.
+            draws: their random numbers.
+            canvas: the size of the upright global views.
+            crop: the crop pipeline, whose local crops come in pairs here, and whose colours are
+                those of global views that have none of their own.
 
         Returns:
             The global pair, then the local pairs: as many views as the crop pipeline's.
         """
         first, second = self.recipes
-        recipes = (first or colours[0], second or colours[1])
-        pairs = [_Pair(recipes, self.scale, size, grid)]
-        if local is not None:
+        recipes = (first or crop.recipes[0], second or crop.recipes[1])
+        pairs = [_Pair(recipes, self.scale, canvas.size)]
+        if crop.local is not None:
+            local = crop.local
             assert local.num % 2 == 0, "the data module refuses odd numbers"
-            local_grid = (grid[0] * local.size // size, grid[1] * local.size // size)
-            pair = _Pair((local.view, local.view), local.scale, local.size, local_grid)
-            pairs += [pair] * (local.num // 2)
-        views: list[HostView] = []
-        for number, pair in enumerate(pairs):
-            views += self._pair(images, indices, key, seed, number, pair)
-        return tuple(views)
+            pairs += [_Pair((local.view, local.view), local.scale, local.size)] * (local.num // 2)
+        return tuple(
+            view
+            for number, pair in enumerate(pairs)
+            for view in self._pair(images, draws, number, pair, canvas.grid(pair.size))
+        )
 
     def _pair(
         self,
         images: Sequence[Tensor],
-        indices: np.ndarray,
-        key: BatchKey,
-        seed: int,
+        draws: Draws,
         number: int,
         pair: _Pair,
+        grid: tuple[int, int],
     ) -> list[HostView]:
         """Makes views 2 * number and 2 * number + 1, which share the crop of the first one."""
-        draws = [render.draws(seed, key, indices, 2 * number + view) for view in range(2)]
-        where = (
-            self.cropper.place(images, draws[0][0], pair.scale)
+        drawn = [draws.view(2 * number + view) for view in range(2)]
+        record = (
+            self.cropper.place(images, drawn[0][0], pair.scale)
             if pair.scale is not None
             else crops.whole(images)
         )
-        pixels = crops.cut(images, where, pair.size, self.interpolation)
-        elements = self.group.sample(
-            len(indices),
-            pair.grid,
-            generator(seed, Stream.STEP, key.epoch, key.step, number),
-            uniforms(seed, Stream.GROUP, key.epoch, indices, number, 4).reshape(-1, 2, 2),
-        )
-        views = []
-        for recipe, (_, colours), element in zip(pair.recipes, draws, elements, strict=True):
-            record = photometric.draw(recipe, colours)
-            views.append(HostView(pixels, record, element, render.pack(where, record)))
-        return views
+        pixels = crops.cut(images, record, pair.size, self.interpolation)
+        elements = draws.elements(self.group, grid, number)
+        return [
+            HostView(pixels, photometric.draw(recipe, colours, record), element)
+            for recipe, (_, colours), element in zip(pair.recipes, drawn, elements, strict=True)
+        ]
 
 
 _ROTATED_VIEW = 2**32  # the view's number in random draws: beyond those of local crops
 
 
+@dataclass(frozen=True)
 class ExtraViews:
     """Makes the plain view, the rotated ones, or both in this order.
 
-    Args:
-        plain: whether to show the whole image as evaluation does, with its colours.
+    Attributes:
+        plain: how the whole image is shown, as evaluation does, with its colours; None for not.
         rotated: the crop to show in four turns; None for none. Its aspect, flips and filter are
             those of the other crops.
-        crop: the crop pipeline.
-        crop_fraction: share of the resized side that the plain view keeps, as in evaluation.
-        patch_size: side of a token in pixels.
     """
 
-    def __init__(
-        self,
-        plain: bool,
-        rotated: RotatedCrops | None,
-        crop: CropViews,
-        crop_fraction: float,
-        patch_size: int,
-    ) -> None:
-        self.plain = plain
-        self.rotated = rotated
-        self.crop = crop
-        self.crop_fraction = crop_fraction
-        self.patch_size = patch_size
+    plain: Clean | None = None
+    rotated: RotatedCrops | None = None
 
     def make(
-        self,
-        images: Sequence[Tensor],
-        indices: np.ndarray,
-        key: BatchKey,
-        seed: int,
-        size: int,
-        paired: bool = False,
+        self, images: Sequence[Tensor], draws: Draws, canvas: Canvas, crop: CropViews
     ) -> tuple[HostView, ...]:
         """Makes the views of every image; the rotated ones are one host view, turned later.
 
         Args:
             images: uint8 images (3, H, W), of any sizes.
-            indices: (B,) their positions in the data set.
-            key: epoch and step; views depend on the epoch alone.
-            seed: the run's seed.
-            size: side of the plain view in pixels.
-            paired: as `CropViews.make`.
+            draws: their random numbers.
+            canvas: the size of a token.
+            crop: the crop pipeline.
         """
         views = []
-        if self.plain:
-            views.append(self._plain(images, size))
+        if self.plain is not None:
+            views.append(self.plain.view(images))
         if self.rotated is not None:
-            block = render.draws(seed, key, indices, _ROTATED_VIEW)
-            views.append(self._rotated(images, block, self.rotated, paired))
+            small = self.rotated
+            view = crop.view(images, draws, _ROTATED_VIEW, small.view, small.scale, small.size)
+            turns = _quarter_turns(len(images), canvas.grid(small.size))
+            views.append(view._replace(elements=turns))
         return tuple(views)
 
-    def _plain(self, images: Sequence[Tensor], size: int) -> HostView:
-        sizes, fraction = crops.image_sizes(images), self.crop_fraction
-        upright = np.zeros(len(images), dtype=bool)
-        where = Cut(sizes, crops.central_boxes(sizes, size, fraction), upright)
-        pixels = torch.stack([crops.central_crop(image, size, fraction) for image in images])
-        record = PhotometricRecord.identity(len(images))
-        return HostView(pixels, record, packed=render.pack(where, record))
 
-    def _rotated(
-        self,
-        images: Sequence[Tensor],
-        draws: tuple[np.ndarray, np.ndarray],
-        rotated: RotatedCrops,
-        paired: bool,
-    ) -> HostView:
-        where = self.crop.place(images, draws[0], rotated.scale, paired)
-        pixels = crops.cut(images, where, rotated.size, self.crop.interpolation)
-        record = photometric.draw(rotated.view, draws[1])
-        turns = _quarter_turns(len(images), rotated.size // self.patch_size)
-        return HostView(pixels, record, packed=render.pack(where, record), elements=turns)
+NO_EXTRA_VIEWS = ExtraViews()
 
 
-def _quarter_turns(batch_size: int, side: int) -> tuple[GroupElement, ...]:
-    """Turns of every image by 0, 1, 2 and 3 quarters, at their size of (side, side) tokens."""
-    upright = GroupElement.identity(batch_size, (side, side))
+def _quarter_turns(batch_size: int, grid: tuple[int, int]) -> tuple[GroupElement, ...]:
+    """Turns of every image by 0, 1, 2 and 3 quarters, at their size in tokens."""
+    upright = GroupElement.identity(batch_size, grid)
     halves = upright.half_turn, ~upright.half_turn
     return tuple(
         upright._replace(half_turn=half, quarter_turn=turn) for half in halves for turn in (0, 1)

@@ -1,4 +1,4 @@
-"""What is drawn for each view, and the device half of the data path: batches of views from it."""
+"""The device half of the data path: batches of views from what was made on the host."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,18 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ser_lightning.batch import PartitionedBatch, View, ViewRecord
+from ser_lightning.batch import NO_IMAGES, PartitionedBatch, View, ViewRecord
 from ser_lightning.data import crops, photometric
-from ser_lightning.data.crops import Cut, Interpolation
-from ser_lightning.data.photometric import (
-    PhotometricRecord,
-)
-from ser_lightning.data.plan import BatchKey
+from ser_lightning.data.crops import Interpolation
 from ser_lightning.groups import GroupElement, act
-from ser_lightning.randomness import Stream, uniforms
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_WIDTHS = (2, 4, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1)  # of the fields of ViewRecord, in their order
 
 
 class HostView(NamedTuple):
@@ -26,21 +22,25 @@ class HostView(NamedTuple):
 
     Attributes:
         pixels: (B, 3, S, S) uint8, cropped or squashed and resized.
-        record: the photometric draws; numpy arrays, which stay on the host.
+        record: what was drawn; numpy arrays, which stay on the host, where it is known without
+            waiting for a device which images an operation touches.
         element: the group element still to be applied; None for a crop.
-        packed: (B, 19) float32, all that was drawn, for `unpack`.
         elements: those of several views with the same colours, which it stands for.
     """
 
     pixels: Tensor
-    record: PhotometricRecord
+    record: ViewRecord[np.ndarray]
     element: GroupElement | None = None
-    packed: Tensor | None = None
     elements: tuple[GroupElement, ...] = ()
 
 
 class HostBatch(NamedTuple):
-    """What a worker hands over; the fields are those of `PartitionedBatch` before rendering."""
+    """What a worker hands over; the fields are those of `PartitionedBatch` before rendering.
+
+    Attributes:
+        unreadable: (n,) images that could not be read: positions of those that others stand in
+            for in training, slots of those left out in evaluation.
+    """
 
     crop: tuple[HostView, ...]
     invertible: tuple[HostView, ...]
@@ -48,6 +48,7 @@ class HostBatch(NamedTuple):
     label: Tensor
     num_unreadable: Tensor
     extra: tuple[HostView, ...] = ()
+    unreadable: Tensor = NO_IMAGES
 
 
 def render(
@@ -83,7 +84,7 @@ def _render_view(
 ) -> list[View]:
     """One view, or several that differ in their elements; colours are applied once."""
     pixels = normalise(photometric.apply(host.record, host.pixels / 255), mean, std)
-    record = None if host.packed is None else unpack(host.packed)
+    record = to_device(host.record, pixels.device)
     elements = host.elements if host.element is None else (host.element,)
     if not elements:
         return [View(pixels, record=record)]
@@ -96,50 +97,26 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return (pixels - pixels.new_tensor(mean).reshape(-1, 1, 1)) / scale
 
 
-_NUM_CROP_UNIFORMS = crops.NUM_UNIFORMS + 1  # the box, then the flip
-_NUM_UNIFORMS = _NUM_CROP_UNIFORMS + photometric.NUM_UNIFORMS
-_WIDTHS = (2, 4, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1)  # of the fields of ViewRecord, in their order
-
-
-def draws(
-    seed: int, key: BatchKey, indices: np.ndarray, view: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The uniform numbers of one view of each image: for crop and flip, and for its colours."""
-    block = uniforms(seed, Stream.AUGMENT, key.epoch, indices, view, _NUM_UNIFORMS)
-    return block[:, :_NUM_CROP_UNIFORMS], block[:, _NUM_CROP_UNIFORMS:]
-
-
-def pack(where: Cut, colours: PhotometricRecord) -> Tensor:
-    """Writes all that was drawn into one tensor, which travels faster than twelve.
-
-    Args:
-        where: the crops.
-        colours: the photometric draws of the same images.
-
-    Returns:
-        (B, 19) float32, the fields of `ViewRecord` beside each other.
-    """
-    packed = np.empty((len(where.flips), sum(_WIDTHS)), dtype=np.float32)
-    start = 0
-    for field, width in zip((*where, *colours), _WIDTHS, strict=True):
-        packed[:, start : start + width] = field.reshape(-1, width)
-        start += width
-    return torch.from_numpy(packed)
-
-
-def unpack(packed: Tensor) -> ViewRecord:
-    """The columns of `pack`, on any device: slices of the same memory."""
-    columns = packed.split(_WIDTHS, dim=1)
+def to_device(
+    record: ViewRecord[np.ndarray], device: torch.device | str = "cpu"
+) -> ViewRecord[Tensor]:
+    """Moves a record beside the pixels: columns of one (B, 19) float32 tensor, in one transfer."""
+    columns = [
+        field.astype(np.float32).reshape(-1, width)
+        for field, width in zip(record, _WIDTHS, strict=True)
+    ]
+    packed = torch.from_numpy(np.concatenate(columns, axis=1)).to(device, non_blocking=True)
+    fields = packed.split(_WIDTHS, dim=1)
     return ViewRecord(
         *(
-            column.squeeze(1) if width == 1 else column
-            for column, width in zip(columns, _WIDTHS, strict=True)
+            field.squeeze(1) if width == 1 else field
+            for field, width in zip(fields, _WIDTHS, strict=True)
         )
     )
 
 
 def replay(
-    record: ViewRecord,
+    record: ViewRecord[Tensor],
     images: Sequence[Tensor],
     size: int,
     interpolation: Interpolation = "bilinear",
@@ -161,19 +138,12 @@ def replay(
     Raises:
         ValueError: if the images are not as many, or not of the sizes, as the record's.
     """
-    fields = [field.cpu().double().numpy() for field in record]
-    sizes, boxes, flips = fields[:3]
+    drawn: ViewRecord[np.ndarray] = ViewRecord(*(field.cpu().double().numpy() for field in record))
+    sizes = drawn.source_size
     if not np.array_equal(crops.image_sizes(images), sizes):
         raise ValueError(
             f"images of sizes {crops.image_sizes(images).tolist()} for a record of images of sizes "
             f"{sizes.astype(int).tolist()}; give the images of the record's rows, as they were read"
         )
-    colours = PhotometricRecord(*fields[3:])
-    colours = colours._replace(
-        jitter=colours.jitter > 0,
-        order=colours.order.astype(np.int64),
-        gray=colours.gray > 0,
-        solarize=colours.solarize > 0,
-    )
-    where = Cut(sizes, np.rint(boxes).astype(np.int64), flips > 0)
-    return photometric.apply(colours, crops.cut(images, where, size, interpolation) / 255)
+    drawn = drawn._replace(box=np.rint(drawn.box))
+    return photometric.apply(drawn, crops.cut(images, drawn, size, interpolation) / 255)

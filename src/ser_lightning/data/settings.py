@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ser_lightning.data.crops import _check_scale
+from ser_lightning.data.crops import check_scale
 from ser_lightning.data.photometric import PhotometricRecipe
 
 # Source: DINO, local views. Differs: SER's public 2+4 code, which cites DINO, has no grayscale
@@ -40,7 +40,7 @@ class LocalCrops:
                 f"local crop size {self.size} has no pixels; use a multiple of the patch size, "
                 "96 in the paper"
             )
-        _check_scale("local crop scale", self.scale)
+        check_scale("local crop scale", self.scale)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class RotatedCrops:
                 f"rotated crop size {self.size} has no pixels; use a multiple of the patch size, "
                 "96 in E-SSL"
             )
-        _check_scale("rotated crop scale", self.scale)
+        check_scale("rotated crop scale", self.scale)
 
 
 def check_size(name: str, size: int, patch_size: int) -> None:

@@ -10,14 +10,20 @@ from typing import Any, NamedTuple
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
 from torch.utils.data import Dataset
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.labelled import LabelledDataModule, Split
+from ser_lightning.data.loaders import BatchLoader
 from ser_lightning.data.plan import BatchKey, Plan
-from ser_lightning.distributed import gather
+from ser_lightning.distributed import gather_ragged
+
+VERSION = 1
+"""Of what the code here computes; raise it with every change that moves a feature."""
 
 MAX_LAYERS = 4  # the linear probe reads [CLS] of the last four blocks
 
@@ -26,21 +32,24 @@ class Features(NamedTuple):
     """Frozen features of a split, in its order.
 
     Attributes:
-        cls: (N, layers, C) float32 [CLS] tokens of the last blocks, each through the final norm,
-            the last one last; a memory map, so that reading rows reads these rows only.
-        label: (N,) int64 classes.
+        values: (N, layers, C) float32 [CLS] tokens of the last blocks, each through the final norm,
+            the last one last; or other features of N images. A memory map: reading rows reads these
+            rows only.
+        label: (n,) int64 classes of the rows.
+        rows: (n,) which of the N images count: all, but for unreadable ones.
     """
 
-    cls: np.ndarray
+    values: np.ndarray
     label: Tensor
+    rows: np.ndarray
+
+    def last(self, num_layers: int) -> "Features":
+        """The [CLS] tokens of fewer of the last blocks."""
+        return self._replace(values=self.values[:, -num_layers:])
 
     def embeddings(self) -> Tensor:
-        """(N, C) final [CLS] embeddings."""
-        return torch.from_numpy(np.array(self.cls[:, -1]))
-
-    def concatenated(self, num_layers: int) -> Tensor:
-        """(N, num_layers * C) the [CLS] tokens of the last blocks, side by side."""
-        return torch.from_numpy(np.array(self.cls[:, -num_layers:])).flatten(1)
+        """(n, C) final [CLS] embeddings."""
+        return torch.from_numpy(np.array(self.values[:, -1])[self.rows])
 
 
 def cls_layers(backbone: SplitViT) -> list[int]:
@@ -53,42 +62,65 @@ def cls_layers(backbone: SplitViT) -> list[int]:
     return list(range(max(first, backbone.depth - MAX_LAYERS + 1, 1), backbone.depth + 1))
 
 
+class Extractor(nn.Module):
+    """A module from (B, 3, H, W) images to (B, *shape) features."""
+
+    shape: tuple[int, ...]
+
+
+class CLSTokens(Extractor):
+    """[CLS] after the last blocks, each through the final norm: (B, layers, C).
+
+    Args:
+        backbone: frozen.
+    """
+
+    def __init__(self, backbone: SplitViT) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layers = cls_layers(backbone)
+        self.shape = (len(self.layers), backbone.width)
+
+    @override
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.stack(self.backbone.cls_tokens(pixels, self.layers), 1)
+
+
 class FeaturePass(L.LightningModule):
     """Writes the features of a clean loader into a file, each process its own rows.
 
     Args:
-        backbone: frozen.
+        extractor: computes them.
         path: the `.npy` file to make, in a folder that is there.
-        num_images: of the split, over all processes.
+        num_images: images of the loader, over all processes.
     """
 
-    def __init__(self, backbone: SplitViT, path: Path, num_images: int) -> None:
+    def __init__(self, extractor: Extractor, path: Path, num_images: int) -> None:
         super().__init__()
         # A split may have fewer images than there are processes.
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.backbone = backbone
-        self.layers = cls_layers(backbone)
+        self.extractor = extractor
         self.path = path
-        self.shape = (num_images, len(self.layers), backbone.width)
-        self.rows: Any = None  # the memory map, from `setup` on
-        self.num_written = 0  # by this process
+        self.shape = (num_images, *extractor.shape)
+        self.values: Any = None  # the memory map, from `setup` on
+        self.written = [torch.empty(0, dtype=torch.int64)]  # by this process
 
+    @override
     def setup(self, stage: str) -> None:
-        """Makes the file on one process and opens it on all: here they can wait for it."""
         if self.trainer.is_global_zero:
             np.lib.format.open_memmap(self.path, "w+", np.float32, self.shape).flush()
         self.trainer.strategy.barrier("features allocated")
-        self.rows = np.load(self.path, mmap_mode="r+")
+        self.values = np.load(self.path, mmap_mode="r+")
 
+    @override
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        """Computes the [CLS] tokens of a batch."""
-        tokens = self.backbone.cls_tokens(batch.pixels, self.layers)
-        self.rows[batch.indices.cpu().numpy()] = torch.stack(tokens, 1).float().cpu().numpy()
-        self.num_written += len(batch.indices)
+        index = batch.indices.cpu()
+        self.values[index.numpy()] = self.extractor(batch.pixels).float().cpu().numpy()
+        self.written.append(index)
 
+    @override
     def on_test_end(self) -> None:
-        """Writes what is still in memory."""
-        self.rows.flush()
+        self.values.flush()
 
 
 def cached_features(
@@ -101,8 +133,9 @@ def cached_features(
 ) -> Features:
     """Computes the features of a split, or finds them from an earlier stage.
 
-    Every rank calls it. The cache's key is what the features depend on: checkpoint, images and
-    their preparation, layers, precision. A file appears complete or not at all.
+    Every rank calls it. The cache's key is what the features depend on: checkpoint, images (names,
+    sizes and times of files) and their preparation, layers, precision, and the version of this
+    code. A file appears complete or not at all.
 
     Args:
         backbone: frozen.
@@ -113,64 +146,83 @@ def cached_features(
         run_dir: folder of the run, on a disk that all processes see; the cache is in `features/`.
     """
     data.setup("test")
-    images = data.images(split)
-    layers = cls_layers(backbone)
+    images, extractor = data.images(split), CLSTokens(backbone)
     protocol = {
         "checkpoint": checkpoint_hash,
         "split": split,
-        "num_images": len(images),
-        "labels": hashlib.sha256(images.labels.numpy().tobytes()).hexdigest(),
-        "source": _plain(data.source),
-        "images": data.describe(),
-        "num_train": data.num_train,
-        "num_test": data.num_test,
-        "holdout_fraction": data.holdout_fraction,
-        "layers": layers,
+        "images": images.fingerprint(),
+        "decoded": images.describe(),
+        "prepared": data.describe(),
+        "on_bad_image": data.on_bad_image,
+        "layers": extractor.layers,
         "precision": str(trainer.precision),
+        "version": VERSION,
     }
     key = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:24]
     folder = run_dir / "features"
     final, partial = folder / key, folder / f"{key}.partial"
-    if not (final / "cls.npy").is_file():
+    if (final / "cls.npy").is_file():
+        rank_zero_info(f"features of {len(images):,} {split} images: taken from {final}")
+    else:
         if trainer.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             (partial / "protocol.json").write_text(json.dumps(protocol, indent=2))
-        writer = FeaturePass(backbone, partial / "cls.npy", len(images))
-        trainer.test(writer, data.clean_loader(split), verbose=False)
-        _check_complete(writer)
+        loader = data.clean_loader(split)
+        written = write_features(extractor, loader, len(images), partial / "cls.npy", trainer)
         if trainer.is_global_zero:
+            np.save(partial / "rows.npy", written)
             partial.rename(final)
         trainer.strategy.barrier("features in place")
-    return Features(np.load(final / "cls.npy", mmap_mode="r"), images.labels)
+    rows = np.load(final / "rows.npy")
+    left_out = np.setdiff1d(np.arange(len(images)), rows)
+    data.unreadable.setdefault(split, set()).update(left_out.tolist())
+    label = images.labels[torch.from_numpy(rows)]
+    return Features(np.load(final / "cls.npy", mmap_mode="r"), label, rows)
 
 
-def _check_complete(writer: FeaturePass) -> None:
-    """Waits for all processes, and refuses a pass that has left images out."""
-    num_written = int(gather(torch.tensor([writer.num_written])).sum())
-    if num_written != writer.shape[0]:
+def write_features(
+    extractor: Extractor, loader: BatchLoader, num_images: int, path: Path, trainer: L.Trainer
+) -> np.ndarray:
+    """Writes the features of clean images into a `.npy` file; every rank calls it.
+
+    Args:
+        extractor: computes them.
+        loader: of this rank's images.
+        num_images: images over all ranks.
+        path: of the file, on a disk that all processes see.
+        trainer: runs the pass.
+
+    Returns:
+        (n,) int64 rows that were written, over all ranks.
+
+    Raises:
+        ValueError: if others than unreadable images were left out.
+    """
+    writer = FeaturePass(extractor, path, num_images)
+    trainer.test(writer, loader, verbose=False)
+    written = gather_ragged(torch.cat(writer.written)).sort().values
+    num_bad = len(gather_ragged(torch.tensor(sorted(loader.unreadable), dtype=torch.int64)))
+    if len(written) + num_bad < num_images:
         raise ValueError(
-            f"the pass computed features of {num_written} of {writer.shape[0]} images; run the "
-            "stage without limits on its batches"
+            f"the pass computed features of {len(written)} of {num_images} images; run the stage "
+            "without limits on its batches"
         )
-
-
-def _plain(source: Any) -> dict[str, str]:
-    """What a source was made from, for a cache's key: class, and arguments kept as attributes."""
-    simple = {k: str(v) for k, v in vars(source).items() if isinstance(v, str | int | float | Path)}
-    return {"class": type(source).__name__, **simple}
+    return written.numpy()
 
 
 class FeatureBatch(NamedTuple):
     """Frozen features in the place of images.
 
     Attributes:
-        features: (B, D) [CLS] tokens of some blocks, side by side.
+        features: (B, ...) features.
         label: (B,) class labels.
+        slot: (B,) int64 places in the global batch, whose images are in random order.
     """
 
     features: Tensor
     label: Tensor
+    slot: Tensor
 
 
 class TrainingRows(Dataset):
@@ -178,20 +230,20 @@ class TrainingRows(Dataset):
 
     Args:
         features: of the training split.
-        num_layers: how many of the last blocks are read.
         plan: which rows a step takes.
     """
 
-    def __init__(self, features: Features, num_layers: int, plan: Plan) -> None:
+    def __init__(self, features: Features, plan: Plan) -> None:
         self.features = features
-        self.num_layers = num_layers
         self.plan = plan
 
     def __len__(self) -> int:
         return self.plan.steps_per_epoch
 
     def __getitem__(self, key: BatchKey) -> FeatureBatch:
-        return _rows(self.features, self.num_layers, self.plan.indices(key)[0])
+        indices, _ = self.plan.indices(key)
+        indices = indices % len(self.features.rows)  # others stand in for unreadable images
+        return _rows(self.features, indices, self.plan.rank * len(indices))
 
 
 class CleanRows(Dataset):
@@ -199,22 +251,15 @@ class CleanRows(Dataset):
 
     Args:
         features: of the split.
-        num_layers: how many of the last blocks are read.
         batch_size: rows per batch.
         rank: this process.
         world_size: number of processes.
     """
 
     def __init__(
-        self,
-        features: Features,
-        num_layers: int,
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
+        self, features: Features, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self.features = features
-        self.num_layers = num_layers
         self.batch_size = batch_size
         self.slots = np.arange(rank, len(features.label), world_size)
 
@@ -222,10 +267,12 @@ class CleanRows(Dataset):
         return math.ceil(len(self.slots) / self.batch_size)
 
     def __getitem__(self, batch: int) -> FeatureBatch:
-        slots = self.slots[batch * self.batch_size : (batch + 1) * self.batch_size]
-        return _rows(self.features, self.num_layers, slots)
+        return _rows(
+            self.features, self.slots[batch * self.batch_size : (batch + 1) * self.batch_size]
+        )
 
 
-def _rows(features: Features, num_layers: int, index: np.ndarray) -> FeatureBatch:
-    rows = torch.from_numpy(features.cls[index][:, -num_layers:])
-    return FeatureBatch(rows.flatten(1), features.label[torch.from_numpy(index)])
+def _rows(features: Features, index: np.ndarray, first_slot: int = 0) -> FeatureBatch:
+    values = torch.from_numpy(features.values[features.rows[index]])
+    position = torch.from_numpy(index)
+    return FeatureBatch(values, features.label[position], first_slot + torch.arange(len(index)))

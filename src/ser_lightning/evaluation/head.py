@@ -25,15 +25,22 @@ class HeadOrigin(NamedTuple):
         protocol: settings of its training.
         selected: what was chosen on held-out data, such as learning rate and epoch.
         seed: of its training.
-        unofficial_reason: why its numbers may not be compared with published ones; None if they
-            may.
+        unofficial_reasons: why its numbers may not be compared with published ones.
     """
 
     checkpoint: str
     protocol: dict[str, Any]
     selected: dict[str, Any]
     seed: int
-    unofficial_reason: str | None
+    unofficial_reasons: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, text: str) -> "HeadOrigin":
+        """What a file says; those of version 0.1.0 have the reasons in one text."""
+        content = json.loads(text)
+        joined = content.pop("unofficial_reason", None)
+        reasons = joined.split("; ") if joined else content.pop("unofficial_reasons", ())
+        return cls(**content, unofficial_reasons=tuple(reasons))
 
 
 def head_path(folder: Path, dataset_name: str, variant: str = "") -> Path:
@@ -42,7 +49,7 @@ def head_path(folder: Path, dataset_name: str, variant: str = "") -> Path:
     Args:
         folder: of the run.
         dataset_name: which images it was trained on.
-        variant: as `stage_variant`.
+        variant: `Stage.variant` of the linear stage.
     """
     name = "-".join(part for part in ("linear", dataset_name, variant) if part)
     return folder / "results" / f"{name}.safetensors"
@@ -104,5 +111,5 @@ class LinearClassifier(nn.Module):
         classifier = cls(layers, width, notes["classes"].split("\n"))
         classifier.linear.load_state_dict(state)
         if "origin" in notes:
-            classifier.origin = HeadOrigin(**json.loads(notes["origin"]))
+            classifier.origin = HeadOrigin.read(notes["origin"])
         return classifier.requires_grad_(False).eval()

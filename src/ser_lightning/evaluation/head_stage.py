@@ -1,19 +1,21 @@
 """What the stages have in common that test a trained linear head on other images."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.data.benchmarks import BenchmarkDataModule, Condition, ConditionBatch
 from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.sources.base import ImageSet
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.head import ORIGIN_UNKNOWN, LinearClassifier, head_path
-from ser_lightning.evaluation.stage import Stage, StageResult, stage_variant
+from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.files import file_sha256
 
 
@@ -32,8 +34,11 @@ class BenchmarkStage(Stage):
 
     # A set may have fewer images than there are processes.
     allow_zero_length_dataloader_with_multiple_devices = True
+    needs_head = True
 
     num_sums: ClassVar[int]
+    data_class: ClassVar[type[BenchmarkDataModule]]
+    """Which data modules it can test."""
     logit_ids: Tensor
     classifier: LinearClassifier
 
@@ -56,20 +61,17 @@ class BenchmarkStage(Stage):
             (B, num_sums).
         """
 
-    def measure(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> Tensor:
+    def measure(self, trainer: L.Trainer, data: BenchmarkDataModule, folder: Path) -> Tensor:
         """Tests the head on all conditions.
 
         Returns:
             (conditions, num_sums) float64 sums over all samples, the same on every rank.
 
         Raises:
-            ValueError: the data module has no conditions, or the head does not fit or was trained
-                on other weights.
+            ValueError: the head does not fit, or was trained on other weights.
         """
-        data = self.benchmark(data)
-        data.trainer = trainer
         data.setup("test")
-        default = head_path(folder, data.dataset_name, stage_variant(self))
+        default = head_path(folder, data.dataset_name, self.variant)
         self.head_file = Path(self.head) if self.head else default
         self.classifier = LinearClassifier.load(self.head_file)
         self._check_head()
@@ -89,29 +91,29 @@ class BenchmarkStage(Stage):
                 "checkpoint (make linear-eval)"
             )
 
-    def benchmark(self, data: LabelledDataModule) -> BenchmarkDataModule:
-        """The data module, which must be one with conditions.
+    def benchmark(self, data: LabelledDataModule) -> Any:
+        """The data module, which must be one for this stage.
 
         Raises:
             ValueError: it is another one.
         """
-        if not isinstance(data, BenchmarkDataModule):
+        if not isinstance(data, self.data_class):
             raise ValueError(
-                f"{type(data).__name__} has no conditions to test; set data.class_path as in "
-                "configs/eval"
+                f"{type(data).__name__} has nothing for the stage {self.name} to test; use "
+                f"data.class_path {self.data_class.__name__}, as configs/eval/{self.name}.yaml does"
             )
         return data
 
+    @override
     def test_step(self, batch: ConditionBatch, batch_idx: int) -> None:
-        """Classifies a batch."""
         label = self.logit_ids[batch.condition, batch.label]
         frames = batch.pixels.flatten(0, -4)
         logits = self.classifier(self.backbone, frames).unflatten(0, batch.pixels.shape[:-3])
         values = self.summands(logits, label, batch)
         self.sums.index_add_(0, batch.condition.cpu(), values.cpu().double())
 
+    @override
     def on_test_epoch_end(self) -> None:
-        """Adds the sums of all ranks."""
         self.sums = gather_ragged(self.sums[None]).sum(0)
 
     def tested(
@@ -120,11 +122,11 @@ class BenchmarkStage(Stage):
         metrics: dict[str, float],
         num_samples: int,
         *,
-        counts: dict[str, int],
-        protocol: dict[str, Any],
         dataset: str,
-        reasons: Sequence[str | None],
-        given: Mapping[str, Any] | None = None,
+        conditions: Sequence[Condition] | None = None,
+        protocol: dict[str, Any] | None = None,
+        reasons: Sequence[str] = (),
+        **others: Any,
     ) -> StageResult:
         """Puts a result together that says which head was tested.
 
@@ -136,38 +138,43 @@ class BenchmarkStage(Stage):
             data: the images.
             metrics: by name.
             num_samples: images or videos.
-            counts: raw counts.
-            protocol: settings of the stage.
             dataset: name of the images.
-            reasons: why the numbers may not be compared; None is no reason.
-            given: what else was taken from elsewhere for this run.
+            conditions: those that the result is of; by default all.
+            protocol: what `settings` does not say.
+            reasons: why the numbers may not be compared, beside those of the conditions.
+            others: further fields.
         """
         origin = self.classifier.origin
-        head = {"head": str(self.head_file), "head_sha256": file_sha256(self.head_file)}
-        found = list(filter(None, reasons))
+        conditions = self._conditions if conditions is None else conditions
+        found = [*(reason for c in conditions for reason in c.reasons), *reasons]
         if origin is None:
             found.append(ORIGIN_UNKNOWN)
-        elif origin.unofficial_reason:
-            found.append(f"head: {origin.unofficial_reason}")
+        else:
+            found += [f"head: {reason}" for reason in origin.unofficial_reasons]
         chosen = {} if origin is None else {**origin.selected, "head_seed": origin.seed}
         return self.result(
             data,
             metrics,
             num_samples,
-            counts=counts,
-            feature={"cls_of_blocks": self.classifier.layers},
-            protocol={**protocol, "head": None if origin is None else origin.protocol},
-            selected={**head, **chosen, **(given or {})},
             dataset=dataset,
-            unofficial_reason="; ".join(found) or None,
+            feature={"cls_of_blocks": self.classifier.layers},
+            protocol={**(protocol or {}), "head": None if origin is None else origin.protocol},
+            selected={
+                "head": str(self.head_file),
+                "head_sha256": file_sha256(self.head_file),
+                **chosen,
+            },
+            reasons=found,
+            **others,
         )
 
-    def class_map(self, dataset: str) -> dict[str, int]:
-        """Which logit each class of the tested images has; after `measure`.
+    @override
+    def measured_sets(self, data: LabelledDataModule, dataset: str | None) -> list[ImageSet]:
+        own = [c.images for c in self._conditions if c.name == dataset]
+        return own or [c.images for c in self._conditions]
 
-        Args:
-            dataset: of a result; a condition's name where every condition has its own.
-        """
+    @override
+    def class_names(self, data: LabelledDataModule, dataset: str) -> dict[str, int]:
         own = [c.name == dataset for c in self._conditions]
         places: dict[str, int] = {}
         rows = zip(self._conditions, self.logit_ids.tolist(), own, strict=True)
@@ -177,20 +184,6 @@ class BenchmarkStage(Stage):
                 pairs = zip(map(str, names), row, strict=False)
                 places |= {name: place for name, place in pairs if place >= 0}
         return places
-
-
-def top_hits(logits: Tensor, label: Tensor) -> Tensor:
-    """Whether the right class is the best, and among the five best (of fewer, among all).
-
-    Args:
-        logits: (B, classes).
-        label: (B,) right classes.
-
-    Returns:
-        (B, 2) bool.
-    """
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == label[:, None]
-    return torch.stack([best[:, 0], best.any(1)], dim=1)
 
 
 def logit_table(

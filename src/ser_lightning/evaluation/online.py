@@ -4,10 +4,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
+from ser_lightning.data.datasets import CleanImages
 from ser_lightning.evaluation.metrics.diagnostics import (
     feature_std,
     rankme,
@@ -16,7 +19,12 @@ from ser_lightning.evaluation.metrics.diagnostics import (
 )
 from ser_lightning.evaluation.metrics.equivariance import FAMILIES, equivariance_scores
 from ser_lightning.evaluation.metrics.knn import knn_accuracy
+from ser_lightning.evaluation.overlap import num_shared
 from ser_lightning.evaluation.rows import GatheredRows, Rows
+
+_KEPT = (
+    "baseline", "baseline_name", "latest", "history", "num_classes", "num_bank", "num_queries",
+)  # fmt: skip
 
 
 class OnlineEvaluation(L.Callback):
@@ -26,15 +34,19 @@ class OnlineEvaluation(L.Callback):
     the labelled bank, then the queries, sharded over processes. Every image counts once, so the
     numbers do not depend on the number of processes.
 
-    With `num_sanity_val_steps=-1` the sanity check before the first step measures the random
-    initialisation in full. It is kept as `baseline`, also in checkpoints: a number without it
-    says little, because a random ViT already scores about 0.8 for equivariance.
+    With `num_sanity_val_steps=-1` the sanity check before the first step measures the starting
+    weights in full. It is kept as `baseline`, also in checkpoints: a number without it says
+    little, because a random ViT already scores about 0.8 for equivariance. The last step of a fit
+    is always measured, whatever the interval of the validations.
 
     Attributes:
-        baseline: metrics of the random initialisation by name; empty until measured.
+        baseline: metrics of the starting weights by name; empty until measured.
+        baseline_name: what these weights are: "random init" or "given weights".
         latest: metrics of the last validation by name.
         history: one {"step", "metrics"} for each validation of a fit.
         num_classes: of the labels, 0 where there are none.
+        num_bank: images of the labelled bank.
+        num_queries: images that were measured.
 
     Args:
         k: Neighbours of the k-NN classification; the whole bank where it is smaller.
@@ -59,30 +71,40 @@ class OnlineEvaluation(L.Callback):
         self.baseline: dict[str, float] = {}
         self.latest: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
-        self.num_classes = 0
+        self.baseline_name = "random init"
+        self.num_classes = self.num_bank = self.num_queries = 0
+        self._shares_images = False
+        self._overlaps: dict[tuple[int, ...], bool] = {}
         self._columns: list[tuple[str, int]] = []
         self._bank = self._queries = self._scores = Rows(0)
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Returns the measured numbers, so that a resumed run still knows its baseline."""
-        names = ("baseline", "latest", "history", "num_classes")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _KEPT}  # a resumed run knows its baseline
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the measured numbers."""
         for name, value in state_dict.items():
             setattr(self, name, value)
 
+    @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Skips the sanity check when the baseline is known from a checkpoint.
-
-        Lightning skips it only when it resumes within an epoch, not at the end of one.
-        """
-        if self.baseline:
+        if self.baseline:  # known from a checkpoint; Lightning skips within an epoch only
             trainer.num_sanity_val_steps = 0
 
+    @override
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        is_measured = self.history and self.history[-1]["step"] == trainer.global_step
+        if is_measured or not trainer.enable_validation:
+            return
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
+        for callback in trainer.checkpoint_callbacks:  # the last checkpoint holds the last numbers
+            callback._last_global_step_saved = -1  # type: ignore[attr-defined]
+
+    @override
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts with empty rows."""
         num_loaders = len(_loaders(trainer))
         if num_loaders != 2:
             raise ValueError(
@@ -92,10 +114,12 @@ class OnlineEvaluation(L.Callback):
         backbone = _backbone(pl_module)
         layers = sorted({backbone.layer, backbone.depth})
         self._columns = [(family, layer) for family in FAMILIES for layer in layers]
+        self._shares_images = self._bank_and_queries_overlap(trainer)
         self._bank = Rows(backbone.width)
         self._queries = Rows(2 * backbone.width + 1)
         self._scores = Rows(len(self._columns))
 
+    @override
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,
@@ -105,7 +129,6 @@ class OnlineEvaluation(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Computes the features of a batch, and for queries its token-map statistics."""
         backbone = _backbone(pl_module)
         with trainer.precision_plugin.forward_context():
             prefixes = backbone.prefixes(batch.pixels)
@@ -132,14 +155,14 @@ class OnlineEvaluation(L.Callback):
         values = torch.stack([scores[family][layer] for family, layer in self._columns], dim=1)
         self._scores.add(position, torch.full_like(position, -1), values)
 
+    @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Gathers over processes, computes the numbers, keeps and logs them."""
         backbone = _backbone(pl_module)
         metrics = self._compute(backbone, pl_module.device)
         if trainer.sanity_checking:
             is_whole = trainer.num_sanity_val_batches == trainer.num_val_batches
             if is_whole and trainer.global_step == 0:
-                self._keep_baseline(trainer, metrics)
+                self._keep_baseline(trainer, backbone, metrics)
             return
         self.latest = metrics
         if trainer.state.fn == "fit":
@@ -161,18 +184,18 @@ class OnlineEvaluation(L.Callback):
                     name, metrics[full], prog_bar=True, logger=False, sync_dist=True, batch_size=1
                 )
 
+    @override
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As a validation."""
         self.on_validation_epoch_start(trainer, pl_module)
 
+    @override
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *batch: Any
     ) -> None:
-        """As a validation."""
         self.on_validation_batch_end(trainer, pl_module, outputs, *batch)
 
+    @override
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As a validation, logged under `test/`."""
         self.on_validation_epoch_end(trainer, pl_module)
 
     def _compute(self, backbone: SplitViT, device: torch.device) -> dict[str, float]:
@@ -181,6 +204,7 @@ class OnlineEvaluation(L.Callback):
             rows.gather() for rows in (self._bank, self._queries, self._scores)
         )
         self._bank = self._queries = self._scores = Rows(0)
+        self.num_bank, self.num_queries = len(bank.label), len(queries.label)
         features, within, mean = queries.values.split([backbone.width, 1, backbone.width], dim=1)
         metrics = self._classify(bank, queries._replace(values=features), device)
         for (family, layer), column in zip(self._columns, scores.values.T, strict=True):
@@ -191,10 +215,30 @@ class OnlineEvaluation(L.Callback):
         metrics["token_spatial_variance"] = spatial_variance_ratio(within[:, 0], mean)
         return metrics
 
+    def _bank_and_queries_overlap(self, trainer: L.Trainer) -> bool:
+        """Whether an image would be its own nearest neighbour; says so once for a pair of sets."""
+        made = [getattr(loader.dataset, "make", None) for loader in _loaders(trainer)]
+        sets = [make for make in made if isinstance(make, CleanImages)]
+        if len(sets) < 2:
+            return False
+        key = tuple(map(id, sets))
+        if key not in self._overlaps:
+            shared = num_shared(*((make.reader.images, make.positions) for make in sets))
+            self._overlaps = {**self._overlaps, key: bool(shared)}
+            if shared:
+                rank_zero_warn(
+                    f"{shared:,} of {_num_queries(trainer):,} images to evaluate are in the k-NN "
+                    "bank too, where each is its own nearest neighbour: k-NN is left out; give an "
+                    "evaluation split (a folder `val` beside `train`)"
+                )
+        return self._overlaps[key]
+
     def _classify(
         self, bank: GatheredRows, queries: GatheredRows, device: torch.device
     ) -> dict[str, float]:
         """Runs the k-NN classification, where every image has a label."""
+        if self._shares_images:
+            return {}
         labels = torch.cat([bank.label, queries.label])
         unlabelled = len(bank.label) == 0 or len(queries.label) == 0 or bool((labels < 0).any())
         self.num_classes = 0 if unlabelled else int(labels.max()) + 1
@@ -206,15 +250,21 @@ class OnlineEvaluation(L.Callback):
         )[k]
         return {"knn_top1": accuracy.top1, "knn_top5": accuracy.top5}
 
-    def _keep_baseline(self, trainer: L.Trainer, metrics: dict[str, float]) -> None:
-        """Keeps the numbers of the random initialisation; pl_module.log is off at this point."""
+    def _keep_baseline(
+        self, trainer: L.Trainer, backbone: SplitViT, metrics: dict[str, float]
+    ) -> None:
+        """Keeps the numbers of the starting weights; pl_module.log is off at this point."""
         self.baseline = metrics
+        is_given = backbone.arguments.get("weights") is not None
+        self.baseline_name = "given weights" if is_given else "random init"
+        prefix = self.baseline_name.replace(" ", "_")
         for logger in trainer.loggers:
-            logger.log_metrics({f"random_init/{k}": v for k, v in metrics.items()}, step=0)
+            logger.log_metrics({f"{prefix}/{k}": v for k, v in metrics.items()}, step=0)
             logger.save()
         numbers = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
         if trainer.is_global_zero:
-            trainer.print(f"Random initialisation: {numbers}")
+            title = "Given weights" if is_given else "Random initialisation"
+            trainer.print(f"{title}, {self.num_queries:,} images: {numbers}")
 
 
 def even_subset(index: Tensor, total: int, count: int) -> tuple[Tensor, Tensor]:
@@ -251,6 +301,5 @@ def _loaders(trainer: L.Trainer) -> list[Any]:
 
 
 def _num_queries(trainer: L.Trainer) -> int:
-    """Number of queries over all processes; a data set of whole batches says it itself."""
-    dataset = _loaders(trainer)[1].dataset
-    return getattr(dataset, "num_images", len(dataset))
+    """Number of queries over all processes."""
+    return len(_loaders(trainer)[1].dataset)

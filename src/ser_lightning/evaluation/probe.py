@@ -4,7 +4,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
@@ -25,31 +26,58 @@ SELECTION_SHARE = 0.2  # SER: of 50 epochs, from epoch 40 on
 class Heads(nn.Module, ABC):
     """Classifiers on the same features, which are trained in one pass and do not interact.
 
+    Its `forward` maps (B, D) features to (B, K, classes) logits, unless a subclass has losses and
+    hits of its own.
+
     Attributes:
         num_heads: how many there are, K.
     """
 
+    chooses: ClassVar[bool] = True
+    """Whether one of them is to be chosen on held-out images."""
+
     num_heads: int
 
-    @abstractmethod
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, D) features to (B, K, classes) logits."""
+    def losses(self, batch: FeatureBatch) -> Tensor:
+        """(K,) cross-entropies of a batch."""
+        logits = self(batch.features.flatten(1))
+        labels = batch.label.repeat_interleave(self.num_heads)
+        losses = F.cross_entropy(logits.flatten(0, 1), labels, reduction="none")
+        return losses.view(-1, self.num_heads).mean(0)
 
-    @abstractmethod
+    def hits(self, batch: FeatureBatch) -> Tensor:
+        """(K,) int64 numbers of right images of a batch."""
+        return (self(batch.features.flatten(1)).argmax(-1) == batch.label[:, None]).sum(0)
+
     def objective(self, losses: Tensor) -> Tensor:
-        """Unites the heads' losses (K,) so that each head gets its own gradient."""
+        """The heads' losses (K,) in one, so that each head gets its own gradient."""
+        return losses.sum()
 
     @abstractmethod
     def configure(self, num_epochs: int) -> OptimizerLRScheduler:
         """Optimizer and schedule of a training of some epochs."""
 
-    @abstractmethod
     def single(self, index: int) -> nn.Module:
         """A copy of one head: (B, D) features to (B, classes) logits."""
+        raise TypeError(f"none of the heads of {type(self).__name__} is chosen")
 
-    @abstractmethod
     def describe(self, index: int) -> dict[str, Any]:
         """What sets a head apart from the others, in plain values."""
+        return {}
+
+
+def deep_head(in_features: int, num_outputs: int, hidden: int = 1024) -> nn.Sequential:
+    """An MLP of three linear layers with ReLU between them.
+
+    Source: the deep head of SIE (Garrido et al. 2023), for classes and for angles.
+    """
+    return nn.Sequential(
+        nn.Linear(in_features, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, num_outputs),
+    )
 
 
 class Choice(NamedTuple):
@@ -77,7 +105,6 @@ class Probe(L.LightningModule):
 
     Args:
         heads: to train.
-        num_classes: of their logits.
 
     Attributes:
         holdout: this rank's held-out rows, given by `fit_probe`; None chooses nothing.
@@ -88,13 +115,11 @@ class Probe(L.LightningModule):
         hits: (rows,) bool, whether the chosen head was right on each of this rank's test rows.
     """
 
-    def __init__(self, heads: Heads, num_classes: int) -> None:
+    def __init__(self, heads: Heads) -> None:
         super().__init__()
         # A split may have fewer images than there are processes.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.heads = heads
-        self.selected_counter = AccuracyCounter(num_classes)
-        self.last_counter = AccuracyCounter(num_classes)
         self.holdout: CleanRows | None = None
         self.holdout_top1: list[list[float]] = []
         self.selected: Choice | None = None
@@ -102,33 +127,29 @@ class Probe(L.LightningModule):
         self.accuracies: list[Accuracy] = []
         self.hits = torch.empty(0, dtype=torch.bool)
         self._tested = nn.ModuleList()
+        self._counters = AccuracyCounter(), AccuracyCounter()
 
+    @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """As the heads want it."""
         return self.heads.configure(_num_epochs(self.trainer))
 
+    @override
     def on_fit_start(self) -> None:
-        """Forgets an earlier training."""
         self.holdout_top1, self.selected, self.last = [], None, None
 
+    @override
     def training_step(self, batch: FeatureBatch, batch_idx: int) -> Tensor:
-        """The heads' cross-entropies, in float32 (or as the heads are)."""
-        num_heads = self.heads.num_heads
         with torch.autocast(self.device.type, enabled=False):
-            logits = self.heads(self._as_heads(batch.features))
-            labels = batch.label.repeat_interleave(num_heads)
-            losses = F.cross_entropy(logits.flatten(0, 1), labels, reduction="none")
-            losses = losses.view(-1, num_heads).mean(0)
+            losses = self.heads.losses(self._as_heads(batch))
             lowest = losses.detach().nan_to_num(nan=math.inf).amin()
             self.log("loss", lowest, prog_bar=True, logger=False, batch_size=len(batch.label))
             return self.heads.objective(losses)
 
+    @override
     def on_train_epoch_end(self) -> None:
-        """Measures all heads on the held-out rows, and keeps the best one of the last epochs."""
         if self.holdout is None:
             return
-        *hits, total = gather(self.count_hits(self.holdout)[None]).sum(0).tolist()
-        top1 = [100 * hit / total for hit in hits]
+        top1 = self.top1(self.holdout)
         self.holdout_top1.append(top1)
         options: dict[str, Any] = {"logger": False, "batch_size": 1, "sync_dist": True}
         self.log("holdout_top1", max(top1), prog_bar=True, **options)  # equal on all ranks
@@ -141,50 +162,56 @@ class Probe(L.LightningModule):
         if epoch == num_epochs:
             self.last = self._choice(top1.index(best), epoch, best)
 
+    def top1(self, rows: CleanRows) -> list[float]:
+        """The accuracy of every head in percent, over all ranks' rows; a collective call."""
+        *hits, total = gather(self.count_hits(rows)[None]).sum(0).tolist()
+        return [100 * hit / total for hit in hits]
+
     @torch.no_grad()
     def count_hits(self, rows: CleanRows) -> Tensor:
         """Counts the hits of every head on this rank's rows, and the rows: (K + 1,) int64."""
         counts = torch.zeros(self.heads.num_heads + 1, dtype=torch.int64, device=self.device)
         for number in range(len(rows)):
-            features, label = (x.to(self.device) for x in rows[number])
-            predicted = self.heads(self._as_heads(features)).argmax(-1)
-            counts[:-1] += (predicted == label[:, None]).sum(0)
-            counts[-1] += len(label)
+            batch = FeatureBatch(*(x.to(self.device) for x in rows[number]))
+            counts[:-1] += self.heads.hits(self._as_heads(batch))
+            counts[-1] += len(batch.label)
         return counts
 
+    @override
     def on_fit_end(self) -> None:
-        """Takes the only head where nothing was held out."""
-        if self.selected is None:
+        if self.selected is None and self.heads.chooses:
             assert self.heads.num_heads == 1
             self.selected = self._choice(0, self.current_epoch, math.nan)
         self.last = self.last or self.selected
 
+    @override
     def on_test_epoch_start(self) -> None:
-        """Takes the chosen heads along to the device, and forgets an earlier test."""
         self.hits = self.hits[:0]
         assert self.selected is not None
         assert self.last is not None
         chosen = [self.selected.classifier, self.last.classifier]
         self._tested = nn.ModuleList(chosen).to(self.device)
 
+    @override
     def test_step(self, batch: FeatureBatch, batch_idx: int) -> None:
-        """Counts the hits of the chosen heads."""
         with torch.autocast(self.device.type, enabled=False):
-            features = self._as_heads(batch.features)
-            selected, last = (classifier(features) for classifier in self._tested)
-        self.selected_counter.update(selected, batch.label)
-        self.hits = torch.cat([self.hits, (selected.argmax(1) == batch.label).cpu()])
-        self.last_counter.update(last, batch.label)
+            features = self._as_heads(batch).features.flatten(1)
+            right, _ = (
+                counter.update(classifier(features), batch.label)
+                for counter, classifier in zip(self._counters, self._tested, strict=True)
+            )
+        self.hits = torch.cat([self.hits, right.cpu()])
 
+    @override
     def on_test_epoch_end(self) -> None:
-        """Adds up over ranks."""
-        self.accuracies = [self.selected_counter.compute(), self.last_counter.compute()]
+        self.accuracies = [counter.compute() for counter in self._counters]
 
     def _choice(self, head: int, epoch: int, holdout_top1: float) -> Choice:
         return Choice(head, epoch, holdout_top1, self.heads.single(head).requires_grad_(False))
 
-    def _as_heads(self, features: Tensor) -> Tensor:
-        return features.to(next(self.heads.parameters()).dtype)
+    def _as_heads(self, batch: FeatureBatch) -> FeatureBatch:
+        kind = next(self.heads.parameters()).dtype
+        return batch._replace(features=batch.features.to(kind))
 
 
 class CropProbe(Probe):
@@ -194,27 +221,24 @@ class CropProbe(Probe):
         backbone: frozen.
         layers: the blocks whose [CLS] tokens are read, through the final norm.
         heads: to train.
-        num_classes: of their logits.
     """
 
-    def __init__(
-        self, backbone: SplitViT, layers: Sequence[int], heads: Heads, num_classes: int
-    ) -> None:
-        super().__init__(heads, num_classes)
+    def __init__(self, backbone: SplitViT, layers: Sequence[int], heads: Heads) -> None:
+        super().__init__(heads)
         self.backbone = backbone
         self.layers = list(layers)
 
+    @override
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Computes the features of a batch of crops and trains the heads on them."""
         assert isinstance(batch, EvaluationBatch)
         with torch.no_grad():
             features = torch.cat(self.backbone.cls_tokens(batch.pixels, self.layers), dim=1)
-        return super().training_step(FeatureBatch(features, batch.label), batch_idx)
+        return super().training_step(FeatureBatch(features, batch.label, batch.indices), batch_idx)
 
+    @override
     def train(self, mode: bool = True) -> "CropProbe":
-        """Sets the mode of the heads; the backbone stays in evaluation mode."""
         super().train(mode)
-        self.backbone.eval()
+        self.backbone.eval()  # frozen
         return self
 
 
@@ -235,7 +259,7 @@ def fit_probe(
     """
     _num_epochs(trainer)
     probe.holdout = holdout
-    if probe.heads.num_heads > 1 and holdout is None:
+    if probe.heads.chooses and probe.heads.num_heads > 1 and holdout is None:
         raise ValueError(
             f"{probe.heads.num_heads} heads and no held-out image to choose one with; raise "
             "data.holdout_fraction, or train a single head"

@@ -7,20 +7,17 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from typing_extensions import override
 
-from ser_lightning.data.datasets import evaluation_loader
 from ser_lightning.data.labelled import LabelledDataModule, Split
-from ser_lightning.data.pipelines import CropViews
-from ser_lightning.evaluation.features import (
-    CleanRows,
-    Features,
-    TrainingRows,
-    cached_features,
-    cls_layers,
-)
+from ser_lightning.data.loaders import evaluation_loader
+from ser_lightning.evaluation.features import CleanRows, TrainingRows, cls_layers
 from ser_lightning.evaluation.probe import CropProbe, Heads, Probe, fit_probe
-from ser_lightning.evaluation.rows import GatheredRows, Rows
-from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.evaluation.rows import Rows
+from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
+
+MIN_HOLDOUT = 1000
+"""Held-out images that an official choice among heads and epochs needs; ImageNet has 12,811."""
 
 ProbeFeature = Literal["cls_last4", "cls_last"]
 
@@ -41,6 +38,8 @@ class ProbeStage(Stage):
             machines without a GPU. The result is marked unofficial.
         stage: further arguments of every stage.
     """
+
+    trains = True
 
     def __init__(
         self,
@@ -64,101 +63,85 @@ class ProbeStage(Stage):
             global_batch_size: images per optimizer step, over all devices.
         """
 
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Settings of the heads' training, in plain values."""
-
     def keep(
-        self,
-        probe: Probe,
-        hits: GatheredRows,
-        result: StageResult,
-        data: LabelledDataModule,
-        folder: Path,
+        self, probe: Probe, result: StageResult, data: LabelledDataModule, folder: Path
     ) -> None:
         """Writes what should outlive the stage; called on one rank.
 
         Args:
             probe: trained and tested.
-            hits: of all ranks, whether the chosen head was right on each test image: (N, 1).
             result: what the record will say.
             data: the images.
             folder: of the run.
         """
 
+    @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        """Trains, chooses, tests."""
-        data.trainer = trainer  # its loaders ask for rank and position
         data.setup("fit")
         num_layers, num_classes = len(self.layers), data.num_classes
         heads = self.heads(num_layers * self.backbone.width, num_classes, data.global_batch_size)
 
-        def features(split: Split) -> Features:
-            return cached_features(
-                self.backbone, self.checkpoint_hash, data, split, trainer, folder
-            )
-
         def rows(split: Split) -> CleanRows:
+            features = self.features(data, split, trainer, folder).last(num_layers)
             size, rank = data.evaluation_batch_size, trainer.global_rank
-            return CleanRows(features(split), num_layers, size, rank, trainer.world_size)
+            return CleanRows(features, size, rank, trainer.world_size)
 
         if self.cache_features:
-            probe = Probe(heads, num_classes)
-            train = data.key_loader(TrainingRows(features("train"), num_layers, data.plan()), 0)
+            probe = Probe(heads)
+            features = self.features(data, "train", trainer, folder).last(num_layers)
+            train = data.key_loader(TrainingRows(features, data.plan(trainer)), 0, trainer)
         else:
-            probe = CropProbe(self.backbone, self.layers, heads, num_classes)
-            train = data.train_dataloader()
+            probe = CropProbe(self.backbone, self.layers, heads)
+            train = data.train_loader(trainer)
         holdout = rows("holdout") if len(data.images("holdout")) else None
         fit_probe(trainer, probe, train, holdout)
+        assert probe.selected is not None
+        chosen = heads.describe(probe.selected.head)
+        check_finite(probe.selected.classifier, f"weights of the head {chosen}", "lower its rate")
         test = rows("test")
-        loader = evaluation_loader(test, 0, torch.cuda.is_available())
+        loader = evaluation_loader(test, 0)
         trainer.test(probe, loader, verbose=False)
-        hits = _gather_hits(probe, test)
-        result = self._result(probe, data, trainer)
+        result = self._result(probe, test, data)
         if trainer.is_global_zero:
-            self.keep(probe, hits, result, data, folder)
+            self.keep(probe, result, data, folder)
         trainer.strategy.barrier("probe kept")
         return [result]
 
-    def _result(self, probe: Probe, data: LabelledDataModule, trainer: L.Trainer) -> StageResult:
+    def _reasons(self, data: LabelledDataModule) -> list[str]:
+        reasons = ["trained on clean images, without crops"] if self.cache_features else []
+        num_holdout = len(data.images("holdout"))
+        if 0 < num_holdout < MIN_HOLDOUT:
+            some = f"selected on {num_holdout:,} held-out images, fewer than {MIN_HOLDOUT:,}"
+            reasons.append(some)
+        return reasons
+
+    def _result(self, probe: Probe, test: CleanRows, data: LabelledDataModule) -> StageResult:
         chosen, last = probe.accuracies
-        assert chosen.num_samples == len(data.images("test"))
+        assert chosen.num_samples == len(test.features.rows)
+        hits = Rows(1)
+        slots = torch.from_numpy(test.slots)
+        hits.add(slots, test.features.label[slots], probe.hits[:, None])
+        label, right = hits.gather()
         return self.result(
             data,
-            {**chosen.metrics(), "top1_last_epoch": last.top1, "top5_last_epoch": last.top5},
+            {
+                "top1": chosen.top1,
+                "top5": chosen.top5,
+                "top1_last_epoch": last.top1,
+                "top5_last_epoch": last.top5,
+            },
             chosen.num_samples,
             counts={"hits": chosen.num_hits, "hits_last_epoch": last.num_hits},
             feature={"cls_of_blocks": self.layers, "norm": "final"},
             protocol={
-                **self.settings(),
-                "epochs": trainer.max_epochs,
-                "global_batch_size": data.global_batch_size,
-                "crops": None if self.cache_features else _describe(data.crop),
                 "num_train": len(data.images("train")),
                 "num_holdout": len(data.images("holdout")),
             },
             selected=selection(probe),
-            unofficial_reason="trained on clean images, without crops"
-            if self.cache_features
-            else None,
+            reasons=self._reasons(data),
+            hits={"top1": right[:, 0]},
+            label=label,
         )
-
-
-def _gather_hits(probe: Probe, rows: CleanRows) -> GatheredRows:
-    """The hits of all ranks in the order of the split; a collective call."""
-    slots = torch.from_numpy(rows.slots)
-    collected = Rows(1)
-    collected.add(slots, rows.features.label[slots], probe.hits[:, None])
-    return collected.gather()
-
-
-def _describe(crop: CropViews) -> dict[str, Any]:
-    return {
-        "scale": list(crop.scale),
-        "ratio": list(crop.ratio),
-        "p_flip": crop.p_flip,
-        "interpolation": crop.interpolation,
-    }
 
 
 def selection(probe: Probe) -> dict[str, Any]:

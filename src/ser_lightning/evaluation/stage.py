@@ -1,75 +1,82 @@
 """What every stage of evaluation is: a module that measures the backbone of one checkpoint."""
 
+import hashlib
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
-import yaml
+from torch import Tensor, nn
+from typing_extensions import override
 
 from ser_lightning.backbones import Branch, SplitViT
-from ser_lightning.backbones.weights import METADATA_KEY
-from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.files import file_sha256
+from ser_lightning.data.labelled import LabelledDataModule, Split
+from ser_lightning.data.sources.base import ImageSet
+from ser_lightning.distributed import gather_ragged
+from ser_lightning.evaluation.features import Features, cached_features
+from ser_lightning.files import checkpoint_config, file_sha256
 
 
-def random_init(backbone: SplitViT, seed: int = 0) -> SplitViT:
-    """Builds a backbone with the same arguments and new weights, frozen, in evaluation mode.
-
-    Args:
-        backbone: whose arguments to take.
-        seed: of the weights, the same on every process; the global generator stays as it is.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = SplitViT(**backbone.arguments)
-    return fresh.requires_grad_(False).eval()
-
-
-_TEACHERS = ("DINO",)  # objectives whose momentum branch is the result
-
-
-class StageResult(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
     """What a stage measured; plain values that a record can hold.
 
     Attributes:
-        dataset: on what, such as "imagenet1k"; "" for the source of the checkpoint.
+        dataset: on what, such as "imagenet1k".
         metrics: by name; accuracies in percent.
         num_samples: images (or videos) that entered the metrics.
-        counts: raw counts by name, such as hits.
         feature: what was measured: layers, norm, pooling.
         protocol: settings of the stage.
+        counts: raw counts by name, such as hits.
         selected: what was chosen on held-out data.
-        unofficial_reason: why the numbers may not be compared with published ones; None if they
-            may.
+        unofficial_reasons: why the numbers may not be compared with published ones.
+        network: another network that was measured on the same images; None for the checkpoint.
+        data_sha256: identity of the measured images.
+        hits: by the name of a metric, (N,) whether each test image was right, in their order.
+        label: (N,) int64 classes of these images.
     """
 
     dataset: str
     metrics: dict[str, float]
     num_samples: int
-    counts: dict[str, int]
     feature: dict[str, Any]
     protocol: dict[str, Any]
-    selected: dict[str, Any]
-    unofficial_reason: str | None
+    counts: dict[str, int] = field(default_factory=dict)
+    selected: dict[str, Any] = field(default_factory=dict)
+    unofficial_reasons: tuple[str, ...] = ()
+    network: str | None = None
+    data_sha256: str | None = None
+    hits: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+    label: Tensor | None = field(default=None, compare=False)
 
 
-def evaluated_branch(checkpoint: str) -> Branch:
-    """Whose weights stand for a run: DINO's teacher, as its authors report, otherwise the student.
+def result_branch(checkpoint: str) -> Branch:
+    """Whose weights stand for a run: what the objective that it names says.
 
     Args:
-        checkpoint: file of a pretraining run; its configuration names the objective.
+        checkpoint: file of a pretraining run. An objective that is not installed here counts as
+            one of which the trained branch is the result.
     """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    config = yaml.safe_load(content.get(METADATA_KEY, {}).get("config", "")) or {}
-    objective = config.get("model", {}).get("class_path", "").rpartition(".")[2]
-    return "momentum" if objective in _TEACHERS else "online"
+    config = checkpoint_config(checkpoint) or {}
+    module, _, name = config.get("model", {}).get("class_path", "").rpartition(".")
+    try:
+        branch: Branch = getattr(import_module(module), name).result_branch
+    except (ImportError, AttributeError, ValueError):
+        return "online"
+    return branch
+
+
+Folders = tuple[tuple[str, str], ...]
 
 
 class Stage(L.LightningModule, ABC):
-    """A stage of evaluation.
+    """A stage of evaluation: one file, `configs/eval/<name>.yaml`, and its records.
 
     It rebuilds the backbone from the checkpoint alone and keeps it frozen; a subclass says what
     `run` does with the trainer and the data, and returns its results.
@@ -81,22 +88,44 @@ class Stage(L.LightningModule, ABC):
         seed: of heads and draws; taken from `seed_everything`.
 
     Attributes:
-        name: of the stage, as in `configs/eval/<name>.yaml` and in its record.
         default_branch: whose weights stand for the checkpoint's objective.
         branch: whose weights are measured.
+        settings: how stage, data and trainer were set, in plain values, for the protocol of every
+            result; whoever runs the stage gives it.
     """
 
     name: ClassVar[str]
+    """What configuration, record and table call it."""
+    trains: ClassVar[bool] = False
+    """Whether the length of a training belongs to its protocol."""
+    needs_labels: ClassVar[bool] = True
+    """Whether it refuses images without classes."""
+    needs_head: ClassVar[bool] = False
+    """Whether it tests the head of the linear stage."""
+    folders: ClassVar[Folders] = (("imagenet", "data.source.root"),)
+    """Where its images lie below a folder of data sets, and their option; any one will do."""
+    further_folders: ClassVar[Folders] = ()
+    """The same for images that it can do without."""
+    can_generate: ClassVar[bool] = False
+    """Whether it can make its images from those that the checkpoint was trained on."""
+    package: ClassVar[tuple[str, str] | None] = None
+    """A module that it needs, and the extra of this package that installs it."""
+    is_alternative: ClassVar[bool] = False
+    """Whether it measures what another stage does, by another recipe; `evaluate-all` omits it."""
+    figure: ClassVar[str | None] = None
+    """The function that draws a result's metrics, as module:function."""
 
     def __init__(self, checkpoint: str, branch: Branch | None = None, seed: int = 0) -> None:
         super().__init__()
         self.checkpoint = checkpoint
-        self.default_branch = evaluated_branch(checkpoint)
+        self.default_branch = result_branch(checkpoint)
         self.branch: Branch = branch or self.default_branch
         self.seed = seed
+        self.settings: dict[str, Any] = {}
         self.backbone = SplitViT.from_checkpoint(checkpoint, self.branch)
         self.backbone.requires_grad_(False)
         self.backbone.eval()
+        check_finite(self.backbone, f"weights of {checkpoint}", "evaluate another checkpoint")
 
     @cached_property
     def checkpoint_sha256(self) -> str:
@@ -105,8 +134,28 @@ class Stage(L.LightningModule, ABC):
 
     @property
     def checkpoint_hash(self) -> str:
-        """Names the evaluated weights: hash of the file, and branch."""
+        """The name of the evaluated weights: hash of the file, and branch."""
         return f"{self.checkpoint_sha256}-{self.branch}"
+
+    @property
+    def variant(self) -> str:
+        """What tells the files of this evaluation from the default one's: "momentum_seed1"."""
+        branch = "" if self.branch == self.default_branch else self.branch
+        parts = (branch, self.flavour, f"seed{self.seed}" if self.seed else "")
+        return "_".join(part for part in parts if part)
+
+    @property
+    def flavour(self) -> str:
+        """A setting that has records of its own, such as the detector; "" for the usual one."""
+        return ""
+
+    def measured_sets(self, data: LabelledDataModule, dataset: str | None) -> Sequence[ImageSet]:
+        """The images of a result, by its data set's name."""
+        return [data.images("test")]
+
+    def class_names(self, data: LabelledDataModule, dataset: str) -> Mapping[str, int] | tuple:
+        """The label, or logit, of each class of a result; names alone in the order of labels."""
+        return data.class_names
 
     @abstractmethod
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
@@ -114,7 +163,7 @@ class Stage(L.LightningModule, ABC):
 
         Args:
             trainer: for `fit` and `test`, with devices, precision and progress bar.
-            data: the images.
+            data: the images; it knows the trainer.
             folder: of the run: `features/` is the cache that stages share, `results/` holds
                 records and trained heads.
         """
@@ -125,47 +174,82 @@ class Stage(L.LightningModule, ABC):
         metrics: dict[str, float],
         num_samples: int,
         *,
-        counts: dict[str, int] | None = None,
-        feature: dict[str, Any],
-        protocol: dict[str, Any],
-        selected: dict[str, Any] | None = None,
         dataset: str | None = None,
-        unofficial_reason: str | None = None,
+        protocol: Mapping[str, Any] | None = None,
+        reasons: Sequence[str] = (),
+        **others: Any,
     ) -> StageResult:
-        """Puts a result together; the data's own reasons mark it unofficial too."""
-        reasons = dict.fromkeys([*filter(None, [unofficial_reason]), *data.reasons()])
+        """Puts a result together; every rank calls it.
+
+        Args:
+            data: the images; their own reasons mark it unofficial too.
+            metrics: by name.
+            num_samples: images (or videos) that entered the metrics.
+            dataset: on what; the data's own name by default.
+            protocol: what `settings` does not say.
+            reasons: why the numbers may not be compared with published ones.
+            others: further fields.
+        """
+        for _, images in sorted(data.unreadable.items()):  # of all ranks
+            found = gather_ragged(torch.tensor(sorted(images), dtype=torch.int64))
+            images.update(found.tolist())
         return StageResult(
-            dataset or data.dataset_name,
-            metrics,
-            num_samples,
-            counts or {},
-            feature,
-            protocol,
-            selected or {},
-            "; ".join(reasons) or None,
+            dataset=dataset or data.dataset_name,
+            data_sha256=data_sha256(self.measured_sets(data, dataset)),
+            metrics=metrics,
+            num_samples=num_samples,
+            protocol={**self.settings, **(protocol or {})},
+            unofficial_reasons=tuple(dict.fromkeys([*reasons, *data.reasons()])),
+            **others,
         )
 
+    def features(
+        self, data: LabelledDataModule, split: Split, trainer: L.Trainer, folder: Path
+    ) -> Features:
+        """The [CLS] features of a split, computed or found; see `cached_features`."""
+        return cached_features(self.backbone, self.checkpoint_hash, data, split, trainer, folder)
+
+    def random_backbone(self) -> SplitViT:
+        """The same backbone with new weights, frozen; the global generator stays as it is."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            fresh = SplitViT(**self.backbone.arguments)
+        return fresh.requires_grad_(False).eval()
+
+    @override
     def train(self, mode: bool = True) -> "Stage":
-        """Sets the mode of everything but the frozen backbone."""
         super().train(mode)
-        self.backbone.eval()
+        self.backbone.eval()  # frozen
         return self
 
+    @override
     def configure_optimizers(self) -> Any:
-        """Trains nothing."""
-        return None
+        return None  # trains nothing
 
 
-def stage_variant(stage: Stage, detector: str = "") -> str:
-    """Names the files of an evaluation that is not the default one; "" for the default.
+def data_sha256(sets: Sequence[ImageSet]) -> str:
+    """The identity of images, whatever the disk they lie on: names, labels and classes."""
+    listings = [images.listing() for images in sets]
+    return hashlib.sha256("\n".join(listings).encode()).hexdigest()
 
-    Args:
-        stage: whose seed and branch count: 0, and the branch that its checkpoint is measured by.
-        detector: if not the default one.
 
-    Returns:
-        A plain name such as "momentum_seed1".
+def check_finite(module: nn.Module, what: str, remedy: str) -> None:
+    """Refuses weights that are no numbers, of which nothing may be recorded.
+
+    Raises:
+        ValueError: with a name, what it is and the remedy.
     """
-    branch = "" if stage.branch == stage.default_branch else stage.branch
-    parts = [branch, detector, f"seed{stage.seed}" if stage.seed else ""]
-    return "_".join(part for part in parts if part)
+    broken = [name for name, weight in module.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{what}: {len(broken)} are not finite, such as {broken[0]}, the training diverged and "
+            f"no record is written; {remedy}"
+        )
+
+
+def stage_classes(parent: type[Stage] = Stage) -> list[type[Stage]]:
+    """Every stage that was imported, each once; those here are with `evaluation.stages`."""
+    found: dict[type[Stage], None] = {} if inspect.isabstract(parent) else {parent: None}
+    for child in parent.__subclasses__():
+        found |= dict.fromkeys(stage_classes(child))
+    return list(found)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ser_lightning.groups.element import GroupElement
+from ser_lightning.groups.element import GroupElement, Interpolation
 
 
 def act(element: GroupElement, maps: Tensor, cell: int = 1) -> Tensor:
@@ -38,14 +38,17 @@ def act(element: GroupElement, maps: Tensor, cell: int = 1) -> Tensor:
     # A half turn flips both axes. It commutes with the resize, so both mirrors come before it.
     maps = _flip_where(element.flip ^ element.half_turn, maps, -1)
     maps = _flip_where(element.half_turn, maps, -2)
-    maps = resize(maps, (cell * element.grid[0], cell * element.grid[1]))
+    size = (cell * element.grid[0], cell * element.grid[1])
+    maps = resize(maps, size, element.interpolation)
     return torch.rot90(maps, element.quarter_turn, dims=(-2, -1))
 
 
-def resize(maps: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
+# Differs: in the paper, scaling uses the resize of the base objective's pipeline, which is bilinear
+# for MoCo-v3. As in its public code it is bicubic here for every objective, and for token maps too.
+def resize(maps: Tensor, size: tuple[int, int], mode: Interpolation | str = "bicubic") -> Tensor:
     """Resizes maps (B, C, H, W) to (B, C, *size); a map of that size is returned as it is.
 
-    No antialiasing and align_corners false: the kernel the public code uses, on pixels and tokens.
+    No antialiasing and align_corners false, as the public code does on pixels and tokens.
 
     Raises:
         ValueError: for mode "nearest", or any mode other than "bicubic" and "bilinear".

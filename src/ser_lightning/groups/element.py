@@ -8,10 +8,13 @@ that normal form.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+Interpolation = Literal["bicubic", "bilinear"]
+"""The kernels of a resize that commute with flips and turns."""
 
 
 class GroupElement(NamedTuple):
@@ -24,12 +27,14 @@ class GroupElement(NamedTuple):
         half_turn: (B,) bool, adds 2 to the quarter turns.
         quarter_turn: 0 or 1, the parity of the quarter turns (counter-clockwise).
         grid: (h, w) in tokens after the resize, before the turn.
+        interpolation: the resize's kernel, for pixels and token maps alike.
     """
 
     flip: Tensor
     half_turn: Tensor
     quarter_turn: int
     grid: tuple[int, int]
+    interpolation: Interpolation = "bicubic"
 
     @property
     def quarter_turns(self) -> Tensor:
@@ -79,7 +84,7 @@ class GroupElement(NamedTuple):
         return self._replace(half_turn=turned, grid=_swapped(grid, self.quarter_turn))
 
     def compose(self, first: GroupElement) -> GroupElement:
-        """Returns the product `self` after `first`, resizing once, to the size `self` asks for.
+        """Returns the product `self` after `first`, resizing once, as `self` asks for.
 
         F^f2 R^k1 = R^(+-k1) F^f2 (minus if f2), so k = k2 +- k1 and f = f1 xor f2.
         """
@@ -90,7 +95,12 @@ class GroupElement(NamedTuple):
         if quarter_sum == 2:
             half_turn = ~half_turn
         grid = _swapped(self.grid, first.quarter_turn)
-        return GroupElement(self.flip ^ first.flip, half_turn, quarter_sum % 2, grid)
+        return self._replace(
+            flip=self.flip ^ first.flip,
+            half_turn=half_turn,
+            quarter_turn=quarter_sum % 2,
+            grid=grid,
+        )
 
     def to(self, device: torch.device | str) -> GroupElement:
         """Moves the tensors to a device; a copy to an accelerator is not waited for."""

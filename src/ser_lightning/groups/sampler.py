@@ -6,11 +6,13 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from ser_lightning.groups.element import GroupElement
+from ser_lightning.groups.element import GroupElement, Interpolation
+from ser_lightning.numbers import PositiveInterval, checked
 
 Pairing = Literal["independent", "complementary"]
 
 
+@checked
 class GroupSampler:
     """Draws one group element per image for each of two views.
 
@@ -33,9 +35,11 @@ class GroupSampler:
             "complementary" reproduces the public code: half turn and flip of view 2 are the
             negations of view 1's, on top of a number of quarter turns 0..3 shared by each view.
             The relative element is then always one of the 4 reflections.
+        interpolation: kernel of the resize, for pixels and token maps alike: "bicubic", as the
+            public code; "bilinear", as MoCo-v3's crops.
 
     Raises:
-        ValueError: if a range is empty or not positive, or the pairing is unknown.
+        ValueError: if nothing is switched on, or pairing or interpolation are unknown.
     """
 
     # Differs: the paper describes two independently sampled elements, its public code draws
@@ -45,18 +49,26 @@ class GroupSampler:
         rotation: bool = True,
         flip: bool = True,
         scale: bool = True,
-        area: tuple[float, float] = (0.7, 1.3),
-        aspect: tuple[float, float] = (3 / 4, 4 / 3),
+        area: PositiveInterval = (0.7, 1.3),
+        aspect: PositiveInterval = (3 / 4, 4 / 3),
         pairing: Pairing = "independent",
+        interpolation: Interpolation = "bicubic",
     ) -> None:
-        if pairing not in get_args(Pairing):
-            raise ValueError(f'pairing "{pairing}" is unknown; use one of {get_args(Pairing)}')
+        for value, known in ((pairing, Pairing), (interpolation, Interpolation)):
+            if value not in get_args(known):
+                raise ValueError(f'"{value}" is unknown; use one of {get_args(known)}')
+        if not (rotation or flip or scale):
+            raise ValueError(
+                "rotation, flip and scale are all off, so that every view is upright; switch one "
+                "on, or set `data.invertible` to null"
+            )
         self.rotation = rotation
         self.flip = flip
         self.scale = scale
-        self.area = _checked_range("area", area)
-        self.aspect = _checked_range("aspect", aspect)
+        self.area = area
+        self.aspect = aspect
         self.pairing = pairing
+        self.interpolation = interpolation
 
     def sample(
         self,
@@ -98,7 +110,8 @@ class GroupSampler:
         half_turn = torch.from_numpy(own[:, 0] & self.rotation)
         flip = torch.from_numpy(own[:, 1] & self.flip)
         parity = int(self.rotation and shared[2] < 0.5)
-        return GroupElement(flip, half_turn, parity, self._grid(grid, shared[0], shared[1]))
+        drawn = self._grid(grid, shared[0], shared[1])
+        return GroupElement(flip, half_turn, parity, drawn, self.interpolation)
 
     def _grid(self, grid: tuple[int, int], area: float, aspect: float) -> tuple[int, int]:
         if not self.scale:
@@ -107,9 +120,3 @@ class GroupSampler:
         scale = math.sqrt(low + (high - low) * area)
         shape = math.sqrt(narrow * (wide / narrow) ** aspect)
         return max(1, round(grid[0] * scale * shape)), max(1, round(grid[1] * scale / shape))
-
-
-def _checked_range(name: str, bounds: tuple[float, float]) -> tuple[float, float]:
-    if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] < math.inf:
-        raise ValueError(f"{name} {bounds} must be (least, greatest) with 0 < least <= greatest")
-    return (float(bounds[0]), float(bounds[1]))

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import CrossRankBatchNorm1d, mlp
 from ser_lightning.batch import LossOutput
 from ser_lightning.distributed import sum_with_gradient, world_size
 from ser_lightning.losses import at_least_float
+from ser_lightning.numbers import NonNegative, Positive, PositiveInt, Probability, checked
 from ser_lightning.objectives.base import Embeddings, Objective
 from ser_lightning.optim import decay_groups
 
@@ -59,12 +61,13 @@ def _standardised(x: Tensor) -> Tensor:
     return result
 
 
+@checked
 class BarlowTwins(Objective):
     """Barlow Twins; no momentum branch, so SER's candidates are the online branch's own tokens.
 
     Args:
         backbone: the ViT, split where the regularizer reads the token map.
-        off_diagonal_weight: lambda, of the redundancy reduction term.
+        off_diagonal_weight: lambda, the weight of the redundancy reduction term.
         bias_learning_rate: peak learning rate of biases, norms and other vectors for a global
             batch of 256 images, as the original has with LARS; null for that of the weights.
         base_learning_rate: peak learning rate for a global batch of 256 images.
@@ -81,27 +84,15 @@ class BarlowTwins(Objective):
         self,
         backbone: SplitViT,
         *,
-        off_diagonal_weight: float = 0.0051,
-        bias_learning_rate: float | None = None,
-        base_learning_rate: float = 1e-4,
-        final_learning_rate: float = 0.001,
-        clip_parameter_norm: float | None = 0.3,
-        hidden: int = 8192,
-        projection: int = 8192,
+        off_diagonal_weight: NonNegative = 0.0051,
+        bias_learning_rate: Positive | None = None,
+        base_learning_rate: Positive = 1e-4,
+        final_learning_rate: Probability = 0.001,
+        clip_parameter_norm: Positive | None = 0.3,
+        hidden: PositiveInt = 8192,
+        projection: PositiveInt = 8192,
         **training: Any,
     ) -> None:
-        if not off_diagonal_weight >= 0:
-            raise ValueError(
-                f"off_diagonal_weight {off_diagonal_weight} is negative; Barlow Twins uses 0.0051"
-            )
-        if bias_learning_rate is not None and not (
-            bias_learning_rate >= 0 and base_learning_rate > 0
-        ):
-            raise ValueError(
-                f"bias_learning_rate {bias_learning_rate} must not be negative and needs a "
-                f"positive base_learning_rate, which is {base_learning_rate}; Barlow Twins uses "
-                "0.0048 and 0.2 with LARS"
-            )
         super().__init__(
             backbone,
             base_learning_rate=base_learning_rate,
@@ -115,11 +106,13 @@ class BarlowTwins(Objective):
         )
         self.projector = mlp((backbone.width, hidden, hidden, projection))
 
+    @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
         """Correlates the projections of both views."""
         first, second = (self.projector(embedding) for embedding in online)
         return barlow_twins_loss(first, second, self.off_diagonal_weight)
 
+    @override
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Weights and vectors apart, where vectors have a learning rate of their own."""
         if self.bias_share is None:

@@ -1,6 +1,5 @@
 """The base of all objectives: the one training step, the optimizer, the schedules, the logs."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal
@@ -8,28 +7,45 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.plugins import Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from typing_extensions import override
 
-from ser_lightning.backbones import SplitViT
+from ser_lightning.backbones import Branch, SplitViT
 from ser_lightning.batch import BranchFeatures, EvaluationBatch, LossOutput, PartitionedBatch, Tap
 from ser_lightning.distributed import all_reduce_mean
+from ser_lightning.numbers import (
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Probability,
+    checked,
+)
 from ser_lightning.objectives.features import encode, joint_embeddings, sub_batches
 from ser_lightning.objectives.guard import FiniteGuard
+from ser_lightning.objectives.trainer_rules import check_trainer
 from ser_lightning.optim import (
     OptimizerFactory,
+    RunLength,
     Scaling,
+    StepSchedule,
     clip_each_,
     decay_groups,
+    run_length,
     scaled_learning_rate,
     warmup_cosine,
 )
 from ser_lightning.regularizers import Regularizer
+from ser_lightning.resume import restate_progress
 
 Embeddings = tuple[Tensor, ...]
 """One (B, C) embedding per view."""
 
 
+@checked
 class Objective(L.LightningModule, ABC):
     """An invariance objective on the final embedding, with an optional regularizer.
 
@@ -58,6 +74,9 @@ class Objective(L.LightningModule, ABC):
     accepts_local_views: ClassVar[bool] = False
     """Whether the loss knows what to do with local crops beside the two global views."""
 
+    result_branch: ClassVar[Branch] = "online"
+    """Whose weights an evaluation takes for the run's result, unless it is told otherwise."""
+
     def __init__(
         self,
         backbone: SplitViT,
@@ -65,15 +84,15 @@ class Objective(L.LightningModule, ABC):
         optimizer: OptimizerFactory = lambda params, lr: torch.optim.AdamW(
             params, lr, weight_decay=0.1, fused=True
         ),
-        base_learning_rate: float = 3e-4,
+        base_learning_rate: Positive = 3e-4,
         learning_rate_scaling: Scaling = "linear",
-        warmup_epochs: float = 10,
-        final_learning_rate: float = 0.0,
+        warmup_epochs: NonNegative = 10,
+        final_learning_rate: Probability = 0.0,
         decay_biases: bool = True,
-        clip_parameter_norm: float | None = None,
+        clip_parameter_norm: Positive | None = None,
         partition: Literal["joint", "separate"] = "joint",
-        global_batch_size: int = 2048,
-        seed: int = 0,
+        global_batch_size: PositiveInt = 2048,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         if regularizer is not None:
@@ -81,14 +100,6 @@ class Objective(L.LightningModule, ABC):
         self.backbone = backbone
         self.regularizer = regularizer
         self.optimizer_factory = optimizer
-        if not 0 <= final_learning_rate <= 1:
-            raise ValueError(
-                f"final_learning_rate {final_learning_rate} is no share of the peak; use 0 to 1"
-            )
-        if clip_parameter_norm is not None and not clip_parameter_norm > 0:
-            raise ValueError(
-                f"clip_parameter_norm {clip_parameter_norm} must be positive; null does not clip"
-            )
         self.learning_rate = scaled_learning_rate(
             base_learning_rate, global_batch_size, learning_rate_scaling
         )
@@ -99,6 +110,15 @@ class Objective(L.LightningModule, ABC):
         self.partition = partition
         self.seed = seed
         self._guard = FiniteGuard()
+
+    @override
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            check_trainer(self.trainer, self)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        restate_progress(checkpoint)
 
     @abstractmethod
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
@@ -116,6 +136,7 @@ class Objective(L.LightningModule, ABC):
         """
         return None
 
+    @override
     def training_step(self, batch: PartitionedBatch, batch_idx: int) -> Tensor:
         """Computes L = L_invariance + weight * L_regularizer; returns it with its gradient."""
         online = encode(self.backbone, batch)
@@ -165,33 +186,37 @@ class Objective(L.LightningModule, ABC):
             batch_size=batch_size,
         )
 
+    @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stops the run if a loss term is not finite."""
         self._guard.check(self.global_step)
 
+    @override
     def on_train_batch_start(self, batch: PartitionedBatch, batch_idx: int) -> None:
         """Seeds dropout and stochastic depth by step and rank, so that they need no state."""
         place = [self.seed, self.trainer.current_epoch, batch_idx, self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]) >> 1)
 
+    @override
     def validation_step(
         self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Does nothing: `OnlineEvaluation` measures the backbone on these batches."""
 
+    @override
     def test_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Does nothing: see `validation_step`."""
 
+    @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One optimizer; the learning rate follows warm-up and cosine, per step."""
         optimizer = self.optimizer_factory(self.parameter_groups(), self.learning_rate)
-        num_steps = self.num_steps
-        warmup_steps = self.warmup_epochs * self.steps_per_epoch
+        num_steps, steps_per_epoch, option = self.run_length
+        warmup_steps = self.warmup_epochs * steps_per_epoch
         if warmup_steps >= num_steps and not getattr(self.trainer, "fast_dev_run", False):
             raise ValueError(
                 f"warm-up of {self.warmup_epochs} epochs is not shorter than the run of "
-                f"{num_steps / self.steps_per_epoch:g} epochs; lower `model.init_args."
-                "warmup_epochs` or raise `trainer.max_epochs`"
+                f"{num_steps / steps_per_epoch:g} epochs ({num_steps} steps); lower `model."
+                f"init_args.warmup_epochs` or raise `{option}`"
             )
 
         def schedule(step: int) -> float:
@@ -201,7 +226,7 @@ class Objective(L.LightningModule, ABC):
             _constant if group.get("constant_learning_rate") else schedule
             for group in optimizer.param_groups
         ]
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules)
+        scheduler = StepSchedule(optimizer, schedules)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -214,6 +239,7 @@ class Objective(L.LightningModule, ABC):
         """
         return decay_groups(self.trainable_parameters(), self.decay_biases)
 
+    @override
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
@@ -221,40 +247,54 @@ class Objective(L.LightningModule, ABC):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips each parameter's own gradient, then what the trainer's settings ask for."""
+        scaler = self._scaler(optimizer)
+        if scaler is not None and (self.clip_parameter_norm or gradient_clip_val):
+            scaler.unscale_(optimizer)  # the optimizer then takes the step as it is
         if self.clip_parameter_norm is not None:
-            self._unscale(optimizer)
             clip_each_(self.trainable_parameters(), self.clip_parameter_norm)
-        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if scaler is None:
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )
+        elif gradient_clip_val:  # Lightning refuses to, not knowing that nothing is scaled any more
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            plugin = self.trainer.precision_plugin
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
 
-    def _unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Takes float16's loss scale off the gradients, where Lightning leaves it to the optimizer.
-
-        It does so for fused optimizers, which then take the step as it is.
-        """
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            scaler.unscale_(optimizer)
+    def _scaler(self, optimizer: torch.optim.Optimizer) -> Any:
+        """What scales float16's losses, where Lightning leaves the unscaling to the optimizer."""
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+        return getattr(self.trainer.precision_plugin, "scaler", None) if fused else None
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that require a gradient."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
     @property
-    def num_steps(self) -> int:
-        """Optimizer steps of the whole run.
-
-        Raises:
-            ValueError: the run has no end, so that nothing can be scheduled.
-        """
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            raise ValueError("the run has no end; set `trainer.max_epochs` or `trainer.max_steps`")
-        return int(steps)
+    def run_length(self) -> RunLength:
+        """The run's length in optimizer steps, which all schedules follow."""
+        trainer = self.trainer
+        if trainer.train_dataloader is None:  # it says how many batches an epoch has
+            trainer.fit_loop.setup_data()
+        batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
+        length = run_length(batches, accumulate, trainer.max_epochs, trainer.max_steps)
+        if batches % accumulate and not getattr(trainer, "fast_dev_run", False):
+            raise ValueError(
+                f"{batches} batches of an epoch do not divide by trainer.accumulate_grad_batches "
+                f"{accumulate}, so that its last step would see fewer images; set `trainer."
+                f"limit_train_batches` to {max(1, batches // accumulate) * accumulate}"
+            )
+        return length
 
     @property
-    def steps_per_epoch(self) -> float:
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.run_length.num_steps
+
+    @property
+    def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
-        return self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        return self.run_length.steps_per_epoch
 
 
 def _taps(backbone: SplitViT) -> list[Tap]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import LossOutput
 from ser_lightning.losses import negative_cosine, projection_std
+from ser_lightning.numbers import PositiveInt, Probability, checked
 from ser_lightning.objectives.base import Embeddings
 from ser_lightning.objectives.momentum import MomentumObjective
 
@@ -30,6 +32,7 @@ def regression_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     return 2 + 2 * negative_cosine(predictions, targets)
 
 
+@checked
 class BYOL(MomentumObjective):
     """BYOL; `regularizer: null` gives the plain method.
 
@@ -40,7 +43,7 @@ class BYOL(MomentumObjective):
 
     Args:
         backbone: the ViT, split where the regularizer reads the token map.
-        momentum: of the momentum branch at the start; it rises to 1 along half a cosine.
+        momentum: the momentum branch's at the start; it rises to 1 along half a cosine.
         hidden: width of the heads' hidden layers.
         projection: width of projections and predictions.
         training: further arguments of every objective.
@@ -50,9 +53,9 @@ class BYOL(MomentumObjective):
         self,
         backbone: SplitViT,
         *,
-        momentum: float = 0.99,
-        hidden: int = 4096,
-        projection: int = 256,
+        momentum: Probability = 0.99,
+        hidden: PositiveInt = 4096,
+        projection: PositiveInt = 256,
         **training: Any,
     ) -> None:
         super().__init__(
@@ -63,6 +66,7 @@ class BYOL(MomentumObjective):
         )
         self.predictor = mlp((projection, hidden, projection))
 
+    @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
         """Regresses each view's prediction on the momentum projection of the other view."""
         assert target is not None, "BYOL has a momentum branch"

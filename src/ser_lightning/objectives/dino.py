@@ -13,11 +13,13 @@ from timm.layers.drop import DropPath
 from timm.layers.weight_init import trunc_normal_
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import LossOutput, PartitionedBatch
 from ser_lightning.distributed import all_reduce_mean
 from ser_lightning.losses import at_least_float
+from ser_lightning.numbers import NonNegative, Positive, PositiveInt, Probability, checked
 from ser_lightning.objectives.base import Embeddings
 from ser_lightning.objectives.momentum import MomentumObjective
 from ser_lightning.optim import cosine
@@ -53,7 +55,7 @@ def cross_view_loss(
     Args:
         student: (b, K) logits per view, global views first.
         targets: (b, K) probabilities per global view.
-        temperature: of the student.
+        temperature: the student's temperature.
     """
     with torch.autocast(student[0].device.type, enabled=False):
         terms, num_pairs = [], 0
@@ -79,7 +81,7 @@ class DINOHead(nn.Module):
     Source: DINO, section 3.2 and appendix C.
 
     Args:
-        width: of the embedding.
+        width: channels of the embedding.
         hidden: width of the two hidden layers.
         bottleneck: width of the third layer's output.
         projection: number K of prototypes.
@@ -112,6 +114,7 @@ class DINOHead(nn.Module):
         nn.init.ones_(length)
         length.requires_grad_(not norm_last_layer)
 
+    @override
     def forward(self, embeddings: Tensor) -> Tensor:
         """(B, width) to (B, projection)."""
         x = self.mlp(embeddings)
@@ -120,6 +123,7 @@ class DINOHead(nn.Module):
         return logits
 
 
+@checked
 class DINO(MomentumObjective):
     """DINO with its teacher; `regularizer: null` gives the plain method.
 
@@ -134,11 +138,11 @@ class DINO(MomentumObjective):
 
     Args:
         backbone: the ViT, split where the regularizer reads the token map.
-        temperature: of the student.
-        teacher_temperature: of the teacher, after its warm-up.
-        initial_teacher_temperature: of the teacher at the start; equal values are no warm-up.
+        temperature: the student's temperature.
+        teacher_temperature: the teacher's temperature after its warm-up.
+        initial_teacher_temperature: the same at the start; equal values are no warm-up.
         teacher_temperature_warmup_epochs: epochs of the linear rise between them.
-        momentum: of the teacher at the start; it rises to 1 along half a cosine. DINO: 0.996.
+        momentum: the teacher's at the start; it rises to 1 along half a cosine. DINO: 0.996.
         centre_momentum: share of the centre that stays when it moves.
         weight_decay: at the start.
         final_weight_decay: at the end, half a cosine later.
@@ -146,6 +150,8 @@ class DINO(MomentumObjective):
             does not.
         base_learning_rate: peak learning rate for a global batch of 256 images.
         final_learning_rate: where its cosine ends, as a share of the peak.
+        minimum_learning_rate: where it ends, whatever the peak, in place of that share. DINO: 1e-6,
+            SER: 1e-5.
         clip_parameter_norm: longest gradient of each single parameter; null for none.
         freeze_last_layer: epochs at the start in which the prototypes stay as they are.
         norm_last_layer: keeps the prototypes at unit length.
@@ -157,31 +163,36 @@ class DINO(MomentumObjective):
 
     moves_after_step = True
     accepts_local_views = True
+    result_branch = "momentum"
 
     centre: Tensor
     projector: DINOHead
 
+    # Differs: the public codes' final learning rate is absolute. The default's share is the same
+    # number at the paper's batch of 2048, and scales with the batch as the peak does;
+    # `minimum_learning_rate` is the absolute one.
     def __init__(
         self,
         backbone: SplitViT,
         *,
-        temperature: float = 0.1,
-        teacher_temperature: float = 0.07,
-        initial_teacher_temperature: float = 0.04,
-        teacher_temperature_warmup_epochs: float = 10,
-        momentum: float = 0.982,
-        centre_momentum: float = 0.9,
-        weight_decay: float = 0.04,
-        final_weight_decay: float = 0.4,
+        temperature: Positive = 0.1,
+        teacher_temperature: Positive = 0.07,
+        initial_teacher_temperature: Positive = 0.04,
+        teacher_temperature_warmup_epochs: NonNegative = 10,
+        momentum: Probability = 0.982,
+        centre_momentum: Probability = 0.9,
+        weight_decay: NonNegative = 0.04,
+        final_weight_decay: NonNegative = 0.4,
         decay_biases: bool = False,
-        base_learning_rate: float = 1e-4,
-        final_learning_rate: float = 0.0125,
-        clip_parameter_norm: float | None = 0.3,
-        freeze_last_layer: float = 1,
+        base_learning_rate: Positive = 1e-4,
+        final_learning_rate: Probability = 0.0125,
+        minimum_learning_rate: NonNegative | None = None,
+        clip_parameter_norm: Positive | None = 0.3,
+        freeze_last_layer: NonNegative = 1,
         norm_last_layer: bool = False,
-        hidden: int = 2048,
-        bottleneck: int = 256,
-        projection: int = 65536,
+        hidden: PositiveInt = 2048,
+        bottleneck: PositiveInt = 256,
+        projection: PositiveInt = 65536,
         **training: Any,
     ) -> None:
         super().__init__(
@@ -196,6 +207,13 @@ class DINO(MomentumObjective):
             clip_parameter_norm=clip_parameter_norm,
             **training,
         )
+        if minimum_learning_rate is not None:
+            if minimum_learning_rate > self.learning_rate:
+                raise ValueError(
+                    f"minimum_learning_rate {minimum_learning_rate} is above the peak of "
+                    f"{self.learning_rate:g}; lower it, or raise base_learning_rate"
+                )
+            self.final_learning_rate = minimum_learning_rate / self.learning_rate
         _stop_dropping(self.momentum_backbone)
         self.temperature = temperature
         self.teacher_temperature = teacher_temperature
@@ -208,22 +226,8 @@ class DINO(MomentumObjective):
         self.register_buffer("centre", torch.zeros(1, projection))
         self._teacher_sum: Tensor | float = 0.0  # of raw outputs, since the optimizer step began
         self._num_summed = 0
-        self._validate()
 
-    def _validate(self) -> None:
-        for name in ("temperature", "teacher_temperature", "initial_teacher_temperature"):
-            value = getattr(self, name)
-            if not value > 0:
-                raise ValueError(f"{name} {value} must be positive; DINO uses 0.04 to 0.1")
-        epochs = ("teacher_temperature_warmup_epochs", "freeze_last_layer")
-        for name in (*epochs, "weight_decay", "final_weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} {getattr(self, name)} is negative; 0 switches it off")
-        if not 0 <= self.centre_momentum <= 1:
-            raise ValueError(
-                f"centre_momentum {self.centre_momentum} is outside [0, 1]; DINO uses 0.9"
-            )
-
+    @override
     def training_step(self, batch: PartitionedBatch, batch_idx: int) -> Tensor:
         """Takes the step of every objective, then moves the centre, once per optimizer step."""
         accumulate = 1 if self._trainer is None else self.trainer.accumulate_grad_batches
@@ -234,6 +238,7 @@ class DINO(MomentumObjective):
             self._move_centre()
         return loss
 
+    @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
         """Matches each student view with the teacher's other global views; the centre stays."""
         assert target is not None, "DINO has a teacher"
@@ -255,6 +260,7 @@ class DINO(MomentumObjective):
         mean = all_reduce_mean(self._teacher_sum / self._num_summed).to(self.centre.dtype)
         self.centre.lerp_(mean, 1 - self.centre_momentum)
 
+    @override
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Marks the group that follows the schedule of weight decay: the first.
 
@@ -265,6 +271,7 @@ class DINO(MomentumObjective):
         groups[0] |= {"weight_decay": self.weight_decay, "scheduled_weight_decay": True}
         return groups
 
+    @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Checks the losses, sets the step's weight decay, and logs the step's schedules."""
         super().on_before_optimizer_step(optimizer)
@@ -277,6 +284,7 @@ class DINO(MomentumObjective):
         self.log("schedule/weight_decay", weight_decay, batch_size=1)
         self.log("schedule/teacher_temperature", self._current_temperature(), batch_size=1)
 
+    @override
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,

@@ -7,14 +7,17 @@ SER, pretraining settings.
 from typing import Any, Literal
 
 import torch
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT, moco_predictor, moco_projector
 from ser_lightning.batch import LossOutput
 from ser_lightning.losses import contrastive_loss
+from ser_lightning.numbers import Positive, PositiveInt, Probability, checked
 from ser_lightning.objectives.base import Embeddings
 from ser_lightning.objectives.momentum import MomentumObjective
 
 
+@checked
 class MoCoV3(MomentumObjective):
     """MoCo-v3 with its momentum encoder; `regularizer: null` gives the plain method.
 
@@ -25,8 +28,8 @@ class MoCoV3(MomentumObjective):
 
     Args:
         backbone: the ViT, split where the regularizer reads the token map.
-        temperature: of the contrastive loss.
-        momentum: of the momentum branch at the start; it rises to 1 along half a cosine.
+        temperature: the contrastive loss's.
+        momentum: the momentum branch's at the start; it rises to 1 along half a cosine.
         hidden: width of the heads' hidden layers.
         projection: width of projections and predictions.
         reduction: "sum" of the terms, as in MoCo-v3 and SER; their "mean" does not grow with the
@@ -40,15 +43,13 @@ class MoCoV3(MomentumObjective):
         self,
         backbone: SplitViT,
         *,
-        temperature: float = 0.2,
-        momentum: float = 0.99,
-        hidden: int = 4096,
-        projection: int = 256,
+        temperature: Positive = 0.2,
+        momentum: Probability = 0.99,
+        hidden: PositiveInt = 4096,
+        projection: PositiveInt = 256,
         reduction: Literal["sum", "mean"] = "sum",
         **training: Any,
     ) -> None:
-        if temperature <= 0:
-            raise ValueError(f"temperature {temperature} must be positive; MoCo-v3 uses 0.2")
         super().__init__(
             backbone,
             projector=lambda: moco_projector(backbone.width, hidden, projection),
@@ -59,6 +60,7 @@ class MoCoV3(MomentumObjective):
         self.reduction = reduction
         self.predictor = moco_predictor(projection, hidden)
 
+    @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
         """Contrasts each view's predictions with the keys of the other global views."""
         assert target is not None, "MoCo-v3 has a momentum branch"

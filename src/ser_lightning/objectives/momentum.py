@@ -5,14 +5,17 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT, momentum_copy, update_momentum
 from ser_lightning.batch import BranchFeatures, PartitionedBatch
+from ser_lightning.numbers import Probability, checked
 from ser_lightning.objectives.base import Objective
 from ser_lightning.objectives.features import encode, global_views
 from ser_lightning.optim import cosine
 
 
+@checked
 class MomentumObjective(Objective):
     """An objective with a momentum copy of its backbone and projector.
 
@@ -23,7 +26,7 @@ class MomentumObjective(Objective):
         backbone: the online ViT.
         projector: makes the online head of which there is a momentum copy, after the add-on's
             modules.
-        momentum: of the momentum branch at the start; it rises to 1 along half a cosine.
+        momentum: the momentum branch's at the start; it rises to 1 along half a cosine.
         training: further arguments of every objective.
     """
 
@@ -34,17 +37,16 @@ class MomentumObjective(Objective):
         self,
         backbone: SplitViT,
         projector: Callable[[], nn.Module],
-        momentum: float,
+        momentum: Probability,
         **training: Any,
     ) -> None:
         super().__init__(backbone, **training)
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum {momentum} is outside [0, 1]; usual are 0.98 to 0.996")
         self.momentum = momentum
         self.projector = projector()
         self.momentum_backbone = momentum_copy(self.backbone)
         self.momentum_projector = momentum_copy(self.projector)
 
+    @override
     def target_features(self, batch: PartitionedBatch) -> BranchFeatures:
         """Encodes the global views with the momentum backbone, without gradient."""
         if self._trainer is not None:  # a loss computed outside of a run moves nothing
@@ -54,6 +56,7 @@ class MomentumObjective(Objective):
         with torch.no_grad():
             return encode(self.momentum_backbone, global_views(batch))
 
+    @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Takes the optimizer's step, and the momentum branch's if it comes after it.
 

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import LossOutput
 from ser_lightning.distributed import gather_with_gradient, rank
 from ser_lightning.losses import at_least_float
+from ser_lightning.numbers import Positive, PositiveInt, checked
 from ser_lightning.objectives.base import Embeddings, Objective
 
 
@@ -44,12 +46,13 @@ def nt_xent_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         return F.cross_entropy(logits, start + other_view)
 
 
+@checked
 class SimCLR(Objective):
     """SimCLR; `regularizer: null` gives the plain method.
 
     Args:
         backbone: the ViT, split where the regularizer reads the token map.
-        temperature: of the contrastive loss.
+        temperature: the contrastive loss's.
         hidden: width of the projector's hidden layer.
         projection: width of projections.
         training: further arguments of every objective.
@@ -59,17 +62,16 @@ class SimCLR(Objective):
         self,
         backbone: SplitViT,
         *,
-        temperature: float = 0.1,
-        hidden: int = 2048,
-        projection: int = 128,
+        temperature: Positive = 0.1,
+        hidden: PositiveInt = 2048,
+        projection: PositiveInt = 128,
         **training: Any,
     ) -> None:
-        if not temperature > 0:
-            raise ValueError(f"temperature {temperature} must be positive; SimCLR uses 0.1")
         super().__init__(backbone, **training)
         self.temperature = temperature
         self.projector = mlp((backbone.width, hidden, projection), last_norm="affine")
 
+    @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
         """Contrasts the projections of both views with each other and with other images'."""
         first, second = (self.projector(embedding) for embedding in online)

@@ -6,15 +6,18 @@ Source: Chen & He 2021, "Exploring Simple Siamese Representation Learning", and 
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import LossOutput
 from ser_lightning.losses import negative_cosine, projection_std
+from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.objectives.base import Embeddings, Objective
 from ser_lightning.optim import decay_groups
 
 
+@checked
 class SimSiam(Objective):
     """SimSiam; `regularizer: null` gives the plain method.
 
@@ -35,21 +38,22 @@ class SimSiam(Objective):
         self,
         backbone: SplitViT,
         *,
-        hidden: int = 2048,
-        projection: int = 2048,
-        predictor_hidden: int | None = None,
+        hidden: PositiveInt = 2048,
+        projection: PositiveInt = 2048,
+        predictor_hidden: PositiveInt | None = None,
         **training: Any,
     ) -> None:
         bottleneck = projection // 4 if predictor_hidden is None else predictor_hidden
         if bottleneck < 1:
             raise ValueError(
-                f"predictor_hidden {bottleneck} with a projection of {projection} must be at "
-                "least 1; SimSiam uses a quarter of the projection"
+                f"predictor_hidden 0 with a projection of {projection}: a quarter of it is none; "
+                "set predictor_hidden, or a projection of at least 4"
             )
         super().__init__(backbone, **training)
         self.projector = mlp((backbone.width, hidden, hidden, projection), last_norm="affine_free")
         self.predictor = mlp((projection, bottleneck, projection), last_bias=True)
 
+    @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
         """Predicts each view's projection, held fixed, from the other view's."""
         z1, z2 = (self.projector(embedding) for embedding in online)
@@ -57,6 +61,7 @@ class SimSiam(Objective):
         loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
         return LossOutput(loss, {"diagnostics/projection_std": projection_std(torch.cat([z1, z2]))})
 
+    @override
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Everything but the predictor, then the predictor at a constant learning rate.
 

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import LossOutput
 from ser_lightning.distributed import gather_with_gradient
 from ser_lightning.losses import at_least_float
+from ser_lightning.numbers import NonNegative, PositiveInt, checked
 from ser_lightning.objectives.base import Embeddings, Objective
 
 _EPSILON = 1e-4  # added to a variance, where the root has no slope otherwise
@@ -43,9 +45,9 @@ def vicreg_loss(
     Args:
         first: (b, D) projections x of one view; the same number on every rank.
         second: (b, D) projections y of the other view of the same images.
-        similarity_weight: of the similarity term.
-        variance_weight: of the variance term.
-        covariance_weight: of the covariance term.
+        similarity_weight: factor of the similarity term.
+        variance_weight: factor of the variance term.
+        covariance_weight: factor of the covariance term.
 
     Returns:
         () loss; `logs` has its three terms, with their weights.
@@ -74,14 +76,15 @@ def _spread(x: Tensor) -> tuple[Tensor, Tensor]:
     return F.relu(1 - deviation).mean(), off_diagonal / x.shape[1]
 
 
+@checked
 class VICReg(Objective):
     """VICReg; no momentum branch, so SER's candidates are the online branch's own tokens.
 
     Args:
         backbone: the ViT, split where the regularizer reads the token map.
-        similarity_weight: of the mean squared distance between the views.
-        variance_weight: of the hinge that keeps every dimension's standard deviation above 1.
-        covariance_weight: of the squared covariances between dimensions.
+        similarity_weight: factor of the mean squared distance between the views.
+        variance_weight: factor of the hinge that keeps every dimension's deviation above 1.
+        covariance_weight: factor of the squared covariances between dimensions.
         hidden: width of the expander's hidden layers, which have biases.
         projection: width of the expander's output.
         training: further arguments of every objective.
@@ -91,25 +94,22 @@ class VICReg(Objective):
         self,
         backbone: SplitViT,
         *,
-        similarity_weight: float = 25.0,
-        variance_weight: float = 25.0,
-        covariance_weight: float = 1.0,
-        hidden: int = 8192,
-        projection: int = 8192,
+        similarity_weight: NonNegative = 25.0,
+        variance_weight: NonNegative = 25.0,
+        covariance_weight: NonNegative = 1.0,
+        hidden: PositiveInt = 8192,
+        projection: PositiveInt = 8192,
         **training: Any,
     ) -> None:
-        weights = {
+        super().__init__(backbone, **training)
+        self.weights = {
             "similarity_weight": similarity_weight,
             "variance_weight": variance_weight,
             "covariance_weight": covariance_weight,
         }
-        for name, weight in weights.items():
-            if not weight >= 0:
-                raise ValueError(f"{name} {weight} is negative; VICReg uses 25, 25 and 1")
-        super().__init__(backbone, **training)
-        self.weights = weights
         self.projector = mlp((backbone.width, hidden, hidden, projection), bias=True)
 
+    @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
         """Compares the expanded embeddings of both views, and spreads each of them."""
         first, second = (self.projector(embedding) for embedding in online)

@@ -94,7 +94,7 @@ class Regularizer(nn.Module, ABC):
 
 
 def default_hidden(width: int) -> int:
-    """Hidden channels of a small head on features of a width: the paper's 512, less for a small ViT.
+    """Hidden channels of a small head on features of a width: 512, less for a small ViT.
 
     512 from width 256 on (SER's width is 384), else twice the width.
     """

@@ -40,9 +40,7 @@ class ESSL(CLSRegularizer):
     # Differs: SER does not say which weight its E-SSL has (its public code's default was 3.0,
     # later 1.0); 0.4 here is the original's with SimCLR, contrastive like MoCo-v3 (8 with Barlow
     # Twins, 0.08 with SimSiam).
-    def __init__(
-        self, width: int | None = None, weight: float = 0.4, hidden: int = 256
-    ) -> None:
+    def __init__(self, width: int | None = None, weight: float = 0.4, hidden: int = 256) -> None:
         super().__init__(width, weight)
         if hidden < 1:
             raise ValueError(f"hidden {hidden} must be at least 1 channel; E-SSL uses 256")

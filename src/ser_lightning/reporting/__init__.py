@@ -1,7 +1,7 @@
 """Tables and pictures of what a run did; independent of Lightning."""
 
 from ser_lightning.reporting.figures import Curves, ViewGallery, demo_figure
-from ser_lightning.reporting.online_table import RunMetrics, runs_markdown, summary_table
+from ser_lightning.reporting.online import summary_table
 from ser_lightning.reporting.token_maps import (
     TokenComparison,
     TokenMaps,
@@ -12,14 +12,12 @@ from ser_lightning.reporting.token_maps import (
 
 __all__ = [
     "Curves",
-    "RunMetrics",
     "TokenComparison",
     "TokenMaps",
     "ViewGallery",
     "colour_maps",
     "demo_figure",
     "describe_element",
-    "runs_markdown",
     "summary_table",
     "token_maps_of",
 ]

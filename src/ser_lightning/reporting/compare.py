@@ -1,20 +1,15 @@
 """Groups of runs side by side: what they cost, what they reached, how sure a difference is."""
 
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from statistics import fmean, stdev
 from typing import NamedTuple
 
-import numpy as np
-
-from ser_lightning.reporting.groups import RunGroup
+from ser_lightning.reporting.groups import RunGroup, Sample, average, conditions, data_notes
 from ser_lightning.reporting.intervals import paired_difference
-from ser_lightning.reporting.rendering import ReportRow, ReportTable
-from ser_lightning.results.hits import load_hits
-from ser_lightning.results.record import LoadedRecord, ResultRecord
+from ser_lightning.reporting.online import describe_metric
+from ser_lightning.reporting.render import ReportRow, ReportTable
+from ser_lightning.results.hits import Hits, load_hits
 
 
 class GroupCost(NamedTuple):
@@ -31,7 +26,17 @@ class GroupCost(NamedTuple):
     reason: str = ""
 
 
-class _Measure(NamedTuple):
+class Measure(NamedTuple):
+    """A number that configurations are compared by.
+
+    Attributes:
+        stage: which evaluation.
+        metric: its name in the record.
+        title: in tables.
+        digits: decimals to print.
+        is_paired: whether records say which test images were right.
+    """
+
     stage: str
     metric: str
     title: str
@@ -39,31 +44,31 @@ class _Measure(NamedTuple):
     is_paired: bool = False
 
 
-_MEASURES = (
-    _Measure("linear", "top1", "linear top-1", is_paired=True),
-    _Measure("knn", "top1_k20", "20-NN top-1", is_paired=True),
-    _Measure("imagenet-c", "top1/avg", "corrupted top-1"),
-    _Measure("imagenet-c", "top1/avg_without_frost", "corrupted top-1 without frost"),
-    *(
-        _Measure("equivariance", f"equivariance/{family}_final", f"eq. {family}", 3)
-        for family in ("rotation", "flip", "scale")
-    ),
+LINEAR = Measure("linear", "top1", "linear top-1", is_paired=True)
+KNN = Measure("knn", "top1_k20", "20-NN top-1", is_paired=True)
+CORRUPTED = Measure("imagenet-c", "top1/avg", "corrupted top-1")
+CORRUPTED_WITHOUT_FROST = Measure(
+    "imagenet-c", "top1/avg_without_frost", "corrupted top-1 without frost"
 )
+ROTATION, FLIP, SCALE = (
+    Measure("equivariance", f"equivariance/{family}_final", f"eq. {family}", 3)
+    for family in ("rotation", "flip", "scale")
+)
+MEASURES = (LINEAR, KNN, CORRUPTED, CORRUPTED_WITHOUT_FROST, ROTATION, FLIP, SCALE)
 
 
 class _Column(NamedTuple):
-    measure: _Measure
-    dataset: str
+    measure: Measure
+    data: str
 
     @property
     def title(self) -> str:
-        return f"{self.measure.title}, {self.dataset}" if self.dataset else self.measure.title
+        return ", ".join(filter(None, [self.measure.title, self.data]))
 
-    def records(self, group: RunGroup) -> list[LoadedRecord]:
-        """Those of the group that hold the column's number."""
-        key = self.measure.stage, self.dataset
-        found = [records[key] for records in group.records if key in records]
-        return [loaded for loaded in found if self.measure.metric in loaded.record.metrics]
+    def samples(self, group: RunGroup) -> list[Sample]:
+        """Those of the group that hold the column's number, one per run."""
+        found = group.newest(self.measure.stage, self.data)
+        return [sample for sample in found if self.measure.metric in sample.record.metrics]
 
 
 class _NoNumberError(Exception):
@@ -93,7 +98,7 @@ class _Notes:
 def runs_table(
     groups: Sequence[RunGroup], costs: Sequence[GroupCost], baseline: str | None = None
 ) -> ReportTable:
-    """Sets groups of runs side by side, a row each.
+    """Sets groups of runs side by side, a row each, and what differs in data in columns apart.
 
     Args:
         groups: at least one.
@@ -110,13 +115,16 @@ def runs_table(
     columns = _columns(groups)
     notes = _Notes()
     header = ["run", "seeds", "views", "parameters (M)", "GMAC per image"]
+    differing = data_notes(sample for group in groups for sample in group.samples)
     for column in columns:
-        header.append(column.title)
+        note = differing.get((column.measure.stage, column.data))
+        header.append(f"{column.title} {notes.mark(note)}" if note else column.title)
         if _is_compared(column, groups):
             header.append(f"minus {base.name} [95 %]")
     rows = []
     for group, cost in zip(groups, costs, strict=True):
-        cells = [group.name, str(len(group.folders)), group.views or "-", *_costs(cost, notes)]
+        views = group.run.subject.views or "-"
+        cells = [group.name, str(len(group.folders)), views, *_costs(cost, notes)]
         for column in columns:
             cells.append(notes.cell(partial(_mean, group, column, notes)))
             if _is_compared(column, groups):
@@ -124,6 +132,42 @@ def runs_table(
         rows.append(ReportRow(tuple(cells)))
     title = f"{len(groups)} configuration" + ("s" if len(groups) > 1 else "")
     return ReportTable(title, "", tuple(header), tuple(rows), tuple(notes.texts), num_labels=1)
+
+
+class RunMetrics(NamedTuple):
+    """What the online evaluation of a run measured.
+
+    Attributes:
+        name: what to call the run.
+        baseline: metrics by name before the first step.
+        latest: metrics by name at the last evaluation.
+        step: optimizer steps before the last evaluation.
+    """
+
+    name: str
+    baseline: Mapping[str, float]
+    latest: Mapping[str, float]
+    step: int
+
+
+def online_table(runs: Sequence[RunMetrics]) -> ReportTable:
+    """Sets what runs measured while training side by side: the main metrics, a row per run."""
+    described = {name: describe_metric(name) for run in runs for name in run.latest}
+    titles = list(dict.fromkeys(d.short for d in described.values() if d.short))
+    rows = []
+    for run in runs:
+        cells = dict.fromkeys(titles, "-")
+        for name in run.latest:
+            before, after = (described[name].text(m.get(name)) for m in (run.baseline, run.latest))
+            cells[described[name].short] = f"{after} ({before})"
+        rows.append(ReportRow((run.name, str(run.step), *(cells[title] for title in titles))))
+    return ReportTable(
+        "Online evaluation at the end of training",
+        "In brackets: the same at random initialisation.",
+        ("run", "steps", *titles),
+        tuple(rows),
+        num_labels=1,
+    )
 
 
 def _baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup:
@@ -136,9 +180,9 @@ def _baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup:
 
 def _columns(groups: Sequence[RunGroup]) -> list[_Column]:
     """What any run has measured, by data set."""
-    datasets = sorted({key[1] for group in groups for records in group.records for key in records})
-    columns = [_Column(measure, dataset) for measure in _MEASURES for dataset in datasets]
-    return [column for column in columns if any(column.records(group) for group in groups)]
+    names = sorted({sample.data for group in groups for sample in group.samples})
+    columns = [_Column(measure, data) for measure in MEASURES for data in names]
+    return [column for column in columns if any(column.samples(group) for group in groups)]
 
 
 def _is_compared(column: _Column, groups: Sequence[RunGroup]) -> bool:
@@ -154,64 +198,59 @@ def _costs(cost: GroupCost, notes: _Notes) -> tuple[str, str]:
 
 def _mean(group: RunGroup, column: _Column, notes: _Notes) -> str:
     """Mean and standard deviation over seeds."""
-    found = column.records(group)
+    found = column.samples(group)
     if not found:
         return "-"
-    values = _values(group, column)
-    digits = column.measure.digits
-    text = f"{fmean(values):.{digits}f}"
-    text += f" +- {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    text += f" (n={len(values)})" if len(values) < len(group.folders) else ""
-    reason = "; ".join(found[0].record.unofficial_reasons)
-    return f"{text} {notes.mark(f'{column.measure.stage}: {reason}')}" if reason else text
+    _check_alike(group, column, found)
+    cell = average(found, column.measure.metric)
+    text = cell.text(f".{column.measure.digits}f", cell.num_values < len(group.folders))
+    reasons = "; ".join(found[0].record.unofficial_reasons)
+    return f"{text} {notes.mark(f'{column.measure.stage}: {reasons}')}" if reasons else text
 
 
-def _values(group: RunGroup, column: _Column) -> list[float]:
-    """The number of each seed.
+def _check_alike(group: RunGroup, column: _Column, found: Sequence[Sample]) -> None:
+    """Checks that the numbers of a group may be averaged.
 
     Raises:
-        _NoNumberError: if they may not be averaged.
+        _NoNumberError: if they may not.
     """
-    found = column.records(group)
-    if len({_conditions(loaded.record, within=True) for loaded in found}) > 1:
+    if len({conditions(sample.record) for sample in found}) > 1:
         raise _NoNumberError(
             f"{column.title} of {group.name}: the runs were not evaluated alike (protocol, kind "
             "of weights, layers or images differ)"
         )
-    values = [loaded.record.metrics[column.measure.metric] for loaded in found]
-    numbers = [value for value in values if value is not None and math.isfinite(value)]
-    if len(numbers) < len(values):
+    values = [sample.record.metrics[column.measure.metric] for sample in found]
+    if not all(value is not None and math.isfinite(value) for value in values):
         raise _NoNumberError(f"{column.title} of {group.name} is not a number in every run")
-    return numbers
 
 
 def _difference(group: RunGroup, base: RunGroup, column: _Column) -> str:
     """Difference to the baseline in points, and its interval."""
-    both = [column.records(side) for side in (group, base)]
+    both = [column.samples(side) for side in (group, base)]
     if not all(both):
         return "-"
     if group is base:
         return "baseline"
     names = f"{column.title} of {group.name} and {base.name}"
-    for side in (group, base):
-        _values(side, column)
-    if len({_conditions(records[0].record, within=False) for records in both}) > 1:
+    for side, found in zip((group, base), both, strict=True):
+        _check_alike(side, column, found)
+    if len({conditions(found[0].record, within=False) for found in both}) > 1:
         raise _NoNumberError(f"{names}: the protocols differ")
-    metric = column.measure.metric
-    loaded = [[_hits(record.path, record.record, metric) for record in side] for side in both]
-    if len({(test_set, len(values)) for side in loaded for values, test_set in side}) > 1:
+    hits = [[_hits(sample, column.measure.metric) for sample in found] for found in both]
+    if len({(of_run.test_set, len(of_run.values)) for side in hits for of_run in side}) > 1:
         raise _NoNumberError(f"{names}: the test sets differ")
-    first, second = ([values for values, _ in side] for side in loaded)
+    first, second = ([of_run.values for of_run in side] for side in hits)
     difference, low, high = paired_difference(first, second)
     return f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _hits(path: Path, record: ResultRecord, metric: str) -> tuple[np.ndarray, str]:
-    """Which images were right, and which images they are.
+def _hits(sample: Sample, metric: str) -> Hits:
+    """Which images were right.
 
     Raises:
         _NoNumberError: if that is not known.
     """
+    path, record = sample.path, sample.record
     hits = load_hits(path, metric)
     if hits is None:
         raise _NoNumberError(
@@ -219,14 +258,4 @@ def _hits(path: Path, record: ResultRecord, metric: str) -> tuple[np.ndarray, st
         )
     if not math.isclose(100 * hits.values.mean(), record.metrics[metric] or 0.0, abs_tol=1e-3):
         raise _NoNumberError(f"the hits beside {path} are not those of the record; evaluate again")
-    return hits.values, hits.test_set
-
-
-def _conditions(record: ResultRecord, within: bool) -> str:
-    """Text that is equal where results compare: within a configuration, or across them."""
-    parts: list[object] = [record.protocol, record.transform, record.num_samples]
-    parts += [record.class_map_sha256, record.unofficial_reasons]
-    if within:
-        checkpoint = Path(record.checkpoint or "").name
-        parts += [record.feature, record.layer, record.cls_layer, record.weights_key, checkpoint]
-    return json.dumps(parts, sort_keys=True)
+    return hits

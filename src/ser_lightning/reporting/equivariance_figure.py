@@ -42,7 +42,7 @@ def equivariance_figure(
     """Draws the metrics of an equivariance record and writes them as PNG, whole or not at all.
 
     Args:
-        path: of the PNG; its folder is made if need be.
+        path: the PNG; its folder is made if need be.
         metrics: `equivariance/[<row>/]<family>_<block<n> or final>`; others are ignored.
         title: a line at the top.
 

@@ -48,7 +48,7 @@ class Curves(NamedTuple):
         losses: for each name of a loss its (steps, values).
         history: one {"step", "metrics"} per validation, as `OnlineEvaluation` keeps them.
         baseline: metrics of the random initialisation by name; may be empty.
-        num_classes: of the labels, for the chance level; 0 where there are none.
+        num_classes: number of labels, for the chance level; 0 where there are none.
     """
 
     losses: Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -68,7 +68,7 @@ def demo_figure(
     """Draws a run on one page and writes it as PNG, whole or not at all.
 
     Args:
-        path: of the PNG; its folder is made if need be.
+        path: the PNG; its folder is made if need be.
         gallery: up to 4 images and their views; further ones are left out.
         comparisons: up to 3 transformations with token maps; further ones are left out.
         curves: numbers over the steps.

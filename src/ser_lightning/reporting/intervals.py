@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
-NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
-_NUM_T = 400_000  # draws that a quantile of Student's t is read from; good to 1 %
 
 
 class Interval(NamedTuple):
@@ -19,41 +18,24 @@ class Interval(NamedTuple):
     high: float
 
 
-class _Part(NamedTuple):
-    """A part of a difference's variance and how many degrees of freedom it was estimated with."""
-
-    variance: float
-    freedom: float
-
-
 def paired_difference(
-    first: Sequence[np.ndarray],
-    second: Sequence[np.ndarray],
-    num_resamples: int = NUM_RESAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
+    first: Sequence[np.ndarray], second: Sequence[np.ndarray], confidence: float = CONFIDENCE
 ) -> Interval:
     """Estimates the interval of a difference in accuracy between two groups of runs.
 
-    Two things make the difference uncertain. Which images are in the test set: a bootstrap over
-    images, paired, as the same images count for all runs. With N images, the naive loop:
-
-        for _ in range(num_resamples):
-            images = draw N of N with replacement
-            differences += 100 * (mean(first[:, images]) - mean(second[:, images]))
-
+    Two things make the difference uncertain. Which images are in the test set: the variance of a
+    bootstrap over images, paired, as the same images count for all runs. With N images and d the
+    difference of each, its mean over N images drawn with replacement has the variance Var(d) / N.
     Which seeds were run: the variance of a side's accuracies over its S seeds, divided by S. The
-    interval is the difference -+ t * sqrt(var(differences) + both sides' variances over seeds), t
-    being Student's with Welch's degrees of freedom: resampling three seeds would give an interval
-    that is too narrow. A single run says nothing about seeds; its side then has no such part, and
-    the interval is about images alone.
+    interval is the difference -+ t * sqrt(sum of these variances), t being Student's with Welch's
+    degrees of freedom: resampling three seeds would give an interval that is too narrow. A single
+    run says nothing about seeds; its side then has no such part, and the interval is about images
+    alone.
 
     Args:
-        first: of S1 runs, (N,) whether each was right on each image, 0 or 1.
-        second: of S2 runs to compare with, the same, of the same images in the same order.
-        num_resamples: draws of images.
-        confidence: of the interval.
-        seed: of the draws.
+        first: (N,) of each run, whether it was right on each image, 0 or 1.
+        second: the same of the runs to compare with, for the same images in the same order.
+        confidence: share of such intervals that hold the true difference.
 
     Returns:
         Accuracy of the first minus that of the second, in points.
@@ -67,18 +49,9 @@ def paired_difference(
             f"hits of {len(first)} and {len(second)} runs on {sizes} images cannot be paired; give "
             "at least one run for each side, all on the same images"
         )
-    # Images with the same hits in all runs are alike, and there are few kinds of them: how often
-    # each kind is drawn says all.
-    hits = np.stack([*first, *second]).astype(np.int8)
-    kinds, counts = np.unique(hits, axis=1, return_counts=True)
-    num_images = sizes[0]
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(num_images, counts / num_images, size=num_resamples)
-    accuracies = drawn @ kinds.T * (100 / num_images)  # (draws, runs)
-    sides = accuracies[:, : len(first)], accuracies[:, len(first) :]
-    images = _Part(float(np.var(sides[0].mean(1) - sides[1].mean(1))), math.inf)
-    observed = 100 * hits.mean(1)
-    return _interval(observed[: len(first)], observed[len(first) :], [images], confidence)
+    sides = [100.0 * np.stack(side) for side in (first, second)]
+    images = float(np.var(sides[0].mean(0) - sides[1].mean(0))) / sizes[0]
+    return _interval(sides[0].mean(1), sides[1].mean(1), images, confidence)
 
 
 def seed_difference(
@@ -89,38 +62,26 @@ def seed_difference(
     Args:
         first: a number of each run.
         second: the same of the runs to compare with.
-        confidence: of the interval.
+        confidence: share of such intervals that hold the true difference.
 
     Returns:
         Mean of the first minus that of the second; None if a side has fewer than two runs.
     """
     if min(len(first), len(second)) < 2:
         return None
-    return _interval(np.array(first), np.array(second), [], confidence)
+    return _interval(np.array(first), np.array(second), 0.0, confidence)
 
 
-def _interval(
-    first: np.ndarray, second: np.ndarray, parts: list[_Part], confidence: float
-) -> Interval:
-    """Means of both sides, whose spread over seeds adds to the variance."""
-    seeds = [
-        _Part(float(side.var(ddof=1)) / len(side), len(side) - 1)
-        for side in (first, second)
-        if len(side) > 1
-    ]
+def _interval(first: np.ndarray, second: np.ndarray, known: float, confidence: float) -> Interval:
+    """Difference of the means, with a variance that is known and the sides' spread over seeds.
+
+    Source: degrees of freedom of Welch and Satterthwaite.
+    """
+    sides = [side for side in (first, second) if len(side) > 1]
+    parts = [float(side.var(ddof=1)) / len(side) for side in sides]
+    total = known + sum(parts)
+    uncertain = sum(part**2 / (len(side) - 1) for part, side in zip(parts, sides, strict=True))
+    freedom = total**2 / uncertain if uncertain else math.inf
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(total)
     difference = float(first.mean() - second.mean())
-    half = _half_width([*parts, *seeds], confidence)
     return Interval(difference, difference - half, difference + half)
-
-
-def _half_width(parts: Sequence[_Part], confidence: float) -> float:
-    """T * sqrt(sum of the variances), with the degrees of freedom of Welch and Satterthwaite."""
-    total = sum(part.variance for part in parts)
-    if total <= 0:
-        return 0.0
-    uncertain = sum(part.variance**2 / part.freedom for part in parts)
-    rng, quantile = np.random.default_rng(0), (1 + confidence) / 2
-    drawn = rng.standard_normal(_NUM_T)
-    if uncertain > 0:
-        drawn = rng.standard_t(total**2 / uncertain, _NUM_T)
-    return float(np.quantile(np.abs(drawn), 2 * quantile - 1)) * math.sqrt(total)

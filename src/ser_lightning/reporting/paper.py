@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+Source = tuple[str, str, str]
+"""Where a number of ours is from: stage, data set, metric."""
+
 
 class Measure(NamedTuple):
     """One column of one table of the paper, and where ours is found.
@@ -14,8 +17,8 @@ class Measure(NamedTuple):
     Attributes:
         table: key in paper_results.yaml.
         column: key of the column there.
-        stage: of the record.
-        dataset: of the record.
+        stage: that measured ours.
+        dataset: that it was measured on.
         metric: name in the record's metrics.
         digits: decimals to print.
         task: the row's task, in the one table with a row per task.
@@ -28,6 +31,11 @@ class Measure(NamedTuple):
     metric: str
     digits: int = 2
     task: str = ""
+
+    @property
+    def source(self) -> Source:
+        """Where ours is found."""
+        return self.stage, self.dataset, self.metric
 
 
 _CORRUPTIONS = (
@@ -203,7 +211,7 @@ def make_subject(
         method: as the paper spells it in any table.
         views: "2", "3" or "2+4".
         settings: equiv_layer, rho, lambda, groups; None where unknown.
-        task: of the row, or "".
+        task: what the row is about in the table with a row per task, or "".
     """
     method, implied = _SPELLINGS.get(method, (method, {}))
     usual = dict(_DEFAULTS.get(method, {}))

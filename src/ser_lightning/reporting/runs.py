@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from ser_lightning.files import read_config
 from ser_lightning.reporting.paper import ALL_GROUPS, Subject, base_name, make_subject, pretraining
-from ser_lightning.results.record import LoadedRecord
+from ser_lightning.results.record import ResultRecord
 
 CONFIG_FILE = "fit.yaml"
 
@@ -34,67 +35,85 @@ _TRAINER = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches",
 
 
 class Run(NamedTuple):
-    """What the report must know about a run.
+    """What tables must know about a run.
 
     Attributes:
         subject: the row that it belongs to.
         configuration: equal for runs that differ in nothing but the seed.
         departures: how its pretraining differs from the paper's, in words.
+        seed: what pretraining was seeded with; None where it is not known.
     """
 
     subject: Subject
     configuration: str
+    departures: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+class Told(NamedTuple):
+    """What a run's folder says; see `Run`.
+
+    Attributes:
+        identity: base, method, views and the settings that the paper varies.
+        configuration: as of `Run`.
+        departures: as of `Run`.
+        seed: as of `Run`.
+    """
+
+    identity: Mapping[str, Any]
+    configuration: str
     departures: tuple[str, ...]
+    seed: int | None
+
+    def run(self, override: Mapping[str, Any] | None = None) -> Run:
+        """The run, with some of its identity, or its configuration, replaced."""
+        told = {**self.identity, "configuration": self.configuration, **(override or {})}
+        base, method, views, configuration = (
+            str(told.pop(key)) for key in ("base", "method", "views", "configuration")
+        )
+        subject = make_subject(base, method, views, told)
+        return Run(subject, configuration, self.departures, self.seed)
 
 
-def describe_run(loaded: LoadedRecord) -> Run:
-    """Tells from fit.yaml, and what the record says in its place, which row a run is.
+def read_run(run_dir: Path) -> Told:
+    """Reads what fit.yaml says of a run.
 
-    A run without fit.yaml and without `run` in the record has its folder's name for a method and
-    no counterpart in the paper; so has the random initialisation, whatever the folder.
-
-    Args:
-        loaded: a record of the run.
-
-    Returns:
-        The description.
-
-    Raises:
-        ValueError: if fit.yaml is not a configuration of this package.
-    """
-    if loaded.record.checkpoint is None:
-        return Run(Subject("", "random initialisation", ""), str(loaded.run_dir.resolve()), ())
-    override = dict(loaded.record.run)
-    told, configuration, departures = _told(loaded.run_dir)
-    configuration = str(override.pop("configuration", configuration))
-    told |= override
-    base, method, views = (str(told.pop(key)) for key in ("base", "method", "views"))
-    return Run(make_subject(base, method, views, told), configuration, tuple(departures))
-
-
-def describe_folder(run_dir: Path) -> Run:
-    """Tells from fit.yaml alone which row a run is; see `describe_run`.
-
-    Args:
-        run_dir: folder of the run.
+    A run without fit.yaml has its folder's name for a method and no counterpart in the paper.
 
     Raises:
         ValueError: if fit.yaml is not a configuration of this package.
     """
-    told, configuration, departures = _told(run_dir)
-    base, method, views = (str(told.pop(key)) for key in ("base", "method", "views"))
-    return Run(make_subject(base, method, views, told), configuration, tuple(departures))
-
-
-def _told(run_dir: Path) -> tuple[dict[str, Any], str, list[str]]:
-    """Identity, configuration and departures of the run in a folder."""
     config = read_configuration(run_dir)
     if config is None:
-        name = run_dir.resolve()
-        told = {"base": "", "method": name.name, "views": ""}
-        return told, str(name), [f"no {CONFIG_FILE}"]
+        place = run_dir.resolve()
+        told = {"base": "", "method": place.name, "views": ""}
+        return Told(told, str(place), (f"no {CONFIG_FILE}",), None)
     resumed = sorted(run_dir.glob("fit.step*.yaml"))
-    return _identity(config), _digest(config, resumed), _departures(config, bool(resumed))
+    departures = tuple(_departures(config, bool(resumed)))
+    seed = config.get("seed_everything")
+    return Told(_identity(config), _digest(config, resumed), departures, seed)
+
+
+def describe_run(
+    record: ResultRecord, run_dir: Path, read: Callable[[Path], Told] = read_run
+) -> Run:
+    """Tells from fit.yaml, and what the record says in its place, which row a run is.
+
+    The random initialisation and other networks are no row of the paper, whatever the folder.
+
+    Args:
+        record: a result of the run.
+        run_dir: folder of the run.
+        read: `read_run`, or the same with a memory.
+
+    Raises:
+        ValueError: as `read_run`.
+    """
+    if record.network is not None:
+        return Run(Subject("", record.network, ""), record.network)
+    if record.checkpoint is None:
+        return Run(Subject("", "random initialisation", ""), str(run_dir.resolve()))
+    return read(run_dir).run(record.run)
 
 
 def read_configuration(run_dir: Path) -> dict[str, Any] | None:
@@ -107,10 +126,10 @@ def read_configuration(run_dir: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = read_config(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML ({error}); restore it from the checkpoint") from error
-    if not isinstance(config, dict) or not {"model", "data"} <= config.keys():
+    if not {"model", "data"} <= config.keys():
         raise ValueError(
             f"{path} has no sections model and data; it must be the configuration that ser-fit "
             "wrote: remove it and say in the records' `run` what the run is"

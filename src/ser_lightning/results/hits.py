@@ -54,34 +54,28 @@ def load_hits(record: Path, metric: str) -> Hits | None:
 
 
 def write_hits(
-    folder: Path,
-    stage: str,
-    dataset: str,
-    hits: Mapping[str, Tensor],
-    label: Tensor,
-    variant: str = "",
+    record: Path, hits: Mapping[str, Tensor], label: Tensor, data_sha256: str | None = None
 ) -> Path:
-    """Writes results/<stage>-<dataset>[-<variant>].hits.safetensors, whole or not at all.
+    """Writes the hits of a record beside it, whole or not at all.
 
-    Call it on one rank. The file names its test set by a hash of the labels in their order.
+    Call it on one rank. The file names its test set by a hash of the images' identity and of the
+    labels in their order.
 
     Args:
-        folder: of the run.
-        stage: as in the record that the file lies beside.
-        dataset: as there.
+        record: path of the record.
         hits: by the name of the record's metric, (N,) whether each test image was right, in the
             order of the test split.
         label: (N,) int64 classes of these images.
-        variant: of the record's name.
+        data_sha256: identity of the images, as in the record.
 
     Returns:
         The file.
     """
     assert all(len(right) == len(label) for right in hits.values())
     tensors = {name: right.to("cpu", torch.uint8).contiguous() for name, right in hits.items()}
-    notes = {"test_set": hashlib.sha256(label.cpu().numpy().tobytes()).hexdigest()}
-    name = "-".join(part for part in (stage, dataset, variant) if part)
-    path = folder / "results" / f"{name}.hits.safetensors"
+    identity = (data_sha256 or "").encode() + label.cpu().numpy().tobytes()
+    notes = {"test_set": hashlib.sha256(identity).hexdigest()}
+    path = hits_path(record)
     with atomic_path(path) as partial:
         partial.write_bytes(safetensors.torch.save(tensors, notes))
     return path

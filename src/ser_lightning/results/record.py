@@ -65,7 +65,7 @@ class ResultRecord:
         num_samples: images (or videos) that entered the metrics.
         class_map_sha256: of the mapping from class names to labels, or to the logits of a head that
             was trained elsewhere; None without names. See `class_map_sha256`.
-        metrics: by name; accuracies in percent, others in their own unit. None is not a number.
+        metrics: by name; accuracies in percent, others in their own unit; None where there is none.
         counts: raw counts by name, such as hits.
         unofficial_reasons: why the number may not be compared with published ones: sub-sampled,
             generated on the fly, ...; empty where it may.
@@ -168,8 +168,6 @@ def result_path(run_dir: Path, record: ResultRecord, variant: str = "") -> Path:
 def write_record(record: ResultRecord, run_dir: Path, variant: str = "") -> Path:
     """Writes a record whole or not at all, in place of an older one; call it on one rank.
 
-    Metrics that are not finite are written as null.
-
     Args:
         record: the record.
         run_dir: folder of the run.
@@ -179,14 +177,18 @@ def write_record(record: ResultRecord, run_dir: Path, variant: str = "") -> Path
         The file.
 
     Raises:
-        ValueError: if a field holds something that JSON does not know.
+        ValueError: if a metric is not finite, or a field holds something that JSON does not know.
     """
     path = result_path(run_dir, record, variant)
+    wrong = {n: v for n, v in record.metrics.items() if v is not None and not math.isfinite(v)}
+    if wrong:
+        some = ", ".join(f"{name} {value}" for name, value in list(wrong.items())[:3])
+        raise ValueError(
+            f"{some}: {len(wrong)} of {len(record.metrics)} metrics of {record.stage} on "
+            f"{record.num_samples:,} images are no numbers, so {path} is not written; use more "
+            "images, or weights that did not diverge"
+        )
     content = {"format": FORMAT, **asdict(record), "official": record.official}
-    content["metrics"] = {
-        name: value if value is not None and math.isfinite(value) else None
-        for name, value in record.metrics.items()
-    }
     try:
         text = json.dumps(content, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -1,19 +1,15 @@
 """What keeps a run going: checkpoints, signals, records, progress, error messages."""
 
-from ser_lightning.files import (
-    UnsafeCheckpointError,
-    checkpoint_config,
-    last_checkpoint,
-    load_checkpoint,
-)
 from ser_lightning.runtime.arguments import (
     CHECKPOINT_FOLDER,
+    checked_seed,
+    content_of,
     default_run_dir,
     options,
     packaged,
-    read_config,
     refuse_linked_keys,
     run_folder,
+    stored_configuration,
     usable_for,
 )
 from ser_lightning.runtime.checkpoint import AtomicCheckpointIO, RunCheckpoint
@@ -31,18 +27,16 @@ __all__ = [
     "RunCheckpoint",
     "RunRecord",
     "ShortErrorParser",
-    "UnsafeCheckpointError",
-    "checkpoint_config",
+    "checked_seed",
+    "content_of",
     "default_progress",
     "default_run_dir",
     "differences",
     "keep_freed_memory",
-    "last_checkpoint",
-    "load_checkpoint",
     "options",
     "packaged",
-    "read_config",
     "refuse_linked_keys",
     "run_folder",
+    "stored_configuration",
     "usable_for",
 ]

@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from typing_extensions import override
 
 from ser_lightning.files import atomic_path, last_checkpoint, load_checkpoint, sweep
 
@@ -22,20 +23,20 @@ from ser_lightning.files import atomic_path, last_checkpoint, load_checkpoint, s
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames; always loads with weights only."""
 
+    @override
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Saves a checkpoint so that `path` is always a whole file."""
         with atomic_path(Path(path)) as partial:
             torch.save(checkpoint, partial)
 
+    @override
     def load_checkpoint(
         self,
         path: str | Path,
         map_location: Callable | None = lambda storage, loc: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Loads a checkpoint; see `load_checkpoint` of this module."""
         return load_checkpoint(path, map_location=map_location)
 
 
@@ -68,8 +69,8 @@ class RunCheckpoint(ModelCheckpoint):
             train_time_interval=timedelta(minutes=every_n_minutes) if every_n_minutes else None,
         )
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Removes what a killed process left half-written."""
         if stage == "fit" and trainer.is_global_zero and self.dirpath:
             sweep(Path(self.dirpath))
         with warnings.catch_warnings():
@@ -88,11 +89,13 @@ class RunCheckpoint(ModelCheckpoint):
         if not is_trial and self._last_global_step_saved != trainer.global_step:
             self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Knows that the step it resumed from, or started at, needs no saving."""
         super().on_train_start(trainer, pl_module)
         self._last_global_step_saved = trainer.global_step
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any
     ) -> None:
@@ -100,6 +103,6 @@ class RunCheckpoint(ModelCheckpoint):
         if not trainer.fit_loop.epoch_loop._should_accumulate():
             super().on_train_batch_end(trainer, pl_module, *batch)
 
+    @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the last step, whatever the schedule."""
         self.save_now(trainer)

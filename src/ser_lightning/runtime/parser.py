@@ -1,72 +1,107 @@
-"""Short error messages for the command line."""
+"""A command-line parser that answers mistakes in a few lines, and knows the classes it takes."""
 
 import difflib
-import inspect
 import re
 import sys
 from typing import Any, NoReturn
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
+from typing_extensions import override
+
+from ser_lightning.runtime.arguments import in_todays_words
+from ser_lightning.runtime.class_help import asked_for, class_help
+from ser_lightning.runtime.classes import concrete_classes, find_class, named_classes, parameters
 
 _UNKNOWN = re.compile(
     r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)|unrecognized arguments: --([\w.]+)"
 )
-_NOISE = ("Subtypes:", "Errors:", "Given value", "Does not validate", "- Expected a <class 'None")
+_PLACE = re.compile(r"Parser key \"([\w.]+)\"|given class_path '([\w.]+)'")
+_MISSING = re.compile(r"^Parser key \"([\w.]+)\":\s+Expected a <class [^>]*>\. Got value: None\s*$")
+_LINK = re.compile(r"Call to compute_fn of link .* failed: ")
+_NO_CLASS = re.compile(r"Expected a dot import path string: (.*)")
+_NOT_A_CLASS = re.compile(
+    r" is no class|Not a valid subclass|not correspond to a subclass|but is abstract|"
+    r"No module named|has no attribute"
+)
+_NOISE = (
+    "Subtypes:", "Errors:", "Given value", "Does not validate", "Expected a <class 'None",
+    "Expected a <class 'list", "Expected a path but", "Subclass types expect", "a class path (str)",
+    "a dict with", "a dict without",
+)  # fmt: skip
 
 
 class ShortErrorParser(LightningArgumentParser):
-    """Prints the innermost reasons and a suggestion instead of pages of usage."""
+    """Prints the innermost reasons and a suggestion instead of pages of usage.
+
+    Attributes:
+        roots: class of every section, by its name.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.roots: dict[str, type] = {}
         # An abbreviated option would be taken silently for the one it begins with.
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
+    @override
+    def add_lightning_class_args(
+        self, lightning_class: Any, nested_key: str, *args: Any, **kwargs: Any
+    ) -> list[str]:
+        self.roots[nested_key] = lightning_class
+        return super().add_lightning_class_args(lightning_class, nested_key, *args, **kwargs)
+
+    @override
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
+        """Parses, or answers an option such as `--model.help MoCoV3` and exits."""
+        if not self.roots:  # it has commands, whose parsers are asked next
+            return super().parse_args(args, *rest, **kwargs)
+        asked = asked_for(args)
+        if asked is not None:
+            print(class_help(self.roots, args, *asked))
+            sys.exit(0)
+        args = in_todays_words(args, "--config", "-c")
+        return super().parse_args(args, *rest, **kwargs)
+
+    @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exits with status 2 after a few lines about what is wrong."""
         if not self.exit_on_error:
             super().error(message, ex)
         lines = [line.strip() for line in message.strip().splitlines()]
-        lines = [line for line in lines if line and not line.startswith(_NOISE)]
-        text = "\n  ".join(lines)
+        lines = [line for line in lines if line and not line.removeprefix("- ").startswith(_NOISE)]
+        lines = [_LINK.sub("", line) for line in lines]
+        text = _NO_CLASS.sub(r"\1 is no class", "\n  ".join(lines))
         if "required" in text and "model" in text:
             text += "\n  give a configuration, for example --config configs/moco_ser.yaml"
-        if "Expected a dot import path string" in text:
-            text += f"\n  classes with a short name: {', '.join(_short_names())}"
+        missing = _MISSING.search(message)
+        if missing:
+            text = f"--{missing[1]} is required"
+        hint, cls = self._place(message)
+        if _NOT_A_CLASS.search(text) and named_classes(hint):
+            names = ", ".join(fitting.__name__ for fitting in concrete_classes(hint))
+            text += f"\n  classes that fit there: {names}"
+        prog = self.prog.replace(" [options]", "")
         self.exit(
-            2, f"ser-fit: error: {text}{self._suggestion(text)}\n  (see: {self.prog} --help)\n"
+            2, f"ser-fit: error: {text}{self._suggestion(text, cls)}\n  (see: {prog} --help)\n"
         )
 
-    def _suggestion(self, text: str) -> str:
+    def _place(self, message: str) -> tuple[Any, type | None]:
+        """The annotation of the option that a message is about, and the class it belongs to."""
+        hint: Any = None
+        cls: type | None = None
+        for key, path in _PLACE.findall(message):
+            if path:
+                cls = find_class(hint, path) or cls
+            for part in key.split(".") if key else ():
+                hint = parameters(cls).get(part) if cls else self.roots.get(part)
+                cls = next(iter(named_classes(hint)), None)
+        return hint, cls
+
+    def _suggestion(self, text: str, cls: type | None) -> str:
         unknown = _UNKNOWN.search(text)
         if unknown is None:
             return ""
         name = (unknown[1] or unknown[2]).split(".")[-1]
-        known = {part for key in self._known_keys() for part in key.split(".")}
+        known = {part for action in self._actions for part in action.dest.split(".")}
+        known |= parameters(cls).keys() if cls else set()
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
         return f"\n  did you mean '{close[0]}'?" if close and close[0] != name else ""
-
-    def _known_keys(self) -> list[str]:
-        keys = [action.dest for action in self._actions]
-        for cls in _configurable_classes():
-            keys += list(inspect.signature(vars(cls)["__init__"]).parameters)
-        return keys
-
-
-def _short_names() -> list[str]:
-    """Modules that a configuration can name by their class alone: objectives, stages."""
-    modules = [cls for cls in _configurable_classes() if issubclass(cls, LightningModule)]
-    return sorted({cls.__name__ for cls in modules if not inspect.isabstract(cls)})
-
-
-def _configurable_classes() -> list[type]:
-    """Every class of this package with arguments: all that a configuration can name."""
-    return [
-        value
-        for name, module in list(sys.modules.items())
-        if name.startswith("ser_lightning.")
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and value.__module__.startswith("ser_lightning.")
-        and "__init__" in vars(value)
-    ]

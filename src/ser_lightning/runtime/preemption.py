@@ -11,6 +11,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
 
 from ser_lightning.runtime.checkpoint import RunCheckpoint
 
@@ -36,6 +37,7 @@ class Preemption(L.Callback):
         self._group: Any = None
         self._votes: tuple[torch.Tensor, Any] | None = None
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Installs the handlers, after Lightning's own."""
         if trainer.world_size > 1:
@@ -47,10 +49,10 @@ class Preemption(L.Callback):
         self._received = number
         signal.signal(number, signal.SIG_DFL)
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any
     ) -> None:
-        """Saves and leaves, if any rank has received a signal, after a whole optimizer step."""
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
         number = self._agreed()
@@ -78,8 +80,8 @@ class Preemption(L.Callback):
         self._votes = (vote, work)
         return agreed
 
+    @override
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Puts the old handlers back."""
         for number, handler in self._replaced.items():
             signal.signal(number, handler)
         self._replaced = {}

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ProgressBar, TQDMProgressBar
+from typing_extensions import override
 
 _REFRESH_EVERY = 10  # steps; each refresh waits for the device
 _LINE_EVERY = 30.0  # seconds, outside of training
@@ -34,23 +35,25 @@ class ProgressLines(ProgressBar):
         self._start = (0.0, 0)
         self._test_start = self._last_line = 0.0
 
+    @override
     def disable(self) -> None:
         """Prints nothing; Lightning calls it on all ranks but the first."""
         self._enabled = False
 
+    @override
     def enable(self) -> None:
         """Prints again."""
         self._enabled = True
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock."""
         self._start = (time.monotonic(), trainer.global_step)
         self._every: int = getattr(trainer, "log_every_n_steps", 0) or 50
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any
     ) -> None:
-        """Prints a line, if it is time for one."""
         step, total = trainer.global_step, trainer.estimated_stepping_batches
         begin, first_step = self._start
         is_between = trainer.fit_loop.epoch_loop._should_accumulate()
@@ -71,10 +74,11 @@ class ProgressLines(ProgressBar):
             flush=True,
         )
 
+    @override
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock of a pass."""
         self._test_start = self._last_line = time.monotonic()
 
+    @override
     def on_test_batch_end(
         self,
         trainer: L.Trainer,
@@ -84,7 +88,6 @@ class ProgressLines(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Prints a line, if it is time for one."""
         now, done, total = time.monotonic(), batch_idx + 1, trainer.num_test_batches[dataloader_idx]
         if not self._enabled or (now - self._last_line < self.seconds and done != total):
             return

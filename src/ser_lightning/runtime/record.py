@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from lightning.pytorch.cli import SaveConfigCallback
+from typing_extensions import override
 
-from ser_lightning.files import CHECKPOINT_KEY, atomic_path
+from ser_lightning.files import CHECKPOINT_KEY, atomic_path, read_config
 
 _COMPARED = ("seed_everything", "model", "data", "evaluation", "trainer")
 
@@ -23,6 +23,7 @@ class RunRecord(SaveConfigCallback):
     configuration adds `fit.step<N>.yaml`. The other commands write `<command>.yaml`.
     """
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Writes nothing yet: a run that fails to start must not overwrite a good record."""
 
@@ -35,49 +36,49 @@ class RunRecord(SaveConfigCallback):
             with atomic_path(Path(trainer.default_root_dir) / f"{name}.yaml") as partial:
                 partial.write_text(self._text())
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes fit.yaml, or the changed configuration of a resumed run."""
         first = Path(trainer.default_root_dir) / "fit.yaml"
         if not first.exists():
             self._write(trainer, "fit")
-        elif differences(first.read_text(), self._text()):
+        elif differences(read_config(first.read_text()), read_config(self._text())):
             self._write(trainer, f"fit.step{trainer.global_step}")
 
+    @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes validate.yaml, outside of training."""
         if trainer.state.fn == "validate":
             self._write(trainer, "validate")
 
+    @override
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes test.yaml."""
         self._write(trainer, "test")
 
+    @override
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Puts the configuration into the checkpoint, from which it can be rebuilt."""
         checkpoint[CHECKPOINT_KEY] = {"config": self._text()}
 
 
-def differences(old: str, new: str) -> list[str]:
-    """Lists what changes results and differs between two configuration texts.
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lists what changes results and differs between two configurations.
 
     That is all of seed, model, data and evaluation, and a few settings of the trainer; not the
-    hardware.
+    hardware, nor options that are new and null.
 
     Returns:
         Lines such as "model.init_args.temperature: 0.2 -> 0.7", sorted by name.
     """
     before, after = _leaves(old), _leaves(new)
+    names = before.keys() | {name for name, value in after.items() if value is not None}
     return [
         f"{name}: {before.get(name, '(not set)')} -> {after.get(name, '(not set)')}"
-        for name in sorted(before.keys() | after.keys())
+        for name in sorted(names)
         if before.get(name, "(not set)") != after.get(name, "(not set)")
     ]
 
 
-def _leaves(text: str) -> dict[str, Any]:
-    config = yaml.safe_load(text) or {}
+def _leaves(config: dict[str, Any]) -> dict[str, Any]:
     leaves: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:

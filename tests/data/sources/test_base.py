@@ -1,10 +1,24 @@
 """Tests of the interface of image sets."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ser_lightning.data.sources.base import MemoryImages, Part, hold_out
+from ser_lightning.data.sources.base import (
+    MemoryImages,
+    Part,
+    Source,
+    hold_out,
+)
+from ser_lightning.data.sources.coco import CocoDetection
+from ser_lightning.data.sources.fashion_mnist import FashionMNISTFiles
+from ser_lightning.data.sources.folder import ImageFolder
+from ser_lightning.data.sources.threediebench import ThreeDIEBench
+from ser_lightning.data.sources.torchvision_set import TorchvisionSet
 
 
 def memory(count, channels=3):
@@ -29,13 +43,102 @@ def test_part_reads_its_images_with_their_labels():
     assert part.class_names == ("even", "odd")
 
 
-def test_hold_out_keeps_every_twentieth_image_from_training():
-    train, held_out = hold_out(memory(45))
-    assert [int(held_out.read(i)[0, 0, 0]) for i in range(len(held_out))] == [19, 39]
-    assert len(train) == 43
+def values(images):
+    return [int(images.read(i)[0, 0, 0]) for i in range(len(images))]
 
 
-def test_hold_out_of_a_small_set_holds_nothing_out():
-    train, held_out = hold_out(memory(19))
-    assert len(train) == 19
+def of_classes(*counts):
+    """Images with a value of their own, sorted by class."""
+    pixels = torch.arange(sum(counts), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 3)
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return MemoryImages(pixels, labels, tuple(f"class{i}" for i in range(len(counts))))
+
+
+def test_hold_out_keeps_every_twentieth_image_of_a_class_from_training():
+    train, held_out = hold_out(of_classes(45, 40))
+    assert values(held_out) == [19, 39, 64, 84]
+    assert len(train) == 81
+
+
+def test_hold_out_takes_the_last_image_of_a_small_class_and_none_of_a_single_one():
+    train, held_out = hold_out(of_classes(19, 1, 2))
+    assert values(held_out) == [18, 21]
+    assert values(train) == [*range(18), 19, 20]
+    assert "single image, which stays in training: 1" in held_out.summary()
+
+
+def test_hold_out_of_single_images_holds_nothing_out():
+    train, held_out = hold_out(of_classes(1, 1))
+    assert len(train) == 2
     assert held_out is None
+
+
+@given(st.lists(st.integers(0, 4), max_size=120), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_hold_out_divides_any_set_by_class(labels, has_labels):
+    labels = torch.tensor(labels, dtype=torch.int64) if has_labels else -torch.ones(len(labels))
+    images = MemoryImages(
+        torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None], labels.long(), ()
+    )
+    train, held_out = hold_out(images)
+    kept = values(held_out) if held_out is not None else []
+    assert sorted(values(train) + kept) == list(range(len(labels)))  # none twice, none lost
+    for label in labels.unique():
+        count = int((labels == label).sum())
+        num_held_out = int((held_out.labels == label).sum()) if held_out is not None else 0
+        assert num_held_out == (count // 20 or int(count > 1))
+
+
+def test_fingerprint_tells_pixels_labels_and_parts_apart():
+    images = memory(9)
+    other = MemoryImages(images.pixels + 1, images.labels, images.class_names)
+    swapped = MemoryImages(images.pixels, 1 - images.labels, images.class_names)
+    sets = [images, other, swapped, Part(images, np.array([1, 2])), Part(images, np.array([2, 1]))]
+    assert len({some.fingerprint() for some in sets}) == len(sets)
+    assert len({some.listing() for some in sets}) == len(sets) - 1  # pixels are not looked at
+    assert images.fingerprint() == memory(9).fingerprint()
+
+
+class Single(Source):
+    """One class without an evaluation split."""
+
+    def __init__(self, images):
+        self.splits = hold_out(images)
+
+    def train(self):
+        return self.splits[0]
+
+    def evaluation(self):
+        return self.splits[1]
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        (
+            of_classes(40, 40),
+            ["76 images to train", "2 classes (class0, class1)", "4 images held"],
+        ),
+        (of_classes(1, 1), ["2 images to train on", "nothing to evaluate on"]),
+        (of_classes(*[2] * 7), ["7 classes (class0, class1, class2, class3, class4, ...)"]),
+    ],
+)
+def test_summary_says_what_was_found(images, expected):
+    for text in expected:
+        assert text in Single(images).summary()
+
+
+@pytest.mark.parametrize("root", ["", " ", None])
+@pytest.mark.parametrize(
+    "source",
+    [
+        ImageFolder,
+        CocoDetection,
+        ThreeDIEBench,
+        FashionMNISTFiles,
+        partial(TorchvisionSet, "CIFAR10"),
+    ],
+)
+def test_empty_root_is_not_the_current_folder(source, root):
+    with pytest.raises(ValueError, match=r"root .* names no folder; give"):
+        source(root)

@@ -1,12 +1,18 @@
 """Tests of images in folders."""
 
-import numpy as np
+import os
+import re
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
-from ser_lightning.data.sources.base import UnreadableImage
-from ser_lightning.data.sources.folder import ImageFolder, read_image
+from ser_lightning.data.sources.base import Part, UnreadableImage
+from ser_lightning.data.sources.folder import ImageFolder
 
 
 def save(path, value=(200, 30, 60), size=(12, 8), mode="RGB"):
@@ -62,15 +68,223 @@ def test_train_folder_without_evaluation_folder_is_held_out_from(tmp_path):
 def test_images_without_class_folders_have_no_labels(tmp_path, folder):
     for number in range(3):
         save(tmp_path / folder / f"{number}.png")
-    images = ImageFolder(str(tmp_path)).train()
-    assert images.labels.tolist() == [-1] * 3
-    assert images.num_classes == 0
+    source = ImageFolder(str(tmp_path))
+    assert source.train().labels.tolist() == [-1] * 2
+    assert source.evaluation().labels.tolist() == [-1]
+    assert source.train().num_classes == source.evaluation().num_classes == 0
 
 
-def test_images_beside_class_folders_mean_that_there_are_no_labels(tmp_path):
-    for name in ("x.png", "a/y.png", "b/z.png"):
-        save(tmp_path / name)
-    assert ImageFolder(str(tmp_path)).train().labels.tolist() == [-1] * 3
+def write_classes(folder, counts):
+    for name, count in counts.items():
+        for number in range(count):
+            save(folder / name / f"{number:03d}.png", size=(1, 1))
+    return folder
+
+
+def found(source):
+    """Images to train on, to evaluate on and left out."""
+    evaluation = source.evaluation()
+    lost = sum(source._open().left_out.values())
+    return len(source.train()), len(evaluation) if evaluation is not None else 0, lost
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluation"),
+    [("train", "test"), ("Train", "Val"), ("training", "validation"), ("TRAIN", "TEST")],
+)
+def test_tree_of_splits_is_evaluated_on_its_own_split(tmp_path, train, evaluation):
+    write_classes(tmp_path / train, {"ant": 3, "bee": 3})
+    write_classes(tmp_path / evaluation, {"ant": 1, "bee": 2})
+    source = ImageFolder(str(tmp_path))
+    assert source.train().class_names == source.evaluation().class_names == ("ant", "bee")
+    assert found(source) == (6, 3, 0)
+    summary = source.summary()
+    assert f"{tmp_path / train} is read for training, {tmp_path / evaluation} for evalu" in summary
+    assert "6 images to train on, 2 classes (ant, bee)" in summary
+    assert "3 images to evaluate on" in summary
+
+
+def test_other_folders_beside_splits_are_counted(imagenet):
+    write_classes(imagenet, {"test": 4, "extra": 2})
+    save(imagenet / "cover.png")
+    (imagenet / "notes.txt").write_text("no image")
+    source = ImageFolder(str(imagenet))
+    assert found(source) == (6, 4, 8)
+    for text in ("in test: 4", "in extra: 2", "beside the folders: 1", "files .txt: 1"):
+        assert text in source.summary()
+    assert len(ImageFolder(str(imagenet), evaluation="test", labels=False).evaluation()) == 4
+
+
+def test_named_folder_that_is_missing_is_refused(imagenet):
+    with pytest.raises(FileNotFoundError, match=r"dev is no folder; .* has train, val"):
+        ImageFolder(str(imagenet), evaluation="dev").train()
+
+
+def test_named_folder_may_lie_deeper(tmp_path):
+    write_classes(tmp_path / "Data" / "CLS" / "train", {"a": 2, "b": 2})
+    write_classes(tmp_path / "Data" / "CLS" / "val", {"a": 1, "b": 1})
+    named = ImageFolder(str(tmp_path), "Data/CLS/train", "Data/CLS/val")
+    assert found(named) == (4, 2, 0)
+    assert found(ImageFolder(str(tmp_path))) == (4, 2, 0)  # a lone folder stands for its content
+    assert ImageFolder(str(tmp_path)).train().read(3).shape == (3, 1, 1)
+
+
+def test_evaluation_folder_without_a_training_folder_is_refused(tmp_path):
+    write_classes(tmp_path, {"test": 2, "cat": 2})
+    with pytest.raises(ValueError, match=r"test for evaluation, but none for training; move"):
+        ImageFolder(str(tmp_path)).train()
+
+
+def test_training_folder_that_may_be_a_class_is_refused(tmp_path):
+    write_classes(tmp_path, {"train": 2, "car": 2, "bus": 2})
+    with pytest.raises(ValueError, match=r"train beside 2 others .* may be a class; for classes"):
+        ImageFolder(str(tmp_path)).train()
+
+
+def test_empty_evaluation_folder_is_refused(tmp_path):
+    write_classes(tmp_path, {"train/a": 2, "train/b": 2})
+    (tmp_path / "val").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"val holds no image .* or remove the folder"):
+        ImageFolder(str(tmp_path)).train()
+
+
+def test_a_few_loose_images_are_left_out_and_counted(tmp_path):
+    write_classes(tmp_path, {"a": 10, "b": 10})
+    save(tmp_path / "loose.png")
+    source = ImageFolder(str(tmp_path))
+    assert source.train().class_names == ("a", "b")
+    assert found(source) == (18, 2, 1)
+    assert "left out: images beside class folders: 1" in source.summary()
+
+
+def test_many_loose_images_are_refused_and_the_remedy_reads_all_without_labels(tmp_path):
+    write_classes(tmp_path, {"a": 1, "b": 1, ".": 1})
+    with pytest.raises(ValueError, match=r"1 images outside of class folders.*labels false"):
+        ImageFolder(str(tmp_path)).train()
+    source = ImageFolder(str(tmp_path), labels=False)
+    assert source.train().labels.tolist() == [-1] * 2
+    assert found(source) == (2, 1, 0)
+
+
+def test_own_photographs_are_upright_and_released_ones_as_stored(tmp_path):
+    rotated = Image.Exif()
+    rotated[ExifTags.Base.Orientation] = 6
+    for name in ("n01440764", "n01443537"):
+        for split in ("train", "val"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (4, 2)).save(tmp_path / split / name / "1.jpg", exif=rotated)
+    upright, stored = (3, 4, 2), (3, 2, 4)
+
+    def shapes(**options):
+        source = ImageFolder(str(tmp_path), **options)
+        return source.train().read(0).shape, source.evaluation().read(0).shape
+
+    assert shapes() == (upright, stored)
+    assert shapes(upright=True) == (upright, upright)
+    assert shapes(upright=False) == (stored, stored)
+    assert ImageFolder(str(tmp_path)).evaluation().describe()["upright"] is False
+    (tmp_path / "train" / "n01443537").rename(tmp_path / "train" / "own")
+    (tmp_path / "val" / "n01443537").rename(tmp_path / "val" / "own")
+    assert shapes() == (upright, upright)
+
+
+def test_settings_of_decoding_are_used_and_described(tmp_path):
+    save(tmp_path / "a.png", (0, 0, 0, 0), mode="RGBA")
+    images = ImageFolder(str(tmp_path), background=(1, 2, 3)).train()
+    assert images.read(0)[:, 0, 0].tolist() == [1, 2, 3]
+    assert images.describe() == {
+        "upright": True,
+        "background": [1, 2, 3],
+        "max_pixels": 178_956_970,
+    }
+    with pytest.raises(UnreadableImage, match="max_pixels"):
+        ImageFolder(str(tmp_path), max_pixels=3).train().read(0)
+
+
+def test_reduced_images_of_a_part_are_those_of_the_folder(tmp_path):
+    for number in range(2):
+        save(tmp_path / f"{number}.jpg", size=(64, 32))
+    assert ImageFolder(str(tmp_path)).train().read_reduced(0, 16).shape == (3, 16, 32)
+
+
+def test_fingerprint_follows_files_and_settings(tmp_path):
+    path = write_classes(tmp_path, {"a": 2, "b": 1}) / "a" / "000.png"
+
+    def fingerprint(**options):
+        return ImageFolder(str(tmp_path), **options).train().fingerprint()
+
+    first, images = fingerprint(), ImageFolder(str(tmp_path)).train()
+    assert fingerprint() == images.fingerprint() == first
+    changed = {first, fingerprint(upright=False), fingerprint(background=(0, 0, 0))}
+    os.utime(path, ns=(5, 5))
+    assert images.listing() == ImageFolder(str(tmp_path)).train().listing()
+    changed |= {images.fingerprint()}
+    save(path, size=(9, 9))  # another image under the same name
+    os.utime(path, ns=(5, 5))
+    changed |= {images.fingerprint()}
+    path.unlink()
+    changed |= {images.fingerprint()}
+    assert len(changed) == 6
+
+
+def test_two_folders_have_two_names(tmp_path):
+    names = set()
+    for name in ("one/My Photos", "two/My Photos", "three"):
+        save(tmp_path / name / "a.png")
+        names.add(ImageFolder(str(tmp_path / name)).dataset_name)
+    assert len(names) == 3
+    assert all(re.fullmatch(r"folder_(my_photos|three)_[0-9a-f]{8}", name) for name in names)
+    (tmp_path / "link").symlink_to(tmp_path / "three")
+    assert ImageFolder(str(tmp_path / "link")).dataset_name in names
+    assert not ImageFolder(str(tmp_path / "three")).is_released
+
+
+names = st.sampled_from(["train", "Train", "TRAINING", "val", "Test", "validation", "eval"])
+classes = st.dictionaries(st.sampled_from(["ant", "bee", "cat", "d.e"]), st.integers(1, 23))
+
+
+@given(
+    splits=st.dictionaries(names, classes, max_size=3),
+    own=classes,
+    loose=st.integers(0, 3),
+    others=st.integers(0, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_tree_is_read_once_and_counted_or_refused(splits, own, loose, others):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        total = loose + others
+        for parent, counts in (*((root / name, of) for name, of in splits.items()), (root, own)):
+            write_classes(parent, counts)
+            total += sum(counts.values())
+        write_classes(root, {".": loose, "ant": 0})
+        for number in range(others):
+            (root / f"{number}.heic").write_bytes(b"")
+        source = ImageFolder(folder)
+        try:
+            train, evaluation = source.train(), source.evaluation()
+        except (ValueError, FileNotFoundError):
+            return  # what it says is tested above
+        assert sum(found(source)) == total
+        read = [
+            os.path.realpath(file(images, i))
+            for images in (train, evaluation)
+            if images
+            for i in range(len(images))
+        ]
+        assert len(set(read)) == len(read)
+        if train.num_classes:
+            parts = [Path(path).parent.name for path in read]
+            labels = [*train.labels, *(evaluation.labels if evaluation is not None else ())]
+            assert [train.class_names[label] for label in labels] == parts
+        assert not {name.casefold() for name in train.class_names} & {"train", "val", "test"}
+
+
+def file(images, index):
+    """The file of an image, through the parts of a set."""
+    while isinstance(images, Part):
+        index, images = int(images.positions[index]), images.images
+    return images.path(index)
 
 
 def test_other_files_and_hidden_files_are_left_out(tmp_path):
@@ -108,77 +322,10 @@ def test_unsorted_evaluation_folder_is_refused(imagenet):
         ImageFolder(str(imagenet)).evaluation()
 
 
-@pytest.mark.parametrize(
-    "extension", ["jpg", "JPEG", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm"]
-)
-def test_every_format_is_read_as_colour(tmp_path, extension):
-    path = tmp_path / f"image.{extension}"
-    save(path)
-    image = read_image(str(path))
-    assert image.dtype == torch.uint8
-    assert image.shape == (3, 8, 12)
-    expected = torch.tensor([200, 30, 60])[:, None, None]
-    assert (image.int() - expected).abs().max() <= 4  # JPEG and WebP are lossy
-
-
-@pytest.mark.parametrize(
-    ("mode", "value"), [("L", 90), ("LA", (90, 10)), ("RGBA", (90, 90, 90, 7)), ("P", 0)]
-)
-def test_other_colour_modes_are_read_as_colour(tmp_path, mode, value):
-    save(tmp_path / "image.png", value, mode=mode)
-    image = read_image(str(tmp_path / "image.png"))
-    assert image.shape == (3, 8, 12)
-    assert mode == "P" or (image == 90).all()
-
-
-def test_cmyk_jpeg_is_read_as_colour(tmp_path):
-    save(tmp_path / "image.jpg", (0, 255, 255, 0), mode="CMYK")
-    red, green, blue = read_image(str(tmp_path / "image.jpg")).float().mean((1, 2)).tolist()
-    assert red > 200
-    assert max(green, blue) < 80
-
-
-@pytest.mark.parametrize("extension", ["png", "tif"])
-def test_16_bit_images_keep_their_upper_half(tmp_path, extension):
-    levels = np.arange(96, dtype=np.uint16).reshape(8, 12) * 600
-    path = tmp_path / f"image.{extension}"
-    Image.fromarray(levels).save(path)
-    image = read_image(str(path))
-    assert np.array_equal(image.numpy(), np.broadcast_to(levels >> 8, (3, 8, 12)))
-
-
-def test_floating_point_image_is_refused(tmp_path):
-    Image.fromarray(np.zeros((8, 12), np.float32)).save(tmp_path / "image.tif")
-    with pytest.raises(UnreadableImage, match=r"image\.tif: floating-point pixels"):
-        read_image(str(tmp_path / "image.tif"))
-
-
-def test_palette_image_with_transparency_is_read_without_a_warning(tmp_path):
-    image = Image.new("P", (12, 8), 1)
-    image.putpalette([0, 0, 0, 200, 30, 60])
-    image.save(tmp_path / "image.png", transparency=b"\xff\x10")
-    assert read_image(str(tmp_path / "image.png"))[:, 0, 0].tolist() == [200, 30, 60]
-
-
-def test_wrong_extension_is_read_all_the_same(tmp_path):
-    save(tmp_path / "image.bmp")
-    (tmp_path / "image.bmp").rename(tmp_path / "image.jpg")
-    assert read_image(str(tmp_path / "image.jpg")).shape == (3, 8, 12)
-
-
-@pytest.mark.parametrize("extension", ["jpg", "png", "tif", "gif"])
-def test_truncated_file_is_named_with_the_reason(tmp_path, extension):
-    path = tmp_path / f"torn.{extension}"
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UnreadableImage, match=rf"torn\.{extension}: .+"):
-        read_image(str(path))
-
-
 @pytest.mark.parametrize("content", [b"", b"this is no image"])
 def test_damaged_file_is_named_when_it_is_read_from_the_folder(tmp_path, content):
     save(tmp_path / "a.jpg")
+    save(tmp_path / "c.jpg")
     (tmp_path / "b.jpg").write_bytes(content)
     images = ImageFolder(str(tmp_path)).train()
     assert images.read(0).shape == (3, 8, 12)

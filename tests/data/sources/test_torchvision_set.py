@@ -67,7 +67,18 @@ def test_train_split_can_be_named(textures):
     assert len(TorchvisionSet("DTD", str(textures), train_split="val").train()) == 2
 
 
-def test_set_without_splits_holds_every_twentieth_image_out(tmp_path):
+def test_sets_of_torchvision_have_names_of_their_own(cifar):
+    names = [TorchvisionSet(name, "data").dataset_name for name in ("CIFAR10", "CIFAR100")]
+    assert names == ["cifar10", "cifar100"]
+    assert TorchvisionSet("EMNIST", "data", train_split="letters").dataset_name == "emnist_letters"
+    source = TorchvisionSet("CIFAR10", str(cifar))
+    assert source.train() is source.train()
+    assert source.train().fingerprint() != source.evaluation().fingerprint()
+    again = TorchvisionSet("CIFAR10", str(cifar)).train()
+    assert again.fingerprint() == source.train().fingerprint()
+
+
+def test_set_without_splits_holds_every_twentieth_image_of_a_class_out(tmp_path):
     folder = tmp_path / "eurosat" / "2750"
     for name in ("Forest", "River"):
         (folder / name).mkdir(parents=True)

@@ -1,5 +1,6 @@
 """Mean average precision against a naive loop, and what crowds and areas do."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,7 +43,7 @@ def naive_precision(detections, images, category, threshold):
             used.add((image, best))
         hits.append(hit)
     points = [(sum(hits[:n]) / num_objects, sum(hits[:n]) / n) for n in range(1, len(hits) + 1)]
-    levels = torch.linspace(0, 1, 101).tolist()  # a recall of 0.6 is below 0.6 in float32
+    levels = np.linspace(0, 1, 101).tolist()  # in float32 a recall of 0.6 would be below 0.6
     found = [max((p for r, p in points if r >= level), default=0.0) for level in levels]
     return sum(found) / 101
 
@@ -78,6 +79,31 @@ def test_equals_the_naive_loop(seed):
     assert found["map_50"] == pytest.approx(naive[0], abs=1e-6)
     assert found["map_75"] == pytest.approx(naive[5], abs=1e-6)
     assert found["map"] == pytest.approx(sum(naive) / 10, abs=1e-6)
+
+
+def test_recall_that_meets_a_level_counts_there():
+    """The number of COCO's own code; with levels of single precision it is 0.83285."""
+    boxes = [[100.0 * i, 0.0, 100.0 * i + 50, 50.0] for i in range(10)]
+    order = [True] * 6 + [False] * 7 + [True] * 4
+    hits, rows = iter(boxes), []
+    for rank, hit in enumerate(order):
+        corners = next(hits) if hit else [100.0 * rank, 500.0, 100.0 * rank + 50, 550.0]
+        rows.append([0, *corners, 1 - rank / 20, 1])
+    detections, images = torch.tensor(rows), [truth(boxes, [1] * 10)]
+    found = mean_average_precision(detections, images)
+    assert found["map_50"] == pytest.approx(0.83692, abs=5e-6)
+    assert found["map_50"] == pytest.approx(naive_precision(detections, images, 1, 0.5), abs=1e-7)
+
+
+def test_overlap_that_meets_a_threshold_counts_there():
+    """Of ten thresholds, those up to an intersection over union of 0.55, 0.6, 0.7 and so on."""
+    assert np.linspace(0.5, 0.95, 10).tolist() == average_precision._IOU_THRESHOLDS
+    for number, width in enumerate((55, 60, 65, 70, 75, 80, 85, 90, 95), start=2):
+        rows = torch.tensor([[0, 0.0, 0.0, width, 100.0, 0.9, 1]])
+        found = mean_average_precision(rows, [truth([[0, 0, 100, 100]], [1])])
+        met = sum(width / 100 >= threshold for threshold in average_precision._IOU_THRESHOLDS)
+        assert met in (number - 1, number)  # 0.65 and the like are not exact
+        assert found["map"] == pytest.approx(met / 10)
 
 
 def test_perfect_detections_have_one_and_another_category_none():

@@ -19,8 +19,9 @@ def looped_classes(bank, labels, queries, num_classes, k, temperature):
         votes = [0.0] * num_classes
         for j in nearest:
             votes[int(labels[j])] += math.exp(similarity[j] / temperature)
-        order = sorted(range(num_classes), key=lambda c: (-votes[c], c))
-        result.append(order[: min(5, num_classes)])
+        voted = {int(labels[j]) for j in nearest}
+        order = sorted(voted, key=lambda c: (-votes[c], c))[:5]
+        result.append(order + [-1] * (min(5, num_classes) - len(order)))
     return torch.tensor(result)
 
 
@@ -43,7 +44,19 @@ def test_accuracy_is_a_percentage_of_the_queries():
     queries = torch.eye(4)
     result = knn_accuracy(bank, labels, queries, torch.tensor([0, 1, 2, 0]), k=1)
     assert result[1].top1 == 75.0
-    assert result[1].top5 == 100.0  # 4 classes: all of them are among the best five
+    assert result[1].top5 == 75.0  # one neighbour votes for one class
+
+
+def test_classes_without_votes_are_not_among_the_best_five():
+    bank, labels = torch.eye(6), torch.tensor([3, 4, 5, 0, 1, 2])
+    query = torch.tensor([[1.0, 0.5, 0.2, 0.0, 0.0, 0.0]])
+    classes = knn_predict(bank, labels, query, 6, k=2)[2]
+    assert classes.tolist() == [[3, 4, -1, -1, -1]]
+    hits = knn_hits(bank, labels, query.repeat(3, 1), torch.tensor([4, 5, 0]), k=[2, 6])
+    assert hits[2].any(1).tolist() == [True, False, False]
+    assert hits[6].any(1).tolist() == [True, True, True]
+    cold = knn_predict(bank, labels, query, 6, k=2, temperature=1e-4)[2]
+    assert cold.tolist() == [[3, 4, -1, -1, -1]]  # a vote that underflows is one
 
 
 def test_hits_name_the_place_of_the_true_class():

@@ -74,8 +74,8 @@ def test_stage_trains_measures_and_writes_a_record(checkpoint, coco, tmp_path):
     assert {"map", "map_50", "map_75"} <= set(record.metrics)
     assert all(0 <= value <= 1 for value in record.metrics.values())
     assert record.protocol["head"] == "fcos"
-    assert record.protocol["steps"] == 5
-    assert record.protocol["gradient_clip"] == 1.0
+    assert record.protocol["max_steps"] == 5
+    assert record.protocol["gradient_clip_val"] == 1.0
     assert record.transform["short_side"] == 64
     assert record.data_root == coco
     assert "; ".join(record.unofficial_reasons) == "val2017 has 5 files, the released set has 5,000"
@@ -96,7 +96,7 @@ def test_training_changes_the_detector_and_not_the_backbone(checkpoint, coco, mo
     def refuse(self, batch):
         raise AssertionError("a test image was read while training")
 
-    monkeypatch.setattr(DetectionTest, "__getitem__", refuse)
+    monkeypatch.setattr(DetectionTest, "__call__", refuse)
     cli = StageCommandLine(arguments(checkpoint, coco))
     stage, data, trainer = cli.model, cli.datamodule, cli.trainer
     monkeypatch.setattr(trainer, "test", lambda *args, **options: None)

@@ -10,8 +10,10 @@ import torch
 from ser_lightning.cli import main
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import CropViews, InvertibleViews, Shapes, render
-from ser_lightning.data.datasets import AugmentedBatches
+from ser_lightning.data.datasets import AugmentedImages
+from ser_lightning.data.draws import Canvas
 from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.reading import Reader
 from ser_lightning.evaluation import token_spatial_variance
 from ser_lightning.evaluation.stages.diagnostics import TokenPass, ViewPass
 from ser_lightning.results.record import read_record
@@ -30,9 +32,9 @@ pytestmark = [
 def batches(num_views):
     """Augmented views of 12 Shapes."""
     images = Shapes(num_train=24, num_evaluation=24, image_size=16).evaluation()
-    return AugmentedBatches(
-        images, np.arange(12) * 2, 5, num_views, CropViews(), InvertibleViews(), 16, 4
-    )
+    pipelines = CropViews(), InvertibleViews()
+    make = AugmentedImages(Reader(images), np.arange(12) * 2, num_views, *pipelines, Canvas(16, 4))
+    return [make(np.arange(12)[start : start + 5]) for start in range(0, 12, 5)]
 
 
 def trainer():
@@ -83,7 +85,7 @@ def test_record_has_every_number_within_its_range(tmp_path):
     record = read_record(run / "results" / "diagnostics-shapes.json")
     assert record.num_samples == 24
     assert record.counts == {"view_images": 16}
-    assert record.protocol["crop_scale"] == [0.5, 1.0]
+    assert record.protocol["crop"]["init_args"]["scale"] == [0.5, 1.0]
     metrics = record.metrics
     assert 1 <= metrics["rankme"] <= 24
     assert 0 < metrics["feature_std"] <= 32**-0.5

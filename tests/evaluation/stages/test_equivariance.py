@@ -1,6 +1,7 @@
 """The equivariance stage on a tiny run: its passes, its record and its figure."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -10,7 +11,7 @@ from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.metrics.equivariance import FAMILIES, equivariance_scores
-from ser_lightning.evaluation.stage import random_init
+from ser_lightning.evaluation.stage import Stage
 from ser_lightning.evaluation.stages.equivariance import (
     EquivariancePass,
     ReferencePass,
@@ -82,7 +83,9 @@ def test_scores_are_means_over_all_images():
 def test_random_init_has_new_weights_and_leaves_the_generator_alone():
     backbone = tiny_backbone()
     state = torch.random.get_rng_state()
-    fresh, again, other = (random_init(backbone, seed) for seed in (1, 1, 2))
+    fresh, again, other = (
+        Stage.random_backbone(SimpleNamespace(backbone=backbone, seed=s)) for s in (1, 1, 2)
+    )
     assert torch.equal(torch.random.get_rng_state(), state)
     weights = [model.vit.blocks[0].attn.qkv.weight for model in (backbone, fresh, again, other)]
     assert torch.equal(weights[1], weights[2])

@@ -129,7 +129,7 @@ def test_config_runs_and_records_what_it_did(checkpoint, tmp_path):
     assert record.metrics["top1"] == pytest.approx(100 * record.counts["hits"] / 24)
     assert record.protocol["layer_decay"] == 0.75
     assert record.protocol["rand_augment"] == "rand-m9-mstd0.5-inc1"
-    assert record.protocol["epochs"] == 2
+    assert record.protocol["max_epochs"] == 2
     assert record.protocol["holdout_fraction"] == 0
     assert record.selected == {}
     assert not (tmp_path / "checkpoints").exists()
@@ -209,7 +209,7 @@ def test_two_processes_measure_like_one(checkpoint, tmp_path):
         folder = tmp_path / devices
         options = [*same, "--trainer.devices", devices, "--run_dir", str(folder)]
         options += ["--trainer.strategy", "ddp"] if devices == "2" else []
-        command = [sys.executable, "-m", "ser_lightning.cli", "evaluate"]
+        command = [sys.executable, "-m", "ser_lightning", "evaluate"]
         command += arguments(checkpoint, "finetune_deit", *options)
         subprocess.run(command, check=True, timeout=200)
         records.append(read_record(folder / "results" / "finetune_deit-shapes.json"))

@@ -25,11 +25,10 @@ from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.corruptions import CORRUPTIONS, corrupt
 from ser_lightning.data import Shapes
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, normalise
-from ser_lightning.data.sources.folder import read_image
+from ser_lightning.data.sources.decode import read_image
 from ser_lightning.data.sources.released import imagenet_synsets
-from ser_lightning.evaluation.stages.imagenet_c import Baseline, accuracy_metrics, compared
+from ser_lightning.evaluation.stages.imagenet_c import accuracy_metrics
 from ser_lightning.files import file_sha256
-from ser_lightning.results.ratios import ALEXNET_CORRUPTION_ERRORS, ALEXNET_ERROR
 from ser_lightning.results.record import class_map_sha256, read_record
 
 ROOT = Path(__file__).parents[3]
@@ -119,7 +118,7 @@ def naive_errors(run, tree):
 
 
 def test_released_files_give_the_numbers_of_a_plain_loop(run, tree):
-    record = corruption(run, "--data.root", str(tree), "--model.clean_error", "0.3")
+    record = corruption(run, "--data.root", str(tree))
     errors = naive_errors(run, tree)
     assert 0 < np.mean(list(errors[1].values())) < 1  # neither all wrong nor all right
     for k in (1, 5):
@@ -128,21 +127,19 @@ def test_released_files_give_the_numbers_of_a_plain_loop(run, tree):
             assert record.metrics[f"top{k}/{name}"] == pytest.approx(accuracy)
         average = 100 - 100 * np.mean(list(errors[k].values()))
         assert record.metrics[f"top{k}/avg"] == pytest.approx(average)
-    ratios, relative = [], []
     for name in CORRUPTIONS:
-        ours, theirs = sum(errors[1][name]), sum(ALEXNET_CORRUPTION_ERRORS[name])
-        ratios.append(ours / theirs)
-        relative.append((ours - 5 * 0.3) / (theirs - 5 * ALEXNET_ERROR))
-    assert record.metrics["mce"] == pytest.approx(100 * np.mean(ratios))
-    assert record.metrics["relative_mce"] == pytest.approx(100 * np.mean(relative))
+        hits = [record.counts[f"hits/{name}/{severity}"] for severity in SEVERITIES]
+        hits5 = [record.counts[f"hits5/{name}/{severity}"] for severity in SEVERITIES]
+        assert [1 - number / 3 for number in hits] == pytest.approx(errors[1][name])
+        assert [1 - number / 3 for number in hits5] == pytest.approx(errors[5][name])
     assert record.num_samples == 75 * 3
     assert record.counts["samples/fog/5"] == 3
     assert record.data_root == str(tree)
     assert record.transform["resize"] is None
     assert "the released set has 50,000" in "; ".join(record.unofficial_reasons)
-    assert record.protocol["baseline"] == "alexnet"
-    assert record.protocol["clean_error"] == "given"
-    assert record.selected["clean_error"] == 0.3
+    assert record.protocol["severities"] == [1, 2, 3, 4, 5]
+    assert not record.protocol["generated"]
+    assert "mce" not in record.metrics  # divided when a report is made
     classes = {name: number for number, name in enumerate(imagenet_synsets())}
     assert record.class_map_sha256 == class_map_sha256(classes)
 
@@ -156,8 +153,6 @@ def test_record_says_which_head_was_tested_and_how_it_was_trained(run, tmp_path)
     assert record.selected["head_seed"] == 0
     assert (record.selected["base_learning_rate"], record.selected["epoch"]) == (3.0, 47)
     assert record.protocol["head"] == {"epochs": 50}
-    assert record.protocol["baseline"] is None  # AlexNet's errors are those of ImageNet
-    assert record.protocol["clean_error"] == "measured"
     names = Shapes(num_train=96, num_evaluation=24, image_size=16).train().class_names
     assert record.class_map_sha256 == class_map_sha256(names)
 
@@ -166,7 +161,7 @@ def test_head_of_other_weights_is_refused_and_its_reason_passed_on(run, tmp_path
     own, options = copy_of(run, tmp_path / "own"), ["--data.generated", "true"]
     options += ["--data.corruptions", "[contrast]", "--data.severities", "[1]"]
     names = Shapes(num_train=96, num_evaluation=24, image_size=16).train().class_names
-    shapes_head(own, names, reason="trained on clean images, without crops")
+    shapes_head(own, names, unofficial_reasons=("trained on clean images, without crops",))
     reason = corruption(own, *options, dataset="shapes").unofficial_reasons
     assert "head: trained on clean images, without crops" in reason
     write_head(own / "results" / "linear-shapes.safetensors", names)
@@ -226,18 +221,12 @@ def test_clean_error_is_measured_where_the_source_has_the_images(run, tree, tmp_
     assert record.counts["samples/clean"] == 12
     accuracy = record.metrics["top1/clean"]
     assert accuracy == pytest.approx(100 * record.counts["hits/clean"] / 12)
-    again = corruption(
-        run, "--data.root", str(tree), "--model.clean_error", str(1 - accuracy / 100)
-    )
-    assert again.metrics["relative_mce"] == pytest.approx(record.metrics["relative_mce"])
 
 
-def test_without_clean_images_relative_mce_is_left_out(run, tree):
+def test_without_clean_images_there_is_no_number_of_them(run, tree):
     record = corruption(run, "--data.root", str(tree))
-    assert "mce" in record.metrics
-    assert "relative_mce" not in record.metrics
     assert "top1/clean" not in record.metrics
-    assert record.protocol["clean_error"] is None
+    assert "samples/clean" not in record.counts
 
 
 def test_some_corruptions_have_no_average(run, tree):
@@ -250,7 +239,6 @@ def test_generated_corruptions_of_the_runs_own_images(run):
     record = corruption(run, *options, dataset="shapes")
     assert "top1/frost_procedural" in record.metrics
     assert "top1/avg" not in record.metrics
-    assert "mce" not in record.metrics  # AlexNet's errors are those of ImageNet
     names = [name for name in CORRUPTIONS if name != "frost"]
     average = np.mean([record.metrics[f"top1/{name}"] for name in names])
     assert record.metrics["top1/avg_without_frost"] == pytest.approx(average)
@@ -278,39 +266,6 @@ def test_generated_corruptions_give_the_numbers_of_a_plain_loop(run):
                 hits += int(head(backbone, value).argmax()) == int(images.labels[index])
         key = f"hits/contrast/{severity}" if severity else "hits/clean"
         assert record.counts[key] == hits
-
-
-def test_another_run_may_be_the_baseline(run, tmp_path):
-    options = ["--data.generated", "true", "--data.corruptions", "[fog]", "--data.num_test", "12"]
-    corruption(run, *options, dataset="shapes")
-    other = run / "results" / "imagenet-c-shapes.json"
-    record = corruption(run, *options, "--model.baseline", str(other), dataset="shapes")
-    assert "mce" not in record.metrics  # of one corruption there is no mean
-    with pytest.raises(ValueError, match="was measured with severities"):
-        corruption(run, *options, "--model.baseline", str(other), "--data.severities", "[1]")
-    with pytest.raises(ValueError, match="was measured with samples/fog/1 12, not 24"):
-        corruption(
-            run, "--data.generated", "true", "--data.corruptions", "[fog]",
-            "--model.baseline", str(other),
-        )  # fmt: skip
-
-
-def test_ratio_to_another_run_has_another_name_and_its_reason(run, tree, tmp_path):
-    other = copy_of(run, tmp_path / "moco")
-    write_head(
-        other / "results" / "linear-imagenet1k.safetensors",
-        imagenet_synsets(),
-        seed=1,
-        origin=head_origin(run, "trained on clean images, without crops"),
-    )
-    corruption(other, "--data.root", str(tree))
-    baseline = other / "results" / "imagenet-c-imagenet_c.json"
-    record = corruption(run, "--data.root", str(tree), "--model.baseline", str(baseline))
-    assert record.metrics["mce_vs_moco"] > 0
-    assert "mce" not in record.metrics  # it would be set against AlexNet's
-    assert record.protocol["baseline"] == {"name": "moco", "sha256": file_sha256(baseline)}
-    assert "baseline: head: trained on clean images" in "; ".join(record.unofficial_reasons)
-    assert "; ".join(record.unofficial_reasons).count("the released set has") == 1
 
 
 def test_cifar_arrays(run, tmp_path):
@@ -343,17 +298,6 @@ def test_average_is_over_the_fifteen_and_nothing_else():
     assert metrics["top1/avg_without_frost"] == pytest.approx(100 - 5 * (105 - 8) / 14)
 
 
-def test_clean_images_are_no_corruption():
-    errors = {name: [0.5] for name in CORRUPTIONS}
-    baseline = Baseline({name: [0.8] for name in CORRUPTIONS}, 0.2)
-    assert compared(errors, baseline, None) == {"mce": pytest.approx(62.5)}
-    both = {"mce": pytest.approx(62.5), "relative_mce": pytest.approx(100 * 0.2 / 0.6)}
-    assert compared({**errors, "clean": [0.3]}, baseline, None) == both
-    assert compared(errors, baseline, 0.3) == both
-    del errors["fog"]
-    assert compared(errors, baseline, 0.3) == {}
-
-
 @pytest.mark.slow
 def test_two_processes_count_every_image_once(run, tree, tmp_path):
     one = corruption(run, "--data.root", str(tree))
@@ -363,7 +307,7 @@ def test_two_processes_count_every_image_once(run, tree, tmp_path):
     args += ["--run_dir", str(folder), "--data.root", str(tree), "--model.head", str(head)]
     subprocess.run(
         [
-            *(sys.executable, "-m", "ser_lightning.cli", "evaluate"),
+            *(sys.executable, "-m", "ser_lightning", "evaluate"),
             *(*args, "--trainer.devices", "2", "--trainer.strategy", "ddp"),
         ],
         check=True,

@@ -1,6 +1,5 @@
 """The perturbation stage end to end, on videos and on generated sequences."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.corruptions import PERTURBATIONS, sequence
 from ser_lightning.data import Shapes
-from ser_lightning.data.benchmarks.perturbed import ALL_PERTURBATIONS
+from ser_lightning.data.benchmarks.imagenet_p import ALL_PERTURBATIONS
 from ser_lightning.data.benchmarks.videos import read_video
 from ser_lightning.data.datasets import balanced_subset
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, normalise
@@ -174,41 +173,31 @@ class Stand(nn.Module):
         return torch.sin(100 * self.linear(pixels.flatten(1)))
 
 
-def test_measured_baseline_is_written_and_read_again(run, monkeypatch):
+def test_alexnet_is_a_result_of_its_own(run, monkeypatch):
     monkeypatch.setattr(imagenet_p, "load_alexnet", lambda path: Stand())
     pick = ["--data.perturbations", "[" + ", ".join(PERTURBATIONS) + "]"]
-    first = perturbation(run, *GENERATED, *pick, "--model.baseline", "measure", dataset="shapes")
-    written = json.loads((run / "imagenet_p_baseline.json").read_text())
-    for metric, own in (("mfr", "flip_probability"), ("mt5d", "top5_distance")):
-        ratios = [
-            first.metrics[f"{own}/{name}"] / written["metrics"][f"{own}/{name}"]
-            for name in PERTURBATIONS
-        ]
-        assert first.metrics[metric] == pytest.approx(100 * np.mean(ratios))
-    assert not any(key.startswith("top1") for key in written["metrics"])
+    first = perturbation(run, *GENERATED, *pick, "--model.alexnet", "true", dataset="shapes")
+    alexnet = read_record(run / "results" / "imagenet-p-shapes-alexnet.json")
+    assert (alexnet.network, alexnet.checkpoint, alexnet.layer) == ("alexnet", None, None)
+    assert (alexnet.stage, alexnet.dataset) == (first.stage, first.dataset)
+    assert not any(key.startswith("top1/") for key in alexnet.metrics)  # needs no labels
     stand = naive(None, lambda _, x: Stand()(x), *videos_of("tilt"), "tilt", stride=5)
-    assert written["metrics"]["flip_probability/tilt"] == pytest.approx(
-        stand["flip_probability/tilt"]
+    for metric in ("flip_probability/tilt", "top5_distance/tilt"):
+        assert alexnet.metrics[metric] == pytest.approx(stand[metric])
+    flips = [alexnet.metrics[f"flip_probability/{name}"] for name in PERTURBATIONS]
+    assert alexnet.metrics["flip_probability/avg"] == pytest.approx(np.mean(flips))
+    videos = {name: n for name, n in first.counts.items() if name.startswith(("videos", "frames"))}
+    assert alexnet.counts == videos
+    assert alexnet.protocol["frame_stride"] == first.protocol["frame_stride"] == 5
+    assert "alexnet" not in first.protocol  # seeds measured with and without it are averaged
+    assert alexnet.unofficial_reasons == (
+        "perturbations are generated",
+        "every 5. frame only",
+        "measured on a part of the images",
     )
-    path = str(run / "imagenet_p_baseline.json")
-    again = perturbation(run, *GENERATED, *pick, "--model.baseline", path, dataset="shapes")
-    assert again.metrics == first.metrics
-    assert again.protocol == first.protocol
-    assert first.protocol["baseline"] == "alexnet"
-    assert written["unofficial_reason"] == (
-        "perturbations are generated; every 5. frame only; measured on a part of the images"
-    )
-    with pytest.raises(ValueError, match="with videos/gaussian_noise 6, not 12; measure both"):
-        perturbation(run, *GENERATED, *pick, "--model.baseline", path, "--data.num_test", "12")
-    own = str(run / "results" / "imagenet-p-shapes.json")
-    with pytest.warns(UserWarning, match="are 0; mfr is left out"):
-        same = perturbation(run, *GENERATED, *pick, "--model.baseline", own, dataset="shapes")
-    assert same.metrics[f"mt5d_vs_{run.name}"] == pytest.approx(100)
-    assert "mt5d" not in same.metrics  # of AlexNet alone
-    assert same.protocol["baseline"]["name"] == run.name
-    assert same.selected["base_learning_rate"] == 3.0
-    with pytest.raises(ValueError, match="was measured with frame_stride 5, not 4"):
-        perturbation(run, *GENERATED, *pick, "--model.baseline", own, "--data.frame_stride", "4")
+    assert first.network is None
+    assert first.selected["base_learning_rate"] == 3.0
+    assert not any(name.startswith(("mfr", "mt5d")) for name in first.metrics)
 
 
 def videos_of(name):
@@ -217,16 +206,6 @@ def videos_of(name):
     chosen = balanced_subset(images.labels, 6, generator(0, Stream.SUBSET, 2))
     videos = [sequence(images.read(int(i)), name, int(i), 0) for i in chosen]
     return videos, images.labels[chosen].tolist()
-
-
-def test_baseline_that_never_flips_has_no_ratio():
-    ours = {f"flip_probability/{name}": 2.0 for name in PERTURBATIONS}
-    theirs = {key: 4.0 for key in ours}
-    assert imagenet_p.compared(ours, theirs) == {"mfr": 50.0}
-    assert imagenet_p.compared(ours, theirs, "moco") == {"mfr_vs_moco": 50.0}
-    theirs["flip_probability/snow"] = 0.0
-    with pytest.warns(UserWarning, match="flip_probability/snow are 0; mfr is left out"):
-        assert imagenet_p.compared(ours, theirs) == {}
 
 
 def test_difficulty_compares_frames_further_apart(run):
@@ -243,7 +222,7 @@ def test_difficulty_compares_frames_further_apart(run):
 def test_alexnet_needs_its_weights(run, tmp_path):
     with pytest.raises(ValueError, match=r"alexnet\.pth does not exist; fetch"):
         perturbation(
-            run, *GENERATED, "--model.baseline", "measure",
+            run, *GENERATED, "--model.alexnet", "true",
             "--model.alexnet_weights", str(tmp_path / "alexnet.pth"),
         )  # fmt: skip
 

@@ -2,9 +2,15 @@
 
 from pathlib import Path
 
+import lightning as L
+import numpy as np
 import pytest
 
 from ser_lightning.commands.evaluate import evaluate
+from ser_lightning.data import Shapes
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.sources.base import Part
+from ser_lightning.evaluation.stages.knn import KNNStage
 from ser_lightning.evaluation.stages.linear import head_path
 from ser_lightning.results.hits import load_hits
 from ser_lightning.results.record import read_record
@@ -49,3 +55,22 @@ def test_bank_is_the_whole_training_split_whatever_is_held_out(checkpoint, tmp_p
     record, whole = read_record(path), read_record(run_stage(checkpoint, tmp_path / "other"))
     assert record.protocol["num_bank"] == 96
     assert record.metrics == whole.metrics
+
+
+class Overlapping(Shapes):
+    """Whose test images are some of its training images."""
+
+    def evaluation(self):
+        return Part(self.train(), np.arange(5))
+
+    def train(self):
+        self._train = getattr(self, "_train", None) or super().train()
+        return self._train
+
+
+def test_bank_with_test_images_is_refused(checkpoint, tmp_path):
+    source = Overlapping(num_train=96, num_evaluation=24, image_size=16)
+    data = LabelledDataModule(source, image_size=16, num_workers=0)
+    with pytest.raises(ValueError, match="5 of 5 test images are in the bank too"):
+        KNNStage(str(checkpoint)).run(L.Trainer(logger=False), data, tmp_path)
+    assert list(tmp_path.iterdir()) == []

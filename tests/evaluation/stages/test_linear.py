@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -98,11 +99,11 @@ def fitted(heads, tmp_path, crops=False, data=None, epochs=EPOCHS, **options):
         for split in ("train", "holdout")
     }
     if crops:
-        probe, train = CropProbe(backbone, [3, 4], heads, 12), data.train_dataloader()
+        probe, train = CropProbe(backbone, [3, 4], heads), data.train_dataloader()
     else:
-        probe = Probe(heads, 12)
-        train = data.key_loader(TrainingRows(features["train"], 2, data.plan()), 0)
-    fit_probe(trainer, probe, train, CleanRows(features["holdout"], 2, 10))
+        probe = Probe(heads)
+        train = data.key_loader(TrainingRows(features["train"].last(2), data.plan()), 0)
+    fit_probe(trainer, probe, train, CleanRows(features["holdout"].last(2), 10))
     return probe, data, features
 
 
@@ -118,7 +119,7 @@ def batches(data, features, crops):
                 yield epoch, torch.cat(tokens, dim=1), batch.label
             else:
                 index = plan.indices(key)[0]
-                rows = torch.from_numpy(features["train"].cls[index][:, -2:])
+                rows = torch.from_numpy(features["train"].values[index][:, -2:])
                 yield epoch, rows.flatten(1).double(), features["train"].label[index]
 
 
@@ -190,11 +191,11 @@ def test_best_head_of_the_last_fifth_is_chosen(tmp_path):
     data = labelled(num_train=32)
     trainer = new_trainer(data, epochs=10)
     features = cached_features(frozen_backbone(), "weights", data, "train", trainer, tmp_path)
-    train = data.key_loader(TrainingRows(features, 2, data.plan()), 0)
-    probe = Scripted(LinearHeads(64, 12, [0.3, 1.0, 3.0], BATCH), 12)
+    train = data.key_loader(TrainingRows(features.last(2), data.plan()), 0)
+    probe = Scripted(LinearHeads(64, 12, [0.3, 1.0, 3.0], BATCH))
     # the best of all comes too early; 5 is there twice in the last two epochs, first in head 2
     probe.hits = [(9, 9, 9)] * 8 + [(2, 4, 5), (3, 5, 4)]
-    fit_probe(trainer, probe, train, CleanRows(features, 2, 10))
+    fit_probe(trainer, probe, train, CleanRows(features.last(2), 10))
     assert probe.selected[:3] == (2, 9, 50.0)
     assert probe.last[:3] == (1, 10, 50.0)
     assert torch.equal(probe.last.classifier.weight, probe.heads.single(1).weight)
@@ -203,7 +204,8 @@ def test_best_head_of_the_last_fifth_is_chosen(tmp_path):
 
 def test_holdout_accuracy_is_that_of_the_chosen_head(tmp_path):
     probe, _, features = fitted(LinearHeads(64, 12, [1.0, 30.0], BATCH), tmp_path)
-    x, label = features["holdout"].concatenated(2), features["holdout"].label
+    values, label, _ = features["holdout"].last(2)
+    x = torch.from_numpy(np.array(values)).flatten(1)
     hits = (probe.selected.classifier(x).argmax(1) == label).double().mean()
     assert probe.selected.holdout_top1 == pytest.approx(100 * hits.item())
     assert probe.selected.holdout_top1 == max(probe.holdout_top1[-1])
@@ -279,19 +281,18 @@ def test_accuracy_counts_each_test_image_once(checkpoint, tmp_path):
     assert result.counts["hits"] == int(torch.cat(hits).sum())
     assert result.num_samples == 24
     assert result.metrics["top1"] == pytest.approx(100 * result.counts["hits"] / 24)
-    kept = hits_of(tmp_path)
-    assert kept.tolist() == torch.cat(hits).tolist()  # in the order of the split
-    stage.run(new_trainer(data), data, tmp_path)
-    assert hits_of(tmp_path).tolist() == kept.tolist()  # not appended
+    assert result.hits["top1"].tolist() == torch.cat(hits).tolist()  # in the order of the split
+    assert torch.equal(result.label, data.images("test").labels)
 
 
 def test_record_and_head_of_the_command(checkpoint, tmp_path):
     record = run_stage(checkpoint, tmp_path, "--data.holdout_fraction", "0.25")
     assert set(record.metrics) == {"top1", "top5", "top1_last_epoch", "top5_last_epoch"}
     assert record.num_samples == 24
-    assert record.official
+    few = f"selected on {record.protocol['num_holdout']} held-out images, fewer than 1,000"
+    assert record.unofficial_reasons == (few,)
     assert record.feature["cls_of_blocks"] == [2]  # [CLS] joins after the first of two
-    assert record.protocol["epochs"] == 2
+    assert record.protocol["max_epochs"] == 2
     assert record.protocol["num_train"] + record.protocol["num_holdout"] == 96
     assert record.selected["base_learning_rate"] in record.protocol["base_learning_rates"]
     assert record.selected["epoch"] == 2
@@ -299,6 +300,10 @@ def test_record_and_head_of_the_command(checkpoint, tmp_path):
     classifier = LinearClassifier.load(head_path(tmp_path, "shapes"))
     assert classifier.layers == [2]
     assert len(classifier.class_names) == 12
+    assert hits_of(tmp_path).sum() == record.counts["hits"]
+    head = hits_of(tmp_path)
+    run_stage(checkpoint, tmp_path, "--data.holdout_fraction", "0.25")
+    assert hits_of(tmp_path).tolist() == head.tolist()  # not appended
 
 
 def test_cached_features_are_marked_and_repeat_exactly(checkpoint, tmp_path):
@@ -306,7 +311,7 @@ def test_cached_features_are_marked_and_repeat_exactly(checkpoint, tmp_path):
     first = run_stage(checkpoint, tmp_path, *options)
     head = saved_head(tmp_path)
     again = run_stage(checkpoint, tmp_path, *options)
-    assert "; ".join(first.unofficial_reasons) == "trained on clean images, without crops"
+    assert first.unofficial_reasons[0] == "trained on clean images, without crops"
     assert first.metrics == again.metrics
     assert torch.equal(head, saved_head(tmp_path))
     assert len(list((tmp_path / "features").iterdir())) == 3
@@ -330,6 +335,24 @@ def test_nothing_held_out_needs_a_single_learning_rate(checkpoint, tmp_path):
     assert result.metrics["top1"] == result.metrics["top1_last_epoch"]
 
 
+def test_choice_is_official_from_a_stated_number_of_images_on(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe_stage, "MIN_HOLDOUT", 48)
+    for fraction, reasons in (
+        (0.5, ()),
+        (0.25, ("selected on 24 held-out images, fewer than 48",)),
+    ):
+        data = labelled(holdout_fraction=fraction)
+        (result,) = LinearStage(str(checkpoint), [1.0, 3.0]).run(new_trainer(data), data, tmp_path)
+        assert result.unofficial_reasons == reasons
+
+
+def test_head_that_diverged_writes_nothing(checkpoint, tmp_path):
+    data = labelled()
+    with pytest.raises(ValueError, match=r"base_learning_rate.: 1e\+40.*not finite.*no record"):
+        LinearStage(str(checkpoint), [1e40]).run(new_trainer(data), data, tmp_path)
+    assert not (tmp_path / "results").exists()
+
+
 def test_length_of_the_training_is_needed(checkpoint, tmp_path):
     data = labelled()
     with pytest.raises(ValueError, match="max_epochs None says not how long to train"):
@@ -345,7 +368,7 @@ def test_learning_rates_that_make_no_grid_are_refused(rates, checkpoint):
 def run_on_two_processes(checkpoint, folder, *options):
     config = str(ROOT / "configs" / "eval" / "linear.yaml")
     args = ["--config", config, "--checkpoint", str(checkpoint), "--run_dir", str(folder), *SMALL]
-    command = [sys.executable, "-m", "ser_lightning.cli", "evaluate", *args, *options]
+    command = [sys.executable, "-m", "ser_lightning", "evaluate", *args, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--trainer.devices", "2"], check=True, env=environment, timeout=250)
     return read_record(folder / "results" / "linear-shapes.json")

@@ -77,9 +77,9 @@ def test_head_equals_a_naive_loop(tmp_path):
     )
     head = DeepHead(32, 12, hidden=20, seed=3)
     initial = [p.detach().clone() for p in head.parameters()]
-    probe = Probe(head, 12)
-    train = data.key_loader(TrainingRows(features, 1, data.plan()), 0)
-    fit_probe(trainer, probe, train, CleanRows(holdout, 1, 10))
+    probe = Probe(head)
+    train = data.key_loader(TrainingRows(features.last(1), data.plan()), 0)
+    fit_probe(trainer, probe, train, CleanRows(holdout.last(1), 10))
     x = features.embeddings()
     steps = [
         data.plan().indices(BatchKey(epoch, step))[0]
@@ -118,10 +118,13 @@ def test_record_of_the_command(cached, checkpoint, tmp_path):
     assert set(record.metrics) == {"top1", "top5", "top1_last_epoch", "top5_last_epoch"}
     assert record.num_samples == 24
     assert record.counts["hits"] == round(24 * record.metrics["top1"] / 100)
-    assert record.official == (cached == "false")
-    assert record.protocol["hidden"] == [1024, 1024]
+    few = "selected on 24 held-out images, fewer than 1,000"
+    clean = ("trained on clean images, without crops",) if cached == "true" else ()
+    assert record.unofficial_reasons == (*clean, few)
+    assert record.protocol["hidden"] == 1024
     assert record.selected["epoch"] == 2
-    assert not list((tmp_path / "results").glob("*.safetensors"))
+    (kept,) = (tmp_path / "results").glob("*.safetensors")  # hits, but no head
+    assert kept.name == "mlp-shapes.hits.safetensors"
 
 
 def test_feature_is_the_last_block_or_the_last_four(checkpoint, monkeypatch):

@@ -10,18 +10,22 @@ import torch.nn.functional as F
 
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import BatchKey, Shapes
-from ser_lightning.data.datasets import EvaluationBatches
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.plan import Plan
 from ser_lightning.data.sources.base import ImageSet
+from ser_lightning.evaluation.features import (
+    CleanRows,
+    FeatureBatch,
+    Features,
+    TrainingRows,
+    write_features,
+)
+from ser_lightning.evaluation.probe import Probe
 from ser_lightning.evaluation.stages.transformation import (
-    FeatureRows,
-    ProbeBatch,
-    ProbeTest,
-    ProbeTraining,
-    VersionPass,
-    list_probes,
-    probe_input,
+    VersionFeatures,
+    VersionHeads,
+    list_tasks,
+    task_input,
     version_features,
 )
 from ser_lightning.results.record import read_record
@@ -61,11 +65,12 @@ def frozen():
     return tiny_backbone().eval().requires_grad_(False)
 
 
-def training(modes=("pair", "single"), layers=(1, 4)):
-    """Untrained heads whose losses are not logged."""
-    module = ProbeTraining(list_probes(layers, modes, baseline=False), 32, 16, 1e-3, seed=0)
-    module.log = lambda *args, **kwargs: None
-    return module
+def untrained(modes=("pair", "single"), layers=(1, 4)):
+    return VersionHeads(list_tasks(layers, modes, baseline=False), 32, 16, 1e-3, seed=0)
+
+
+def batch_of(features, slot):
+    return FeatureBatch(features, torch.full_like(slot, -1), slot)
 
 
 def test_stored_features_are_those_of_the_images(tmp_path):
@@ -77,14 +82,17 @@ def test_stored_features_are_those_of_the_images(tmp_path):
     )
     data.setup("fit")
     num_images = len(data.images("train"))
-    backbone, path = frozen(), tmp_path / "folder" / "features.npy"
-    store = VersionPass([backbone], [1, 4], path, num_images)
-    trainer().test(store, data.clean_loader("train"), verbose=False)
+    backbone, path = frozen(), tmp_path / "features.npy"
+    extractor = VersionFeatures([backbone], [1, 4])
+    write_features(extractor, data.clean_loader("train"), num_images, path, trainer())
     pixels = torch.cat([batch.pixels for batch in data.clean_loader("train")])
     expected = version_features([backbone], [1, 4], pixels)
     torch.testing.assert_close(torch.from_numpy(np.load(path)), expected)
 
-    rows = FeatureRows(path, Plan(num_images, 8, 0, seed=3))
+    features = Features(
+        np.load(path, mmap_mode="r"), torch.zeros(num_images), np.arange(num_images)
+    )
+    rows = TrainingRows(features, Plan(num_images, 8, 0, seed=3))
     seen = torch.cat([rows[BatchKey(0, step)].features for step in range(len(rows))])
     order = Plan(num_images, 8, 0, seed=3)
     positions = np.concatenate([order.indices(BatchKey(0, s))[0] for s in range(len(rows))])
@@ -92,11 +100,11 @@ def test_stored_features_are_those_of_the_images(tmp_path):
 
 
 def test_labels_are_balanced_over_ranks_and_change_with_the_epoch(tmp_path):
-    np.save(tmp_path / "rows.npy", np.arange(32, dtype=np.float32).reshape(32, 1, 1, 1))
-    labels = []
+    values = np.arange(32, dtype=np.float32).reshape(32, 1, 1, 1)
+    features, labels = Features(values, torch.zeros(32), np.arange(32)), []
     for epoch in range(2):
         parts = [
-            FeatureRows(tmp_path / "rows.npy", Plan(32, 16, 0, 0, rank, 2))[BatchKey(epoch, 0)]
+            TrainingRows(features, Plan(32, 16, 0, 0, rank, 2))[BatchKey(epoch, 0)]
             for rank in range(2)
         ]
         slot = torch.cat([part.slot for part in parts])
@@ -108,16 +116,16 @@ def test_labels_are_balanced_over_ranks_and_change_with_the_epoch(tmp_path):
 
 
 def test_each_head_gets_the_gradient_of_its_own_loss():
-    module = training()
+    module = untrained()
     features, slot = torch.randn(8, 5, 2, 32), torch.arange(8)
-    module.training_step(ProbeBatch(features, slot), 0).backward()
-    for probe, head in zip(module.probes, module.heads, strict=True):
-        label = slot % (4 if probe.family == "rotation" else 2)
-        own = F.cross_entropy(head(probe_input(probe, features, label)), label)
+    module.objective(module.losses(batch_of(features, slot))).backward()
+    for task, head in zip(module.tasks, module.heads, strict=True):
+        label = slot % (4 if task.family == "rotation" else 2)
+        own = F.cross_entropy(head(task_input(task, features, label)), label)
         expected = torch.autograd.grad(own, list(head.parameters()))
         for parameter, gradient in zip(head.parameters(), expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
-    optimizer = module.configure_optimizers()
+    optimizer = module.configure(num_epochs=1)
     optimized = [p for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in optimized} == {id(p) for p in module.parameters()}
     assert optimizer.defaults["lr"] == 1e-3
@@ -125,42 +133,34 @@ def test_each_head_gets_the_gradient_of_its_own_loss():
 
 
 def test_accuracy_counts_every_image_under_every_label():
-    source = Shapes(num_train=24, num_evaluation=19, image_size=16).evaluation()
-    heads = training()
-    module = ProbeTest([frozen()], [1, 4], heads.probes, heads.heads)
-    dataset = EvaluationBatches(source, None, 4, 16)
-    loader = torch.utils.data.DataLoader(dataset, batch_size=None, collate_fn=lambda x: x)
-    trainer().test(module, loader, verbose=False)
-    pixels = torch.cat([dataset[i].pixels for i in range(len(dataset))])
-    features = version_features(list(module.backbones), [1, 4], pixels)
-    for probe, head in zip(module.probes, module.heads, strict=True):
-        num_labels = 4 if probe.family == "rotation" else 2
+    heads, features = untrained(), torch.randn(19, 5, 2, 32)
+    rows = CleanRows(Features(features.numpy(), torch.full((19,), -1), np.arange(19)), 4)
+    assert [len(rows[i].label) for i in range(len(rows))] == [4, 4, 4, 4, 3]
+    top1 = Probe(heads).top1(rows)  # in percent of the images, each of which has several labels
+    for task, head, accuracy in zip(heads.tasks, heads.heads, top1, strict=True):
         hits = 0
-        for number in range(num_labels):
+        for number in range(4 if task.family == "rotation" else 2):
             label = torch.full((19,), number)
-            predicted = head(probe_input(probe, features, label)).argmax(1)
+            predicted = head(task_input(task, features, label)).argmax(1)
             hits += int((predicted == number).sum())
-        total = 19 * num_labels
-        accuracy = module.accuracies[probe.name]
-        assert (accuracy.num_hits, accuracy.num_samples) == (hits, total)
-        assert accuracy.top1 == pytest.approx(100 * hits / total)
+        assert accuracy == pytest.approx(100 * hits / 19)
 
 
 def test_probe_learns_a_turn_that_the_features_tell():
     """Versions that differ in one channel are told apart; equal ones are not."""
-    module = training(layers=(1,), modes=("single",))
+    module = untrained(layers=(1,), modes=("single",))
     features = 0.1 * torch.randn(64, 5, 1, 32, generator=torch.Generator().manual_seed(0))
     features[:, :4, 0, 0] += 2 * torch.arange(4.0)
     features[:, 4] = features[:, 0]
     optimizer = torch.optim.Adam(module.heads.parameters(), 1e-2)
     for _ in range(150):
         optimizer.zero_grad()
-        module.training_step(ProbeBatch(features, torch.randperm(64)), 0).backward()
+        module.losses(batch_of(features, torch.randperm(64))).sum().backward()
         optimizer.step()
     accuracy = []
-    for probe, head in zip(module.probes, module.heads, strict=True):
-        label = torch.arange(64) % (4 if probe.family == "rotation" else 2)
-        predicted = head(probe_input(probe, features, label)).argmax(1)
+    for task, head in zip(module.tasks, module.heads, strict=True):
+        label = torch.arange(64) % (4 if task.family == "rotation" else 2)
+        predicted = head(task_input(task, features, label)).argmax(1)
         accuracy.append((predicted == label).float().mean())
     assert accuracy[0] > 0.95
     assert accuracy[1] < 0.8  # its two versions are the same
@@ -178,7 +178,7 @@ def test_record_has_every_probe_and_no_file_is_left(checkpoint, tmp_path):
     assert set(record.metrics) == names
     assert all(0 <= value <= 100 for value in record.metrics.values())
     assert record.num_samples == 24
-    assert record.protocol["epochs"] == 2
+    assert record.protocol["max_epochs"] == 2
     assert record.official
     assert not list((tmp_path / "features").iterdir())
     hits = record.counts["rotation_layer1_hits"]
@@ -207,7 +207,7 @@ def test_test_images_are_read_only_after_training(checkpoint, tmp_path, monkeypa
             self._splits["test"] = WatchedImages(self._splits["test"], is_over, notes)
 
     monkeypatch.setattr(LabelledDataModule, "setup", watched_setup)
-    monkeypatch.setattr(ProbeTraining, "on_fit_end", lambda self: is_over.append(True))
+    monkeypatch.setattr(Probe, "on_fit_end", lambda self: is_over.append(True))
     run_stage(checkpoint, tmp_path, "--model.baseline", "false")
     assert notes == [True] * 24
 

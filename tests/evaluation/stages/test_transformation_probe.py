@@ -7,11 +7,11 @@ from torchvision.transforms.v2 import functional as F
 from ser_lightning.evaluation.stages.transformation import (
     FAMILIES,
     NUM_VERSIONS,
-    Probe,
-    list_probes,
-    probe_head,
-    probe_input,
+    Task,
+    VersionHeads,
+    list_tasks,
     probed_layers,
+    task_input,
     version_features,
     versions,
 )
@@ -60,7 +60,7 @@ def test_features_are_mean_tokens_of_every_version_backbone_and_layer():
 def test_probe_sees_the_version_of_its_label(family, mode):
     features = torch.randn(6, NUM_VERSIONS, 3, 5)
     label = torch.arange(6) % len(FAMILIES[family])
-    seen = probe_input(Probe("", family, mode, 2), features, label)
+    seen = task_input(Task("", family, mode, 2), features, label)
     for row in range(6):
         moved = features[row, FAMILIES[family][label[row]], 2]
         expected = torch.cat([features[row, 0, 2], moved]) if mode == "pair" else moved
@@ -69,7 +69,7 @@ def test_probe_sees_the_version_of_its_label(family, mode):
 
 @pytest.mark.parametrize(("mode", "num_inputs"), [("pair", 10), ("single", 5)])
 def test_head_has_two_hidden_layers(mode, num_inputs):
-    head = probe_head(Probe("", "rotation", mode, 0), 5, hidden=7)
+    (head,) = VersionHeads([Task("", "rotation", mode, 0)], 5, 7, 1e-3, seed=0).heads
     sizes = [(m.in_features, m.out_features) for m in head if isinstance(m, torch.nn.Linear)]
     assert sizes == [(num_inputs, 7), (7, 7), (7, 4)]
     assert sum(isinstance(m, torch.nn.ReLU) for m in head) == 2
@@ -86,10 +86,10 @@ def test_layers_are_clipped_sorted_and_listed_once():
 
 
 def test_probes_are_named_as_the_report_expects():
-    probes = list_probes([3, 12], ["pair", "single"], baseline=True)
+    probes = list_tasks([3, 12], ["pair", "single"], baseline=True)
     assert len(probes) == len({p.name for p in probes}) == 16
     by_name = {p.name: p for p in probes}
     assert by_name["rotation_layer3"][1:] == ("rotation", "pair", 0)
     assert by_name["flip_layer12_single"][1:] == ("flip", "single", 1)
     assert by_name["random_init/flip_layer12"][1:] == ("flip", "pair", 3)
-    assert len(list_probes([3], ["pair"], baseline=False)) == 2
+    assert len(list_tasks([3], ["pair"], baseline=False)) == 2

@@ -55,7 +55,7 @@ def test_numbers_do_not_depend_on_the_number_of_processes(stage, checkpoint, hea
     args += ["--model.head", str(head)] if stage in NEEDS_HEAD else []
     main([*args, "--trainer.devices", "1", "--run_dir", str(tmp_path / "1")])
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--run_dir", str(tmp_path / "2")]
-    subprocess.run([sys.executable, "-m", "ser_lightning.cli", *args, *two], check=True)
+    subprocess.run([sys.executable, "-m", "ser_lightning", *args, *two], check=True)
     first, second = (
         json.loads(next((tmp_path / str(n) / "results").glob("*.json")).read_text()) for n in (1, 2)
     )

@@ -5,7 +5,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from ser_lightning.data.detection import DetectionTest
+from ser_lightning.data.detection import DetectionDataModule
 from ser_lightning.data.sources.coco import CocoDetection
 from ser_lightning.evaluation.detector import build_detector
 from ser_lightning.evaluation.metrics.average_precision import mean_average_precision
@@ -24,12 +24,14 @@ if __name__ == "__main__":
     stage.detector = build_detector("fcos", stage.backbone, 91, (0.5,) * 3, (0.2,) * 3, 32)
     stage.detector.score_thresh = 0.0  # untrained: anything counts
     stage.eval()
-    images = CocoDetection(coco).evaluation()
-    dataset = DetectionTest(images, 1, 64, 96, int(rank), int(world_size))
+    sizes = {"evaluation_batch_size": 1, "test_short_side": 64, "long_side": 96}
+    data = DetectionDataModule(CocoDetection(coco), num_workers=0, **sizes)
+    data.setup("test")
+    images = data.images("test")
     stage.on_test_epoch_start()
     with torch.no_grad():
-        for number in range(len(dataset)):
-            stage.test_step(dataset[number], number)
+        for number, batch in enumerate(data.test_dataloader()):
+            stage.test_step(batch, number)
     stage.on_test_epoch_end()
     truth = [images.boxes(index) for index in range(len(images))]
     result = {

@@ -1,15 +1,16 @@
 """The array files of CIFAR-10-C and CIFAR-100-C."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.corruptions import NUM_SEVERITIES
-from ser_lightning.data.sources.base import ImageSet
+from ser_lightning.data.sources.base import ImageSet, file_state
 
 
 @cache
@@ -37,6 +38,14 @@ class ArrayImages(ImageSet):
     def read(self, index: int) -> Tensor:
         """Reads one image."""
         return torch.from_numpy(np.array(_array(self.path)[self.first + index])).permute(2, 0, 1)
+
+    @override
+    def _names(self) -> Iterable[bytes]:
+        return (f"{self.path.name} {self.first}".encode(),)
+
+    @override
+    def _content(self) -> Iterable[bytes]:
+        return (file_state(self.path),)
 
 
 def open_cifar_c(

@@ -1,16 +1,18 @@
 """What the benchmarks have in common: named conditions, each with its images, in one loader."""
 
 from abc import ABC, abstractmethod
-from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from typing_extensions import override
 
-from ser_lightning.data.datasets import EvaluationBatches, balanced_subset, evaluation_loader
+from ser_lightning.batch import NO_IMAGES
+from ser_lightning.data.datasets import CleanImages, balanced_subset
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.sources.base import ImageSet, Part, Source
 from ser_lightning.randomness import Stream, generator
@@ -43,54 +45,54 @@ class ConditionBatch(NamedTuple):
         pixels: (B, 3, H, W) normalised images, or (B, T, 3, H, W) videos.
         label: (B,) labels of the condition's images.
         condition: (B,) places in the list of conditions.
+        unreadable: (n,) slots of images that could not be read and were left out.
     """
 
     pixels: Tensor
     label: Tensor
     condition: Tensor
+    unreadable: Tensor = NO_IMAGES
 
 
-class ConditionBatches(Dataset):
-    """The batches of all conditions, one condition after the other.
+@dataclass(frozen=True)
+class ConditionImages:
+    """Makes batches of one condition each; slots count through all conditions.
 
-    Args:
-        parts: the batches of each condition.
+    Attributes:
+        parts: what makes the batches of each condition.
     """
 
-    def __init__(self, parts: Sequence[EvaluationBatches]) -> None:
-        self.parts = list(parts)
-        self.ends = np.cumsum([len(part) for part in self.parts]).tolist()
+    parts: tuple[CleanImages, ...]
 
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    def __getitem__(self, item: int) -> ConditionBatch:
-        number = bisect_right(self.ends, item)
-        first = self.ends[number] - len(self.parts[number])
-        batch = self.parts[number][item - first]
-        return ConditionBatch(batch.pixels, batch.label, torch.full_like(batch.label, number))
+    def __call__(self, slots: np.ndarray) -> ConditionBatch:
+        """The images of some slots of one condition."""
+        ends = np.cumsum([len(part.reader.images) for part in self.parts])
+        number = int(np.searchsorted(ends, slots[0], side="right"))
+        first = ends[number] - len(self.parts[number].reader.images)
+        batch = self.parts[number](slots - first)
+        condition = torch.full_like(batch.label, number)
+        return ConditionBatch(batch.pixels, batch.label, condition, batch.unreadable + first)
 
 
-class RenderedBatches(Dataset):
-    """Batches of images that each come in all conditions at once.
+@dataclass(frozen=True)
+class RenderedImages:
+    """Makes batches of images that each come in all conditions at once.
 
-    Args:
-        batches: its pixels are (B, conditions, 3, H, W).
+    Attributes:
+        batches: what makes batches with pixels (B, conditions, 3, H, W).
     """
 
-    def __init__(self, batches: EvaluationBatches) -> None:
-        self.batches = batches
+    batches: CleanImages
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, item: int) -> ConditionBatch:
-        batch = self.batches[item]
+    def __call__(self, slots: np.ndarray) -> ConditionBatch:
+        """All conditions of the images of some slots."""
+        batch = self.batches(slots)
         num_images, num_conditions = batch.pixels.shape[:2]
         return ConditionBatch(
             batch.pixels.flatten(0, 1),
             batch.label.repeat_interleave(num_conditions),
             torch.arange(num_conditions).repeat(num_images),
+            batch.unreadable,
         )
 
 
@@ -127,43 +129,46 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
         """Folder of the images."""
 
     @property
+    @override
     def class_names(self) -> tuple[str, ...]:
-        """Names of the images' classes, or their ids where they have none; after `setup`."""
-        return self._class_names
+        return self._class_names  # or their ids where they have none
 
     @property
+    @override
     def num_classes(self) -> int:
-        """Number of classes of the images; available after `setup`."""
         return len(self._class_names)
 
+    @override
     def setup(self, stage: str) -> None:
-        """Opens what is to be measured, once."""
         if not self.conditions:
             self.conditions = self.open()
 
+    @override
     def test_dataloader(self) -> DataLoader:
-        """Loads the images of all conditions, this rank's share, each exactly once."""
-        parts = [self.batches(c.images, c.crop_fraction) for c in self.conditions]
-        return evaluation_loader(
-            ConditionBatches(parts), self.num_workers, torch.cuda.is_available()
+        return self.condition_loader()
+
+    def condition_loader(self, num_frames: Sequence[int] | None = None) -> DataLoader:
+        """Loads the images of all conditions, this rank's share, each exactly once.
+
+        Args:
+            num_frames: of the videos of each condition, where there are so many fewer in a batch.
+        """
+        frames = num_frames or [1] * len(self.conditions)
+        sizes = zip(self.conditions, frames, strict=True)
+        return self.in_order(
+            ConditionImages(tuple(self.images_of(c) for c in self.conditions)),
+            "test",
+            *((len(c.images), self.batch_size(number)) for c, number in sizes),
         )
 
-    def batches(
-        self, images: ImageSet, crop_fraction: float, num_frames: int = 1
-    ) -> EvaluationBatches:
-        """Batches of this rank's share of a set, fewer at a time if an image has many frames."""
-        return EvaluationBatches(
-            images,
-            None,
-            max(1, self.evaluation_batch_size // num_frames),
-            self.image_size,
-            crop_fraction,
-            self.mean,
-            self.std,
-            self.trainer.global_rank if self.trainer else 0,
-            self.trainer.world_size if self.trainer else 1,
-            self.on_bad_image,
-        )
+    def images_of(self, condition: Condition) -> CleanImages:
+        """What makes the batches of one condition."""
+        clean = replace(self.clean, crop_fraction=condition.crop_fraction)
+        return CleanImages(self.reader(condition.images), clean)
+
+    def batch_size(self, num_frames: int) -> int:
+        """Images in a batch, fewer if each has many frames."""
+        return max(1, self.evaluation_batch_size // num_frames)
 
     def source_images(self) -> ImageSet:
         """The source's whole evaluation split.

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
+from typing_extensions import override
 
 from ser_lightning.corruptions import corrupt, sequence
-from ser_lightning.data.sources.base import ImageSet
+from ser_lightning.data.sources.base import Derived, ImageSet
 
 CLEAN = "clean"
 """Name of the condition that is no corruption."""
@@ -44,7 +45,7 @@ def reduction(images: ImageSet, size: int, crop_fraction: float) -> Reduction | 
     return Reduction(size, crop_fraction) if larger else None
 
 
-class CorruptedImages(ImageSet):
+class CorruptedImages(Derived):
     """Images, each in all conditions at once; what is drawn for one depends on its place only.
 
     Args:
@@ -83,11 +84,15 @@ class CorruptedImages(ImageSet):
             ]
         )
 
+    @override
+    def settings(self) -> tuple[Any, ...]:
+        return self.conditions, self.seed, self.reduce, sorted(self.options.items())
+
     def _corrupt(self, image: Tensor, name: str, severity: int, index: int) -> Tensor:
         return corrupt(image, name, severity, index, self.seed, **self.options)
 
 
-class Sequences(ImageSet):
+class Sequences(Derived):
     """Images as generated sequences; what is drawn for one depends on its place only.
 
     Args:
@@ -124,3 +129,7 @@ class Sequences(ImageSet):
             image, crop = self.reduce.resize(image), self.reduce.size
             frames = sequence(image, self.name, index, self.seed, crop=crop)
         return frames[:: self.stride]
+
+    @override
+    def settings(self) -> tuple[Any, ...]:
+        return self.name, self.seed, self.reduce, self.stride

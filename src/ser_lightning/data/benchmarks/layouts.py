@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ser_lightning.data.sources.folder import EXTENSIONS, FolderImages
+from ser_lightning.data.sources.decode import EXTENSIONS
+from ser_lightning.data.sources.folder import FolderImages
 
 
 def find_folders(root: Path, names: Sequence[str]) -> dict[str, Path]:

@@ -1,12 +1,18 @@
 """Where images come from: one interface for folders, torchvision's sets and generated ones."""
 
+import hashlib
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-HOLDOUT_STEP = 20  # without an evaluation split, every 20th image is held out
+HOLDOUT_STEP = 20  # without an evaluation split, every 20th image of each class is held out
 
 
 class UnreadableImage(Exception):  # noqa: N818 - the name says what it is about
@@ -46,6 +52,44 @@ class ImageSet(ABC):
             UnreadableImage: the image is damaged.
         """
 
+    def read_reduced(self, index: int, min_side: int) -> Tensor:
+        """Reads one image, in a half, a quarter or an eighth of its size where that is faster.
+
+        JPEG decoders can leave out detail. A view that is cut from it does not change visibly
+        (by half a level on average) while the cut has twice the view's pixels on a side.
+
+        Args:
+            index: position in the split.
+            min_side: neither height nor width falls below it, unless the file's own is smaller.
+        """
+        return self.read(index)
+
+    def listing(self) -> str:
+        """SHA-256 of what was found, without looking into files: names, labels and classes."""
+        digest = hashlib.sha256(repr((type(self).__name__, self.class_names)).encode())
+        digest.update(self.labels.numpy().tobytes())
+        return _feed(digest, self._names())
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the listing, the images' content and how they are decoded.
+
+        For files, sizes and times of the last change stand for the content. They are looked up at
+        every call: an image that was replaced under the same name changes the result.
+        """
+        return _feed(hashlib.sha256(self.listing().encode()), self._content())
+
+    def describe(self) -> dict[str, Any]:
+        """How files are decoded, in plain values for a record; empty where none are."""
+        return {}
+
+    def _names(self) -> Iterable[bytes]:
+        """What tells the images of a listing apart, beside their labels."""
+        return ()
+
+    def _content(self) -> Iterable[bytes]:
+        """What stands for the images' pixels in a fingerprint."""
+        return ()
+
 
 class Source(ABC):
     """A data set with a training split and, where there is one, an evaluation split."""
@@ -60,6 +104,32 @@ class Source(ABC):
     @abstractmethod
     def evaluation(self) -> ImageSet | None:
         """Opens the evaluation split; None if the data set has none."""
+
+    @property
+    def dataset_name(self) -> str:
+        """What results call the data set, in lower case; it is part of their files' names."""
+        return type(self).__name__.lower()
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the images are a set that others measure on, rather than a user's own."""
+        return True
+
+    def notes(self) -> tuple[str, ...]:
+        """What else to say at the start: which folders were read, what was left out and why."""
+        return ()
+
+    def summary(self) -> str:
+        """What was found, in a few lines that are printed at every start."""
+        train, evaluation = self.train(), self.evaluation()
+        lines = [f"{self.dataset_name}, {len(train):,} images to train on, {_classes(train)}"]
+        if evaluation is None:
+            lines.append("nothing to evaluate on: no evaluation split, one image in every class")
+        elif isinstance(evaluation, HeldOut):
+            lines.append(evaluation.summary())
+        else:
+            lines.append(f"{len(evaluation):,} images to evaluate on")
+        return "\n".join(f"data: {line}" for line in (*lines, *self.notes()))
 
 
 class MemoryImages(ImageSet):
@@ -76,12 +146,43 @@ class MemoryImages(ImageSet):
         self.labels = labels
         self.class_names = class_names
 
+    @override
     def read(self, index: int) -> Tensor:
-        """Shows one image, (3, H, W) uint8, without copying it."""
-        return self.pixels[index].expand(3, -1, -1)
+        return self.pixels[index].expand(3, -1, -1)  # not copied
+
+    @override
+    def _content(self) -> Iterable[bytes]:
+        yield repr(tuple(self.pixels.shape)).encode()
+        yield self.pixels.numpy().tobytes()
 
 
-class Part(ImageSet):
+class Derived(ImageSet):
+    """Images that are made of another set's, or some of them.
+
+    Attributes:
+        images: the other set.
+    """
+
+    images: ImageSet
+
+    @abstractmethod
+    def settings(self) -> tuple[Any, ...]:
+        """What else the images depend on, in plain values; for a fingerprint."""
+
+    @override
+    def describe(self) -> dict[str, Any]:
+        return self.images.describe()
+
+    @override
+    def _names(self) -> Iterable[bytes]:
+        return (repr((self.images.listing(), *self.settings())).encode(),)
+
+    @override
+    def _content(self) -> Iterable[bytes]:
+        return (self.images.fingerprint().encode(),)
+
+
+class Part(Derived):
     """Some images of a split.
 
     Args:
@@ -95,21 +196,85 @@ class Part(ImageSet):
         self.labels = images.labels[torch.from_numpy(positions)]
         self.class_names = images.class_names
 
+    @override
     def read(self, index: int) -> Tensor:
-        """Reads one image of the part."""
         return self.images.read(int(self.positions[index]))
 
+    @override
+    def read_reduced(self, index: int, min_side: int) -> Tensor:
+        return self.images.read_reduced(int(self.positions[index]), min_side)
 
-def hold_out(images: ImageSet) -> tuple[ImageSet, ImageSet | None]:
-    """Splits a set without an evaluation split: every 20th image is kept from training.
+    @override
+    def settings(self) -> tuple[Any, ...]:
+        return (hashlib.sha256(self.positions.tobytes()).hexdigest(),)
+
+
+class HeldOut(Part):
+    """Training images that are kept from training, because a data set has no evaluation split."""
+
+    def summary(self) -> str:
+        """What was held out, in a line."""
+        members = torch.unique(self.images.labels, return_counts=True)[1]
+        single = int((members == 1).sum())
+        stay = f"; classes with a single image, which stays in training: {single:,}"
+        return (
+            f"no evaluation split: {len(self):,} images held out to evaluate on, every "
+            f"{HOLDOUT_STEP}th of each class or the last of a smaller one{stay if single else ''}"
+        )
+
+
+def hold_out(images: ImageSet) -> tuple[ImageSet, HeldOut | None]:
+    """Splits a set without an evaluation split, class by class.
+
+    Every 20th image of a class is held out, in the order of the set; of a class of 2 to 19 images,
+    the last one; of a class with one image, none. Images without labels are one class.
 
     Args:
         images: all images, in a fixed order.
 
     Returns:
-        The images to train on, and those held out; None with fewer than 20 images.
+        The images to train on, and those held out; None where every class has a single image.
     """
-    held_out = np.arange(len(images)) % HOLDOUT_STEP == HOLDOUT_STEP - 1
+    order = images.labels.numpy().argsort(kind="stable")
+    borders = np.flatnonzero(np.diff(images.labels.numpy()[order])) + 1
+    held_out = np.zeros(len(images), dtype=bool)
+    for members in np.split(order, borders):
+        every = members[HOLDOUT_STEP - 1 :: HOLDOUT_STEP]
+        held_out[every if len(every) else members[1:][-1:]] = True
     if not held_out.any():
         return images, None
-    return Part(images, np.flatnonzero(~held_out)), Part(images, np.flatnonzero(held_out))
+    return Part(images, np.flatnonzero(~held_out)), HeldOut(images, np.flatnonzero(held_out))
+
+
+def folder_path(root: str | None) -> Path:
+    """The folder that `root` names, "~" included.
+
+    Raises:
+        ValueError: it names none. An empty path would be the current folder.
+    """
+    if not root or not root.strip():
+        raise ValueError(
+            f"root {root!r} names no folder; give the folder of the images: --data.source.root DIR"
+        )
+    return Path(root).expanduser()
+
+
+def file_state(path: str | Path) -> bytes:
+    """Size and time of the last change of a file, which stand for its content."""
+    if not os.path.exists(path):
+        return b"missing\n"
+    state = os.stat(path)
+    return f"{state.st_size} {state.st_mtime_ns}\n".encode()
+
+
+def _feed(digest: Any, parts: Iterable[bytes]) -> str:
+    for part in parts:
+        digest.update(part)
+    return str(digest.hexdigest())
+
+
+def _classes(images: ImageSet) -> str:
+    if not images.class_names:
+        return "no labels"
+    some = ", ".join(images.class_names[:5])
+    return f"{images.num_classes:,} classes ({some}{', ...' if images.num_classes > 5 else ''})"

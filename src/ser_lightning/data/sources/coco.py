@@ -5,6 +5,7 @@ Category ids are the raw ones of the files everywhere: 1 to 90 with gaps, 80 of 
 
 import json
 import os
+from collections.abc import Iterable
 from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from ser_lightning.data.sources.base import ImageSet, Source
-from ser_lightning.data.sources.folder import read_image
+from ser_lightning.data.sources.base import Source, folder_path
+from ser_lightning.data.sources.folder import FileImages
 
 _LAYOUT = """expected
   {root}/train2017/000000000009.jpg ...
@@ -48,8 +50,8 @@ class Boxes(NamedTuple):
         return Boxes(*(values[kept] for values in self))
 
 
-class CocoImages(ImageSet):
-    """One split of COCO; its images have boxes instead of labels.
+class CocoImages(FileImages):
+    """One split of COCO; its images have boxes instead of labels, and are shown as stored.
 
     Args:
         folder: of the images.
@@ -91,13 +93,20 @@ class CocoImages(ImageSet):
         chosen._start, chosen._end = self._start[positions], self._end[positions]
         return chosen
 
+    @override
     def path(self, index: int) -> str:
-        """The file of one image."""
         return os.path.join(self.folder, os.fsdecode(self.names[index]))
 
-    def read(self, index: int) -> Tensor:
-        """Reads and decodes one image."""
-        return read_image(self.path(index))
+    @override
+    def read_reduced(self, index: int, min_side: int) -> Tensor:
+        return self.read(index)  # boxes are in pixels of the file
+
+    @override
+    def _names(self) -> Iterable[bytes]:
+        yield self.names.tobytes()
+        yield np.stack([self._start, self._end]).tobytes()
+        for values in self._boxes:
+            yield values.numpy().tobytes()
 
     def boxes(self, index: int) -> Boxes:
         """All annotations of one image; there may be none."""
@@ -118,8 +127,10 @@ class CocoDetection(Source):
     """
 
     def __init__(self, root: str) -> None:
+        folder_path(root)
         self.root = root
 
+    @override
     def train(self) -> CocoImages:
         """Opens train2017.
 
@@ -129,12 +140,12 @@ class CocoDetection(Source):
         """
         return self._open("train2017")
 
+    @override
     def evaluation(self) -> CocoImages:
-        """Opens val2017; fails as `train` does."""
         return self._open("val2017")
 
     def _open(self, split: str) -> CocoImages:
-        root = Path(self.root).expanduser()
+        root = folder_path(self.root)
         folder, file = root / split, root / "annotations" / f"instances_{split}.json"
         layout = _LAYOUT.format(root=self.root)
         if not folder.is_dir() or not file.is_file():

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from ser_lightning.data.sources.base import MemoryImages, Source
+from ser_lightning.data.sources.base import MemoryImages, Source, folder_path
 
 CLASS_NAMES = (
     "t-shirt", "trouser", "pullover", "dress", "coat",
@@ -60,8 +61,10 @@ class FashionMNISTFiles(Source):
     """
 
     def __init__(self, root: str = "/usr/share/datasets/fashion-mnist") -> None:
+        folder_path(root)
         self.root = root
 
+    @override
     def train(self) -> MemoryImages:
         """Reads the 60,000 training images.
 
@@ -71,8 +74,8 @@ class FashionMNISTFiles(Source):
         """
         return self._read("train")
 
+    @override
     def evaluation(self) -> MemoryImages:
-        """Reads the 10,000 test images; fails as `train` does."""
         return self._read("t10k")
 
     def _read(self, split: str) -> MemoryImages:
@@ -86,7 +89,7 @@ class FashionMNISTFiles(Source):
 
     def _find(self, split: str) -> list[Path]:
         names = [f"{split}-{kind}-idx{dims}-ubyte" for kind, dims in _KINDS.items()]
-        root = Path(self.root).expanduser()
+        root = folder_path(self.root)
         paths = [
             next((path for path in (root / name, root / f"{name}.gz") if path.is_file()), None)
             for name in names

@@ -1,173 +1,247 @@
 """Images in folders, in ImageNet's layout or without any."""
 
+import hashlib
 import os
+import re
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+from typing_extensions import override
 
-from ser_lightning.data.sources.base import ImageSet, Source, UnreadableImage, hold_out
-
-EXTENSIONS = (
-    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm",
-)  # fmt: skip
-
-_LAYOUT = """expected
-  {root}/{train}/<class>/*.jpg and {root}/{evaluation}/<class>/*.jpg   (ImageNet)
-  {root}/<class>/*.jpg                                     (every 20th image is held out)
-  {root}/*.jpg                                             (no labels)"""
-
-
-def _to_rgb(image: Image.Image) -> Tensor:
-    if image.mode.startswith("I"):  # 16 bits, as in microscopy
-        levels = np.clip(np.asarray(image), 0, 2**16 - 1) >> 8
-        return torch.from_numpy(levels.astype(np.uint8)).expand(3, -1, -1)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; save 8 or 16 bits")
-    if image.mode == "P":  # its transparent colours have a meaning only there
-        image = image.convert("RGBA")
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+from ser_lightning.data.sources.base import ImageSet, Source, file_state, folder_path, hold_out
+from ser_lightning.data.sources.decode import AS_STORED, Decode, Level, read_image
+from ser_lightning.data.sources.listing import list_images
+from ser_lightning.data.sources.released import imagenet_synsets
+from ser_lightning.data.sources.splits import (
+    LAYOUT,
+    Images,
+    Splits,
+    class_folders,
+    find_splits,
+    first_folders,
+)
+from ser_lightning.numbers import PositiveInt, checked
 
 
-def read_image(path: str) -> Tensor:
-    """Reads an image file of any of `EXTENSIONS`; 16-bit images keep their upper 8 bits.
+class FileImages(ImageSet):
+    """A split whose images are files.
 
-    Args:
-        path: the file.
-
-    Returns:
-        (3, H, W) uint8 image.
-
-    Raises:
-        UnreadableImage: the file is missing or damaged.
+    Attributes:
+        decode: how they are shown.
     """
-    try:
-        with Image.open(path) as image:
-            return _to_rgb(image)
-    except Exception as error:  # damaged files make decoders raise almost anything
-        raise UnreadableImage(f"{path}: {error or type(error).__name__}") from error
+
+    decode: Decode = AS_STORED
+
+    @abstractmethod
+    def path(self, index: int) -> str | Path:
+        """The file of one image."""
+
+    @override
+    def read(self, index: int) -> Tensor:
+        return read_image(self.path(index), self.decode)
+
+    @override
+    def read_reduced(self, index: int, min_side: int) -> Tensor:
+        return read_image(self.path(index), self.decode, min_side)
+
+    @override
+    def describe(self) -> dict[str, Any]:
+        return self.decode.describe()
+
+    @override
+    def _content(self) -> Iterator[bytes]:
+        yield repr(self.decode).encode()
+        for index in range(len(self)):
+            yield file_state(self.path(index))
 
 
-class FolderImages(ImageSet):
+class FolderImages(FileImages):
     """The images below one folder.
 
     Args:
         folder: the folder.
-        paths: image files relative to it, sorted.
+        paths: image files relative to it; they are sorted.
         class_names: names of the class folders; empty if the images have no labels.
+        decode: how the images are shown.
     """
 
-    def __init__(self, folder: Path, paths: list[str], class_names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        paths: Sequence[str] | np.ndarray,
+        class_names: tuple[str, ...],
+        decode: Decode = AS_STORED,
+    ) -> None:
         self.folder = str(folder)
         # one block of bytes: a list of a million strings would be copied into every worker
-        self.paths = np.array([os.fsencode(path) for path in paths])
+        if not isinstance(paths, np.ndarray):
+            paths = np.sort(np.array([os.fsencode(path) for path in paths], dtype=np.bytes_))
+        self.paths = paths
         self.class_names = class_names
+        self.decode = decode
         ids = {name: number for number, name in enumerate(class_names)}
-        self.labels = torch.tensor([ids.get(_class_of(path), -1) for path in paths])
+        self.labels = torch.full((len(paths),), -1)
+        for name, rows in first_folders(paths).items():
+            self.labels[rows] = ids.get(name, -1)
 
+    @override
     def path(self, index: int) -> str:
-        """The file of one image."""
         return os.path.join(self.folder, os.fsdecode(self.paths[index]))
 
-    def read(self, index: int) -> Tensor:
-        """Reads and decodes one image."""
-        return read_image(self.path(index))
+    @override
+    def _names(self) -> Iterable[bytes]:
+        return (self.paths.tobytes(),)
 
 
-def _class_of(path: str) -> str:
-    """The first folder of a relative path; empty for a file that lies in no folder."""
-    head, separator, _ = path.partition(os.sep)
-    return head if separator else ""
+class _Found(NamedTuple):
+    """The splits of a folder, which folders they are, and how much is in neither, by reason."""
+
+    train: ImageSet
+    evaluation: ImageSet | None
+    choice: str
+    left_out: Counter[str]
 
 
-def list_images(folder: Path) -> list[str]:
-    """Lists image files below a folder, sorted, relative to it; hidden files are left out."""
-    found = []
-    for directory, _, names in os.walk(folder, followlinks=True):
-        found += [
-            os.path.relpath(os.path.join(directory, name), folder)
-            for name in names
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        ]
-    return sorted(found)
-
-
-def _class_names(paths: list[str]) -> tuple[str, ...]:
-    """Class folders in sorted order; none if images lie outside of them or in a single one."""
-    names = sorted({_class_of(path) for path in paths})
-    return tuple(names) if len(names) > 1 and "" not in names else ()
-
-
+@checked
 class ImageFolder(Source):
-    """A folder of images: ImageNet's layout, class folders without a split, or just images.
+    """A folder of images: a tree of splits, class folders without a split, or just images.
 
-    Without a folder for evaluation every 20th image of the sorted list is held out for it. A
-    single class folder, or images outside of class folders, means that there are no labels.
+    Folders called `train` or `training` and `val`, `valid`, `validation`, `test`, `testing`, `eval`
+    or `evaluation`, in any letter case, are splits; the first one found is read. Without a folder
+    for evaluation every 20th image of each class is held out for it, or the last of a class of 2
+    to 19. A single class folder means that there are no labels. What was found and what was left
+    out is printed at every start.
 
     Args:
         root: the folder.
-        train: name of its folder for training; if it is missing, root itself is listed.
-        evaluation: name of its folder for evaluation.
+        train: name of its folder for training, before others are looked for.
+        evaluation: name of its folder for evaluation, before others are looked for.
+        labels: whether class folders give labels; false reads all images without any.
+        upright: whether to turn photographs as their EXIF orientation says; null turns all but the
+            evaluation split of ImageNet, which published results show as it is stored.
+        background: red, green and blue behind transparent areas.
+        max_pixels: most pixels to decode of a file; larger files count as unreadable.
     """
 
-    def __init__(self, root: str, train: str = "train", evaluation: str = "val") -> None:
+    def __init__(
+        self,
+        root: str,
+        train: str = "train",
+        evaluation: str = "val",
+        labels: bool = True,
+        upright: bool | None = None,
+        background: tuple[Level, Level, Level] = AS_STORED.background,
+        max_pixels: PositiveInt = AS_STORED.max_pixels,
+    ) -> None:
+        folder_path(root)
         self.root = root
         self.train_name = train
         self.evaluation_name = evaluation
-        self._splits: tuple[ImageSet, ImageSet | None] | None = None
+        self.has_labels = labels
+        self.upright = upright
+        self.decode = Decode(upright is not False, background, max_pixels)
+        self._found: _Found | None = None
 
+    @override
+    def prepare(self) -> None:
+        path = folder_path(self.root)
+        if path.is_dir():
+            list_images(path)  # leaves an index for all other processes
+
+    @override
     def train(self) -> ImageSet:
         """Opens the training split.
 
         Raises:
             FileNotFoundError: the folder is missing or holds no image.
-            ValueError: the evaluation folder does not fit to the training folder.
+            ValueError: it is not clear what is a split and what a class, or the evaluation folder
+                does not fit to the training folder.
         """
-        return self._open()[0]
+        return self._open().train
 
+    @override
     def evaluation(self) -> ImageSet | None:
-        """Opens the evaluation split; fails as `train` does."""
-        return self._open()[1]
+        return self._open().evaluation
 
-    def _open(self) -> tuple[ImageSet, ImageSet | None]:
-        if self._splits is None:
-            root = Path(self.root).expanduser()
-            train, evaluation = root / self.train_name, root / self.evaluation_name
-            if train.is_dir() and evaluation.is_dir():
-                images = self._list(train)
-                self._splits = images, self._list_evaluation(evaluation, images)
-            else:
-                self._splits = hold_out(self._list(train if train.is_dir() else root))
-        return self._splits
+    @property
+    @override
+    def dataset_name(self) -> str:
+        path = folder_path(self.root).resolve()
+        name = re.sub(r"[^a-z0-9]+", "_", path.name.lower()).strip("_")
+        return f"folder_{name}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
 
-    def _list(self, folder: Path) -> FolderImages:
-        layout = _LAYOUT.format(
-            root=self.root, train=self.train_name, evaluation=self.evaluation_name
+    @property
+    @override
+    def is_released(self) -> bool:
+        return self.train().class_names == imagenet_synsets()
+
+    @override
+    def notes(self) -> tuple[str, ...]:
+        found = self._open()
+        kinds = [f"{reason}: {number:,}" for reason, number in found.left_out.most_common()]
+        if len(kinds) > 12:
+            kinds[11:] = [f"{len(kinds) - 11} more kinds"]
+        return (found.choice, *([f"left out: {', '.join(kinds)}"] if kinds else []))
+
+    def _open(self) -> _Found:
+        if self._found is None:
+            root = folder_path(self.root)
+            layout = LAYOUT.format(root=self.root)
+            if not root.is_dir():
+                raise FileNotFoundError(f"{root} is no folder; {layout}")
+            listing = list_images(root)
+            if not len(listing.paths):
+                others = "".join(f", {reason}: {n:,}" for reason, n in listing.left_out.items())
+                raise FileNotFoundError(
+                    f"{root} holds no image (.jpg .png and others){others}; {layout}"
+                )
+            splits = find_splits(root, listing.paths, self.train_name, self.evaluation_name)
+            self._found = self._divide(splits, listing.left_out + splits.left_out)
+        return self._found
+
+    def _divide(self, splits: Splits, left_out: Counter[str]) -> _Found:
+        files, names, num_loose = (
+            class_folders(splits.train) if self.has_labels else (splits.train, (), 0)
         )
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is no folder; {layout}")
-        paths = list_images(folder)
-        if not paths:
-            kinds = " ".join(EXTENSIONS)
-            raise FileNotFoundError(f"{folder} holds no image ({kinds}); {layout}")
-        return FolderImages(folder, paths, _class_names(paths))
+        train = FolderImages(*files, names, self.decode)
+        choice = f"{files.folder} is read"
+        if splits.evaluation is None:
+            found = _Found(*hold_out(train), choice, left_out)
+        else:
+            files = splits.evaluation
+            if names:
+                files, _, loose = class_folders(files, least=1)
+                num_loose += loose
+                _check_classes(files, train)
+            decode = self.decode
+            if self.upright is None and names and set(names) <= set(imagenet_synsets()):
+                decode = replace(decode, upright=False)
+            evaluation = FolderImages(*files, names, decode)
+            choice += f" for training, {files.folder} for evaluation"
+            found = _Found(train, evaluation, choice, left_out)
+        if num_loose:
+            left_out["images beside class folders"] += num_loose
+        return found
 
-    def _list_evaluation(self, folder: Path, train: FolderImages) -> FolderImages:
-        images = self._list(folder)
-        if train.class_names:
-            unknown = {_class_of(os.fsdecode(path)) for path in images.paths}
-            unknown -= set(train.class_names)
-            if "" in unknown:
-                raise ValueError(
-                    f"{folder} holds images outside of class folders, {train.folder} has classes; "
-                    "sort the images into the same class folders"
-                )
-            if unknown:
-                raise ValueError(
-                    f"{folder} has classes that {train.folder} has not: "
-                    f"{', '.join(sorted(unknown)[:5])}; use the same class folders in both"
-                )
-        paths = [os.fsdecode(path) for path in images.paths]
-        return FolderImages(folder, paths, train.class_names)
+
+def _check_classes(images: Images, train: FolderImages) -> None:
+    """Refuses images to evaluate whose class was not trained on."""
+    classes = first_folders(images.paths)
+    unknown = sorted(set(classes) - set(train.class_names))
+    if not classes:
+        raise ValueError(
+            f"{images.folder} has {len(images.paths):,} images outside of class folders, "
+            f"{train.folder} has classes; sort the images into the same class folders"
+        )
+    if unknown:
+        raise ValueError(
+            f"{images.folder} has classes that {train.folder} has not: {', '.join(unknown[:5])}; "
+            "use the same class folders in both"
+        )

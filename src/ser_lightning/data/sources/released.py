@@ -10,7 +10,7 @@ from functools import lru_cache
 from lightning.pytorch.utilities import rank_zero_warn
 from timm.data.imagenet_info import ImageNetInfo
 
-from ser_lightning.data.sources.base import HOLDOUT_STEP, ImageSet, Part
+from ser_lightning.data.sources.base import HOLDOUT_STEP, HeldOut, ImageSet
 
 IMAGENET_VAL = 50_000
 """Validation images of ImageNet-1k, and of every severity of ImageNet-C."""
@@ -58,11 +58,10 @@ def count_reasons(found: Mapping[str, int], *released: int) -> tuple[str, ...]:
 
 
 def held_out_reasons(images: ImageSet) -> tuple[str, ...]:
-    """A reason for the record where a source without an evaluation split kept training images.
-
-    Args:
-        images: what a source gave for evaluation. Only `hold_out` makes a part of a set of it.
-    """
-    if not isinstance(images, Part):
+    """A reason for the record where a source without an evaluation split kept training images."""
+    if not isinstance(images, HeldOut):
         return ()
-    return (f"tested on every {HOLDOUT_STEP}th training image, there is no evaluation split",)
+    return (
+        f"tested on every {HOLDOUT_STEP}th training image of each class, there is no evaluation "
+        "split",
+    )

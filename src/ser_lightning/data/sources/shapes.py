@@ -10,8 +10,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from typing_extensions import override
 
 from ser_lightning.data.sources.base import MemoryImages, Source
+from ser_lightning.numbers import PositiveInt, Probability, checked
 from ser_lightning.randomness import Stream, uniforms
 
 Array = np.ndarray
@@ -190,6 +192,7 @@ def draw_shapes(split: int, indices: Array, image_size: int, clutter: float = 1.
     return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
+@checked
 class Shapes(Source):
     """Drawn shapes in twelve classes, on textured backgrounds, made in memory.
 
@@ -203,32 +206,23 @@ class Shapes(Source):
 
     def __init__(
         self,
-        num_train: int = 4096,
-        num_evaluation: int = 1024,
-        image_size: int = 32,
-        clutter: float = 1.0,
+        num_train: PositiveInt = 4096,
+        num_evaluation: PositiveInt = 1024,
+        image_size: PositiveInt = 32,
+        clutter: Probability = 1.0,
     ) -> None:
-        if not 0 <= clutter <= 1:
-            raise ValueError(f"clutter {clutter} is outside 0 to 1; use 0 for plain backgrounds")
-        for name, value in (
-            ("num_train", num_train),
-            ("num_evaluation", num_evaluation),
-            ("image_size", image_size),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} {value} must be at least 1")
         self.num_train = num_train
         self.num_evaluation = num_evaluation
         self.image_size = image_size
         self.clutter = clutter
         self._splits: dict[int, MemoryImages] = {}
 
+    @override
     def train(self) -> MemoryImages:
-        """Draws the training images at the first call."""
         return self._open(0, self.num_train)
 
+    @override
     def evaluation(self) -> MemoryImages:
-        """Draws the evaluation images at the first call."""
         return self._open(1, self.num_evaluation)
 
     def _open(self, split: int, count: int) -> MemoryImages:

@@ -1,13 +1,16 @@
 """3DIEBench: rendered objects, each from fifty sides."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from ser_lightning.data.sources.base import ImageSet, Source
-from ser_lightning.data.sources.folder import read_image
+from ser_lightning.data.sources.base import Derived, Source, folder_path
+from ser_lightning.data.sources.folder import FileImages
 from ser_lightning.randomness import Stream, uniforms
 
 NUM_VIEWS = 50
@@ -18,7 +21,7 @@ _LAYOUT = """expected
     (the lists of objects, data/ of the SIE repository; --data.source.splits FOLDER says where)"""
 
 
-class ObjectImages(ImageSet):
+class ObjectImages(FileImages):
     """All views of some objects: image i is view i % 50 of object i // 50.
 
     Args:
@@ -37,14 +40,14 @@ class ObjectImages(ImageSet):
         self.labels = object_labels.repeat_interleave(NUM_VIEWS)
         self.class_names = class_names
 
+    @override
     def path(self, index: int) -> Path:
-        """The file of one image."""
         number, view = divmod(index, NUM_VIEWS)
         return self.root / self.folders[number].decode() / f"image_{view}.jpg"
 
-    def read(self, index: int) -> Tensor:
-        """Reads and decodes one image."""
-        return read_image(str(self.path(index)))
+    @override
+    def _names(self) -> Iterable[bytes]:
+        return (self.folders.tobytes(),)
 
     def objects(self, positions: np.ndarray) -> "ObjectImages":
         """All views of some of the objects."""
@@ -56,7 +59,7 @@ class ObjectImages(ImageSet):
         )
 
 
-class RandomViews(ImageSet):
+class RandomViews(Derived):
     """One random view of every object, a function of (seed, epoch, object).
 
     Args:
@@ -64,6 +67,8 @@ class RandomViews(ImageSet):
         seed: of the data path.
         epoch: which epoch's views.
     """
+
+    images: ObjectImages
 
     def __init__(self, images: ObjectImages, seed: int = 0, epoch: int = 0) -> None:
         self.images = images
@@ -77,9 +82,13 @@ class RandomViews(ImageSet):
         draw = uniforms(self.seed, Stream.AUGMENT, self.epoch, [index], 1, 1)  # crops have view 0
         return int(draw.item() * NUM_VIEWS)
 
+    @override
     def read(self, index: int) -> Tensor:
-        """Reads the epoch's view of an object."""
         return self.images.read(index * NUM_VIEWS + self.view(index))
+
+    @override
+    def settings(self) -> tuple[Any, ...]:
+        return self.seed, self.epoch
 
     def redrawn(self, seed: int, epoch: int) -> "RandomViews":
         """The same objects from other sides."""
@@ -95,9 +104,11 @@ class ThreeDIEBench(Source):
     """
 
     def __init__(self, root: str, splits: str | None = None) -> None:
+        folder_path(root)
         self.root = root
         self.splits = splits or root
 
+    @override
     def train(self) -> ObjectImages:
         """Opens the views of the training objects.
 
@@ -107,8 +118,8 @@ class ThreeDIEBench(Source):
         """
         return self._open()[0]
 
+    @override
     def evaluation(self) -> ObjectImages:
-        """Opens the views of the evaluation objects; fails as `train` does."""
         return self._open()[1]
 
     def _open(self) -> tuple[ObjectImages, ObjectImages]:
@@ -123,7 +134,7 @@ class ThreeDIEBench(Source):
     def _images(
         self, folders: list[str], labels: np.ndarray, names: tuple[str, ...]
     ) -> ObjectImages:
-        root = Path(self.root).expanduser()
+        root = folder_path(self.root)
         encoded = np.array([folder.encode() for folder in folders])
         images = ObjectImages(root, encoded, torch.from_numpy(labels), names)
         for path in (images.path(0), images.path(NUM_VIEWS - 1)):

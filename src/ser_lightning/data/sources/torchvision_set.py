@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,8 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
+from typing_extensions import override
 
-from ser_lightning.data.sources.base import ImageSet, Source, UnreadableImage, hold_out
+from ser_lightning.data.sources.base import (
+    ImageSet,
+    Source,
+    UnreadableImage,
+    folder_path,
+    hold_out,
+)
+from ser_lightning.data.sources.decode import without_pillows_limit
 
 _TRAIN_SPLITS = ("train", "trainval", "train-standard")
 _EVALUATION_SPLITS = ("test", "val", "valid")
@@ -49,27 +57,35 @@ class TorchvisionImages(ImageSet):
     Args:
         name: the data set's name, for messages.
         dataset: gives pairs of an image and a class id.
+        split: which of the data set's splits, for the fingerprint.
     """
 
-    def __init__(self, name: str, dataset: Any) -> None:
+    def __init__(self, name: str, dataset: Any, split: str = "") -> None:
         self.name = name
         self.dataset = dataset
+        self.split = split
         self.labels = _labels(dataset)
         self.class_names = _class_names(dataset, self.labels)
 
+    @override
     def read(self, index: int) -> Tensor:
-        """Reads one image."""
         try:
-            return _to_rgb(self.dataset[index][0])
+            with without_pillows_limit():
+                return _to_rgb(self.dataset[index][0])
         except (OSError, ValueError, SyntaxError, RuntimeError) as error:
             raise UnreadableImage(f"{self.name}, image {index}: {error}") from error
+
+    @override
+    def _names(self) -> Iterable[bytes]:
+        return (f"{self.name} {self.split}".encode(),)
 
 
 class TorchvisionSet(Source):
     """A classification data set of torchvision, such as CIFAR10, STL10, Food101 or EuroSAT.
 
     The test split serves for evaluation, or the validation split where there is no test split.
-    From a data set without splits every 20th image is held out.
+    From a data set without splits every 20th image of each class is held out. Images are shown as
+    they are stored.
 
     Args:
         name: class name in torchvision.datasets.
@@ -82,11 +98,13 @@ class TorchvisionSet(Source):
     def __init__(
         self, name: str, root: str, download: bool = False, train_split: str | None = None
     ) -> None:
+        folder_path(root)
         self.name = name
         self.root = root
         self.download = download
         self.train_split = train_split
         self._class = _dataset_class(name)
+        self._opened: dict[str, TorchvisionImages] = {}
         self._parameters = _constructor_parameters(self._class)
         if train_split is not None and "split" not in self._parameters:
             raise ValueError(f"train_split {train_split!r} has no effect: {name} names no splits")
@@ -98,12 +116,19 @@ class TorchvisionSet(Source):
             missing = ", ".join(key for key in required if key not in given)
             raise ValueError(f"torchvision's {name} needs {missing}, which is not supported here")
 
+    @property
+    @override
+    def dataset_name(self) -> str:
+        part = self.train_split if "train" in self._parameters else None
+        return "_".join(filter(None, (self.name, part))).lower()
+
+    @override
     def prepare(self) -> None:
-        """Downloads missing files if `download` says so."""
         if self.download:
             self.train()
             self.evaluation()
 
+    @override
     def train(self) -> ImageSet:
         """Opens the training split.
 
@@ -118,8 +143,8 @@ class TorchvisionSet(Source):
             return self._open_first(splits)
         return hold_out(self._open())[0]
 
+    @override
     def evaluation(self) -> ImageSet | None:
-        """Opens the evaluation split; fails as `train` does."""
         if "train" in self._parameters:
             return self._open(train=False, **self._part)
         if "split" in self._parameters:
@@ -139,12 +164,18 @@ class TorchvisionSet(Source):
         return self._open(split=last)
 
     def _open(self, **options: Any) -> TorchvisionImages:
+        split = repr(sorted(options.items()))
+        if split not in self._opened:
+            self._opened[split] = TorchvisionImages(self.name, self._dataset(**options), split)
+        return self._opened[split]
+
+    def _dataset(self, **options: Any) -> Any:
         if "download" in self._parameters:
             options["download"] = self.download
         if "root" in self._parameters:
-            options["root"] = self.root
+            options["root"] = str(folder_path(self.root))
         try:
-            return TorchvisionImages(self.name, self._class(**options))
+            return self._class(**options)
         except (RuntimeError, FileNotFoundError) as error:
             remedy = (
                 "use --data.source.download true, or put the files there"

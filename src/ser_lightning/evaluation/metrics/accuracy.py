@@ -1,10 +1,11 @@
 """Top-k accuracy, counted over all processes."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from torch import Tensor, nn
-from torchmetrics import SumMetric
-from torchmetrics.classification import MulticlassAccuracy
+import torch
+from torch import Tensor
+
+from ser_lightning.distributed import gather
 
 
 class Accuracy(NamedTuple):
@@ -15,34 +16,36 @@ class Accuracy(NamedTuple):
     num_hits: int
     num_samples: int
 
-    def metrics(self) -> dict[str, float]:
-        """As a result's metrics."""
-        return {"top1": self.top1, "top5": self.top5}
 
+class AccuracyCounter:
+    """Counts hits over batches and ranks, each sample once (micro average)."""
 
-class AccuracyCounter(nn.Module):
-    """Counts hits over batches and ranks, each sample once (micro average).
+    def __init__(self) -> None:
+        self._counts = torch.zeros(3, dtype=torch.int64)
 
-    Args:
-        num_classes: of the logits.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        options: dict[str, Any] = {"num_classes": num_classes, "average": "micro"}
-        self.top1 = MulticlassAccuracy(top_k=1, **options)
-        self.top5 = MulticlassAccuracy(top_k=min(5, num_classes), **options)
-        self.total = SumMetric()
-
-    def update(self, logits: Tensor, label: Tensor) -> None:
-        """Counts a batch: (B, classes) logits, (B,) labels."""
-        self.top1.update(logits, label)
-        self.top5.update(logits, label)
-        self.total.update(len(label))
+    def update(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Counts a batch, (B, classes) logits and (B,) labels; (B,) whether the best is right."""
+        hits = top_hits(logits, label)
+        self._counts[:2] += hits.sum(0).cpu()
+        self._counts[2] += len(label)
+        return hits[:, 0]
 
     def compute(self) -> Accuracy:
         """The accuracy over all ranks; resets. A collective call."""
-        top1, top5, total = (m.compute().item() for m in (self.top1, self.top5, self.total))
-        for metric in (self.top1, self.top5, self.total):
-            metric.reset()
-        return Accuracy(100 * top1, 100 * top5, round(top1 * total), round(total))
+        top1, top5, total = gather(self._counts[None]).sum(0).tolist()
+        self._counts = torch.zeros_like(self._counts)
+        return Accuracy(100 * top1 / total, 100 * top5 / total, top1, total)
+
+
+def top_hits(logits: Tensor, label: Tensor) -> Tensor:
+    """Whether the right class is the best, and among the five best (of fewer, among all).
+
+    Args:
+        logits: (B, classes).
+        label: (B,) right classes.
+
+    Returns:
+        (B, 2) bool.
+    """
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices == label[:, None]
+    return torch.stack([best[:, 0], best.any(1)], dim=1)

@@ -3,10 +3,16 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+import numpy as np
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
 from ser_lightning.data.sources.coco import Boxes
+
+# COCO's own, in double precision: the metric's defaults are rounded to single precision, and a
+# recall of 0.6 is then below the threshold 0.6. Source: pycocotools, Params.
+_IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()
+_RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101).tolist()
 
 METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
 
@@ -52,7 +58,12 @@ def mean_average_precision(detections: Tensor, truth: Sequence[Boxes]) -> dict[s
         }
         for boxes in truth
     ]
-    metric = MeanAveragePrecision(backend="faster_coco_eval", sync_on_compute=False)
+    metric = MeanAveragePrecision(
+        iou_thresholds=_IOU_THRESHOLDS,
+        rec_thresholds=_RECALL_THRESHOLDS,
+        backend="faster_coco_eval",
+        sync_on_compute=False,
+    )
     metric.update(predicted, annotated)
     computed = metric.compute()
     found = {name: float(computed[name]) for name in METRICS}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class KNNAccuracy(NamedTuple):
-    """Accuracy in percent; `top5` is over the best min(5, num_classes) classes."""
+    """Accuracy in percent; `top5` is over the best five classes that have votes."""
 
     top1: float
     top5: float
@@ -111,7 +111,7 @@ def knn_predict(
         for q: for j in N_k(q): votes[q, bank_labels[j]] += exp(s_j / temperature)
 
     Votes are divided by the largest one of the query, so that no temperature overflows. Classes
-    with equal votes, none included, rank by their number.
+    with equal votes rank by their number.
 
     Args:
         bank: (N, K) features of the labelled bank, of any length.
@@ -123,7 +123,8 @@ def knn_predict(
         chunk_size: queries compared with the bank at a time.
 
     Returns:
-        For every k the (M, min(5, num_classes)) best classes of each query, best first.
+        For every k the (M, min(5, num_classes)) best classes of each query, best first, and then
+        -1 where fewer classes have votes.
 
     Raises:
         ValueError: if a k is not in 1..N, or the temperature is not positive.
@@ -141,8 +142,10 @@ def knn_predict(
         for count in counts:
             votes = weights.new_zeros(len(chunk), num_classes)
             votes.scatter_add_(1, labels[:, :count], weights[:, :count])
-            order = votes.argsort(dim=1, descending=True, stable=True)
-            ranked[count].append(order[:, :5])
+            has_none = torch.ones_like(votes, dtype=torch.bool)
+            votes[has_none.scatter_(1, labels[:, :count], False)] = -1
+            best, order = votes.sort(dim=1, descending=True, stable=True)
+            ranked[count].append(order.where(best >= 0, -1)[:, :5])
     empty = bank_labels.new_zeros(0, min(5, num_classes))
     return {count: torch.cat(chunks) if chunks else empty for count, chunks in ranked.items()}
 

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.data.detection import DetectionBatch, DetectionDataModule
 from ser_lightning.data.labelled import LabelledDataModule
@@ -21,12 +22,13 @@ from ser_lightning.evaluation.metrics.average_precision import (
     mean_average_precision,
     require_coco_eval,
 )
-from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 from ser_lightning.optim import decay_groups
 
 DROPS = (8 / 9, 26 / 27)
 """Where the learning rate falls to a tenth, as shares of the run: 40,000 and 43,333 of 45,000."""
 
+USUAL_HEAD: Head = "faster_rcnn"
 _REDUCED = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
@@ -65,11 +67,14 @@ class DetectionStage(Stage):
     """
 
     name = "detection"
+    trains = True
+    folders = (("coco", "data.source.root"),)
+    package = ("faster_coco_eval", "coco")
 
     def __init__(
         self,
         checkpoint: str,
-        head: Head = "faster_rcnn",
+        head: Head = USUAL_HEAD,
         channels: int = 256,
         learning_rate: float = 1e-4,
         weight_decay: float = 0.1,
@@ -84,8 +89,13 @@ class DetectionStage(Stage):
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
 
+    @property
+    @override
+    def flavour(self) -> str:
+        return "" if self.head == USUAL_HEAD else self.head
+
+    @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        """Trains, then measures every test image once."""
         if not isinstance(data, DetectionDataModule):
             raise ValueError(
                 f"{type(data).__name__} has no boxes; use --data DetectionDataModule with the "
@@ -96,7 +106,6 @@ class DetectionStage(Stage):
                 f"trainer.max_steps {trainer.max_steps} does not go beyond the warm-up of "
                 f"{self.warmup_steps} steps; the paper trains for 45000"
             )
-        data.trainer = trainer  # its loaders ask for rank and position
         data.setup("fit")
         self.detector = build_detector(
             self.head,
@@ -110,7 +119,8 @@ class DetectionStage(Stage):
         with warnings.catch_warnings():
             # The frozen backbone is meant to be.
             warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
-            trainer.fit(self, data.train_dataloader())
+            trainer.fit(self, data.train_loader(trainer))
+        check_finite(self.detector, "weights of the detector", "lower model.learning_rate")
         trainer.test(self, data.test_dataloader(), verbose=False)
         images = data.images("test")
         truth = [images.boxes(index) for index in range(len(images))]
@@ -121,26 +131,11 @@ class DetectionStage(Stage):
                 len(self.measured),
                 counts={"detections": len(self.detections)},
                 feature={"tokens_of_block": self.backbone.depth, "norm": True},
-                protocol=self._protocol(trainer, data),
             )
         ]
 
-    def _protocol(self, trainer: L.Trainer, data: DetectionDataModule) -> dict[str, Any]:
-        return {
-            "head": self.head,
-            "channels": self.channels,
-            "steps": trainer.max_steps,
-            "global_batch_size": data.global_batch_size,
-            "learning_rate": self.learning_rate,
-            "weight_decay": self.weight_decay,
-            "warmup_steps": self.warmup_steps,
-            "gradient_clip": trainer.gradient_clip_val,
-            "short_sides": list(data.short_sides),
-            "precision": str(trainer.precision),
-        }
-
+    @override
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
-        """The sum of the detector's losses."""
         targets = [
             {"boxes": corners, "labels": labels}
             for corners, labels in zip(batch.corners, batch.labels, strict=True)
@@ -151,33 +146,33 @@ class DetectionStage(Stage):
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
+    @override
     def on_test_epoch_start(self) -> None:
-        """Forgets what was measured before."""
         self._rows = [torch.empty(0, 7)]
         self._indices = [torch.empty(0, dtype=torch.int64)]
 
+    @override
     def test_step(self, batch: DetectionBatch, batch_idx: int) -> None:
-        """Collects the detections of a batch, in pixels of the original images."""
         with torch.autocast(self.device.type, enabled=False):
             found = self.detector(_floats(batch))
         for index, scale, image in zip(batch.indices, batch.scale, found, strict=True):
             columns = [
                 index.expand(len(image["scores"]))[:, None],
-                image["boxes"] / scale,
+                image["boxes"] / scale,  # in pixels of the original image
                 image["scores"][:, None],
                 image["labels"][:, None],
             ]
             self._rows.append(torch.cat([column.float() for column in columns], dim=1).cpu())
         self._indices.append(batch.indices.cpu())
 
+    @override
     def on_test_epoch_end(self) -> None:
-        """Unites the ranks' detections. An image belongs to one rank, so it counts once."""
         self.detections = gather_ragged(torch.cat(self._rows))
         self.measured = gather_ragged(torch.cat(self._indices))
         assert len(self.measured.unique()) == len(self.measured), "an image was measured twice"
 
+    @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW over pyramid and detector; the backbone is not in it."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
             decay_groups(trained, decay_biases=False),

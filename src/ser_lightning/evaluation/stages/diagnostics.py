@@ -11,14 +11,15 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch, View
 from ser_lightning.data import CropViews, InvertibleViews, render
-from ser_lightning.data.datasets import AugmentedBatches, balanced_subset, evaluation_loader
+from ser_lightning.data.datasets import AugmentedImages, balanced_subset
+from ser_lightning.data.draws import Canvas
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.render import HostBatch
-from ser_lightning.evaluation.features import cached_features
 from ser_lightning.evaluation.metrics.diagnostics import (
     alignment,
     feature_std,
@@ -54,13 +55,13 @@ class TokenPass(L.LightningModule):
         self.backbone = backbone
         self._rows = Rows(1 + backbone.width)
 
+    @override
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        """Reduces the maps of a batch."""
         within, mean = spatial_moments(self.backbone.prefix(batch.pixels).tokens)
         self._rows.add(batch.indices, batch.label, torch.cat([within[:, None], mean], 1))
 
+    @override
     def on_test_epoch_end(self) -> None:
-        """Unites the processes."""
         values = self._rows.gather().values
         self.ratio = spatial_variance_ratio(values[:, 0], values[:, 1:])
 
@@ -94,14 +95,14 @@ class ViewPass(L.LightningModule):
         self._shape = (num_views, backbone.width)
         self._rows = {name: Rows(num_views * backbone.width) for name in PIPELINES}
 
+    @override
     def test_step(self, batch: HostBatch, batch_idx: int) -> None:
-        """Renders and embeds a batch; both pipelines show the same images."""
         views = render(batch, self.backbone.patch_size, self.mean, self.std)
         for name, chosen in zip(PIPELINES, (views.crop, views.invertible), strict=True):
             self._rows[name].add(batch.indices, batch.label, self._embed(chosen).flatten(1))
 
+    @override
     def on_test_epoch_end(self) -> None:
-        """Unites the processes."""
         gathered = {name: rows.gather().values for name, rows in self._rows.items()}
         self.embeddings = {name: rows.unflatten(1, self._shape) for name, rows in gathered.items()}
 
@@ -131,6 +132,7 @@ class DiagnosticsStage(Stage):
     """
 
     name = "diagnostics"
+    needs_labels = False
 
     def __init__(
         self,
@@ -147,16 +149,14 @@ class DiagnosticsStage(Stage):
         self.crop = crop or CropViews()
         self.invertible = invertible or InvertibleViews()
 
+    @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        """Reads the cached features, then makes a pass for tokens and one for views."""
         data.setup("test")
-        features = cached_features(
-            self.backbone, self.checkpoint_hash, data, "test", trainer, folder
-        ).embeddings()
+        features = self.features(data, "test", trainer, folder).embeddings()
         tokens = TokenPass(self.backbone)
         trainer.test(tokens, data.clean_loader("test"), verbose=False)
         views = ViewPass(self.backbone, self.num_views, data.mean, data.std)
-        loader = self._view_loader(trainer, data)
+        loader = self._view_loader(data)
         trainer.test(views, loader, verbose=False)
         spread = torch.arange(min(MAX_PAIRWISE, len(features)))
         metrics = {
@@ -176,29 +176,20 @@ class DiagnosticsStage(Stage):
                 len(features),
                 counts={"view_images": len(views.embeddings["crop"])},
                 feature={"cls_of_blocks": [self.backbone.depth], "tokens": self.backbone.layer},
-                protocol={
-                    "num_view_images": self.num_images,
-                    "num_views": self.num_views,
-                    "uniformity_images": len(spread),
-                    "crop_scale": list(self.crop.scale),
-                },
+                protocol={"uniformity_images": len(spread)},
             )
         ]
 
-    def _view_loader(self, trainer: L.Trainer, data: LabelledDataModule) -> DataLoader:
+    def _view_loader(self, data: LabelledDataModule) -> DataLoader:
         images = data.images("test")
-        dataset = AugmentedBatches(
-            images,
+        make = AugmentedImages(
+            data.reader(images),
             balanced_subset(images.labels, self.num_images, generator(0, Stream.SUBSET, 4)),
-            max(1, data.evaluation_batch_size // (2 * self.num_views)),
             self.num_views,
             self.crop,
             self.invertible,
-            self.backbone.image_size,
-            self.backbone.patch_size,
+            Canvas(self.backbone.image_size, self.backbone.patch_size),
             self.seed,
-            trainer.global_rank,
-            trainer.world_size,
-            data.on_bad_image,
         )
-        return evaluation_loader(dataset, data.num_workers, torch.cuda.is_available())
+        batch_size = max(1, data.evaluation_batch_size // (2 * self.num_views))
+        return data.in_order(make, "test", (len(make.positions), batch_size))

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
@@ -25,7 +26,7 @@ from ser_lightning.evaluation.metrics.equivariance import (
     reference_positions,
 )
 from ser_lightning.evaluation.rows import Rows
-from ser_lightning.evaluation.stage import Stage, StageResult, random_init
+from ser_lightning.evaluation.stage import Stage, StageResult
 
 
 class ReferencePass(L.LightningModule):
@@ -53,8 +54,8 @@ class ReferencePass(L.LightningModule):
         # the sums of the mean tokens, and in the last row how many; in double precision
         self._sums = torch.zeros(shape[0] + 1, shape[1], dtype=torch.float64)
 
+    @override
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        """Adds a batch."""
         with torch.autocast(batch.pixels.device.type, enabled=False):
             maps = torch.stack(self.backbone.token_maps(batch.pixels, self.layers), 1)
         means = maps.flatten(3).mean(3).cpu().double()
@@ -64,8 +65,8 @@ class ReferencePass(L.LightningModule):
         index = batch.indices.cpu()[chosen]
         self._rows.add(index, torch.full_like(index, -1), maps[chosen.to(maps.device)].flatten(1))
 
+    @override
     def on_test_epoch_end(self) -> None:
-        """Unites the processes."""
         sums = gather(self._sums[None]).sum(0)
         mean = (sums[:-1] / sums[-1]).float().to(self.device)
         maps = self._rows.gather().values.unflatten(1, self.shape).to(self.device)
@@ -83,9 +84,11 @@ class EquivariancePass(L.LightningModule):
 
     Attributes:
         means: the mean over images for each row, family and layer; nan where a row is not defined.
+        num_images: images over all ranks.
     """
 
     means: dict[tuple[str, str, int], float]
+    num_images: int
 
     def __init__(
         self, backbone: SplitViT, layers: Sequence[int], reference: Reference, seed: int
@@ -98,17 +101,19 @@ class EquivariancePass(L.LightningModule):
         self.columns = [(row, f, layer) for row in ROWS for f in FAMILIES for layer in self.layers]
         self._rows = Rows(len(self.columns))
 
+    @override
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        """Scores a batch."""
         scores = companion_scores(
             self.backbone, batch.pixels, self.layers, batch.indices, self.reference, self.seed
         )
         values = torch.stack([scores[row][f][layer] for row, f, layer in self.columns], 1)
         self._rows.add(batch.indices, batch.label, values)
 
+    @override
     def on_test_epoch_end(self) -> None:
-        """Unites the processes."""
-        means: Tensor = self._rows.gather().values.double().mean(0)
+        values = self._rows.gather().values
+        self.num_images = len(values)
+        means: Tensor = values.double().mean(0)
         self.means = dict(zip(self.columns, means.tolist(), strict=True))
 
 
@@ -130,13 +135,15 @@ class EquivarianceStage(Stage):
     """
 
     name = "equivariance"
+    needs_labels = False
+    figure = "ser_lightning.reporting.equivariance_figure:equivariance_figure"
 
     def __init__(self, checkpoint: str, num_images: int | None = None, **stage: Any) -> None:
         super().__init__(checkpoint, **stage)
         self.num_images = num_images
 
+    @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        """Scores the trained and a random backbone."""
         if str(trainer.precision) in ("16-true", "bf16-true"):
             raise ValueError(
                 f"precision {trainer.precision} turns the weights into half precision, whose noise "
@@ -146,20 +153,18 @@ class EquivarianceStage(Stage):
         total = len(data.images("test"))
         num_images = total if self.num_images is None else min(self.num_images, total)
         layers = range(self.backbone.depth + 1)
-        trained = self._means(self.backbone, layers, num_images, trainer, data)
-        fresh = self._means(
-            random_init(self.backbone, self.seed), layers, num_images, trainer, data
-        )
+        trained = self._pass(self.backbone, layers, num_images, trainer, data)
+        fresh = self._pass(self.random_backbone(), layers, num_images, trainer, data)
         rows = {"score": "", **{row: f"{row}/" for row in ROWS[1:]}}
-        named = {(rows[row], f, layer): v for (row, f, layer), v in trained.items()}
+        named = {(rows[row], f, layer): v for (row, f, layer), v in trained.means.items()}
         for row, name in (("score", "random_init/"), ("mean_centred", "random_init_mean_centred/")):
-            named |= {(name, f, layer): v for (r, f, layer), v in fresh.items() if r == row}
-        part = f"measured on {num_images} of {total} images" if num_images < total else None
+            named |= {(name, f, layer): v for (r, f, layer), v in fresh.means.items() if r == row}
+        part = [f"measured on {num_images} of {total} images"] if num_images < total else []
         return [
             self.result(
                 data,
                 _metrics(named, self.backbone.depth),
-                num_images,
+                trained.num_images,
                 feature={"token_maps_after_blocks": list(layers), "final_norm": "last block only"},
                 protocol={
                     "num_images": num_images,
@@ -168,25 +173,25 @@ class EquivarianceStage(Stage):
                     "identity": False,
                     "precision": "float32",
                 },
-                unofficial_reason=part,
+                reasons=part,
             )
         ]
 
-    def _means(
+    def _pass(
         self,
         backbone: SplitViT,
         layers: Sequence[int],
         num_images: int,
         trainer: L.Trainer,
         data: LabelledDataModule,
-    ) -> dict[tuple[str, str, int], float]:
-        """The mean values of one backbone, in two passes over the images."""
+    ) -> EquivariancePass:
+        """The mean values of one backbone, which take two passes over the images."""
         with full_float32():
             first = ReferencePass(backbone, layers, num_images)
             trainer.test(first, data.clean_loader("test", num_images), verbose=False)
             second = EquivariancePass(backbone, layers, first.reference, self.seed)
             trainer.test(second, data.clean_loader("test", num_images), verbose=False)
-        return second.means
+        return second
 
 
 @contextmanager

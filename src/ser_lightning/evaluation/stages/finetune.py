@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from timm.data.mixup import Mixup, mixup_target
 from timm.loss.cross_entropy import SoftTargetCrossEntropy
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.backbones import momentum_copy, update_momentum
 from ser_lightning.batch import EvaluationBatch
@@ -25,15 +26,9 @@ from ser_lightning.evaluation.finetuned import (
     trainable_copy,
 )
 from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
-from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 from ser_lightning.optim import scaled_learning_rate
 from ser_lightning.randomness import Stream, generator
-
-_SETTINGS = (
-    "base_learning_rate", "layer_decay", "weight_decay", "warmup_epochs", "warmup_learning_rate",
-    "final_learning_rate", "mixup", "cutmix", "label_smoothing", "drop_path_rate", "head_scale",
-    "ema_decay",
-)  # fmt: skip
 
 
 class FinetuneStage(Stage):
@@ -65,6 +60,7 @@ class FinetuneStage(Stage):
     """
 
     name = "finetune"
+    trains = True
     classifier: FinetunedClassifier
     averaged: FinetunedClassifier | None
 
@@ -107,29 +103,25 @@ class FinetuneStage(Stage):
         self.backbone = trainable_copy(self.backbone, drop_path_rate)
         self.loss = SoftTargetCrossEntropy()
 
+    @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        """Trains on the whole training split, then tests once.
-
-        Raises:
-            ValueError: if `data` does not augment, or the training diverged.
-        """
         if not isinstance(data, FinetuneDataModule):
             raise ValueError(
                 f"fine-tuning needs augmented images, {type(data).__name__} has none; set "
                 "`data.class_path` to FinetuneDataModule (rand_augment null, p_erasing 0 for none)"
             )
         trainer.fit(self, datamodule=data)
-        if not all(parameter.isfinite().all() for parameter in self.classifier.parameters()):
-            raise ValueError(
-                f"the weights are not finite after {trainer.global_step} steps at a peak learning "
-                f"rate of {self.peak_learning_rate(data):g}; lower `model.base_learning_rate`"
-            )
+        what = (
+            f"weights after {trainer.global_step} steps at a peak learning rate of "
+            f"{self.peak_learning_rate(data):g}"
+        )
+        check_finite(self.classifier, what, "lower `model.base_learning_rate`")
         trainer.test(self, datamodule=data, verbose=False)
         accuracy = self.accuracies[""]
         metrics = {
             f"{name}{note}": value
             for note, measured in self.accuracies.items()
-            for name, value in measured.metrics().items()
+            for name, value in (("top1", measured.top1), ("top5", measured.top5))
         }
         return [
             self.result(
@@ -138,32 +130,19 @@ class FinetuneStage(Stage):
                 accuracy.num_samples,
                 counts={"hits": accuracy.num_hits},
                 feature={"cls_of_blocks": [self.backbone.depth], "trained": True},
-                protocol={
-                    **{name: getattr(self, name) for name in _SETTINGS},
-                    **data.augmentation(),
-                    "optimizer": "AdamW",
-                    "epochs": trainer.current_epoch,
-                    "global_batch_size": data.global_batch_size,
-                    "holdout_fraction": data.holdout_fraction,
-                    "precision": str(trainer.precision),
-                },
             )
         ]
 
+    @override
     def train(self, mode: bool = True) -> "FinetuneStage":
-        """Sets the mode of everything, the backbone included; the average never trains."""
-        super(Stage, self).train(mode)
+        super(Stage, self).train(mode)  # the backbone included; the average never trains
         averaged = getattr(self, "averaged", None)
         if averaged is not None:
             averaged.eval()
         return self
 
+    @override
     def setup(self, stage: str) -> None:
-        """Builds the classifier for the classes of the data, once.
-
-        Raises:
-            ValueError: if images are to be mixed in pairs and a batch has an odd number of them.
-        """
         if hasattr(self, "classifier"):
             return
         data: FinetuneDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -190,13 +169,11 @@ class FinetuneStage(Stage):
             self.backbone, num_classes, self.head_scale, self.seed
         )
         self.averaged = None if self.ema_decay is None else momentum_copy(self.classifier)
-        self.counter, self.averaged_counter = (AccuracyCounter(num_classes) for _ in range(2))
+        self.counter, self.averaged_counter = AccuracyCounter(), AccuracyCounter()
 
+    @override
     def training_step(self, batch: EvaluationBatch, batch_idx: int) -> Tensor:
-        """Cross entropy of mixed images with their mixed, smoothed labels.
-
-        Mixing and stochastic depth are drawn as a function of (seed, epoch, step, rank).
-        """
+        # Mixing and stochastic depth are drawn as a function of (seed, epoch, step, rank).
         epoch, rank = self.trainer.current_epoch, self.global_rank
         draws = generator(self.seed, Stream.STEP, epoch, batch_idx, rank)
         torch.manual_seed(int(draws.integers(2**63)))
@@ -224,34 +201,29 @@ class FinetuneStage(Stage):
             pixels, target = self.mixer(batch.pixels, batch.label)
         return pixels, target
 
+    @override
     def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        """Counts hits on the hold-out part."""
         self.counter.update(self.classifier(batch.pixels), batch.label)
 
-    def on_validation_epoch_end(self) -> None:
-        """Shows the accuracy on the hold-out part; nothing depends on it."""
+    @override
+    def on_validation_epoch_end(self) -> None:  # nothing depends on it
         self.log("holdout/top1", self.counter.compute().top1, prog_bar=True, batch_size=1)
 
+    @override
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        """Counts hits, of the averaged weights too."""
         self.counter.update(self.classifier(batch.pixels), batch.label)
         if self.averaged is not None:
             self.averaged_counter.update(self.averaged(batch.pixels), batch.label)
 
+    @override
     def on_test_epoch_end(self) -> None:
-        """Adds up the hits of all ranks."""
         self.accuracies = {"": self.counter.compute()}
         if self.averaged is not None:
             self.accuracies["_ema"] = self.averaged_counter.compute()
 
+    @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with a learning rate per layer; all of them follow warm-up and cosine, per step.
-
-        Differs: DeiT sets the learning rate per epoch.
-
-        Raises:
-            ValueError: if the warm-up is not shorter than the run.
-        """
+        # Differs: DeiT sets the learning rate per epoch, here it moves with every step.
         trainer = self.trainer
         peak = self.peak_learning_rate(trainer.datamodule)  # type: ignore[attr-defined]
         groups = self.classifier.parameter_groups(peak, self.weight_decay, self.layer_decay)
@@ -280,8 +252,8 @@ class FinetuneStage(Stage):
         """The learning rate of the head at the end of the warm-up."""
         return scaled_learning_rate(self.base_learning_rate, data.global_batch_size)
 
+    @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Steps, then moves the average."""
         super().optimizer_step(*args, **kwargs)
         if self.averaged is not None and self.ema_decay is not None:
             update_momentum(self.classifier, self.averaged, self.ema_decay)
@@ -291,3 +263,4 @@ class DeiTFinetuneStage(FinetuneStage):
     """The same for DeiT's plain recipe, with a record of its own."""
 
     name = "finetune_deit"
+    is_alternative = True

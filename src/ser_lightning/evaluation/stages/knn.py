@@ -11,13 +11,14 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.distributed import gather_ragged
-from ser_lightning.evaluation.features import Features, cached_features
+from ser_lightning.evaluation.features import Features
 from ser_lightning.evaluation.metrics.knn import KNNAccuracy, knn_hits
-from ser_lightning.evaluation.stage import Stage, StageResult, stage_variant
-from ser_lightning.results.hits import write_hits
+from ser_lightning.evaluation.overlap import num_shared
+from ser_lightning.evaluation.stage import Stage, StageResult
 
 _BLOCK = 4096  # test images between two signs of progress
 
@@ -46,18 +47,21 @@ class KNNStage(Stage):
         self.k = tuple(k)
         self.temperature = tuple(temperature)
 
+    @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        """Reads the cached features; the whole training split is the bank. Keeps the hits."""
-
-        def features(split: Split) -> Features:
-            return cached_features(
-                self.backbone, self.checkpoint_hash, data, split, trainer, folder
-            )
-
         data.setup("test")
         parts: list[Split] = ["train"]  # a linear probe shares them, so they stay apart
         parts += ["holdout"] if len(data.images("holdout")) else []
-        banks, test = [features(part) for part in parts], features("test")
+        for part in parts:
+            shared = num_shared(data.images(part), data.images("test"))
+            if shared:
+                raise ValueError(
+                    f"{shared:,} of {len(data.images('test')):,} test images are in the bank too, "
+                    "where each is its own nearest neighbour; give test images of their own (a "
+                    "folder `val` beside `train`)"
+                )
+        banks = [self.features(data, part, trainer, folder) for part in parts]
+        test = self.features(data, "test", trainer, folder)
         device = trainer.strategy.root_device
         bank = torch.cat([part.embeddings() for part in banks]).to(device)
         bank_labels = torch.cat([part.label for part in banks]).to(device)
@@ -70,20 +74,15 @@ class KNNStage(Stage):
                 metrics[f"top1_k{k}{note}"] = accuracy.top1
                 metrics[f"top5_k{k}{note}"] = accuracy.top5
                 hits[f"top1_k{k}{note}"] = right[:, 0]
-        if trainer.is_global_zero:
-            variant = stage_variant(self)
-            write_hits(folder, self.name, data.dataset_name, hits, test.label, variant)
         return [
             self.result(
                 data,
                 metrics,
                 len(test.label),
                 feature={"cls_of_blocks": [self.backbone.depth]},
-                protocol={
-                    "k": list(self.k),
-                    "temperature": list(self.temperature),
-                    "num_bank": len(bank),
-                },
+                protocol={"num_bank": len(bank)},
+                hits=hits,
+                label=test.label,
             )
         ]
 

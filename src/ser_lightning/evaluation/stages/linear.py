@@ -12,15 +12,14 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.head import HeadOrigin, LinearClassifier, head_path
 from ser_lightning.evaluation.probe import Heads, Probe
 from ser_lightning.evaluation.probe_stage import ProbeStage
-from ser_lightning.evaluation.rows import GatheredRows
-from ser_lightning.evaluation.stage import StageResult, stage_variant
+from ser_lightning.evaluation.stage import StageResult
 from ser_lightning.optim import cosine, scaled_learning_rate
-from ser_lightning.results.hits import write_hits
 
 MOMENTUM = 0.9
 INITIAL_STD = 0.01
@@ -69,16 +68,16 @@ class LinearHeads(Heads):
         self.weight = nn.Parameter(weight.repeat(self.num_heads, 1))
         self.bias = nn.Parameter(torch.zeros(self.num_heads * num_classes))
 
+    @override
     def forward(self, features: Tensor) -> Tensor:
-        """(B, D) features to (B, K, classes) logits."""
         return F.linear(features, self.weight, self.bias).unflatten(1, (self.num_heads, -1))
 
+    @override
     def objective(self, losses: Tensor) -> Tensor:
-        """Weights the losses (K,) with the learning rates."""
         return (self.learning_rates * losses).sum()
 
+    @override
     def configure(self, num_epochs: int) -> OptimizerLRScheduler:
-        """SGD without weight decay, along half a cosine by epochs."""
         optimizer = torch.optim.SGD(self.parameters(), lr=1.0, momentum=MOMENTUM)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda epoch: cosine(epoch, num_epochs, 1.0, 0.0)
@@ -88,8 +87,8 @@ class LinearHeads(Heads):
             "lr_scheduler": {"scheduler": schedule, "interval": "epoch"},
         }
 
+    @override
     def single(self, index: int) -> nn.Linear:
-        """A copy of one head."""
         weight = self.weight.detach().unflatten(0, (self.num_heads, -1))[index]
         bias = self.bias.detach().unflatten(0, (self.num_heads, -1))[index]
         linear = nn.Linear(
@@ -98,8 +97,8 @@ class LinearHeads(Heads):
         linear.load_state_dict({"weight": weight, "bias": bias})
         return linear
 
+    @override
     def describe(self, index: int) -> dict[str, Any]:
-        """The base learning rate of a head."""
         return {"base_learning_rate": self.base_learning_rates[index]}
 
 
@@ -135,31 +134,16 @@ class LinearStage(ProbeStage):
             )
         self.base_learning_rates = rates
 
+    @override
     def heads(self, in_features: int, num_classes: int, global_batch_size: int) -> LinearHeads:
-        """One head per learning rate."""
         return LinearHeads(
             in_features, num_classes, self.base_learning_rates, global_batch_size, self.seed
         )
 
-    def settings(self) -> dict[str, Any]:
-        """The grid, and the optimizer."""
-        return {
-            "base_learning_rates": self.base_learning_rates,
-            "optimizer": "SGD",
-            "momentum": MOMENTUM,
-            "weight_decay": 0.0,
-            "schedule": "cosine by epochs",
-        }
-
+    @override
     def keep(
-        self,
-        probe: Probe,
-        hits: GatheredRows,
-        result: StageResult,
-        data: LabelledDataModule,
-        folder: Path,
+        self, probe: Probe, result: StageResult, data: LabelledDataModule, folder: Path
     ) -> None:
-        """Writes the chosen head, with what it was trained on, and its hits."""
         assert probe.selected is not None
         names = data.images("train").class_names
         classifier = LinearClassifier(self.layers, self.backbone.width, names)
@@ -169,9 +153,6 @@ class LinearStage(ProbeStage):
             result.protocol,
             result.selected,
             self.seed,
-            result.unofficial_reason,
+            result.unofficial_reasons,
         )
-        variant = stage_variant(self)
-        classifier.save(head_path(folder, data.dataset_name, variant))
-        right = {"top1": hits.values[:, 0]}
-        write_hits(folder, self.name, data.dataset_name, right, hits.label, variant)
+        classifier.save(head_path(folder, data.dataset_name, self.variant))

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from typing_extensions import override
 
-from ser_lightning.evaluation.probe import Heads
+from ser_lightning.evaluation.probe import Heads, deep_head
 from ser_lightning.evaluation.probe_stage import ProbeStage
 
 
@@ -39,34 +40,20 @@ class DeepHead(Heads):
         self.learning_rate = learning_rate
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layers = nn.Sequential(
-                nn.Linear(in_features, hidden),
-                nn.ReLU(),
-                nn.Linear(hidden, hidden),
-                nn.ReLU(),
-                nn.Linear(hidden, num_classes),
-            )
+            self.layers = deep_head(in_features, num_classes, hidden)
 
+    @override
     def forward(self, features: Tensor) -> Tensor:
-        """(B, D) features to (B, 1, classes) logits."""
         logits: Tensor = self.layers(features)
         return logits.unsqueeze(1)
 
-    def objective(self, losses: Tensor) -> Tensor:
-        """The only loss."""
-        return losses.sum()
-
+    @override
     def configure(self, num_epochs: int) -> OptimizerLRScheduler:
-        """Adam without weight decay, at a constant learning rate."""
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
+    @override
     def single(self, index: int) -> nn.Sequential:
-        """A copy of the head."""
         return deepcopy(self.layers)
-
-    def describe(self, index: int) -> dict[str, Any]:
-        """Nothing: there is one."""
-        return {}
 
 
 class MLPStage(ProbeStage):
@@ -99,15 +86,6 @@ class MLPStage(ProbeStage):
         self.hidden = hidden
         self.learning_rate = learning_rate
 
+    @override
     def heads(self, in_features: int, num_classes: int, global_batch_size: int) -> DeepHead:
-        """The head; its learning rate does not depend on the batch."""
         return DeepHead(in_features, num_classes, self.hidden, self.learning_rate, self.seed)
-
-    def settings(self) -> dict[str, Any]:
-        """Width and optimizer."""
-        return {
-            "hidden": [self.hidden, self.hidden],
-            "optimizer": "Adam",
-            "learning_rate": self.learning_rate,
-            "weight_decay": 0.0,
-        }

@@ -8,10 +8,12 @@ from pathlib import Path
 import lightning as L
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from ser_lightning.data.benchmarks import ConditionBatch, ShiftedDataModule
+from ser_lightning.data.benchmarks import ConditionBatch, ShiftDataModule
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.head_stage import BenchmarkStage, top_hits
+from ser_lightning.evaluation.head_stage import BenchmarkStage
+from ser_lightning.evaluation.metrics.accuracy import top_hits
 from ser_lightning.evaluation.stage import StageResult
 
 
@@ -28,10 +30,17 @@ class ShiftStage(BenchmarkStage):
     """
 
     name = "shift"
+    folders = (
+        ("imagenet-v2", "data.imagenet_v2"),
+        ("imagenet-r", "data.imagenet_r"),
+        ("imagenet-sketch", "data.imagenet_sketch"),
+    )
+    data_class = ShiftDataModule
     num_sums = 5
 
+    @override
     def summands(self, logits: Tensor, label: Tensor, batch: ConditionBatch) -> Tensor:
-        """1, right among the set's classes (best, five best), right among all classes (same)."""
+        # 1, right among the set's classes (best, five best), right among all classes (same)
         num_logits = logits.shape[1]
         places = self.logit_ids.where(self.logit_ids >= 0, num_logits)
         is_other = torch.ones(len(places), num_logits + 1, dtype=torch.bool, device=logits.device)
@@ -40,14 +49,13 @@ class ShiftStage(BenchmarkStage):
         ones = torch.ones_like(label)[:, None]
         return torch.cat([ones, top_hits(restricted, label), top_hits(logits, label)], dim=1)
 
+    @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        """Returns a result for each set that is there."""
-        if not isinstance(data, ShiftedDataModule):
-            raise ValueError(f"{type(data).__name__} has no such sets; use ShiftedDataModule")
-        sums = self.measure(trainer, data, folder)
+        sets = self.benchmark(data)
+        sums = self.measure(trainer, sets, folder)
         num_logits = len(self.classifier.class_names)
         results = []
-        for condition, row in zip(data.conditions, sums.tolist(), strict=True):
+        for condition, row in zip(sets.conditions, sums.tolist(), strict=True):
             num_samples, *hits = (round(value) for value in row)
             names = ["top1", "top5", f"top1_{num_logits}way", f"top5_{num_logits}way"]
             if condition.images.num_classes == num_logits:
@@ -55,13 +63,13 @@ class ShiftStage(BenchmarkStage):
             counts = dict(zip(names, hits, strict=False))
             results.append(
                 self.tested(
-                    data,
+                    sets,
                     {name: 100 * number / num_samples for name, number in counts.items()},
                     num_samples,
                     counts={f"hits/{name}": number for name, number in counts.items()},
                     protocol={"num_classes": condition.images.num_classes},
                     dataset=condition.name,
-                    reasons=[data.unofficial_reason([condition])],
+                    conditions=[condition],
                 )
             )
         return results

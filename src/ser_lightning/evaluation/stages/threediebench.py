@@ -10,3 +10,4 @@ class ThreeDIEBenchStage(LinearStage):
     """Trains linear classifiers on objects, split by object; the arguments are `LinearStage`'s."""
 
     name = "3diebench"
+    folders = (("3diebench", "data.source.root"),)

@@ -3,6 +3,7 @@
 Source: SER Table 7.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,17 +13,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.vit import block_number
-from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data import BatchKey
-from ser_lightning.data.datasets import LazyLoader, step_loader
-from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.labelled import LabelledDataModule, Split
+from ser_lightning.data.loaders import step_loader
 from ser_lightning.data.plan import Plan
-from ser_lightning.evaluation.metrics.accuracy import Accuracy, AccuracyCounter
-from ser_lightning.evaluation.stage import Stage, StageResult, random_init
+from ser_lightning.evaluation.features import (
+    CleanRows,
+    Extractor,
+    FeatureBatch,
+    Features,
+    TrainingRows,
+    write_features,
+)
+from ser_lightning.evaluation.probe import Heads, Probe, deep_head, fit_probe
+from ser_lightning.evaluation.stage import Stage, StageResult
 
 Mode = Literal["pair", "single"]
 
@@ -32,8 +40,8 @@ FAMILIES: Mapping[str, tuple[int, ...]] = {"rotation": (0, 1, 2, 3), "flip": (0,
 NUM_VERSIONS = 5
 
 
-class Probe(NamedTuple):
-    """One probe of a stage.
+class Task(NamedTuple):
+    """What one probe of a stage tells.
 
     Attributes:
         name: of its accuracy among the metrics.
@@ -64,7 +72,7 @@ def probed_layers(layers: Sequence[int | float], depth: int) -> list[int]:
     return numbers
 
 
-def list_probes(layers: Sequence[int], modes: Sequence[Mode], baseline: bool) -> list[Probe]:
+def list_tasks(layers: Sequence[int], modes: Sequence[Mode], baseline: bool) -> list[Task]:
     """Lists all probes of a stage, in the order of their metrics.
 
     Args:
@@ -74,7 +82,7 @@ def list_probes(layers: Sequence[int], modes: Sequence[Mode], baseline: bool) ->
     """
     suffixes = {"pair": "", "single": "_single"}
     return [
-        Probe(f"{prefix}{family}_layer{layer}{suffixes[mode]}", family, mode, first + i)
+        Task(f"{prefix}{family}_layer{layer}{suffixes[mode]}", family, mode, first + i)
         for first, prefix in ((0, ""), (len(layers), "random_init/"))[: 1 + baseline]
         for mode in modes
         for family in FAMILIES
@@ -119,200 +127,95 @@ def version_features(
     return torch.stack(features, 1).unflatten(1, (NUM_VERSIONS, len(backbones))).flatten(2, 3)
 
 
-def probe_input(probe: Probe, features: Tensor, label: Tensor) -> Tensor:
+def task_input(task: Task, features: Tensor, label: Tensor) -> Tensor:
     """Picks what a probe sees of images transformed as their labels say.
 
     Args:
-        probe: the probe.
+        task: the probe.
         features: (B, NUM_VERSIONS, places, C) as `version_features`.
         label: (B,) int64 labels of the probe's family.
 
     Returns:
         (B, 2 C) for a pair, (B, C) for a single image.
     """
-    here = features[:, :, probe.place]
-    version = torch.tensor(FAMILIES[probe.family], device=label.device)[label]
+    here = features[:, :, task.place]
+    version = torch.tensor(FAMILIES[task.family], device=label.device)[label]
     moved = here[torch.arange(len(here), device=here.device), version]
-    return torch.cat([here[:, 0], moved], 1) if probe.mode == "pair" else moved
+    return torch.cat([here[:, 0], moved], 1) if task.mode == "pair" else moved
 
 
-def probe_head(probe: Probe, width: int, hidden: int = 1024) -> nn.Sequential:
-    """Builds the MLP of a probe: two hidden layers with ReLU.
-
-    Source: the angle prediction of SIE (Garrido et al. 2023), with this input, Adam and 1e-3.
+class VersionFeatures(Extractor):
+    """`version_features` as an extractor.
 
     Args:
-        probe: the probe.
-        width: channels C of a token.
-        hidden: channels of the hidden layers.
-    """
-    return nn.Sequential(
-        nn.Linear(width * (2 if probe.mode == "pair" else 1), hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, len(FAMILIES[probe.family])),
-    )
-
-
-class ProbeBatch(NamedTuple):
-    """Features of training images, and their places in the global batch, which give the labels.
-
-    Attributes:
-        features: (B, NUM_VERSIONS, places, C) float32.
-        slot: (B,) int64 places in the global batch, whose images are in random order.
-    """
-
-    features: Tensor
-    slot: Tensor
-
-
-class VersionPass(L.LightningModule):
-    """Writes the features of all versions of a clean loader's images into a file.
-
-    Args:
-        backbones: frozen.
+        backbones: frozen, of one width.
         layers: after which blocks.
-        path: of the `.npy` file, on a disk that all processes see.
-        num_images: of the loader, over all processes.
     """
 
-    def __init__(
-        self, backbones: Sequence[SplitViT], layers: Sequence[int], path: Path, num_images: int
-    ) -> None:
+    def __init__(self, backbones: Sequence[SplitViT], layers: Sequence[int]) -> None:
         super().__init__()
         self.backbones = nn.ModuleList(backbones)
         self.layers = tuple(layers)
-        self.path = path
-        width = backbones[0].width
-        self.shape = (num_images, NUM_VERSIONS, len(backbones) * len(self.layers), width)
-        self._rows = np.empty(0)
+        self.shape = (NUM_VERSIONS, len(backbones) * len(self.layers), backbones[0].width)
 
-    def setup(self, stage: str) -> None:
-        """Makes the file in one process; the others wait for it."""
-        if self.trainer.is_global_zero:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            np.lib.format.open_memmap(self.path, "w+", np.float32, self.shape).flush()
-        self.trainer.strategy.barrier("file allocated")
-        self._rows = np.load(self.path, mmap_mode="r+")
-
-    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        """Computes the features of a batch."""
-        features = version_features(list(self.backbones), self.layers, batch.pixels)  # type: ignore[arg-type]
-        self._rows[batch.indices.cpu().numpy()] = features.cpu().numpy()
-
-    def on_test_end(self) -> None:
-        """Writes what is still in memory, and waits for the others."""
-        self._rows.flush()  # type: ignore[attr-defined]
-        self.trainer.strategy.barrier("file written")
+    @override
+    def forward(self, pixels: Tensor) -> Tensor:
+        return version_features(list(self.backbones), self.layers, pixels)  # type: ignore[arg-type]
 
 
-class FeatureRows(Dataset):
-    """Maps a `BatchKey` to this rank's rows of a file of features.
+class VersionHeads(Heads):
+    """One MLP per task, on the features of all versions of an image.
+
+    Training gives every label to the same number of images, in an order of its own each epoch:
+    the label follows from the place in the global batch. Measuring shows every image under all
+    labels.
 
     Args:
-        path: of the file.
-        plan: which rows a step takes.
-    """
-
-    def __init__(self, path: Path, plan: Plan) -> None:
-        self.path = path
-        self.plan = plan
-
-    def __len__(self) -> int:
-        return self.plan.steps_per_epoch
-
-    def __getitem__(self, key: BatchKey) -> ProbeBatch:
-        indices, _ = self.plan.indices(key)
-        rows = np.load(self.path, mmap_mode="r")[indices]
-        slot = torch.arange(len(indices)) + self.plan.rank * len(indices)
-        return ProbeBatch(torch.from_numpy(rows), slot)
-
-
-class ProbeTraining(L.LightningModule):
-    """Trains all probes at once on stored features.
-
-    The heads share nothing: the sum of their losses gives each the gradient of its own loss.
-
-    Args:
-        probes: the probes.
+        tasks: what each of them tells.
         width: channels of a token.
-        hidden: channels of the hidden layers.
+        hidden: channels of the two hidden layers.
         learning_rate: of Adam, without weight decay.
-        seed: of the heads' weights.
-
-    Attributes:
-        heads: one MLP per probe.
+        seed: of the weights.
     """
+
+    chooses = False
 
     def __init__(
-        self, probes: Sequence[Probe], width: int, hidden: int, learning_rate: float, seed: int
+        self, tasks: Sequence[Task], width: int, hidden: int, learning_rate: float, seed: int
     ) -> None:
         super().__init__()
-        self.probes = tuple(probes)
+        self.tasks = tuple(tasks)
+        self.num_heads = len(self.tasks)
         self.learning_rate = learning_rate
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.heads = nn.ModuleList(probe_head(p, width, hidden) for p in probes)
+            self.heads = nn.ModuleList(
+                deep_head(width * (1 + (t.mode == "pair")), len(FAMILIES[t.family]), hidden)
+                for t in tasks
+            )
 
-    def training_step(self, batch: ProbeBatch, batch_idx: int) -> Tensor:
-        """Gives every label to the same number of images, in an order of its own each epoch."""
+    @override
+    def losses(self, batch: FeatureBatch) -> Tensor:
         losses = []
-        for probe, head in zip(self.probes, self.heads, strict=True):
-            label = batch.slot % len(FAMILIES[probe.family])
-            logits = head(probe_input(probe, batch.features, label))
+        for task, head in zip(self.tasks, self.heads, strict=True):
+            label = batch.slot % len(FAMILIES[task.family])
+            logits = head(task_input(task, batch.features, label))
             losses.append(F.cross_entropy(logits.float(), label))
-        loss = torch.stack(losses).sum()
-        self.log("loss", loss.detach() / len(losses), prog_bar=True)
-        return loss
+        return torch.stack(losses)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam at a constant learning rate."""
-        return torch.optim.Adam(self.heads.parameters(), self.learning_rate)
+    @override
+    def hits(self, batch: FeatureBatch) -> Tensor:
+        hits = torch.zeros(self.num_heads, dtype=torch.int64, device=batch.slot.device)
+        for number, (task, head) in enumerate(zip(self.tasks, self.heads, strict=True)):
+            for value in range(len(FAMILIES[task.family])):
+                label = torch.full_like(batch.slot, value)
+                found = head(task_input(task, batch.features, label)).argmax(1)
+                hits[number] += (found == label).sum()
+        return hits
 
-
-class ProbeTest(L.LightningModule):
-    """Counts how often trained probes are right about test images.
-
-    Args:
-        backbones: frozen.
-        layers: after which blocks.
-        probes: the probes.
-        heads: one trained MLP per probe.
-
-    Attributes:
-        accuracies: by name of a probe, on every process, after `trainer.test`.
-    """
-
-    accuracies: dict[str, Accuracy]
-
-    def __init__(
-        self,
-        backbones: Sequence[SplitViT],
-        layers: Sequence[int],
-        probes: Sequence[Probe],
-        heads: nn.ModuleList,
-    ) -> None:
-        super().__init__()
-        self.backbones = nn.ModuleList(backbones)
-        self.layers = tuple(layers)
-        self.probes = tuple(probes)
-        self.heads = heads
-        self.counters = nn.ModuleList(AccuracyCounter(len(FAMILIES[p.family])) for p in probes)
-
-    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        """Shows every image under every label of every probe."""
-        features = version_features(list(self.backbones), self.layers, batch.pixels)  # type: ignore[arg-type]
-        parts = zip(self.probes, self.heads, self.counters, strict=True)
-        for probe, head, counter in parts:
-            for number in range(len(FAMILIES[probe.family])):
-                label = torch.full_like(batch.indices, number)
-                counter.update(head(probe_input(probe, features, label)).float(), label)  # type: ignore[operator]
-
-    def on_test_epoch_end(self) -> None:
-        """Unites the processes."""
-        parts = zip(self.probes, self.counters, strict=True)
-        self.accuracies = {probe.name: counter.compute() for probe, counter in parts}  # type: ignore[operator]
+    @override
+    def configure(self, num_epochs: int) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), self.learning_rate)
 
 
 class TransformationStage(Stage):
@@ -338,6 +241,8 @@ class TransformationStage(Stage):
     """
 
     name = "transformation"
+    trains = True
+    needs_labels = False
 
     def __init__(
         self,
@@ -360,61 +265,58 @@ class TransformationStage(Stage):
         self.hidden = hidden
         self.baseline = baseline
 
+    @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        """Stores the training features, trains all probes on them, tests."""
         data.setup("fit")
-        backbones = [self.backbone]
-        if self.baseline:
-            backbones.append(random_init(self.backbone, self.seed))
-        probes = list_probes(self.layers, self.modes, self.baseline)
+        backbones = [self.backbone, *([self.random_backbone()] if self.baseline else [])]
+        tasks = list_tasks(self.layers, self.modes, self.baseline)
+        width, rank, world_size = self.backbone.width, trainer.global_rank, trainer.world_size
+        probe = Probe(VersionHeads(tasks, width, self.hidden, self.learning_rate, self.seed))
+        extractor = VersionFeatures(backbones, self.layers)
+        store = folder / "features" / f"transformation-{self.checkpoint_hash[:16]}.partial"
+
+        def features(split: Split, num_images: int) -> Features:
+            path = store / f"{split}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            loader = data.clean_loader(split, num_images)
+            rows = write_features(extractor, loader, num_images, path, trainer)
+            label = torch.full((len(rows),), -1)  # of no use here
+            return Features(np.load(path, mmap_mode="r"), label, rows)
+
         total = len(data.images("train"))
         num_train = total if self.num_train is None else min(self.num_train, total)
-        path = folder / "features" / f"transformation-{self.checkpoint_hash[:16]}.partial.npy"
-        width = self.backbone.width
-        module = ProbeTraining(probes, width, self.hidden, self.learning_rate, self.seed)
-        plan = Plan(
-            num_train, self.batch_size, 0, self.seed, trainer.global_rank, trainer.world_size
-        )
+        plan = Plan(num_train, self.batch_size, 0, self.seed, rank, world_size)
         try:
-            store = VersionPass(backbones, self.layers, path, num_train)
-            trainer.test(store, data.clean_loader("train", num_train), verbose=False)
-            trainer.fit(module, self._train_loader(trainer, data, FeatureRows(path, plan)))
+            rows = TrainingRows(features("train", num_train), plan)
+            fit_probe(trainer, probe, self._loader(trainer, rows), None)
+            probe.to(trainer.strategy.root_device)
+            tested = features("test", len(data.images("test")))
+            test = CleanRows(tested, data.evaluation_batch_size, rank, world_size)
+            accuracies = probe.top1(test)
         finally:
             if trainer.is_global_zero:
-                path.unlink(missing_ok=True)
-        test = ProbeTest(backbones, self.layers, probes, module.heads)
-        trainer.test(test, data.clean_loader("test"), verbose=False)
-        num_images = {
-            test.accuracies[p.name].num_samples // len(FAMILIES[p.family]) for p in probes
+                shutil.rmtree(store, ignore_errors=True)
+        metrics = {
+            task.name: accuracy / len(FAMILIES[task.family])
+            for task, accuracy in zip(tasks, accuracies, strict=True)
         }
-        assert num_images == {len(data.images("test"))}, "every image counts once for every label"
+        num_test = len(tested.rows)
+        num_shown = {task.name: len(FAMILIES[task.family]) * num_test for task in tasks}
         return [
             self.result(
                 data,
-                {name: accuracy.top1 for name, accuracy in test.accuracies.items()},
-                num_images.pop(),
-                counts={f"{n}_hits": a.num_hits for n, a in test.accuracies.items()},
+                metrics,
+                num_test,
+                counts={f"{n}_hits": round(v * num_shown[n] / 100) for n, v in metrics.items()},
                 feature={"layers": self.layers, "pooling": "mean of patch tokens"},
-                protocol={
-                    "modes": list(self.modes),
-                    "num_train": num_train,
-                    "epochs": trainer.max_epochs,
-                    "batch_size": self.batch_size,
-                    "learning_rate": self.learning_rate,
-                    "hidden": self.hidden,
-                    "optimizer": "Adam",
-                    "labels_per_test_image": "all",
-                },
+                protocol={"num_train": num_train},
             )
         ]
 
-    def _train_loader(
-        self, trainer: L.Trainer, data: LabelledDataModule, dataset: FeatureRows
-    ) -> LazyLoader:
+    def _loader(self, trainer: L.Trainer, rows: TrainingRows) -> Any:
         return step_loader(
-            dataset,
-            len(dataset),
+            rows,
+            len(rows),
             lambda: BatchKey(trainer.current_epoch, 0),
-            data.num_workers,
-            torch.cuda.is_available(),
+            0,
         )

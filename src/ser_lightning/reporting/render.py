@@ -23,9 +23,9 @@ class ReportTable(NamedTuple):
     Attributes:
         title: one line.
         caption: what it shows; may be empty.
-        header: of the columns.
+        header: names of the columns.
         rows: below it.
-        notes: numbered from 1, as [1] in the cells.
+        notes: texts numbered from 1, as [1] in the cells.
         num_labels: how many columns on the left are words, not numbers.
     """
 
@@ -56,7 +56,7 @@ def to_markdown(title: str, introduction: str, tables: Sequence[ReportTable]) ->
     """Writes the tables one below the other.
 
     Args:
-        title: of the report.
+        title: heading of the report.
         introduction: a paragraph on how to read it.
         tables: in the order to show.
 
@@ -78,7 +78,7 @@ def to_html(title: str, introduction: str, tables: Sequence[ReportTable]) -> str
     """Writes the tables as one page without scripts and without anything to load.
 
     Args:
-        title: of the report.
+        title: heading of the report.
         introduction: a paragraph on how to read it.
         tables: in the order to show.
 

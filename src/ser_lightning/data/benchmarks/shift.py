@@ -7,6 +7,8 @@ Source: Recht et al. 2019, arXiv 1902.10811; Hendrycks et al. 2021, arXiv 2006.1
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from ser_lightning.data.benchmarks.conditions import BenchmarkDataModule, Condition
 from ser_lightning.data.benchmarks.layouts import class_images
 from ser_lightning.data.sources.base import Source
@@ -60,7 +62,7 @@ _OPEN = {
 }
 
 
-class ShiftedDataModule(BenchmarkDataModule):
+class ShiftDataModule(BenchmarkDataModule):
     """The test sets of ImageNet's classes that are not from ImageNet; any of the three.
 
     Images are prepared as ImageNet's validation images: resized, then cut.
@@ -92,8 +94,8 @@ class ShiftedDataModule(BenchmarkDataModule):
             options = " ".join(f"--data.{name} DIR" for name in folders)
             raise ValueError(f"no folder of images is given; give any of {options}")
 
+    @override
     def open(self) -> tuple[Condition, ...]:
-        """Lists the images of the sets that are given."""
         conditions = []
         for name, root in self.roots.items():
             images = _OPEN[name](Path(root).expanduser())
@@ -103,18 +105,18 @@ class ShiftedDataModule(BenchmarkDataModule):
         return tuple(conditions)
 
     @property
+    @override
     def benchmark_name(self) -> str:
-        """Unused: every set has a result of its own."""
-        return ", ".join(self.roots)
+        return ", ".join(self.roots)  # unused: every set has a result of its own
 
     @property
+    @override
     def dataset_name(self) -> str:
-        """What the classifier was trained on."""
         return "imagenet1k"
 
     @property
+    @override
     def data_root(self) -> str:
-        """Folders of the sets."""
         return ", ".join(self.roots.values())
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from ser_lightning.corruptions import (
     CORRUPTIONS,
@@ -19,10 +19,9 @@ from ser_lightning.corruptions import (
     corruption_names,
 )
 from ser_lightning.data.benchmarks.arrays import open_cifar_c
-from ser_lightning.data.benchmarks.conditions import BenchmarkDataModule, Condition, RenderedBatches
+from ser_lightning.data.benchmarks.conditions import BenchmarkDataModule, Condition, RenderedImages
 from ser_lightning.data.benchmarks.generated import CLEAN, CorruptedImages, reduction
 from ser_lightning.data.benchmarks.layouts import class_images, find_folders
-from ser_lightning.data.datasets import evaluation_loader
 from ser_lightning.data.sources.base import Source
 from ser_lightning.data.sources.folder import FolderImages
 from ser_lightning.data.sources.released import (
@@ -37,7 +36,7 @@ _LAYOUT = """  {root}/<corruption>/<1..5>/<wnid>/*.JPEG           (ImageNet-C)
   {root}/<corruption>.npy and labels.npy             (CIFAR-10-C, CIFAR-100-C)"""
 
 
-class CorruptedDataModule(BenchmarkDataModule):
+class ImageNetCDataModule(BenchmarkDataModule):
     """Images under corruptions of several severities.
 
     Released files of ImageNet-C are shown as they are, without resizing or cutting; those of
@@ -101,46 +100,46 @@ class CorruptedDataModule(BenchmarkDataModule):
         return self.dataset_name == "imagenet1k"
 
     @property
+    @override
     def dataset_name(self) -> str:
-        """What the classifier was trained on."""
         released = not self.generated and not self._is_cifar
         return "imagenet1k" if released else super().dataset_name
 
     @property
+    @override
     def benchmark_name(self) -> str:
-        """What results call the images."""
         if self._is_cifar:
             return f"cifar{self.num_classes}_c"
         return "imagenet_c" if self.is_imagenet else self.dataset_name
 
     @property
+    @override
     def data_root(self) -> str:
-        """Folder of the images."""
         return str(getattr(self.source, "root", "") if self.root is None else self.root)
 
+    @override
     def open(self) -> tuple[Condition, ...]:
-        """Finds all images of every condition, clean ones too where they are there."""
         if self.root is None:
             return self._open_generated()
         if self._is_cifar:
             return self._open_arrays(self.root)
         return self._open_folders(self.root)
 
+    @override
     def test_dataloader(self) -> DataLoader:
-        """Loads every image once and makes all corruptions of it, or reads released files."""
         if not self.generated:
             return super().test_dataloader()
+        # every image is read once, and all corruptions of it are made
         first = self.conditions[0]
-        batches = self.batches(first.images, first.crop_fraction, len(self.conditions))
-        return evaluation_loader(
-            RenderedBatches(batches), self.num_workers, torch.cuda.is_available()
-        )
+        size = self.batch_size(len(self.conditions))
+        make = RenderedImages(self.images_of(first))
+        return self.in_order(make, "test", (len(first.images), size))
 
+    @override
     def describe(self) -> dict[str, Any]:
-        """How images are prepared; released ones are shown as they are."""
         if self.generated or self._is_cifar:
             return super().describe()
-        return {**super().describe(), "resize": None}
+        return {**super().describe(), "resize": None}  # released ones are shown as they are
 
     def _open_generated(self) -> tuple[Condition, ...]:
         images = self.source_images()

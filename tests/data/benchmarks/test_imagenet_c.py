@@ -7,8 +7,8 @@ from PIL import Image
 
 from benchmark_trees import pixels, write_imagenet_c, write_images
 from ser_lightning.corruptions import CORRUPTIONS, corrupt, reencode
-from ser_lightning.data import ImageFolder, Shapes
-from ser_lightning.data.benchmarks import CorruptedDataModule
+from ser_lightning.data import ImageFolder, Shapes, loaders
+from ser_lightning.data.benchmarks import ImageNetCDataModule
 from ser_lightning.data.render import normalise
 from ser_lightning.data.sources import released
 
@@ -19,7 +19,7 @@ UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "num_workers": 0}
 
 def module(source=SOURCE, **options):
     options = {"image_size": 16, "evaluation_batch_size": 6, **UNIT, **options}
-    return CorruptedDataModule(source, **options)
+    return ImageNetCDataModule(source, **options)
 
 
 def opened(**options):
@@ -160,17 +160,15 @@ def test_generated_images_depend_on_their_place_not_on_the_rest():
         torch.testing.assert_close(ours, all_of_them[images.positions], rtol=0, atol=0)
 
 
-def test_every_rank_has_its_own_images():
-    class Rank:
-        def __init__(self, rank):
-            self.global_rank, self.world_size = rank, 2
-
+def test_every_rank_has_its_own_images(monkeypatch):
     seen = []
     for rank in range(2):
         data = module(**GENERATED)
         data.setup("test")
-        data.trainer = Rank(rank)
-        seen.append(samples(data))
+        with monkeypatch.context() as patch:
+            patch.setattr(loaders, "world_size", lambda: 2)
+            patch.setattr(loaders, "rank", lambda rank=rank: rank)
+            seen.append(samples(data))
     alone = module(**GENERATED)
     alone.setup("test")
     for number, values in enumerate(samples(alone)):

@@ -1,6 +1,6 @@
-"""The summary table as text and as Markdown."""
+"""The summary of an online evaluation as text."""
 
-from ser_lightning.reporting import RunMetrics, runs_markdown, summary_table
+from ser_lightning.reporting import summary_table
 
 BEFORE = {"knn_top1": 31.25, "knn_top5": 80.0, "equivariance/rotation_block3": 0.8012}
 AFTER = {
@@ -46,16 +46,3 @@ def test_without_classes_there_is_no_chance_level():
 def test_metrics_measured_only_before_are_kept():
     lines = summary_table({"rankme": 3.0}, {}).splitlines()
     assert lines[-1].split() == ["RankMe", "3.0", "-", "dimensions", "in", "use"]
-
-
-def test_runs_stand_in_lines_with_random_init_in_brackets():
-    other = {"knn_top1": 70.0, "rankme": 12.0}
-    table = runs_markdown([RunMetrics("a", BEFORE, AFTER, 5), RunMetrics("b", {}, other, 10)])
-    assert table.splitlines() == [
-        "| run | steps | k-NN top-1 | eq. rotation | RankMe | feature std |",
-        "|---|---:|---:|---:|---:|---:|",
-        "| a | 5 | 60.0 % (31.2 %) | 0.950 (0.801) | 40.3 (-) | 0.0123 (-) |",
-        "| b | 10 | 70.0 % (-) | - | 12.0 (-) | - |",
-        "",
-        "In brackets: the same at random initialisation.",
-    ]

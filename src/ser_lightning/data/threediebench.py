@@ -3,32 +3,34 @@
 Source: Garrido et al. 2023 (SIE), whose repository has the official lists of objects.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+from typing_extensions import override
 
 from ser_lightning.batch import EvaluationBatch
-from ser_lightning.data.datasets import balanced_subset
-from ser_lightning.data.labelled import LabelledCrops, LabelledDataModule
-from ser_lightning.data.plan import BatchKey
+from ser_lightning.data.datasets import LabelledCrops, balanced_subset
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.sources.base import Part, Source
 from ser_lightning.data.sources.released import BENCH3D_VAL, count_reasons
 from ser_lightning.data.sources.threediebench import RandomViews, ThreeDIEBench
 from ser_lightning.randomness import Stream, generator
 
 
+@dataclass(frozen=True)
 class _ViewCrops(LabelledCrops):
-    """Maps a `BatchKey` to crops of the epoch's views."""
+    """Makes this rank's crops of the epoch's views."""
 
-    images: RandomViews
+    def __call__(self, key: BatchKey) -> EvaluationBatch:
+        images = self.reader.images
+        assert isinstance(images, RandomViews)
+        self.reader.images = images.redrawn(self.plan.seed, key.epoch)
+        return super().__call__(key)
 
-    def __getitem__(self, key: BatchKey) -> EvaluationBatch:
-        self.images = self.images.redrawn(self.plan.seed, key.epoch)
-        return super().__getitem__(key)
 
-
-class ObjectDataModule(LabelledDataModule):
+class ThreeDIEBenchDataModule(LabelledDataModule):
     """3DIEBench in three splits of whole objects: train, a hold-out part of it, and test.
 
     An epoch of training shows one random view of each object, the other two splits all views.
@@ -50,8 +52,8 @@ class ObjectDataModule(LabelledDataModule):
             )
         self.objects = source
 
+    @override
     def setup(self, stage: str) -> None:
-        """Opens the lists and divides the training objects, once."""
         if self._splits:
             return
         train, test = self.objects.train(), self.objects.evaluation()
@@ -77,18 +79,10 @@ class ObjectDataModule(LabelledDataModule):
             self._splits["test"] = Part(test, chosen)
 
     @property
+    @override
     def dataset_name(self) -> str:
-        """What results call it."""
         return "3diebench"
 
-    def train_dataset(self) -> Dataset:
-        """The data set that maps a `BatchKey` to a training batch of this rank."""
-        return _ViewCrops(
-            self.images("train"),
-            self.plan(),
-            self.crop,
-            self.image_size,
-            self.mean,
-            self.std,
-            self.on_bad_image,
-        )
+    @override
+    def training_batches(self, plan: Plan) -> _ViewCrops:
+        return _ViewCrops(self.reader(self.train_images), plan, self.crop, self.clean)

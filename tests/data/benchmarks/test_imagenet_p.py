@@ -9,7 +9,7 @@ import torch
 from benchmark_trees import pixels, write_video
 from ser_lightning.corruptions import num_official_frames, sequence
 from ser_lightning.data import Shapes, UnreadableImage
-from ser_lightning.data.benchmarks import PerturbedDataModule
+from ser_lightning.data.benchmarks import ImageNetPDataModule
 from ser_lightning.data.benchmarks.videos import read_video
 
 CLASSES = ("n01440764", "n01514668")
@@ -19,7 +19,7 @@ SOURCE = Shapes(num_train=24, num_evaluation=13, image_size=16)
 def module(source=SOURCE, **options):
     unit = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "num_workers": 0}
     options = {"image_size": 16, "evaluation_batch_size": 64, **unit, **options}
-    return PerturbedDataModule(source, **options)
+    return ImageNetPDataModule(source, **options)
 
 
 def frames_of(count, seed):

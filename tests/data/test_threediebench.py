@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from object_tree import NUM_VIEWS, SYNSETS, shade, write_bench
-from ser_lightning.data import CropViews, Shapes, objects
-from ser_lightning.data.objects import ObjectDataModule
+from ser_lightning.data import CropViews, Shapes, threediebench
 from ser_lightning.data.plan import BatchKey
 from ser_lightning.data.sources.threediebench import ThreeDIEBench
+from ser_lightning.data.threediebench import ThreeDIEBenchDataModule
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def module(bench, **options):
     defaults = {"global_batch_size": 3, "holdout_fraction": 0.25, "num_workers": 0}
     sizes = {"image_size": 8, "evaluation_crop_fraction": 1.0, "mean": (0, 0, 0), "std": (1, 1, 1)}
     source = ThreeDIEBench(str(bench))
-    data = ObjectDataModule(source, crop=crop, **{**defaults, **sizes, **options})
+    data = ThreeDIEBenchDataModule(source, crop=crop, **{**defaults, **sizes, **options})
     with pytest.warns(UserWarning, match="the test split has 150 files"):
         data.setup("fit")
     return data
@@ -70,10 +70,10 @@ def test_splits_have_whole_objects_and_do_not_overlap(bench):
 
 
 def test_epoch_shows_every_object_once_from_a_side_of_its_own(bench):
-    dataset = module(bench).train_dataset()
-    seen = []
+    data, seen = module(bench), []
+    dataset, num_steps = data.train_dataset(), data.plan().steps_per_epoch
     for epoch in range(3):
-        batches = [dataset[BatchKey(epoch, step)] for step in range(len(dataset))]
+        batches = [dataset[BatchKey(epoch, step)] for step in range(num_steps)]
         indices = torch.cat([batch.indices for batch in batches])
         assert sorted(indices.tolist()) == list(range(9))
         views = views_of(torch.cat([batch.pixels for batch in batches]))
@@ -127,8 +127,8 @@ def test_another_number_of_test_images_is_marked(bench, monkeypatch):
     reason = "the test split has 150 files, the released set has 527,600"
     assert module(bench).reasons() == (reason,)
     assert len(module(bench, num_test=12).reasons()) == 2
-    monkeypatch.setattr(objects, "BENCH3D_VAL", 3 * NUM_VIEWS)
-    data = ObjectDataModule(ThreeDIEBench(str(bench)), num_workers=0)
+    monkeypatch.setattr(threediebench, "BENCH3D_VAL", 3 * NUM_VIEWS)
+    data = ThreeDIEBenchDataModule(ThreeDIEBench(str(bench)), num_workers=0)
     data.setup("fit")
     assert data.reasons() == ()
 
@@ -157,4 +157,4 @@ def test_lists_that_do_not_belong_together_are_refused(bench, copy):
 
 def test_source_without_objects_is_refused():
     with pytest.raises(ValueError, match=r"Shapes has no views of objects; use --data.source"):
-        ObjectDataModule(Shapes(num_train=8, num_evaluation=4, image_size=16))
+        ThreeDIEBenchDataModule(Shapes(num_train=8, num_evaluation=4, image_size=16))

@@ -7,19 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from ser_lightning.corruptions import EXTRA_PERTURBATIONS, PERTURBATIONS, num_official_frames
-from ser_lightning.data.benchmarks.conditions import (
-    BenchmarkDataModule,
-    Condition,
-    ConditionBatches,
-)
+from ser_lightning.data.benchmarks.conditions import BenchmarkDataModule, Condition
 from ser_lightning.data.benchmarks.generated import Sequences, reduction
 from ser_lightning.data.benchmarks.layouts import class_files, find_folders
 from ser_lightning.data.benchmarks.videos import Videos, load_av
-from ser_lightning.data.datasets import evaluation_loader
 from ser_lightning.data.sources.base import ImageSet, Source
 from ser_lightning.data.sources.released import IMAGENET_VAL, count_reasons, imagenet_synsets
 
@@ -35,7 +30,7 @@ def base_name(folder: str) -> str:
     return folder.removesuffix("_2").removesuffix("_3")
 
 
-class PerturbedDataModule(BenchmarkDataModule):
+class ImageNetPDataModule(BenchmarkDataModule):
     """Images that change little from frame to frame.
 
     Released videos are shown as they are, without resizing or cutting. Generated sequences are
@@ -89,22 +84,22 @@ class PerturbedDataModule(BenchmarkDataModule):
             )
 
     @property
+    @override
     def dataset_name(self) -> str:
-        """What the classifier was trained on."""
         return super().dataset_name if self.generated else "imagenet1k"
 
     @property
+    @override
     def benchmark_name(self) -> str:
-        """What results call the images."""
         return "imagenet_p" if self.dataset_name == "imagenet1k" else self.dataset_name
 
     @property
+    @override
     def data_root(self) -> str:
-        """Folder of the images."""
         return str(getattr(self.source, "root", "") if self.root is None else self.root)
 
+    @override
     def open(self) -> tuple[Condition, ...]:
-        """Finds the videos of every perturbation."""
         conditions = self._open_generated() if self.root is None else self._open_videos(self.root)
         reasons = []
         if self.frame_stride > 1:
@@ -113,17 +108,13 @@ class PerturbedDataModule(BenchmarkDataModule):
             reasons.append(f"{self.videos_per_class} videos per class only")
         return tuple(c._replace(reasons=c.reasons + tuple(reasons)) for c in conditions)
 
+    @override
     def test_dataloader(self) -> DataLoader:
-        """Loads the videos of all perturbations, this rank's share, each exactly once."""
-        parts = [
-            self.batches(c.images, c.crop_fraction, len(c.images.read(0))) for c in self.conditions
-        ]
-        return evaluation_loader(
-            ConditionBatches(parts), self.num_workers, torch.cuda.is_available()
-        )
+        return self.condition_loader([len(c.images.read(0)) for c in self.conditions])
 
+    @override
     def describe(self) -> dict[str, Any]:
-        """How images are prepared; released videos are shown as they are."""
+        # released videos are shown as they are
         return super().describe() if self.generated else {**super().describe(), "resize": None}
 
     def _open_videos(self, root: Path) -> list[Condition]:

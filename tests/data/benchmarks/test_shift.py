@@ -4,7 +4,7 @@ import pytest
 
 from benchmark_trees import write_images
 from ser_lightning.data import Shapes
-from ser_lightning.data.benchmarks import ShiftedDataModule
+from ser_lightning.data.benchmarks import ShiftDataModule
 from ser_lightning.data.sources.released import imagenet_r_synsets, imagenet_synsets
 
 SOURCE = Shapes(num_train=12, num_evaluation=12)
@@ -19,7 +19,7 @@ def v2(tmp_path_factory):
 
 
 def opened(**folders):
-    data = ShiftedDataModule(SOURCE, **{name: str(root) for name, root in folders.items()})
+    data = ShiftDataModule(SOURCE, **{name: str(root) for name, root in folders.items()})
     with pytest.warns(UserWarning, match="the released set has"):
         data.setup("test")
     return data.conditions
@@ -40,7 +40,7 @@ def test_v2_folders_are_numbers_not_texts(v2):
 
 def test_v2_with_too_few_folders_is_refused(tmp_path):
     write_images(tmp_path, ["0", "7"])
-    data = ShiftedDataModule(SOURCE, imagenet_v2=str(tmp_path))
+    data = ShiftDataModule(SOURCE, imagenet_v2=str(tmp_path))
     with pytest.raises(ValueError, match=r"2 classes, not of 1000(.|\n)*999"):
         data.setup("test")
 
@@ -62,11 +62,11 @@ def test_r_has_the_names_of_its_200_classes(tmp_path):
 
 def test_class_that_r_does_not_have_is_refused(tmp_path):
     write_images(tmp_path, ["n01440764"])  # tench: in ImageNet, not in ImageNet-R
-    data = ShiftedDataModule(SOURCE, imagenet_r=str(tmp_path))
+    data = ShiftDataModule(SOURCE, imagenet_r=str(tmp_path))
     with pytest.raises(ValueError, match=r"n01440764, which are no classes of this set(.|\n)*200"):
         data.setup("test")
 
 
 def test_no_folder_names_the_options():
     with pytest.raises(ValueError, match=r"--data.imagenet_v2 DIR --data.imagenet_r DIR"):
-        ShiftedDataModule(SOURCE)
+        ShiftDataModule(SOURCE)

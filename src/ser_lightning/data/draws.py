@@ -1,0 +1,68 @@
+"""What the views of a batch are made from, beside the images: their sizes and random numbers."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ser_lightning.data import crops, photometric
+from ser_lightning.data.plan import BatchKey
+from ser_lightning.groups import GroupElement, GroupSampler
+from ser_lightning.randomness import Stream, generator, uniforms
+
+_NUM_CROP_UNIFORMS = crops.NUM_UNIFORMS + 1  # the box, then the flip
+_NUM_UNIFORMS = _NUM_CROP_UNIFORMS + photometric.NUM_UNIFORMS
+
+
+class Canvas(NamedTuple):
+    """How large views are.
+
+    Attributes:
+        size: side of an upright global view in pixels.
+        patch_size: side of a token in pixels.
+    """
+
+    size: int
+    patch_size: int
+
+    def grid(self, size: int | None = None) -> tuple[int, int]:
+        """(h, w) tokens of an upright view; of a global one without its size."""
+        side = (self.size if size is None else size) // self.patch_size
+        return side, side
+
+
+class Draws(NamedTuple):
+    """The random numbers of some images of a step: of each, a function of its own position.
+
+    Attributes:
+        seed: the run's seed.
+        key: epoch and step; crops depend on the epoch alone, grid size and parity of the turns on
+            the step.
+        indices: (B,) positions of the images in the data set.
+        paired: whether images 2i and 2i + 1 share the numbers of image 2i, and show the same part
+            of them, in shares of their sides.
+    """
+
+    seed: int
+    key: BatchKey
+    indices: np.ndarray
+    paired: bool = False
+
+    def take(self, rows: np.ndarray) -> "Draws":
+        """The numbers of some rows of the images; of pairs, whole ones."""
+        return self._replace(indices=self.indices[rows])
+
+    def view(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Uniform numbers for one view of each image: for its crop and flip, and its colours."""
+        indices = np.repeat(self.indices[::2], 2) if self.paired else self.indices
+        epoch = self.key.epoch
+        block = uniforms(self.seed, Stream.AUGMENT, epoch, indices, number, _NUM_UNIFORMS)
+        return block[:, :_NUM_CROP_UNIFORMS], block[:, _NUM_CROP_UNIFORMS:]
+
+    def elements(
+        self, group: GroupSampler, grid: tuple[int, int], number: int
+    ) -> tuple[GroupElement, GroupElement]:
+        """Group elements for one pair of views; grid and parity are drawn once for the step."""
+        epoch, step = self.key
+        rows = uniforms(self.seed, Stream.GROUP, epoch, self.indices, number, 4)
+        shared = generator(self.seed, Stream.STEP, epoch, step, number)
+        return group.sample(len(self.indices), grid, shared, rows.reshape(-1, 2, 2))

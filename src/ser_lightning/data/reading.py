@@ -1,0 +1,208 @@
+"""Reading images a few at a time, and what an unreadable one means."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ser_lightning.data.sources.base import ImageSet, Part, UnreadableImage
+from ser_lightning.randomness import Stream, generator
+
+OnBadImage = Literal["skip", "fail"]
+T = TypeVar("T")
+
+MAX_BAD_SHARE = 0.01
+MIN_BAD = 10
+"""So many unreadable images beyond the share end no run: the first ones may be met by chance."""
+
+HANDFUL = 2**24
+"""Bytes of decoded images that are held before their views are made; one image may have more."""
+
+
+class NothingReadError(Exception):
+    """None of a batch's images can be read, and they are to be left out."""
+
+
+class Handful(NamedTuple):
+    """Decoded images of some rows of a batch.
+
+    Attributes:
+        images: uint8 (3, H, W), of any sizes.
+        rows: (B,) the rows of the batch that they are for.
+        positions: (B,) where they came from.
+    """
+
+    images: list[Tensor]
+    rows: np.ndarray
+    positions: np.ndarray
+
+
+class Reader:
+    """Reads images by position; each worker has one of its own, which remembers unreadable ones.
+
+    Args:
+        images: one split of a source.
+        on_bad_image: "fail" raises; "skip" trains on another image instead, and leaves it out of
+            an evaluation.
+        max_bad_share: share of unreadable images that ends a run all the same.
+
+    Attributes:
+        bad: positions of the unreadable images that were met.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        on_bad_image: OnBadImage = "fail",
+        max_bad_share: float = MAX_BAD_SHARE,
+    ) -> None:
+        self.images = images
+        self.on_bad_image = on_bad_image
+        self.max_bad_share = max_bad_share
+        self.bad: set[int] = set()
+        self._num_read = 0
+
+    def read(self, position: int, of: int | None = None) -> Tensor | None:
+        """Reads one image; None if it cannot be read and is to be skipped.
+
+        Args:
+            position: which image.
+            of: size of the set whose share is counted; by default the images read so far, which
+                stand for the whole where the order is random.
+
+        Raises:
+            UnreadableImage: it cannot be read and `on_bad_image` is "fail", or too many cannot.
+        """
+        if position in self.bad:
+            return None
+        self._num_read += 1
+        try:
+            return self.images.read(position)
+        except UnreadableImage as error:
+            if self.on_bad_image == "fail":
+                raise UnreadableImage(
+                    f"{error}; repair or remove it, or do without such images: "
+                    "--data.on_bad_image skip"
+                ) from error
+            self.bad.add(position)
+            warnings.warn(f"{error}; it is skipped", stacklevel=2)
+            self._check_share(error, min(self._num_read, len(self.images)) if of is None else of)
+            return None
+
+    def replaced(self, position: int, seed: int, epoch: int) -> tuple[Tensor, int]:
+        """Reads one image, or one drawn from all over the set where it cannot be read.
+
+        Which one depends on (seed, epoch, position) alone; with the image comes its position.
+
+        Raises:
+            UnreadableImage: as `read`.
+        """
+        image = self.read(position)
+        if image is not None:
+            return image, position
+        others = generator(seed, Stream.REPLACEMENT, epoch, position)
+        while True:
+            other = int(others.integers(len(self.images)))
+            image = self.read(other)
+            if image is not None:
+                return image, other
+
+    def handfuls(
+        self, positions: np.ndarray, replace: tuple[int, int] | None = None, pairs: bool = False
+    ) -> Iterator[Handful]:
+        """Reads the images of a batch, as many at a time as fit into `HANDFUL`.
+
+        Args:
+            positions: (B,) of the images.
+            replace: seed and epoch, which others stand in for unreadable ones; None leaves them
+                out.
+            pairs: whether images 2i and 2i + 1 belong together.
+        """
+        held: list[tuple[Tensor, int, int]] = []
+        size = 0
+        for row, wanted in enumerate(positions.tolist()):
+            if replace is None:
+                image, position = self.read(wanted, of=len(self.images)), wanted
+            else:
+                image, position = self.replaced(wanted, *replace)
+            if image is None:
+                continue
+            held.append((image, position, row))
+            size += image.nbytes
+            if size >= HANDFUL and not (pairs and len(held) % 2):
+                yield _handful(held)
+                held, size, image = [], 0, None  # dropped before the next one is read
+        if held:
+            yield _handful(held)
+
+    def _check_share(self, error: UnreadableImage, of: int) -> None:
+        """Refuses to go on where more images are bad than allowed."""
+        num_bad = len(self.bad)
+        if num_bad == len(self.images) or num_bad > MIN_BAD + self.max_bad_share * of:
+            raise UnreadableImage(
+                f"{num_bad} of {of} images of {folder_of(self.images)} cannot be read, more than "
+                f"the share of {self.max_bad_share}; the last one: {error}. Repair or remove them, "
+                "or allow more: --data.max_bad_share"
+            )
+
+
+def _handful(held: Sequence[tuple[Tensor, int, int]]) -> Handful:
+    images, positions, rows = zip(*held, strict=True)
+    return Handful(list(images), np.array(rows), np.array(positions))
+
+
+def folder_of(images: ImageSet) -> str:
+    """Where images lie, for messages: their folder, or the kind of set."""
+    while isinstance(images, Part):
+        images = images.images
+    return str(getattr(images, "folder", type(images).__name__))
+
+
+def made(
+    handfuls: Iterator[Handful], make: Callable[[Handful], T]
+) -> tuple[T, np.ndarray, np.ndarray]:
+    """Makes a batch of handfuls, each of which is dropped before the next one is read.
+
+    Args:
+        handfuls: the images.
+        make: what to make of a handful; a structure that `joined` knows.
+
+    Returns:
+        What was made of all of them, the (B,) rows of the batch that it has, and the (B,)
+        positions they came from.
+
+    Raises:
+        NothingReadError: there are no images.
+    """
+    parts = []
+    for handful in handfuls:
+        parts.append((make(handful), handful.rows, handful.positions))
+        del handful  # before the next one is read
+    if not parts:
+        raise NothingReadError
+    made_of, rows, positions = zip(*parts, strict=True)
+    return joined(made_of), np.concatenate(rows), np.concatenate(positions)
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Puts structures of the same kind together, row after row.
+
+    Tensors and arrays have their rows in the first dimension, lists have one entry per row;
+    tuples are joined field by field; of anything else, all parts have the same.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, np.ndarray):
+        return np.concatenate(parts)
+    if isinstance(first, list):
+        return [entry for part in parts for entry in part]
+    if isinstance(first, tuple):
+        fields = [joined(field) for field in zip(*parts, strict=True)]
+        return type(first)(*fields) if hasattr(first, "_fields") else tuple(fields)
+    return first

@@ -1,0 +1,162 @@
+"""From an image file to 8-bit colour: upright or as stored, opaque, and not too large."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor
+
+from ser_lightning.data.sources.base import UnreadableImage
+from ser_lightning.numbers import PositiveInt, checked, within
+
+_NO_PHOTOGRAPHS = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}
+EXTENSIONS = tuple(
+    sorted(
+        extension
+        for extension, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and kind not in _NO_PHOTOGRAPHS and extension != ".pfm"
+    )
+)
+"""Extensions, in lower case, of the photographs and drawings that Pillow can open."""
+
+_DEPTHS = (8, 10, 12, 14, 16)
+_ALPHA = ("RGBA", "LA", "PA")
+_UPRIGHT = {  # what undoes the value of EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+if TYPE_CHECKING:
+    Level = int
+else:
+    Level = within(int, 0, 255)
+
+
+@checked
+@dataclass(frozen=True)
+class Decode:
+    """How image files become pixels.
+
+    Attributes:
+        upright: whether to turn photographs as their EXIF orientation says. False shows them as
+            they are stored, as published pipelines do. (Pillow itself turns TIFF files.)
+        background: red, green and blue behind transparent areas.
+        max_pixels: most pixels to decode of a file.
+    """
+
+    upright: bool = False
+    background: tuple[Level, Level, Level] = (255, 255, 255)
+    max_pixels: PositiveInt = 178_956_970  # where Pillow's own limit lies
+
+    def describe(self) -> dict[str, Any]:
+        """The settings in plain values, for a record."""
+        return {**asdict(self), "background": list(self.background)}
+
+
+AS_STORED = Decode()
+
+
+def read_image(path: str | Path, decode: Decode = AS_STORED, min_side: int | None = None) -> Tensor:
+    """Reads an image file: the first picture of it, in colour.
+
+    Pixels of more than 8 bits are divided by the file's own depth: the smallest of 8, 10, 12, 14
+    and 16 bits that holds its brightest pixel.
+
+    Args:
+        path: the file.
+        decode: how to show it.
+        min_side: lets the decoder of JPEG leave out detail, as long as height and width stay at
+            least as long; None for the full size.
+
+    Returns:
+        (3, H, W) uint8 image.
+
+    Raises:
+        UnreadableImage: the file is missing, damaged or too large, or its pixels have no known
+            range.
+    """
+    try:
+        with without_pillows_limit(), Image.open(path) as image:
+            if min_side is not None:
+                image.draft(None, (min_side, min_side))
+            if image.width * image.height > decode.max_pixels:
+                raise ValueError(
+                    f"{image.width} x {image.height} pixels are more than max_pixels "
+                    f"{decode.max_pixels:,}; shrink the file, or raise `max_pixels` "
+                    "(--data.source.max_pixels)"
+                )
+            return _to_rgb(image, decode)
+    except Exception as error:  # damaged files make decoders raise almost anything
+        raise UnreadableImage(f"{path}: {str(error) or type(error).__name__}") from error
+
+
+@contextmanager
+def without_pillows_limit() -> Iterator[None]:
+    """Leaves the limit to `max_pixels`; Pillow's own cannot name the option, and warns before."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _to_rgb(image: Image.Image, decode: Decode) -> Tensor:
+    # The pixels of gray images with 16 bits are all there; of colours Pillow keeps the upper half.
+    is_halved = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    image.load()
+    info = image.info
+    if decode.upright and (turn := _UPRIGHT.get(_orientation(image))) is not None:
+        image = image.transpose(turn)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; save 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return _from_deep_gray(np.asarray(image), info.get("transparency"), decode)
+    if is_halved:
+        _check_brightness(image)
+    if image.mode in _ALPHA or "transparency" in info:
+        canvas = Image.new("RGBA", image.size, decode.background)
+        image = Image.alpha_composite(canvas, image.convert("RGBA"))
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1 where the block is missing or damaged."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a damaged block does not make the picture unreadable
+        return 1
+
+
+def _from_deep_gray(levels: np.ndarray, transparent: Any, decode: Decode) -> Tensor:
+    """Scales gray levels of up to 16 bits by the depth that they use."""
+    low, high = int(levels.min()), int(levels.max())
+    depth = next((depth for depth in _DEPTHS if high < 1 << depth), None)
+    if low < 0 or depth is None:
+        raise ValueError(f"levels from {low} to {high} are not of 16 bits; save 8 or 16 bits")
+    gray = torch.from_numpy((levels.astype(np.int64) >> (depth - 8)).astype(np.uint8))
+    if transparent is None:
+        return gray.expand(3, -1, -1)
+    background = torch.tensor(decode.background, dtype=torch.uint8)[:, None, None]
+    return torch.where(torch.from_numpy(levels == transparent), background, gray)
+
+
+def _check_brightness(image: Image.Image) -> None:
+    """Refuses colours of 16 bits per channel that use fewer: their upper half is all but black."""
+    colours = image.getchannel("L") if image.mode == "LA" else image.convert("RGB")
+    brightest = int(np.asarray(colours).max())
+    if brightest < 1 << (_DEPTHS[-2] - 8):
+        raise ValueError(
+            "16 bits per channel, of which the brightest pixel uses fewer than 15, and only the "
+            "upper 8 can be read: it would be dark; save it with 8 bits per channel"
+        )

@@ -1,0 +1,238 @@
+"""The image files below a folder, each once, and an index that saves looking for them again."""
+
+import hashlib
+import json
+import os
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from ser_lightning.data.sources.decode import EXTENSIONS
+from ser_lightning.files import atomic_path
+
+MIN_INDEXED = 1_000
+"""Fewer images are listed faster than an index is kept."""
+
+_FORMAT = 1
+_SETTLED = 2 * 10**9  # a folder that changed within so many nanoseconds may change unnoticed
+_SYSTEM_FOLDERS = {
+    *("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
+}
+_UNTIMED = -1
+
+
+class Listing(NamedTuple):
+    """What lies below a folder.
+
+    Attributes:
+        paths: (N,) bytes, the images relative to the folder, sorted.
+        left_out: number of files and folders that are no images to read, by reason.
+    """
+
+    paths: np.ndarray
+    left_out: Counter[str]
+
+
+class _Folder(NamedTuple):
+    """What lies directly in one folder; paths are relative to the root.
+
+    Attributes:
+        time: when it was last changed, in nanoseconds; -1 if that may still be going on.
+        folders: folders in it.
+        links: links to folders in it.
+        left_out: as in `Listing`.
+        images: (n,) bytes, sorted.
+        inodes: (n,) uint64 numbers of the files.
+        linked: (n,) bool, whether the file lies elsewhere.
+    """
+
+    time: int
+    folders: list[str]
+    links: list[str]
+    left_out: dict[str, int]
+    images: np.ndarray
+    inodes: np.ndarray
+    linked: np.ndarray
+
+
+def cache_folder() -> Path:
+    """Where indexes are kept: $SER_LIGHTNING_CACHE, or ser-lightning in the user's cache folder."""
+    if own := os.environ.get("SER_LIGHTNING_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ser-lightning"
+
+
+def list_images(root: Path) -> Listing:
+    """Lists the images below a folder.
+
+    Hidden folders and files and those of operating systems are left out. Links are followed, but
+    no folder and no file is listed twice: not through a link to a parent folder, nor under the
+    names of two links; the file's own place goes first, then the first name in order.
+
+    An index of 1,000 images and more is kept in `cache_folder()`. Folders that were not changed
+    since are not read again.
+    """
+    index = _index_path(root)
+    known = _load(index)
+    found, num_repeated = _walk(root, known)
+    paths, inodes, linked = _together(found.values())
+    if len(paths) >= MIN_INDEXED and any(found[path] is not known.get(path) for path in found):
+        _save(index, found)
+    left_out: Counter[str] = Counter()
+    for folder in found.values():
+        left_out.update(folder.left_out)
+    if num_repeated:
+        left_out["links to folders that are read already"] = num_repeated
+    repeated = _repeated(root, paths, inodes, linked)
+    if repeated:
+        left_out["further names of the same image"] = len(repeated)
+    return Listing(np.sort(np.delete(paths, repeated), kind="stable"), left_out)
+
+
+def _walk(root: Path, known: dict[str, _Folder]) -> tuple[dict[str, _Folder], int]:
+    """Visits every folder once: first those in their own place, then those behind links.
+
+    Returns:
+        The folders by path, and how many links led to folders that were visited already.
+    """
+    seen = {_identity(os.stat(parent), str(parent)) for parent in root.resolve().parents}
+    found: dict[str, _Folder] = {}
+    folders, links, num_repeated = [""], list[str](), 0
+    while folders or links:
+        relative = folders.pop() if folders else links.pop(0)
+        path = os.path.join(root, relative)
+        state = os.stat(path)
+        identity = _identity(state, path)
+        if identity in seen:
+            num_repeated += 1
+            continue
+        seen.add(identity)
+        folder = known.get(relative)
+        if folder is None or folder.time != state.st_mtime_ns:
+            is_settled = state.st_mtime_ns < time.time_ns() - _SETTLED
+            folder = _read_folder(path, relative, state.st_mtime_ns if is_settled else _UNTIMED)
+        found[relative] = folder
+        folders += reversed(folder.folders)
+        if folder.links:
+            links = sorted(links + folder.links)
+    return found, num_repeated
+
+
+def _read_folder(path: str, relative: str, changed: int) -> _Folder:
+    folders, links, images = list[str](), list[str](), list[tuple[bytes, int, bool]]()
+    left_out: Counter[str] = Counter()
+    try:
+        with os.scandir(path) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+    except PermissionError:
+        return _folder(_UNTIMED, folders, links, {"folders without permission to read": 1}, images)
+    for entry in entries:
+        place, is_link = os.path.join(relative, entry.name), entry.is_symlink()
+        is_system = entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS
+        extension = os.path.splitext(entry.name)[1].lower()
+        if entry.is_dir():
+            if is_system:
+                left_out[f"hidden or system folders {entry.name}"] += 1
+            else:
+                (links if is_link else folders).append(place)
+        elif is_system:
+            left_out["hidden files"] += 1
+        elif extension not in EXTENSIONS:
+            left_out[f"files {extension}" if extension else "files without an extension"] += 1
+        elif entry.is_file():
+            inode = os.stat(entry.path).st_ino if is_link else entry.inode()
+            images.append((os.fsencode(place), inode, is_link))
+        else:
+            left_out["broken links" if is_link else "devices and pipes"] += 1
+    return _folder(changed, folders, links, dict(left_out), images)
+
+
+def _folder(
+    changed: int,
+    folders: list[str],
+    links: list[str],
+    left_out: dict[str, int],
+    images: list[tuple[bytes, int, bool]],
+) -> _Folder:
+    names, inodes, linked = zip(*images, strict=True) if images else ((), (), ())
+    return _Folder(
+        changed,
+        folders,
+        links,
+        left_out,
+        np.array(names, dtype=np.bytes_),
+        np.array(inodes, dtype=np.uint64),
+        np.array(linked, dtype=bool),
+    )
+
+
+def _identity(state: os.stat_result, path: str) -> tuple[int, int] | str:
+    """What a file is whatever its name; some network drives number nothing."""
+    return (state.st_dev, state.st_ino) if state.st_ino else os.path.realpath(path)
+
+
+def _repeated(root: Path, paths: np.ndarray, inodes: np.ndarray, linked: np.ndarray) -> list[int]:
+    """Positions of images that are listed under another name already."""
+    order = np.argsort(inodes, kind="stable")
+    same = np.diff(inodes[order]) == 0
+    doubtful = np.union1d(order[1:][same], order[:-1][same])
+    seen, repeated = set(), []
+    for row in sorted(doubtful.tolist(), key=lambda row: (linked[row], paths[row])):
+        path = os.path.join(root, os.fsdecode(paths[row]))
+        with suppress(OSError):
+            state = os.stat(path)
+            identity = _identity(state, path)
+            # Files of two drives may have the same number.
+            if identity in seen and (linked[row] or state.st_nlink > 1):
+                repeated.append(row)
+            seen.add(identity)
+    return repeated
+
+
+def _index_path(root: Path) -> Path:
+    key = repr((_FORMAT, str(root.resolve()), EXTENSIONS))
+    return cache_folder() / "listings" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+
+
+def _together(folders: Collection[_Folder]) -> list[np.ndarray]:
+    """Images, inodes and links of all folders."""
+    return [
+        np.concatenate([getattr(folder, name) for folder in folders])
+        for name in _Folder._fields[4:]
+    ]
+
+
+def _save(index: Path, found: dict[str, _Folder]) -> None:
+    folders = [(path, len(folder.images), *folder[:4]) for path, folder in found.items()]
+    images, inodes, linked = _together(found.values())
+    text = np.frombuffer(json.dumps(folders).encode(), dtype=np.uint8)
+    try:
+        with atomic_path(index) as partial, partial.open("wb") as stream:
+            np.savez(stream, folders=text, images=images, inodes=inodes, linked=linked)
+    except OSError as error:
+        rank_zero_warn(
+            f"the index of images is not kept ({error}), every start lists them anew; set "
+            "SER_LIGHTNING_CACHE to a folder that can be written"
+        )
+
+
+def _load(index: Path) -> dict[str, _Folder]:
+    """The folders of an index; none where it is missing or damaged."""
+    try:
+        with index.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+            folders: list[Any] = json.loads(content["folders"].tobytes())
+            arrays = [content[name] for name in _Folder._fields[4:]]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return {}
+    found, start = {}, 0
+    for path, count, *rest in folders:
+        found[path] = _Folder(*rest, *(array[start : start + count] for array in arrays))
+        start += count
+    return found

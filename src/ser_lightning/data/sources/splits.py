@@ -1,0 +1,181 @@
+"""Which folders of a tree are splits, and which are classes, told from the paths of its images."""
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+TRAIN_NAMES = ("train", "training")
+EVALUATION_NAMES = ("val", "valid", "validation", "test", "testing", "eval", "evaluation")
+_MOST_LOOSE = 0.1  # share of images beside class folders that are left out; more are refused
+
+LAYOUT = """expected
+  {root}/train/<class>/*.jpg and {root}/val/<class>/*.jpg   (ImageNet; or test, in any case)
+  {root}/<class>/*.jpg                                     (every 20th of a class is held out)
+  {root}/*.jpg                                             (no labels)"""
+
+
+class Images(NamedTuple):
+    """Image files: (N,) sorted paths, as bytes, relative to a folder."""
+
+    folder: Path
+    paths: np.ndarray
+
+
+class Splits(NamedTuple):
+    """The images to train on, those to evaluate on, and how many lie elsewhere, by place."""
+
+    train: Images
+    evaluation: Images | None
+    left_out: Counter[str]
+
+
+def first_folders(paths: np.ndarray) -> dict[str, slice]:
+    """Which of sorted paths lie in which first folder; those in none are left out."""
+    inside = np.flatnonzero(np.char.find(paths, b"/") >= 0)
+    found = {}
+    position = 0
+    while position < len(inside):
+        name = bytes(paths[inside[position]]).partition(b"/")[0]
+        rows = _rows(paths, name)
+        found[os.fsdecode(name)] = rows
+        position = int(np.searchsorted(inside, rows.stop))
+    return found
+
+
+def find_splits(root: Path, paths: np.ndarray, train: str, evaluation: str) -> Splits:
+    """Finds the folders for training and evaluation; without the first, all images are trained on.
+
+    A folder that holds nothing but another one stands for that one.
+
+    Args:
+        root: the folder, for messages.
+        paths: its images, relative and sorted.
+        train: name of the folder for training, before `TRAIN_NAMES` are looked for.
+        evaluation: name of the folder for evaluation, before `EVALUATION_NAMES`.
+
+    Raises:
+        FileNotFoundError: a folder that was named is missing, or a split holds no image.
+        ValueError: it is not clear whether a folder is a split or a class.
+    """
+    while True:
+        folders = first_folders(paths)
+        names = (
+            _pick(root, folders, train, TRAIN_NAMES),
+            _pick(root, folders, evaluation, EVALUATION_NAMES),
+        )
+        if any(names) or len(folders) != 1 or _is_loose(paths).any():
+            break
+        (only,) = folders
+        root, paths = root / only, _below(paths, only)
+    for given, name, default in (
+        (train, names[0], TRAIN_NAMES[0]),
+        (evaluation, names[1], EVALUATION_NAMES[0]),
+    ):
+        if given not in (name, default):
+            some = ", ".join(sorted(folders)[:5]) or "no folders"
+            raise FileNotFoundError(f"{root / given} is no folder; {root} has {some}")
+    return _divide(root, paths, *names)
+
+
+def _divide(root: Path, paths: np.ndarray, train: str | None, evaluation: str | None) -> Splits:
+    if train is None:
+        if evaluation is not None:
+            raise ValueError(
+                f"{root} has a folder {evaluation} for evaluation, but none for training; move the "
+                f"class folders into {root / TRAIN_NAMES[0]}, or give --data.source.root "
+                f"{root / evaluation} to train on its images"
+            )
+        return Splits(Images(root, paths), None, Counter())
+    splits = [
+        Images(root / name, _below(paths, name)) for name in (train, evaluation) if name is not None
+    ]
+    for split in splits:
+        if not len(split.paths):
+            raise FileNotFoundError(
+                f"{split.folder} holds no image that is not in another folder; put images there, "
+                f"or remove the folder; {LAYOUT.format(root=root)}"
+            )
+    rest = np.ones(len(paths), dtype=bool)
+    for name in (train, evaluation):
+        if name is not None:
+            rest[_rows(paths, os.fsencode(name))] = False
+    others = paths[rest]
+    left_out = Counter(
+        {
+            f"images in {name}": rows.stop - rows.start
+            for name, rows in first_folders(others).items()
+        }
+    )
+    if evaluation is None and left_out and not first_folders(splits[0].paths):
+        raise ValueError(
+            f"{root} has the folder {train} beside {len(left_out)} others with images, each of "
+            f"which may be a class; for classes, move all of them into {root / TRAIN_NAMES[0]}; "
+            f"to train on one folder, give --data.source.root {root / train}"
+        )
+    if loose := int(_is_loose(others).sum()):
+        left_out["images beside the folders"] = loose
+    return Splits(splits[0], splits[1] if evaluation is not None else None, left_out)
+
+
+def class_folders(images: Images, least: int = 2) -> tuple[Images, tuple[str, ...], int]:
+    """The classes of a split: its first folders.
+
+    Args:
+        images: of the split.
+        least: number of folders from which on they are classes.
+
+    Returns:
+        The images with a class, or all of them where there are no classes; the classes, none
+        where there are too few folders; and how many images outside of folders were left
+        out.
+
+    Raises:
+        ValueError: too many images lie outside of class folders.
+    """
+    names = tuple(sorted(first_folders(images.paths)))
+    if len(names) < least:
+        return images, (), 0
+    loose = _is_loose(images.paths)
+    if loose.mean() > _MOST_LOOSE:
+        raise ValueError(
+            f"{images.folder} has {int(loose.sum()):,} images outside of class folders and "
+            f"{int((~loose).sum()):,} in {len(names)} of them; sort them into class folders, or "
+            "read all without labels: --data.source.labels false"
+        )
+    return Images(images.folder, images.paths[~loose]), names, int(loose.sum())
+
+
+def _pick(root: Path, folders: dict[str, slice], given: str, usual: tuple[str, ...]) -> str | None:
+    """The folder of a split: those with images go first, then the given name, then exact ones."""
+    if given not in usual and (root / given).is_dir():
+        return given
+    present = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    for names in (sorted(folders), present):
+        for wanted in (given, *usual):
+            if wanted in names:
+                return wanted
+            for name in names:
+                if name.casefold() == wanted.casefold():
+                    return name
+    return None
+
+
+def _rows(paths: np.ndarray, folder: bytes) -> slice:
+    """Where the paths below a folder are; "0" comes after "/"."""
+    first, last = (int(np.searchsorted(paths, folder + end)) for end in (b"/", b"0"))
+    return slice(first, last)
+
+
+def _below(paths: np.ndarray, folder: str) -> np.ndarray:
+    """The paths below a folder, relative to it."""
+    name = os.fsencode(folder)
+    chosen = np.ascontiguousarray(paths[_rows(paths, name)])
+    letters = chosen.view(np.uint8).reshape(-1, chosen.itemsize)[:, len(name) + 1 :]
+    return np.ascontiguousarray(letters).view(f"S{max(1, letters.shape[1])}").ravel()
+
+
+def _is_loose(paths: np.ndarray) -> np.ndarray:
+    return np.char.find(paths, b"/") < 0

@@ -1,0 +1,87 @@
+"""What a trainer may be asked for: settings that would change what a step means are refused.
+
+Followed exactly: every way to say how long a run is, accumulation, limited batches, clipping,
+several processes, mixed and double precision, reloaded loaders, `fast_dev_run`. A run that
+`max_time` or an early stop ends is one that stops in the middle of its schedules.
+"""
+
+from collections.abc import Iterator
+
+import lightning as L
+from lightning.pytorch import callbacks
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies.strategy import Strategy
+
+PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
+_CALLBACKS: dict[type[L.Callback], str] = {
+    callbacks.GradientAccumulationScheduler: "changes how many images a step sees; set "
+    "`trainer.accumulate_grad_batches`, which divides the global batch",
+    callbacks.StochasticWeightAveraging: "replaces the learning rate's schedule; average "
+    "checkpoints after the run instead",
+    callbacks.WeightAveraging: "measures and saves other weights than those trained; use an "
+    "objective with a momentum branch, or average checkpoints after the run",
+    callbacks.BaseFinetuning: "freezes and adds parameters behind the schedules; set "
+    "`model.init_args.backbone.init_args.freeze_patch_embed` or train all of them",
+    callbacks.ModelPruning: "changes weights between steps; prune an exported backbone",
+    callbacks.BatchSizeFinder: "takes steps with other batches; set `data.global_batch_size`",
+    callbacks.LearningRateFinder: "takes steps with other learning rates; set "
+    "`model.init_args.base_learning_rate`",
+}
+_STRATEGIES: tuple[type[Strategy], ...] = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
+
+
+def check_trainer(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Refuses what would train something else than the configuration says.
+
+    Raises:
+        ValueError: names the setting, what it does, and what to set instead.
+    """
+    for objection in (*_to_callbacks(trainer), *_to_settings(trainer), *_to_module(module)):
+        raise ValueError(objection)
+
+
+def _to_callbacks(trainer: L.Trainer) -> Iterator[str]:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for kind, reason in _CALLBACKS.items():
+            if isinstance(callback, kind):
+                yield f"the callback {type(callback).__name__} {reason}"
+
+
+def _to_settings(trainer: L.Trainer) -> Iterator[str]:
+    overfit = getattr(trainer, "overfit_batches", 0)
+    if overfit:
+        yield (
+            f"trainer.overfit_batches {overfit} repeats the same images, but every "
+            "epoch draws its own; limit epochs by `trainer.limit_train_batches`, or train on a "
+            "source of few images"
+        )
+    if trainer.limit_train_batches == 0:
+        yield (
+            "trainer.limit_train_batches 0 trains nothing; raise it, or measure without training "
+            "by `validate`"
+        )
+    if trainer._accelerator_connector._layer_sync is not None:
+        yield "trainer.sync_batchnorm replaces norms that span all processes already; leave it out"
+    if trainer.precision not in PRECISIONS:
+        yield (
+            f'trainer.precision "{trainer.precision}" keeps the weights themselves in few bits, '
+            "in which small updates vanish; use bf16-mixed, 16-mixed, 32-true or 64-true"
+        )
+    if isinstance(trainer.strategy, _STRATEGIES):
+        yield (
+            f"{type(trainer.strategy).__name__} splits parameters over processes, but momentum "
+            "branch, clipping and checkpoints need them whole; use ddp"
+        )
+    if (trainer.gradient_clip_val or 0) < 0:
+        yield (
+            f"trainer.gradient_clip_val {trainer.gradient_clip_val} clips nothing; use a positive "
+            "norm, or null for none"
+        )
+
+
+def _to_module(module: L.LightningModule) -> Iterator[str]:
+    if not module.automatic_optimization:
+        yield (
+            f"{type(module).__name__} optimizes by hand, so that steps cannot be counted; leave "
+            "`automatic_optimization` on: one optimizer step per batch or group of batches"
+        )

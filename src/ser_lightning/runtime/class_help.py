@@ -1,0 +1,83 @@
+"""`--model.help MoCoV3`, `--model.backbone.help` and the like, for every option that is a class."""
+
+import inspect
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, get_args, get_origin
+
+from jsonargparse import SUPPRESS, ArgumentParser
+
+from ser_lightning.runtime.arguments import content_of, options
+from ser_lightning.runtime.classes import concrete_classes, find_class, hint_at, named_classes
+
+_SUFFIX = ".help"
+
+
+def asked_for(args: list[str]) -> tuple[str, str] | None:
+    """The option, without dashes, and the class whose help is asked for; "" for any class."""
+    for argument, following in pairwise([*args, "--"]):
+        option, separator, name = argument.partition("=")
+        if option.startswith("--") and option.endswith(_SUFFIX):
+            if not separator and not following.startswith("-"):
+                name = following
+            return option[2:].removesuffix(_SUFFIX), name
+    return None
+
+
+def class_help(roots: dict[str, type], args: list[str], key: str, name: str) -> str:
+    """What a class takes, or which classes an option takes where several can stand there.
+
+    Args:
+        roots: class of every section.
+        args: of the command line; configurations in them say which classes are chosen.
+        key: an option, without dashes.
+        name: of a class; "" takes the chosen one, or the only one.
+
+    Raises:
+        ValueError: if the option or the class does not exist.
+    """
+
+    def chosen(place: str) -> str | None:
+        return _chosen(args, place)
+
+    hint = hint_at(roots, key, chosen)
+    if not named_classes(hint):
+        raise ValueError(f"--{key} is no option that takes a class")
+    classes = concrete_classes(hint)
+    name = name or chosen(key) or ""
+    cls = find_class(hint, name) if name else classes[0] if len(classes) == 1 else None
+    if cls is not None:
+        return _help_of(cls, key, hint)
+    if name:
+        names = ", ".join(fitting.__name__ for fitting in classes)
+        raise ValueError(f"--{key}{_SUFFIX} {name}: no such class; those that fit: {names}")
+    width = max(len(cls.__name__) for cls in classes)
+    lines = [f"  {cls.__name__:<{width}}  {_first_line(cls)}" for cls in classes]
+    head = f"--{key} takes one of these classes; --{key}{_SUFFIX} CLASS lists its options:"
+    return "\n".join([head, *lines])
+
+
+def _chosen(args: list[str], place: str) -> str | None:
+    """The class path that options and configurations name for a key; the last one counts."""
+    names = [value for value in options(args, f"--{place}") if value.isidentifier() or "." in value]
+    for config in options(args, "--config", "-c"):
+        node: Any = content_of(config)
+        for part in place.split("."):
+            node = node.get("init_args", node) if isinstance(node, dict) else {}
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get("class_path"), str):
+            names.insert(0, node["class_path"])
+            break
+    return names[-1] if names else None
+
+
+def _help_of(cls: type, key: str, hint: Any) -> str:
+    parser = ArgumentParser(usage=SUPPRESS, add_help=False, description=None)
+    is_made_later = get_origin(hint) is Callable  # from positional arguments, by us
+    skip: set[str | int] = {len(get_args(hint)[0])} if is_made_later else set()
+    parser.add_class_arguments(cls, key, skip=skip, fail_untyped=False)
+    return f"{cls.__module__}.{cls.__name__}\n\n{parser.format_help().strip()}"
+
+
+def _first_line(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").strip().partition("\n")[0]

@@ -1,0 +1,99 @@
+"""A run goes on with the batch that comes next, whichever limits it had and has now."""
+
+import lightning as L
+import pytest
+
+from objectives.tiny_run import STEPS_PER_EPOCH
+from ser_lightning.data import CropViews, InvertibleViews, PartitionedDataModule, Shapes
+from ser_lightning.objectives.simclr import SimCLR
+from ser_lightning.resume import restate_progress
+from ser_lightning.runtime import RunCheckpoint
+from support import PATCH, tiny_objective
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
+    pytest.mark.filterwarnings("ignore:.*`max_epochs` was not set.*"),
+]
+
+NUM_STEPS = 3 * STEPS_PER_EPOCH
+
+
+class Places(L.Callback):
+    """Notes epoch, place in it, step and images of every batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        place = (trainer.current_epoch, batch_idx, trainer.global_step)
+        self.seen.append((*place, tuple(batch.indices.tolist())))
+
+
+def places(folder, resumes=False, every_n_train_steps=None, **options):
+    module = tiny_objective(SimCLR, warmup_epochs=0, global_batch_size=8)
+    data = PartitionedDataModule(
+        Shapes(num_train=8 * STEPS_PER_EPOCH, num_evaluation=4, image_size=16),
+        global_batch_size=8,
+        crop=CropViews(),
+        invertible=InvertibleViews(ratio=0.25),
+        image_size=16,
+        patch_size=PATCH,
+        num_workers=0,
+        needs=module.regularizer.needs,
+    )
+    checkpoint, seen = RunCheckpoint(every_n_train_steps), Places()
+    checkpoint.dirpath = str(folder)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        num_sanity_val_steps=0,
+        callbacks=[seen, checkpoint],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"limit_val_batches": 0} | options,
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint.path if resumes else None, weights_only=True)
+    return seen.seen
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return places(tmp_path_factory.mktemp("unbroken"), max_epochs=3)
+
+
+def test_run_by_steps_sees_the_batches_of_a_run_by_epochs(unbroken, tmp_path):
+    assert len(unbroken) == NUM_STEPS
+    assert places(tmp_path, max_steps=NUM_STEPS) == unbroken
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"max_steps": 6}, {"max_steps": NUM_STEPS}),
+        ({"max_steps": 9}, {"max_epochs": 3}),
+        ({"max_epochs": 1}, {"max_epochs": 3, "max_steps": 100}),
+        ({"max_epochs": 2, "max_steps": 9}, {"max_epochs": 3, "max_steps": 100}),
+    ],
+)
+@pytest.mark.parametrize(
+    "options", [{}, {"every_n_train_steps": 1, "limit_val_batches": 1}], ids=["epochs", "steps"]
+)
+def test_resumed_run_sees_the_batches_of_an_unbroken_one(first, then, options, unbroken, tmp_path):
+    before = places(tmp_path, **options, **first)
+    after = places(tmp_path, resumes=True, **options, **then)
+    assert before + after == unbroken
+
+
+def test_accumulating_run_by_steps_goes_on_with_the_next_batch(unbroken, tmp_path):
+    whole = places(tmp_path / "whole", max_steps=9, accumulate_grad_batches=2)
+    before = places(tmp_path, max_steps=3, accumulate_grad_batches=2)
+    after = places(tmp_path, resumes=True, max_steps=9, accumulate_grad_batches=2)
+    assert before + after == whole
+
+
+@pytest.mark.parametrize("checkpoint", [{}, {"state_dict": {}}, {"loops": {"fit_loop": {}}}])
+def test_checkpoint_without_progress_stays_as_it_is(checkpoint):
+    restate_progress(checkpoint)
+    assert "epoch_progress" not in str(checkpoint)
