@@ -228,9 +228,9 @@ def test_a_single_loader_is_refused(tmp_path):
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match="k 0 must be at least 1"):
+    with pytest.raises(ValueError, match="k 0 must be int >= 1; the default is 20"):
         OnlineEvaluation(k=0)
-    with pytest.raises(ValueError, match="num_equivariance_images -1"):
+    with pytest.raises(ValueError, match="num_equivariance_images -1 must be int >= 0"):
         OnlineEvaluation(num_equivariance_images=-1)
 
 

@@ -31,6 +31,7 @@ from ser_lightning.evaluation.features import (
 )
 from ser_lightning.evaluation.probe import Heads, Probe, deep_head, fit_probe
 from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.numbers import Positive, PositiveInt, checked
 
 Mode = Literal["pair", "single"]
 
@@ -218,6 +219,7 @@ class VersionHeads(Heads):
         return torch.optim.Adam(self.parameters(), self.learning_rate)
 
 
+@checked
 class TransformationStage(Stage):
     """Measures how well rotations (4-way) and flips (2-way) are predicted, layer by layer.
 
@@ -249,10 +251,10 @@ class TransformationStage(Stage):
         checkpoint: str,
         layers: Sequence[int | float] = (1, 3, 6, 9, 12),
         modes: Sequence[Mode] = ("pair", "single"),
-        num_train: int | None = 100_000,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
-        hidden: int = 1024,
+        num_train: PositiveInt | None = 100_000,
+        batch_size: PositiveInt = 256,
+        learning_rate: Positive = 1e-3,
+        hidden: PositiveInt = 1024,
         baseline: bool = True,
         **stage: Any,
     ) -> None:
