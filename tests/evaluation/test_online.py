@@ -24,8 +24,8 @@ from ser_lightning.evaluation import (
     feature_std,
     knn_accuracy,
     rankme,
-    token_spatial_variance,
 )
+from ser_lightning.evaluation.metrics.diagnostics import spatial_moments, spatial_variance_ratio
 from ser_lightning.evaluation.online import even_subset
 from ser_lightning.evaluation.rows import Rows
 
@@ -76,7 +76,7 @@ def direct_metrics(backbone):
         },
         "rankme": rankme(features),
         "feature_std": feature_std(features),
-        "token_spatial_variance": token_spatial_variance(maps),
+        "token_spatial_variance": spatial_variance_ratio(*spatial_moments(maps)),
     }
 
 

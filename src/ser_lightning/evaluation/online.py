@@ -46,7 +46,7 @@ class OnlineEvaluation(L.Callback):
         baseline_name: what these weights are: "random init" or "given weights".
         latest: metrics of the last validation by name.
         history: one {"step", "metrics"} for each validation of a fit.
-        num_classes: of the labels, 0 where there are none.
+        num_classes: classes among the labels, 0 where there are none.
         num_bank: images of the labelled bank.
         num_queries: images that were measured.
 

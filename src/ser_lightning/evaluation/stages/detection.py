@@ -58,9 +58,9 @@ class DetectionStage(Stage):
     Args:
         checkpoint: file of a pretraining run.
         head: the detector: "faster_rcnn", "retinanet" or "fcos".
-        channels: of the pyramid and the detector's convolutions.
+        channels: channels of the pyramid and the detector's convolutions.
         learning_rate: peak learning rate of AdamW, for the global batch as it is.
-        weight_decay: of AdamW, not for norms and biases.
+        weight_decay: weight decay of AdamW, not for norms and biases.
         warmup_steps: length of the linear warm-up.
         stage: further arguments of every stage.
 

@@ -80,8 +80,8 @@ class EquivariancePass(L.LightningModule):
     Args:
         backbone: frozen.
         layers: after which blocks.
-        reference: of the same layers.
-        seed: of the transformations.
+        reference: mean tokens and maps of the same layers.
+        seed: seed of the transformations.
 
     Attributes:
         means: the mean over images for each row, family and layer; nan where a row is not defined.

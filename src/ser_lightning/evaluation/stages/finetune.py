@@ -44,7 +44,7 @@ class FinetuneStage(Stage):
         base_learning_rate: peak learning rate for a global batch of 256 images; it grows linearly
             with the batch.
         layer_decay: factor on the learning rate from each layer to the one below; 1 for none.
-        weight_decay: of AdamW, not for vectors, biases, [CLS] and position embedding.
+        weight_decay: weight decay of AdamW, not for vectors, biases, [CLS] and positions.
         warmup_epochs: epochs of linear warm-up.
         warmup_learning_rate: where the warm-up begins.
         final_learning_rate: where the cosine ends.

@@ -38,10 +38,10 @@ class LinearHeads(Heads):
 
     Args:
         in_features: width of the features.
-        num_classes: of the logits.
+        num_classes: number of logits.
         base_learning_rates: for a batch of 256.
         global_batch_size: images per optimizer step; the learning rates grow linearly with it.
-        seed: of the initial weights.
+        seed: seed of the initial weights.
 
     Attributes:
         weight: (K * classes, D).

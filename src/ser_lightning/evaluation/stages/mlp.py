@@ -21,10 +21,10 @@ class DeepHead(Heads):
 
     Args:
         in_features: width of the features.
-        num_classes: of the logits.
+        num_classes: number of logits.
         hidden: width of the two hidden layers.
-        learning_rate: of Adam, constant and for any batch.
-        seed: of the initial weights, which are PyTorch's default.
+        learning_rate: learning rate of Adam, constant and for any batch.
+        seed: seed of the initial weights, which are PyTorch's default.
     """
 
     num_heads = 1
@@ -67,7 +67,7 @@ class MLPStage(ProbeStage):
     Args:
         checkpoint: file of a pretraining run.
         hidden: width of the two hidden layers.
-        learning_rate: of Adam, for any batch.
+        learning_rate: learning rate of Adam, for any batch.
         probe: further arguments of every stage that trains a probe.
     """
 

@@ -45,7 +45,7 @@ class Task(NamedTuple):
     """What one probe of a stage tells.
 
     Attributes:
-        name: of its accuracy among the metrics.
+        name: what the metrics call its accuracy.
         family: a key of `FAMILIES`.
         mode: "pair" for MLP([f(x), f(g.x)]), "single" for MLP(f(g.x)).
         place: which of the places of the features it reads.
@@ -175,8 +175,8 @@ class VersionHeads(Heads):
         tasks: what each of them tells.
         width: channels of a token.
         hidden: channels of the two hidden layers.
-        learning_rate: of Adam, without weight decay.
-        seed: of the weights.
+        learning_rate: learning rate of Adam, without weight decay.
+        seed: seed of the weights.
     """
 
     chooses = False
@@ -236,7 +236,7 @@ class TransformationStage(Stage):
         modes: "pair", "single" or both.
         num_train: training images to use, the same number of each class; null takes all.
         batch_size: images per step, over all devices.
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         hidden: channels of the two hidden layers.
         baseline: whether to probe a randomly initialised backbone as well.
         stage: further arguments of every stage.
