@@ -59,7 +59,7 @@ class ProbeStage(Stage):
 
         Args:
             in_features: width of the features.
-            num_classes: of the logits.
+            num_classes: number of logits.
             global_batch_size: images per optimizer step, over all devices.
         """
 
@@ -72,7 +72,7 @@ class ProbeStage(Stage):
             probe: trained and tested.
             result: what the record will say.
             data: the images.
-            folder: of the run.
+            folder: the run.
         """
 
     @override

@@ -85,7 +85,7 @@ class Stage(L.LightningModule, ABC):
         checkpoint: file of a pretraining run.
         branch: whose weights: "online" (student) or "momentum" (teacher); null takes the teacher
             of DINO and the student of all other objectives.
-        seed: of heads and draws; taken from `seed_everything`.
+        seed: seed of heads and draws; taken from `seed_everything`.
 
     Attributes:
         default_branch: whose weights stand for the checkpoint's objective.
@@ -164,7 +164,7 @@ class Stage(L.LightningModule, ABC):
         Args:
             trainer: for `fit` and `test`, with devices, precision and progress bar.
             data: the images; it knows the trainer.
-            folder: of the run: `features/` is the cache that stages share, `results/` holds
+            folder: the run: `features/` is the cache that stages share, `results/` holds
                 records and trained heads.
         """
 
