@@ -228,7 +228,7 @@ def test_a_single_loader_is_refused(tmp_path):
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match="k 0 must be at least 1"):
+    with pytest.raises(ValueError, match="k 0 must be int >= 1"):
         OnlineEvaluation(k=0)
     with pytest.raises(ValueError, match="num_equivariance_images -1"):
         OnlineEvaluation(num_equivariance_images=-1)

@@ -359,9 +359,15 @@ def test_length_of_the_training_is_needed(checkpoint, tmp_path):
         LinearStage(str(checkpoint)).run(new_trainer(data, epochs=None), data, tmp_path)
 
 
-@pytest.mark.parametrize("rates", [[], [1.0, 1.0], [0.0], [-1.0], [math.inf], [math.nan]])
+@pytest.mark.parametrize("rates", [[], [1.0, 1.0]])
 def test_learning_rates_that_make_no_grid_are_refused(rates, checkpoint):
-    with pytest.raises(ValueError, match="must be positive and different"):
+    with pytest.raises(ValueError, match="must be different, at least one"):
+        LinearStage(str(checkpoint), rates)
+
+
+@pytest.mark.parametrize("rates", [[0.0], [1.0, -1.0], [math.inf], [math.nan]])
+def test_learning_rates_that_are_not_positive_are_refused(rates, checkpoint):
+    with pytest.raises(ValueError, match=r"base_learning_rates .* must be Sequence\[float > 0\]"):
         LinearStage(str(checkpoint), rates)
 
 

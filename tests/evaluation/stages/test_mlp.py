@@ -136,5 +136,8 @@ def test_feature_is_the_last_block_or_the_last_four(checkpoint, monkeypatch):
 
 @pytest.mark.parametrize("setting", [{"hidden": 0}, {"learning_rate": 0.0}])
 def test_settings_that_train_nothing_are_refused(setting, checkpoint):
-    with pytest.raises(ValueError, match="must be positive; 1024"):
+    with pytest.raises(
+        ValueError,
+        match=r"(hidden 0 must be int >= 1|learning_rate 0.0 must be float > 0); the default",
+    ):
         MLPStage(str(checkpoint), **setting)

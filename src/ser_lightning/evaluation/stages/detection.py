@@ -23,6 +23,7 @@ from ser_lightning.evaluation.metrics.average_precision import (
     require_coco_eval,
 )
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
+from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, PositiveInt, checked
 from ser_lightning.optim import decay_groups
 
 DROPS = (8 / 9, 26 / 27)
@@ -47,6 +48,7 @@ def relative_learning_rate(step: int, num_steps: int, warmup_steps: int) -> floa
     return 0.1 ** sum(step >= round(drop * num_steps) for drop in DROPS)
 
 
+@checked
 class DetectionStage(Stage):
     """Trains a detector on the frozen token map and measures it once, at the end.
 
@@ -75,10 +77,10 @@ class DetectionStage(Stage):
         self,
         checkpoint: str,
         head: Head = USUAL_HEAD,
-        channels: int = 256,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 0.1,
-        warmup_steps: int = 1000,
+        channels: PositiveInt = 256,
+        learning_rate: Positive = 1e-4,
+        weight_decay: NonNegative = 0.1,
+        warmup_steps: NonNegativeInt = 1000,
         **stage: Any,
     ) -> None:
         super().__init__(checkpoint, **stage)

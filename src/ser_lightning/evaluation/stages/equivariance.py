@@ -27,6 +27,7 @@ from ser_lightning.evaluation.metrics.equivariance import (
 )
 from ser_lightning.evaluation.rows import Rows
 from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.numbers import PositiveInt, checked
 
 
 class ReferencePass(L.LightningModule):
@@ -117,6 +118,7 @@ class EquivariancePass(L.LightningModule):
         self.means = dict(zip(self.columns, means.tolist(), strict=True))
 
 
+@checked
 class EquivarianceStage(Stage):
     """Scores how well token maps follow rotations, flips and resizes of the image.
 
@@ -138,7 +140,9 @@ class EquivarianceStage(Stage):
     needs_labels = False
     figure = "ser_lightning.reporting.equivariance_figure:equivariance_figure"
 
-    def __init__(self, checkpoint: str, num_images: int | None = None, **stage: Any) -> None:
+    def __init__(
+        self, checkpoint: str, num_images: PositiveInt | None = None, **stage: Any
+    ) -> None:
         super().__init__(checkpoint, **stage)
         self.num_images = num_images
 

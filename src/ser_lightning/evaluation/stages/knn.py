@@ -19,10 +19,12 @@ from ser_lightning.evaluation.features import Features
 from ser_lightning.evaluation.metrics.knn import KNNAccuracy, knn_hits
 from ser_lightning.evaluation.overlap import num_shared
 from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.numbers import Positive, PositiveInt, checked
 
 _BLOCK = 4096  # test images between two signs of progress
 
 
+@checked
 class KNNStage(Stage):
     """Classifies test images by the votes of their neighbours among the training images.
 
@@ -39,8 +41,8 @@ class KNNStage(Stage):
     def __init__(
         self,
         checkpoint: str,
-        k: Sequence[int] = (20,),
-        temperature: Sequence[float] = (0.07,),
+        k: Sequence[PositiveInt] = (20,),
+        temperature: Sequence[Positive] = (0.07,),
         **stage: Any,
     ) -> None:
         super().__init__(checkpoint, **stage)

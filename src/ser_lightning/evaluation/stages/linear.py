@@ -3,7 +3,6 @@
 Source: SER lincls_parallel.py (DINO eval_linear.py); the grid in one pass as iBOT and DINOv2 do.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,14 @@ from ser_lightning.evaluation.head import HeadOrigin, LinearClassifier, head_pat
 from ser_lightning.evaluation.probe import Heads, Probe
 from ser_lightning.evaluation.probe_stage import ProbeStage
 from ser_lightning.evaluation.stage import StageResult
+from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
 from ser_lightning.optim import cosine, scaled_learning_rate
 
 MOMENTUM = 0.9
 INITIAL_STD = 0.01
 
 
+@checked
 class LinearHeads(Heads):
     """K linear layers, each trained with SGD and a learning rate of its own.
 
@@ -52,11 +53,11 @@ class LinearHeads(Heads):
 
     def __init__(
         self,
-        in_features: int,
-        num_classes: int,
-        base_learning_rates: Sequence[float],
-        global_batch_size: int,
-        seed: int = 0,
+        in_features: PositiveInt,
+        num_classes: PositiveInt,
+        base_learning_rates: Sequence[Positive],
+        global_batch_size: PositiveInt,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.base_learning_rates = list(base_learning_rates)
@@ -102,6 +103,7 @@ class LinearHeads(Heads):
         return {"base_learning_rate": self.base_learning_rates[index]}
 
 
+@checked
 class LinearStage(ProbeStage):
     """Trains linear classifiers on [CLS], and keeps the best for the stages that need a head.
 
@@ -122,14 +124,14 @@ class LinearStage(ProbeStage):
     def __init__(
         self,
         checkpoint: str,
-        base_learning_rates: Sequence[float] = (0.3, 1.0, 3.0, 10.0, 30.0),
+        base_learning_rates: Sequence[Positive] = (0.3, 1.0, 3.0, 10.0, 30.0),
         **probe: Any,
     ) -> None:
         super().__init__(checkpoint, **probe)
         rates = [float(rate) for rate in base_learning_rates]
-        if not rates or len(set(rates)) < len(rates) or not all(0 < r < math.inf for r in rates):
+        if not rates or len(set(rates)) < len(rates):
             raise ValueError(
-                f"base_learning_rates {rates} must be positive and different, at least one; "
+                f"base_learning_rates {rates} must be different, at least one; "
                 "0.3, 1, 3, 10 and 30 are the usual ones"
             )
         self.base_learning_rates = rates

@@ -13,8 +13,10 @@ from typing_extensions import override
 
 from ser_lightning.evaluation.probe import Heads, deep_head
 from ser_lightning.evaluation.probe_stage import ProbeStage
+from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
 
 
+@checked
 class DeepHead(Heads):
     """One head of three linear layers with ReLU between them, trained with Adam.
 
@@ -30,11 +32,11 @@ class DeepHead(Heads):
 
     def __init__(
         self,
-        in_features: int,
-        num_classes: int,
-        hidden: int = 1024,
-        learning_rate: float = 1e-3,
-        seed: int = 0,
+        in_features: PositiveInt,
+        num_classes: PositiveInt,
+        hidden: PositiveInt = 1024,
+        learning_rate: Positive = 1e-3,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.learning_rate = learning_rate
@@ -56,6 +58,7 @@ class DeepHead(Heads):
         return deepcopy(self.layers)
 
 
+@checked
 class MLPStage(ProbeStage):
     """Trains a deep classifier on [CLS]; what is chosen on the held-out images is the epoch.
 
@@ -75,14 +78,13 @@ class MLPStage(ProbeStage):
     name = "mlp"
 
     def __init__(
-        self, checkpoint: str, hidden: int = 1024, learning_rate: float = 1e-3, **probe: Any
+        self,
+        checkpoint: str,
+        hidden: PositiveInt = 1024,
+        learning_rate: Positive = 1e-3,
+        **probe: Any,
     ) -> None:
         super().__init__(checkpoint, **probe)
-        if hidden < 1 or learning_rate <= 0:
-            raise ValueError(
-                f"hidden {hidden} and learning_rate {learning_rate} must be positive; 1024 and "
-                "0.001 are the usual ones"
-            )
         self.hidden = hidden
         self.learning_rate = learning_rate
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.backbones.vit import block_number
+from ser_lightning.backbones.vit import Layer, block_number
 from ser_lightning.data import BatchKey
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.data.loaders import step_loader
@@ -31,6 +31,7 @@ from ser_lightning.evaluation.features import (
 )
 from ser_lightning.evaluation.probe import Heads, Probe, deep_head, fit_probe
 from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
 
 Mode = Literal["pair", "single"]
 
@@ -56,7 +57,7 @@ class Task(NamedTuple):
     place: int
 
 
-def probed_layers(layers: Sequence[int | float], depth: int) -> list[int]:
+def probed_layers(layers: Sequence[Layer], depth: int) -> list[int]:
     """Turns layers of a configuration into sorted numbers of blocks, each once.
 
     Args:
@@ -64,11 +65,11 @@ def probed_layers(layers: Sequence[int | float], depth: int) -> list[int]:
         depth: number of blocks.
 
     Raises:
-        ValueError: if there is none, or one is negative.
+        ValueError: if there is none.
     """
     numbers = sorted({min(block_number(layer, depth), depth) for layer in layers})
-    if not numbers or numbers[0] < 0:
-        raise ValueError(f"layers {list(layers)} must name blocks from 0 on; use for instance [3]")
+    if not numbers:
+        raise ValueError("layers is empty; name blocks, for instance [3]")
     return numbers
 
 
@@ -163,6 +164,7 @@ class VersionFeatures(Extractor):
         return version_features(list(self.backbones), self.layers, pixels)  # type: ignore[arg-type]
 
 
+@checked
 class VersionHeads(Heads):
     """One MLP per task, on the features of all versions of an image.
 
@@ -181,7 +183,12 @@ class VersionHeads(Heads):
     chooses = False
 
     def __init__(
-        self, tasks: Sequence[Task], width: int, hidden: int, learning_rate: float, seed: int
+        self,
+        tasks: Sequence[Task],
+        width: PositiveInt,
+        hidden: PositiveInt,
+        learning_rate: Positive,
+        seed: NonNegativeInt,
     ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
@@ -218,6 +225,7 @@ class VersionHeads(Heads):
         return torch.optim.Adam(self.parameters(), self.learning_rate)
 
 
+@checked
 class TransformationStage(Stage):
     """Measures how well rotations (4-way) and flips (2-way) are predicted, layer by layer.
 
@@ -247,12 +255,12 @@ class TransformationStage(Stage):
     def __init__(
         self,
         checkpoint: str,
-        layers: Sequence[int | float] = (1, 3, 6, 9, 12),
+        layers: Sequence[Layer] = (1, 3, 6, 9, 12),
         modes: Sequence[Mode] = ("pair", "single"),
-        num_train: int | None = 100_000,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
-        hidden: int = 1024,
+        num_train: PositiveInt | None = 100_000,
+        batch_size: PositiveInt = 256,
+        learning_rate: Positive = 1e-3,
+        hidden: PositiveInt = 1024,
         baseline: bool = True,
         **stage: Any,
     ) -> None:
