@@ -21,6 +21,7 @@ from ser_lightning.data.sources.base import ImageSet
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.features import Features, cached_features
 from ser_lightning.files import checkpoint_config, file_sha256
+from ser_lightning.numbers import NonNegativeInt, checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ def result_branch(checkpoint: str) -> Branch:
 Folders = tuple[tuple[str, str], ...]
 
 
+@checked
 class Stage(L.LightningModule, ABC):
     """A stage of evaluation: one file, `configs/eval/<name>.yaml`, and its records.
 
@@ -115,7 +117,9 @@ class Stage(L.LightningModule, ABC):
     figure: ClassVar[str | None] = None
     """The function that draws a result's metrics, as module:function."""
 
-    def __init__(self, checkpoint: str, branch: Branch | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, checkpoint: str, branch: Branch | None = None, seed: NonNegativeInt = 0
+    ) -> None:
         super().__init__()
         self.checkpoint = checkpoint
         self.default_branch = result_branch(checkpoint)
