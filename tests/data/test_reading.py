@@ -76,7 +76,7 @@ def test_replacement_is_a_function_of_seed_epoch_and_position():
 
 @SKIPPED
 def test_replacements_of_neighbours_come_from_all_over_the_set():
-    reader = Reader(Images(2000, bad=range(100, 120)), "skip", max_bad_share=0.1)
+    reader = Reader(Images(2000, bad=range(100, 120)), "skip", max_bad_share=1)
     others = {reader.replaced(p, 0, 0)[1] for p in range(100, 120)}
     assert len(others) >= 19
     assert max(others) - min(others) > 1000
