@@ -124,8 +124,10 @@ def evaluated(images, **options):
         Reader(images, "skip", **options), Clean(16, mean=(0,) * 3, std=(1,) * 3), positions
     )
     dataset, left_out = Batches(make, len(positions)), set()
-    loader = BatchLoader(dataset, SlotKeys(dataset, (len(positions), 4)), 0, left_out)
-    return list(loader), left_out
+    loader = BatchLoader(dataset, SlotKeys(dataset, (len(positions), 4)), 0, left_out.update)
+    batches = list(loader)
+    assert loader.unreadable == left_out
+    return batches, left_out
 
 
 @SKIPPED

@@ -2,7 +2,7 @@
 
 import sys
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -150,9 +150,8 @@ class ImageDataModule(L.LightningDataModule):
         """Loads a data set that maps the keys of `plan` to batches."""
         trainer = trainer or self.trainer
         steps = self.plan(trainer).steps_per_epoch
-        unreadable = self.unreadable.setdefault("training", set())
-        position = partial(self._position, trainer)
-        return step_loader(dataset, steps, position, num_workers, unreadable)
+        position, note = partial(self._position, trainer), partial(self.note_unreadable, "training")
+        return step_loader(dataset, steps, position, num_workers, note)
 
     def _steps_per_epoch(self, trainer: L.Trainer | None) -> int:
         """Batches per epoch, as limited by the trainer."""
@@ -164,6 +163,10 @@ class ImageDataModule(L.LightningDataModule):
             return BatchKey(0, 0)
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
         return BatchKey(*divmod(progress.processed, self._steps_per_epoch(trainer)))
+
+    def note_unreadable(self, name: str, positions: Iterable[int]) -> None:
+        """Keeps in mind that images of a split could not be read."""
+        self.unreadable.setdefault(name, set()).update(positions)
 
     @property
     def clean(self) -> Clean:
@@ -186,8 +189,12 @@ class ImageDataModule(L.LightningDataModule):
                 have images of two.
         """
         dataset = Batches(make, sum(num_images for num_images, _ in parts))
-        unreadable = self.unreadable.setdefault(name, set())
-        return BatchLoader(dataset, SlotKeys(dataset, *parts), self.num_workers, unreadable)
+        positions = getattr(make, "positions", None)
+
+        def note(slots: list[int]) -> None:
+            self.note_unreadable(name, slots if positions is None else positions[slots].tolist())
+
+        return BatchLoader(dataset, SlotKeys(dataset, *parts), self.num_workers, note)
 
     def clean_images(
         self, images: ImageSet, size: int | None, counter: int, name: str
