@@ -121,5 +121,5 @@ def test_source_without_boxes_is_refused():
 
 
 def test_sides_without_pixels_are_refused(root):
-    with pytest.raises(ValueError, match="long_side 0 must be pixels"):
+    with pytest.raises(ValueError, match="long_side 0 must be int >= 1"):
         module(root, long_side=0)

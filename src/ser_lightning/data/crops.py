@@ -79,13 +79,7 @@ def crop_boxes(
 
     Returns:
         (B, 4) int64 boxes: top, left, height, width.
-
-    Raises:
-        ValueError: an empty range, or a share of the area outside (0, 1].
     """
-    check_scale("crop scale", scale)
-    if not 0 < ratio[0] <= ratio[1]:
-        raise ValueError(f"crop ratio {ratio} must be increasing and positive")
     height = np.broadcast_to(np.asarray(heights, dtype=np.int64), len(uniforms))[:, None]
     width = np.broadcast_to(np.asarray(widths, dtype=np.int64), len(uniforms))[:, None]
 
@@ -225,12 +219,3 @@ def _weights(
     else:
         weight = (1 - x).clamp_min(0)
     return start, weight / weight.sum(1, keepdim=True)
-
-
-def check_scale(name: str, scale: tuple[float, float]) -> None:
-    """Refuses what is no range of shares of an area."""
-    if not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(
-            f"{name} {scale} must be increasing within (0, 1], shares of the image's area; use for "
-            "instance (0.08, 1.0), or (0.05, 0.25) for local crops"
-        )

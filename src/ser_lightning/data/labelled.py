@@ -16,6 +16,7 @@ from ser_lightning.data.sources import released
 from ser_lightning.data.sources.base import ImageSet, Part, Source
 from ser_lightning.data.sources.opening import open_source
 from ser_lightning.distributed import gather_ragged
+from ser_lightning.numbers import BelowOne, PositiveInt, checked
 from ser_lightning.randomness import Stream, generator
 
 Split = Literal["train", "holdout", "test"]
@@ -24,6 +25,7 @@ IMAGENET = "imagenet1k"
 PART = "measured on a part of the images"
 
 
+@checked
 class LabelledDataModule(ImageDataModule):
     """Images with labels, in three splits: train, a hold-out part of it, and test.
 
@@ -44,17 +46,13 @@ class LabelledDataModule(ImageDataModule):
     def __init__(
         self,
         source: Source,
-        global_batch_size: int = 1024,
-        holdout_fraction: float = 0.01,
-        num_train: int | None = None,
-        num_test: int | None = None,
+        global_batch_size: PositiveInt = 1024,
+        holdout_fraction: BelowOne = 0.01,
+        num_train: PositiveInt | None = None,
+        num_test: PositiveInt | None = None,
         **images: Any,
     ) -> None:
         super().__init__(source, global_batch_size, **images)
-        if not 0 <= holdout_fraction < 1:
-            raise ValueError(
-                f"holdout_fraction {holdout_fraction} is outside [0, 1); 0.01 is the usual one"
-            )
         self.holdout_fraction = holdout_fraction
         self.num_train = num_train
         self.num_test = num_test
