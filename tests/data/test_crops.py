@@ -14,7 +14,7 @@ from ser_lightning.data.crops import (
     whole,
 )
 from ser_lightning.data.pipelines import CropViews
-from ser_lightning.data.settings import LocalCrops, RotatedCrops
+from ser_lightning.data.settings import LocalCrops
 from ser_lightning.randomness import Stream, uniforms
 
 RATIO = (3 / 4, 4 / 3)
@@ -76,14 +76,13 @@ def test_boxes_take_one_size_per_image():
 
 
 @pytest.mark.parametrize("scale", [(0.0, 1.0), (0.5, 0.4), (0.5, 1.2)])
-def test_impossible_scale_is_refused(scale):
-    for settings in (CropViews, LocalCrops, RotatedCrops):
-        with pytest.raises(ValueError, match=r"scale .* must be \[a, b\] with 0 < a <= b <= 1"):
-            settings(scale=scale)
+def test_crops_of_an_impossible_scale_are_refused(scale):
+    with pytest.raises(ValueError, match="CropViews: scale"):
+        CropViews(scale=scale)
 
 
-def test_impossible_ratio_is_refused():
-    with pytest.raises(ValueError, match=r"ratio \(2.0, 1.0\) must be \[a, b\] with 0 < a <= b;"):
+def test_crops_of_an_impossible_ratio_are_refused():
+    with pytest.raises(ValueError, match="CropViews: ratio"):
         CropViews(ratio=(2.0, 1.0))
 
 
@@ -139,13 +138,13 @@ def test_local_crops_default_to_four_of_96_pixels_with_dinos_colours():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num": 0}, "num 0 must be int >= 1; the default is 4"),
-        ({"size": 0}, "size 0 must be int >= 1; the default is 96"),
+        ({"num": 0}, "^LocalCrops: num 0 must be int >= 1; the default is 4"),
+        ({"size": 0}, "^LocalCrops: size 0 must be int >= 1; the default is 96"),
         (
             {"scale": (0.3, 0.2)},
-            r"scale \(0.3, 0.2\) must be \[a, b\] with 0 < a <= b <= 1; the def",
+            r"^LocalCrops: scale \(0.3, 0.2\) must be \[a, b\] with 0 < a <= b",
         ),
-        ({"scale": (0.0, 0.2)}, "scale .* must be"),
+        ({"scale": (0.0, 0.2)}, "^LocalCrops: scale"),
     ],
 )
 def test_impossible_local_crops_are_refused(options, message):

@@ -175,7 +175,7 @@ class DetectionDataModule(LabelledDataModule):
         self,
         source: Source,
         global_batch_size: PositiveInt = 32,
-        short_sides: Sequence[PositiveInt] = SHORT_SIDES,
+        short_sides: tuple[PositiveInt, ...] = SHORT_SIDES,
         test_short_side: PositiveInt = 800,
         long_side: PositiveInt = 1333,
         evaluation_batch_size: PositiveInt = 4,
@@ -190,7 +190,7 @@ class DetectionDataModule(LabelledDataModule):
                 "--data.source.root FOLDER"
             )
         if not short_sides:
-            raise ValueError("short_sides is empty; the usual ones are 480 to 800 pixels")
+            raise ValueError("short_sides is empty; the usual ones are 480 to 800")
         self.coco = source
         self.short_sides = tuple(short_sides)
         self.test_short_side = test_short_side

@@ -1,9 +1,10 @@
 """Labelled images for the evaluation stages: random crops to train on, clean images to measure."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
@@ -14,6 +15,7 @@ from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.sources import released
 from ser_lightning.data.sources.base import ImageSet, Part, Source
 from ser_lightning.data.sources.opening import open_source
+from ser_lightning.distributed import gather_ragged
 from ser_lightning.numbers import BelowOne, PositiveInt, checked
 from ser_lightning.randomness import Stream, generator
 
@@ -117,16 +119,21 @@ class LabelledDataModule(ImageDataModule):
         return self.num_train is None and self.num_test is None
 
     def reasons(self) -> tuple[str, ...]:
-        """Why numbers on the test images may not be compared with published ones; after `setup`."""
+        """Why numbers on the test images may not be compared with published ones; after `setup`.
+
+        Every rank must call it: unreadable images of all of them are counted.
+        """
         return (*self._marks, *([] if self.is_whole() else [PART]), *self.unreadable_reasons())
 
     def unreadable_reasons(self) -> tuple[str, ...]:
-        """A reason for each split of which this process could not read some images."""
-        return tuple(
-            f"{len(images)} {name} images could not be read and were skipped"
-            for name, images in self.unreadable.items()
-            if images
-        )
+        """A reason for each split of which some images could not be read; a collective call."""
+        reasons = []
+        for name in ("training", *get_args(Split)):
+            own = torch.tensor(sorted(self.unreadable.get(name, ())), dtype=torch.int64)
+            count = len(gather_ragged(own).unique())
+            if count:
+                reasons.append(f"{count} {name} images could not be read and were skipped")
+        return tuple(reasons)
 
     @property
     @override

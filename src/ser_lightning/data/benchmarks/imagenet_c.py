@@ -30,7 +30,7 @@ from ser_lightning.data.sources.released import (
     held_out_reasons,
     imagenet_synsets,
 )
-from ser_lightning.numbers import Percent, checked, within
+from ser_lightning.numbers import checked, within
 
 _LAYOUT = """  {root}/<corruption>/<1..5>/<wnid>/*.JPEG           (ImageNet-C)
   {root}/<group>/<corruption>/<1..5>/<wnid>/*.JPEG   (the same, groups left in place)
@@ -39,8 +39,10 @@ _LAYOUT = """  {root}/<corruption>/<1..5>/<wnid>/*.JPEG           (ImageNet-C)
 
 if TYPE_CHECKING:
     Severity = int
+    Quality = int
 else:
     Severity = within(int, 1, NUM_SEVERITIES)
+    Quality = within(int, 1, 100)
 
 
 @checked
@@ -72,9 +74,9 @@ class ImageNetCDataModule(BenchmarkDataModule):
         root: str | None = None,
         generated: bool = False,
         corruptions: Sequence[str] | None = None,
-        severities: Sequence[Severity] = (1, 2, 3, 4, 5),
+        severities: tuple[Severity, ...] = (1, 2, 3, 4, 5),
         frost_dir: str | None = None,
-        jpeg_quality: Percent | None = None,
+        jpeg_quality: Quality | None = None,
         **labelled: Any,
     ) -> None:
         super().__init__(source, **labelled)

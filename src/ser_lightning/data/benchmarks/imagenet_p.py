@@ -32,9 +32,9 @@ def base_name(folder: str) -> str:
 
 
 if TYPE_CHECKING:
-    FrameStride = int
+    Stride = int
 else:
-    FrameStride = within(int, 1, 15)  # more would leave too few frames to compare
+    Stride = within(int, 1, 15)  # more leave too few frames to compare
 
 
 @checked
@@ -65,7 +65,7 @@ class ImageNetPDataModule(BenchmarkDataModule):
         generated: bool = False,
         perturbations: Sequence[str] | None = None,
         videos_per_class: PositiveInt | None = None,
-        frame_stride: FrameStride = 1,
+        frame_stride: Stride = 1,
         **labelled: Any,
     ) -> None:
         super().__init__(source, **labelled)

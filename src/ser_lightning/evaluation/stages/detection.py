@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from ser_lightning.data.detection import DetectionBatch, DetectionDataModule
 from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.sources.coco import Boxes
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.detector import Head, build_detector
 from ser_lightning.evaluation.metrics.average_precision import (
@@ -125,7 +126,10 @@ class DetectionStage(Stage):
         check_finite(self.detector, "weights of the detector", "lower model.learning_rate")
         trainer.test(self, data.test_dataloader(), verbose=False)
         images = data.images("test")
+        measured = set(self.measured.tolist())  # without those that could not be read
         truth = [images.boxes(index) for index in range(len(images))]
+        none = Boxes(*(values[:0] for values in truth[0]))
+        truth = [boxes if index in measured else none for index, boxes in enumerate(truth)]
         return [
             self.result(
                 data,

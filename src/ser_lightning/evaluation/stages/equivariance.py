@@ -64,14 +64,15 @@ class ReferencePass(L.LightningModule):
         self._sums[-1] += len(means)
         chosen = torch.isin(batch.indices.cpu(), self.positions)
         index = batch.indices.cpu()[chosen]
-        self._rows.add(index, torch.full_like(index, -1), maps[chosen.to(maps.device)].flatten(1))
+        self._rows.add(index, index, maps[chosen.to(maps.device)].flatten(1))
 
     @override
     def on_test_epoch_end(self) -> None:
         sums = gather(self._sums[None]).sum(0)
         mean = (sums[:-1] / sums[-1]).float().to(self.device)
-        maps = self._rows.gather().values.unflatten(1, self.shape).to(self.device)
-        self.reference = Reference(tuple(mean.unbind(0)), self.positions, tuple(maps.unbind(1)))
+        positions, values = self._rows.gather()  # of those that could be read
+        maps = values.unflatten(1, self.shape).to(self.device)
+        self.reference = Reference(tuple(mean.unbind(0)), positions, tuple(maps.unbind(1)))
 
 
 class EquivariancePass(L.LightningModule):

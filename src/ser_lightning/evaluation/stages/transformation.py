@@ -287,9 +287,11 @@ class TransformationStage(Stage):
 
         total = len(data.images("train"))
         num_train = total if self.num_train is None else min(self.num_train, total)
-        plan = Plan(num_train, self.batch_size, 0, self.seed, rank, world_size)
         try:
-            rows = TrainingRows(features("train", num_train), plan)
+            train = features("train", num_train)
+            num_train = len(train.rows)
+            plan = Plan(num_train, self.batch_size, 0, self.seed, rank, world_size)
+            rows = TrainingRows(train, plan)
             fit_probe(trainer, probe, self._loader(trainer, rows), None)
             probe.to(trainer.strategy.root_device)
             tested = features("test", len(data.images("test")))
