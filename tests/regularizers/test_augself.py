@@ -254,12 +254,12 @@ def test_batch_without_records_of_two_views_raises(num_views, with_records, mess
     ("options", "message"),
     [
         ({"weight": -1.0}, "weight -1.0"),
-        ({"crop": -0.5}, "crop -0.5 must be 0 or positive"),
+        ({"crop": -0.5}, "crop -0.5 must be float >= 0"),
         ({"solarize": float("nan")}, "solarize nan must be"),
         ({"crop": 0.0, "color": 0.0}, "are all 0: .*set at least one"),
-        ({"jitter": (0.4, -0.1, 0.2, 0.1)}, "-0.1.* negative strength; use"),
-        ({"width": 0}, "at least 1"),
-        ({"hidden": 0}, "at least 1"),
+        ({"jitter": (0.4, -0.1, 0.2, 0.1)}, r"jitter .*-0.1.* must be tuple.float >= 0"),
+        ({"width": 0}, "width 0 must be int >= 1"),
+        ({"hidden": 0}, "hidden 0 must be int >= 1"),
     ],
 )
 def test_bad_options_raise(options, message):

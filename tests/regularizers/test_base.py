@@ -30,7 +30,7 @@ def test_regularizer_keeps_its_width_and_weight():
 
 @pytest.mark.parametrize("weight", [-0.1, float("nan")])
 def test_negative_weight_raises(weight):
-    with pytest.raises(ValueError, match="must be 0 or positive"):
+    with pytest.raises(ValueError, match="must be float >= 0"):
         Nothing(8, weight)
 
 
@@ -45,7 +45,7 @@ def test_width_is_the_attached_backbones_unless_it_is_given():
     assert regularizer.width == 8
     with pytest.raises(ValueError, match=r"width 4, the backbone has 8; leave .*width` out"):
         Nothing(4).attach([Tap(3, False, False)], 8)
-    with pytest.raises(ValueError, match="width 0 must be at least 1"):
+    with pytest.raises(ValueError, match="width 0 must be int >= 1"):
         Nothing(0)
 
 

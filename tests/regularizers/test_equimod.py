@@ -203,9 +203,9 @@ def test_batch_without_what_it_needs_raises(num_cls, records, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature 0.0 must be positive; the paper uses 0.2"),
-        ({"projection": 0}, "projection 0 must be at least 1"),
-        ({"weight": -1.0}, "weight -1.0 must be 0 or positive"),
+        ({"temperature": 0.0}, "temperature 0.0 must be float > 0; the default is 0.2"),
+        ({"projection": 0}, "projection 0 must be int >= 1"),
+        ({"weight": -1.0}, "weight -1.0 must be float >= 0"),
     ],
 )
 def test_invalid_argument_raises(options, message):

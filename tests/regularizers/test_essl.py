@@ -136,8 +136,8 @@ def test_other_than_four_extra_views_raise(num_views):
     ("options", "message"),
     [
         ({"weight": -1.0}, "weight -1.0"),
-        ({"width": 0}, "at least 1"),
-        ({"hidden": 0}, "at least 1"),
+        ({"width": 0}, "width 0 must be int >= 1"),
+        ({"hidden": 0}, "hidden 0 must be int >= 1"),
     ],
 )
 def test_bad_options_raise(options, message):

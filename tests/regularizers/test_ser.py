@@ -172,8 +172,8 @@ def test_map_of_another_shape_than_its_element_raises(target):
     [
         ({"weight": -1.0}, "weight -1.0"),
         ({"temperature": 0.0}, "temperature 0.0"),
-        ({"width": 0}, "at least 1"),
-        ({"hidden": 0}, "at least 1"),
+        ({"width": 0}, "width 0 must be int >= 1"),
+        ({"hidden": 0}, "hidden 0 must be int >= 1"),
     ],
 )
 def test_bad_options_raise(options, message):

@@ -228,11 +228,11 @@ def test_images_that_do_not_pair_raise(num_images, num_views, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature 0.0 must be positive; the paper uses 0.2"),
-        ({"equivariance": -0.5}, "equivariance -0.5 and transformation 0.1 must be 0 or positive"),
-        ({"transformation": -1.0}, "transformation -1.0 must be 0 or positive"),
-        ({"hidden": 0}, "hidden 0 and projection 128 must be at least 1"),
-        ({"weight": -1.0}, "weight -1.0 must be 0 or positive"),
+        ({"temperature": 0.0}, "temperature 0.0 must be float > 0; the default is 0.2"),
+        ({"equivariance": -0.5}, "equivariance -0.5 must be float >= 0"),
+        ({"transformation": -1.0}, "transformation -1.0 must be float >= 0"),
+        ({"hidden": 0}, "hidden 0 must be int >= 1"),
+        ({"weight": -1.0}, "weight -1.0 must be float >= 0"),
     ],
 )
 def test_invalid_argument_raises(options, message):

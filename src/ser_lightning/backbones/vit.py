@@ -25,7 +25,7 @@ Layer = NonNegativeInt | Probability
 WeightInit = Literal["moco", "", "jax"]
 WEIGHT_INITS = ("moco", "", "jax")
 PositionEmbedding = Literal["learned", "sincos"]
-CLSLayer = int | Literal["auto"] | None
+CLSLayer = NonNegativeInt | Literal["auto"] | None
 POSITION_EMBEDDINGS = ("learned", "sincos")
 # set by the backbone itself, or at odds with what it computes
 RESERVED_OPTIONS = frozenset(

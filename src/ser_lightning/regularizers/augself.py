@@ -17,16 +17,18 @@ from ser_lightning.batch import (
     ViewRecord,
 )
 from ser_lightning.losses import at_least_float
+from ser_lightning.numbers import NonNegative, PositiveInt, checked
 from ser_lightning.regularizers.base import default_hidden
 from ser_lightning.regularizers.cls import CLSRegularizer
 
-Jitter = tuple[float, float, float, float]
+Jitter = tuple[NonNegative, NonNegative, NonNegative, NonNegative]
 """Strengths of brightness, contrast, saturation and hue."""
 
 _NUM_OUTPUTS = {"crop": 4, "color": 4, "flip": 1, "blur": 1, "solarize": 1}
 _SOLARIZE_THRESHOLD = 128 / 255  # every solarized view's
 
 
+@checked
 class AugSelf(CLSRegularizer):
     """Predicts the difference between two views' augmentation parameters from both [CLS].
 
@@ -63,8 +65,7 @@ class AugSelf(CLSRegularizer):
             scale the color targets; 0 for an operation that is off.
 
     Raises:
-        ValueError: if a weight or strength is negative, no attribute has a positive weight, or a
-            width is not positive.
+        ValueError: if no attribute has a positive weight.
     """
 
     needs: ClassVar[ViewNeeds] = ViewNeeds(cls=True)
@@ -79,33 +80,23 @@ class AugSelf(CLSRegularizer):
     # Differs: the original can predict a rotation too; no crop is turned here.
     def __init__(
         self,
-        width: int | None = None,
-        weight: float = 1.0,
-        crop: float = 0.5,
-        color: float = 0.5,
-        flip: float = 0.0,
-        blur: float = 0.0,
-        solarize: float = 0.0,
-        hidden: int | None = None,
+        width: PositiveInt | None = None,
+        weight: NonNegative = 1.0,
+        crop: NonNegative = 0.5,
+        color: NonNegative = 0.5,
+        flip: NonNegative = 0.0,
+        blur: NonNegative = 0.0,
+        solarize: NonNegative = 0.0,
+        hidden: PositiveInt | None = None,
         jitter: Jitter = (0.4, 0.4, 0.2, 0.1),
     ) -> None:
         super().__init__(width, weight)
         weights = {"crop": crop, "color": color, "flip": flip, "blur": blur, "solarize": solarize}
-        for name, value in weights.items():
-            if not value >= 0:
-                raise ValueError(f"{name} {value} must be 0 or positive; 0 switches the term off")
         if not any(weights.values()):
             raise ValueError(
                 f"the weights of {', '.join(weights)} are all 0: nothing is predicted; set at "
                 "least one, crop and color to 0.5 in the paper"
             )
-        if not all(strength >= 0 for strength in jitter):
-            raise ValueError(
-                f"jitter {tuple(jitter)} has a negative strength; use those of the views' recipe, "
-                "0 for an operation that is off"
-            )
-        if hidden is not None and hidden < 1:
-            raise ValueError(f"hidden {hidden} must be at least 1 channel; AugSelf uses 512")
         self.hidden = hidden
         self.attribute_weights = {name: value for name, value in weights.items() if value > 0}
         self.jitter = jitter

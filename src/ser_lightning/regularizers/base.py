@@ -7,8 +7,10 @@ from typing import ClassVar
 from torch import nn
 
 from ser_lightning.batch import BranchFeatures, LossOutput, PartitionedBatch, Tap, ViewNeeds
+from ser_lightning.numbers import NonNegative, PositiveInt, checked
 
 
+@checked
 class Regularizer(nn.Module, ABC):
     """An equivariance add-on: a second loss on features the objective has computed anyway.
 
@@ -18,21 +20,14 @@ class Regularizer(nn.Module, ABC):
     Args:
         width: channels C of the backbone's tokens and embedding; null takes them from the backbone
             when the objective is built. A training loop of your own gives the number.
-        weight: lambda, the factor of this loss in the total.
-
-    Raises:
-        ValueError: if weight is negative.
+        weight: lambda, the factor of this loss in the total; 0 switches it off.
     """
 
     needs: ClassVar[ViewNeeds]
     """What the run's batches must hold for it."""
 
-    def __init__(self, width: int | None = None, weight: float = 1.0) -> None:
+    def __init__(self, width: PositiveInt | None = None, weight: NonNegative = 1.0) -> None:
         super().__init__()
-        if not weight >= 0:
-            raise ValueError(f"weight {weight} must be 0 or positive; 0 switches the term off")
-        if width is not None and width < 1:
-            raise ValueError(f"width {width} must be at least 1; leave it out for the backbone's")
         self.width = width
         self.weight = weight
 

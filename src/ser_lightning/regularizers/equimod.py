@@ -16,11 +16,13 @@ from ser_lightning.batch import (
     ViewRecord,
 )
 from ser_lightning.losses import contrastive_loss
+from ser_lightning.numbers import NonNegative, Positive, PositiveInt, checked
 from ser_lightning.regularizers.cls import CLSRegularizer
 
 NUM_PARAMETERS = 18
 
 
+@checked
 class EquiMod(CLSRegularizer):
     """Contrasts each view's projection with the one predicted for it from its augmentation.
 
@@ -42,9 +44,6 @@ class EquiMod(CLSRegularizer):
         weight: lambda. Both papers use 1.
         temperature: tau. Both papers use 0.2.
         projection: channels of the head's, the augmentation's and the predictor's output.
-
-    Raises:
-        ValueError: if weight is negative or another argument not positive.
     """
 
     needs: ClassVar[ViewNeeds] = ViewNeeds(cls=True, plain=True)
@@ -61,16 +60,12 @@ class EquiMod(CLSRegularizer):
     # original jitters by 0.8, 0.8, 0.8, 0.2, blurs half of the images and solarizes none.
     def __init__(
         self,
-        width: int | None = None,
-        weight: float = 1.0,
-        temperature: float = 0.2,
-        projection: int = 128,
+        width: PositiveInt | None = None,
+        weight: NonNegative = 1.0,
+        temperature: Positive = 0.2,
+        projection: PositiveInt = 128,
     ) -> None:
         super().__init__(width, weight)
-        if not temperature > 0:
-            raise ValueError(f"temperature {temperature} must be positive; the paper uses 0.2")
-        if projection < 1:
-            raise ValueError(f"projection {projection} must be at least 1; the paper uses 128")
         self.temperature = temperature
         self.projection = projection
         if width is not None:

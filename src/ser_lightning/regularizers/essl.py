@@ -9,11 +9,13 @@ from typing_extensions import override
 
 from ser_lightning.batch import BranchFeatures, LossOutput, PartitionedBatch, ViewNeeds
 from ser_lightning.losses import at_least_float
+from ser_lightning.numbers import NonNegative, PositiveInt, checked
 from ser_lightning.regularizers.cls import CLSRegularizer
 
 NUM_TURNS = 4
 
 
+@checked
 class ESSL(CLSRegularizer):
     """Classifies the quarter turns of a small crop, shown in all four orientations.
 
@@ -30,9 +32,6 @@ class ESSL(CLSRegularizer):
         width: channels C of [CLS]; null for the backbone's.
         weight: lambda.
         hidden: width of the head's last hidden layer; 128 in the original's SimCLR.
-
-    Raises:
-        ValueError: if weight is negative or a width not positive.
     """
 
     needs: ClassVar[ViewNeeds] = ViewNeeds(cls=True, rotated=True)
@@ -40,10 +39,10 @@ class ESSL(CLSRegularizer):
     # Differs: SER does not say which weight its E-SSL has (its public code's default was 3.0,
     # later 1.0); 0.4 here is the original's with SimCLR, contrastive like MoCo-v3 (8 with Barlow
     # Twins, 0.08 with SimSiam).
-    def __init__(self, width: int | None = None, weight: float = 0.4, hidden: int = 256) -> None:
+    def __init__(
+        self, width: PositiveInt | None = None, weight: NonNegative = 0.4, hidden: PositiveInt = 256
+    ) -> None:
         super().__init__(width, weight)
-        if hidden < 1:
-            raise ValueError(f"hidden {hidden} must be at least 1 channel; E-SSL uses 256")
         self.hidden = hidden
         if width is not None:
             self.build(width)

@@ -16,9 +16,11 @@ from ser_lightning.batch import (
     TapFeatures,
     ViewNeeds,
 )
+from ser_lightning.numbers import NonNegative, checked
 from ser_lightning.regularizers.base import Regularizer
 
 
+@checked
 class PerLayer(Regularizer):
     """One add-on for each layer that `backbone.layer` lists, shallowest first.
 
@@ -37,7 +39,7 @@ class PerLayer(Regularizer):
 
     needs: ClassVar[ViewNeeds] = ViewNeeds()
 
-    def __init__(self, regularizers: list[Regularizer], weight: float = 1.0) -> None:
+    def __init__(self, regularizers: list[Regularizer], weight: NonNegative = 1.0) -> None:
         widths = sorted({r.width for r in regularizers if r.width is not None})
         if not regularizers or len(widths) > 1:
             raise ValueError(

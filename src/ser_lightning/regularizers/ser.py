@@ -20,10 +20,12 @@ from ser_lightning.batch import (
 from ser_lightning.distributed import gather, gather_with_gradient, rank
 from ser_lightning.groups import GroupElement, act, relative
 from ser_lightning.losses import at_least_float
+from ser_lightning.numbers import NonNegative, Positive, PositiveInt, checked
 from ser_lightning.regularizers.base import Regularizer, default_hidden
 from ser_lightning.regularizers.info_nce import token_info_nce
 
 
+@checked
 class SERRegularizer(Regularizer):
     """Token InfoNCE between one view's token map and the other's, carried to its frame.
 
@@ -47,9 +49,6 @@ class SERRegularizer(Regularizer):
         weight: lambda. The public scripts use 1 for MoCo-v3 and Barlow Twins, 0.3 for DINO.
         temperature: tau. The paper uses 0.3 for MoCo-v3 and Barlow Twins, 0.5 for DINO.
         hidden: channels of the projector; null for 512, or twice the width where that is less.
-
-    Raises:
-        ValueError: if weight is negative or another argument not positive.
     """
 
     needs: ClassVar[ViewNeeds] = ViewNeeds(invertible=True)
@@ -63,16 +62,12 @@ class SERRegularizer(Regularizer):
     # either. Here each pair has the loss of a batch of two views.
     def __init__(
         self,
-        width: int | None = None,
-        weight: float = 1.0,
-        temperature: float = 0.3,
-        hidden: int | None = None,
+        width: PositiveInt | None = None,
+        weight: NonNegative = 1.0,
+        temperature: Positive = 0.3,
+        hidden: PositiveInt | None = None,
     ) -> None:
         super().__init__(width, weight)
-        if not temperature > 0:
-            raise ValueError(f"temperature {temperature} must be positive; the paper uses 0.3")
-        if hidden is not None and hidden < 1:
-            raise ValueError(f"hidden {hidden} must be at least 1 channel; the paper uses 512")
         self.temperature = temperature
         self.hidden = hidden
         if width is not None:
@@ -117,6 +112,8 @@ class SERRegularizer(Regularizer):
             )
         for name, views in (("maps", maps), ("target_maps", target_maps or maps)):
             _check_shapes(name, views, elements)
+        # Differs: in the paper the action comes before the projection. As in its public code, maps
+        # are projected first here: the same for flips and turns, not where a resize blends tokens.
         online = [self._project(view) for view in maps]
         target = online
         if target_maps is not None:

@@ -16,11 +16,13 @@ from ser_lightning.batch import (
     ViewNeeds,
 )
 from ser_lightning.losses import contrastive_loss
+from ser_lightning.numbers import NonNegative, Positive, PositiveInt, checked
 from ser_lightning.regularizers.cls import CLSRegularizer
 
 PROJECTOR_HIDDEN = 512
 
 
+@checked
 class STL(CLSRegularizer):
     """Learns a representation t of the change between views, and applies a partner's to an image.
 
@@ -45,9 +47,6 @@ class STL(CLSRegularizer):
         transformation: weight of the shared term. STL and SER use 0.1.
         hidden: channels of t and of the hidden layers of its backbone and projector.
         projection: channels of both projectors' output.
-
-    Raises:
-        ValueError: if a weight is negative or another argument not positive.
     """
 
     needs: ClassVar[ViewNeeds] = ViewNeeds(cls=True, paired=True)
@@ -60,24 +59,15 @@ class STL(CLSRegularizer):
     # run's recipe, by default MoCo-v3's.
     def __init__(
         self,
-        width: int | None = None,
-        weight: float = 1.0,
-        temperature: float = 0.2,
-        equivariance: float = 1.0,
-        transformation: float = 0.1,
-        hidden: int = 128,
-        projection: int = 128,
+        width: PositiveInt | None = None,
+        weight: NonNegative = 1.0,
+        temperature: Positive = 0.2,
+        equivariance: NonNegative = 1.0,
+        transformation: NonNegative = 0.1,
+        hidden: PositiveInt = 128,
+        projection: PositiveInt = 128,
     ) -> None:
         super().__init__(width, weight)
-        if not temperature > 0:
-            raise ValueError(f"temperature {temperature} must be positive; the paper uses 0.2")
-        if not (equivariance >= 0 and transformation >= 0):
-            raise ValueError(
-                f"equivariance {equivariance} and transformation {transformation} must be 0 or "
-                "positive; 0 switches the term off"
-            )
-        if min(hidden, projection) < 1:
-            raise ValueError(f"hidden {hidden} and projection {projection} must be at least 1")
         self.temperature = temperature
         self.equivariance = equivariance
         self.transformation = transformation
