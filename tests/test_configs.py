@@ -211,7 +211,7 @@ def check(args):
 def _checked(args):
     run = build(args)
     run.data._train_images = IMAGES
-    run.data._plan()  # refuses a batch that does not divide as it must
+    run.data.plan()  # refuses a batch that does not divide as it must
     batch = small_batch(run)
     same = structure(run.model, batch)
     if same in _STEPS:
