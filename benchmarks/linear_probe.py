@@ -111,11 +111,11 @@ class Bench:
         train: DataLoader
         if mode == "crops":
             probe = CropProbe(self.backbone, self.layers, heads)
-            train = self.data.train_dataloader()
+            train = self.data.train_loader(self.trainer)
         else:
             probe = Probe(heads)
             features = self.features(len(self.data.images("train")), num_classes)
-            rows = TrainingRows(features, self.data.plan())
+            rows = TrainingRows(features, self.data.plan(self.trainer))
             train = self.data.key_loader(rows, 0)
         fit_probe(self.trainer, probe, train, holdout)
         return self.clock.seconds

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,9 +10,11 @@ from jsonargparse import ArgumentParser
 from ser_lightning import numbers
 from ser_lightning.numbers import (
     BelowOne,
+    HalfTurn,
     NonNegative,
     NonNegativeInt,
     NonNegativeInterval,
+    Percent,
     Positive,
     PositiveInt,
     PositiveInterval,
@@ -31,6 +34,8 @@ RANGES = {
     Probability: ("float in [0, 1]", [0, 0.5, 1], [-0.1, 1.1, 255]),
     Ratio: ("float in (0, 1]", [0.1, 1], [0, 1.1]),
     BelowOne: ("float in [0, 1)", [0, 0.9], [1, -0.1]),
+    HalfTurn: ("float in [0, 0.5]", [0, 0.5], [0.6, -0.1]),
+    Percent: ("int in [1, 100]", [1, 100], [0, 101, 50.0]),
     PositiveInterval: ("[a, b] with 0 < a <= b", [(1, 2), [1, 1]], [(2, 1), (0, 1), (1,), 3]),
     NonNegativeInterval: ("[a, b] with 0 <= a <= b", [(0, 0), (0, 3)], [(1, 0), (-1, 1)]),
     RatioInterval: ("[a, b] with 0 < a <= b <= 1", [(0.2, 1)], [(0.2, 1.1), (0, 1), (1, 0.2)]),
@@ -175,6 +180,13 @@ def test_union_with_a_list_refuses_what_no_part_takes(value):
     place = NonNegativeInt | Probability
     assert not fits(place | list[place], value)
     assert fits(place | list[place], [3, 0.5])
+
+
+def test_sequence_needs_every_value_in_the_range():
+    assert fits(Sequence[PositiveInt], [1, 2])
+    assert fits(Sequence[PositiveInt], ())
+    assert not fits(Sequence[PositiveInt], (1, 0))
+    assert not fits(Sequence[PositiveInt], 3)
 
 
 def test_tuple_of_fixed_length_has_that_length():

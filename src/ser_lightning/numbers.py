@@ -13,7 +13,7 @@ float and tuple.
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -40,7 +40,8 @@ def checked(cls: T) -> T:
             if hint is not None and not fits(hint, value):
                 default = signature.parameters[name].default
                 remedy = "" if default is inspect.Parameter.empty else f"; the default is {default}"
-                raise ValueError(f"{cls.__name__}: {name} {value} must be {hint}{remedy}")
+                kind = str(hint).replace("collections.abc.", "")
+                raise ValueError(f"{cls.__name__}: {name} {value} must be {kind}{remedy}")
         build(self, *args, **kwargs)
 
     cls.__init__ = init  # type: ignore[misc]
@@ -55,7 +56,7 @@ def annotations(cls: type) -> dict[str, Any]:
 
 
 def has_range(hint: Any) -> bool:
-    """Whether an annotation is a range, or a tuple, list or union with one in it."""
+    """Whether an annotation is a range, or a sequence or union with one in it."""
     return isinstance(hint, Range) or any(map(has_range, get_args(hint)))
 
 
@@ -68,7 +69,7 @@ def fits(hint: Any, value: Any) -> bool:
         return any(fits(part, value) for part in parts)
     if origin is Literal:
         return value in parts
-    if origin not in (tuple, list) or not has_range(hint):
+    if origin not in (tuple, list, Sequence) or not has_range(hint):
         kind = origin or hint
         return not isinstance(kind, type) or isinstance(value, kind)
     is_fixed = origin is tuple and Ellipsis not in parts
@@ -166,6 +167,8 @@ if TYPE_CHECKING:
     Probability = float
     Ratio = float
     BelowOne = float
+    HalfTurn = float
+    Percent = int
     PositiveInterval = tuple[float, float]
     NonNegativeInterval = tuple[float, float]
     RatioInterval = tuple[float, float]
@@ -177,6 +180,8 @@ else:
     Probability = within(float, 0, 1)
     Ratio = within(float, 0, 1, above=True)
     BelowOne = within(float, 0, 1, below=True)
+    HalfTurn = within(float, 0, 0.5)
+    Percent = within(int, 1, 100)
     PositiveInterval = interval(0, above=True)
     NonNegativeInterval = interval(0)
     RatioInterval = interval(0, 1, above=True)

@@ -13,6 +13,7 @@ from ser_lightning.data.crops import (
     cut,
     whole,
 )
+from ser_lightning.data.pipelines import CropViews
 from ser_lightning.data.settings import LocalCrops
 from ser_lightning.randomness import Stream, uniforms
 
@@ -75,14 +76,14 @@ def test_boxes_take_one_size_per_image():
 
 
 @pytest.mark.parametrize("scale", [(0.0, 1.0), (0.5, 0.4), (0.5, 1.2)])
-def test_boxes_with_impossible_scale_are_refused(scale):
-    with pytest.raises(ValueError, match="crop scale"):
-        crop_boxes(draw(1), 10, 10, scale)
+def test_crops_of_an_impossible_scale_are_refused(scale):
+    with pytest.raises(ValueError, match="CropViews: scale"):
+        CropViews(scale=scale)
 
 
-def test_boxes_with_impossible_ratio_are_refused():
-    with pytest.raises(ValueError, match="crop ratio"):
-        crop_boxes(draw(1), 10, 10, ratio=(2.0, 1.0))
+def test_crops_of_an_impossible_ratio_are_refused():
+    with pytest.raises(ValueError, match="CropViews: ratio"):
+        CropViews(ratio=(2.0, 1.0))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -137,10 +138,13 @@ def test_local_crops_default_to_four_of_96_pixels_with_dinos_colours():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num": 0}, "^0 local crops, at least 1 is needed; set `local` to null"),
-        ({"size": 0}, "^local crop size 0 has no pixels; use a multiple"),
-        ({"scale": (0.3, 0.2)}, r"^local crop scale \(0.3, 0.2\) must be increasing .*; use for"),
-        ({"scale": (0.0, 0.2)}, "^local crop scale"),
+        ({"num": 0}, "^LocalCrops: num 0 must be int >= 1; the default is 4"),
+        ({"size": 0}, "^LocalCrops: size 0 must be int >= 1; the default is 96"),
+        (
+            {"scale": (0.3, 0.2)},
+            r"^LocalCrops: scale \(0.3, 0.2\) must be \[a, b\] with 0 < a <= b",
+        ),
+        ({"scale": (0.0, 0.2)}, "^LocalCrops: scale"),
     ],
 )
 def test_impossible_local_crops_are_refused(options, message):

@@ -217,3 +217,23 @@ def test_what_was_found_is_printed_at_the_start_once(tmp_path, monkeypatch):
         data.setup(stage)
     (text,) = printed
     assert text.startswith("data: shapes, 24 images to train on, 12 classes (")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mean": (123.7, 116.3, 103.5)},
+        {"std": (0.2, 0.0, 0.2)},
+        {"std": (58.4, 57.1, 57.4)},
+        {"image_size": 0},
+        {"global_batch_size": -16},
+        {"num_workers": -1},
+        {"max_bad_share": 1.5},
+        {"evaluation_crop_fraction": 1.2},
+        {"bank_size": 0},
+        {"patch_size": 0},
+    ],
+)
+def test_numbers_out_of_their_ranges_are_refused(options):
+    with pytest.raises(ValueError, match=f"DataModule: {next(iter(options))} .* must be"):
+        module(**options)

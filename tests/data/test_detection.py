@@ -121,5 +121,9 @@ def test_source_without_boxes_is_refused():
 
 
 def test_sides_without_pixels_are_refused(root):
-    with pytest.raises(ValueError, match="long_side 0 must be pixels"):
+    with pytest.raises(ValueError, match="long_side 0 must be int >= 1"):
         module(root, long_side=0)
+    with pytest.raises(ValueError, match=r"short_sides \(480, 0\) must be .*int >= 1"):
+        module(root, short_sides=(480, 0))
+    with pytest.raises(ValueError, match="short_sides is empty"):
+        module(root, short_sides=())

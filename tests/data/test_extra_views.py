@@ -253,8 +253,11 @@ def test_rotated_size_that_is_no_multiple_of_the_patch_is_refused_where_it_is_ne
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "^rotated crop size 0 has no pixels; use a multiple"),
-        ({"scale": (0.3, 0.2)}, r"^rotated crop scale \(0.3, 0.2\) must be increasing"),
+        ({"size": 0}, "^RotatedCrops: size 0 must be int >= 1"),
+        (
+            {"scale": (0.3, 0.2)},
+            r"^RotatedCrops: scale \(0.3, 0.2\) must be \[a, b\] with 0 < a <= b",
+        ),
     ],
 )
 def test_impossible_rotated_crops_are_refused(options, message):

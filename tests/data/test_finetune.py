@@ -144,8 +144,8 @@ def test_ranks_share_the_global_batch_and_spread_the_repeats():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"p_erasing": 1.5}, "p_erasing 1.5 is no probability"),
-        ({"num_repeats": 0}, "num_repeats 0 must be at least 1"),
+        ({"p_erasing": 1.5}, r"p_erasing 1.5 must be float in \[0, 1\]"),
+        ({"num_repeats": 0}, "num_repeats 0 must be int >= 1"),
         ({"rand_augment": "augmix-m3"}, "'augmix-m3' is no policy of RandAugment; use one like"),
     ],
 )

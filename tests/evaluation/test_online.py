@@ -24,8 +24,8 @@ from ser_lightning.evaluation import (
     feature_std,
     knn_accuracy,
     rankme,
-    token_spatial_variance,
 )
+from ser_lightning.evaluation.metrics.diagnostics import spatial_moments, spatial_variance_ratio
 from ser_lightning.evaluation.online import even_subset
 from ser_lightning.evaluation.rows import Rows
 
@@ -76,7 +76,7 @@ def direct_metrics(backbone):
         },
         "rankme": rankme(features),
         "feature_std": feature_std(features),
-        "token_spatial_variance": token_spatial_variance(maps),
+        "token_spatial_variance": spatial_variance_ratio(*spatial_moments(maps)),
     }
 
 
@@ -228,9 +228,9 @@ def test_a_single_loader_is_refused(tmp_path):
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match="k 0 must be at least 1"):
+    with pytest.raises(ValueError, match="k 0 must be int >= 1; the default is 20"):
         OnlineEvaluation(k=0)
-    with pytest.raises(ValueError, match="num_equivariance_images -1"):
+    with pytest.raises(ValueError, match="num_equivariance_images -1 must be int >= 0"):
         OnlineEvaluation(num_equivariance_images=-1)
 
 

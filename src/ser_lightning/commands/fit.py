@@ -238,7 +238,10 @@ class SERCommandLine(LightningCLI):
         columns = (evaluation.baseline_name, "trained") if is_fit else ("", "measured")
         width = self.model.backbone.width
         table = summary_table(baseline, evaluation.latest, evaluation.num_classes, width, columns)
-        print("\n" + table)
+        print(
+            f"\n{table}\nMeasured on {evaluation.num_queries:,} images; the k-NN bank has "
+            f"{evaluation.num_bank:,} others."
+        )
         if is_fit and evaluation.history:
             measured = evaluation.history[-1]["step"]
             if measured != self.trainer.global_step:

@@ -11,6 +11,7 @@ from ser_lightning.data.sources.fashion_mnist import FashionMNISTFiles
 from ser_lightning.data.sources.folder import ImageFolder
 from ser_lightning.data.sources.shapes import Shapes
 from ser_lightning.data.sources.torchvision_set import TorchvisionSet
+from ser_lightning.data.threediebench import ThreeDIEBenchDataModule
 
 __all__ = [
     "BatchKey",
@@ -25,6 +26,7 @@ __all__ = [
     "RotatedCrops",
     "Shapes",
     "Source",
+    "ThreeDIEBenchDataModule",
     "TorchvisionSet",
     "UnreadableImage",
     "render",

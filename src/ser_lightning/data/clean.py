@@ -6,11 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
 from ser_lightning.batch import ViewRecord
-from ser_lightning.data.crops import whole
+from ser_lightning.data.crops import middle, whole
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, HostView, normalise
 
 
@@ -40,10 +38,7 @@ class Clean:
         Returns:
             (..., 3, size, size) uint8.
         """
-        resized = functional.resize(
-            image, [self.resized], InterpolationMode.BICUBIC, antialias=True
-        )
-        return functional.center_crop(resized, [self.size, self.size])
+        return middle(image, self.resized, self.size)
 
     @property
     def resized(self) -> int:

@@ -18,10 +18,12 @@ from ser_lightning.data.render import HostBatch, render
 from ser_lightning.data.settings import RotatedCrops, check_local, check_size
 from ser_lightning.data.sources.base import ImageSet, Source
 from ser_lightning.data.sources.opening import open_source
+from ser_lightning.numbers import PositiveInt, checked
 
 _NO_NEEDS = ViewNeeds()
 
 
+@checked
 class PartitionedDataModule(ImageDataModule):
     """Emits batches split into a crop and an invertible sub-batch, the same at any device count.
 
@@ -50,13 +52,13 @@ class PartitionedDataModule(ImageDataModule):
     def __init__(
         self,
         source: Source,
-        global_batch_size: int = 2048,
+        global_batch_size: PositiveInt = 2048,
         crop: CropViews | None = None,
         invertible: InvertibleViews | None = None,
-        patch_size: int = 16,
-        bank_size: int = 10_000,
-        validate_bank_size: int | None = None,
-        num_queries: int | None = None,
+        patch_size: PositiveInt = 16,
+        bank_size: PositiveInt = 10_000,
+        validate_bank_size: PositiveInt | None = None,
+        num_queries: PositiveInt | None = None,
         rotated: RotatedCrops | None = None,
         needs: ViewNeeds = _NO_NEEDS,
         **images: Any,

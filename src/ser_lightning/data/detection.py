@@ -20,6 +20,7 @@ from ser_lightning.data.reading import Handful, Reader, made
 from ser_lightning.data.sources.base import Source
 from ser_lightning.data.sources.coco import CocoDetection, CocoImages
 from ser_lightning.data.sources.released import COCO_VAL, count_reasons
+from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.randomness import Stream, generator, uniforms
 
 SHORT_SIDES = tuple(range(480, 801, 32))
@@ -154,6 +155,7 @@ def _batch(items: list[_Item], indices: np.ndarray, unreadable: np.ndarray) -> D
     )
 
 
+@checked
 class DetectionDataModule(LabelledDataModule):
     """COCO for detection: train2017 to train on, val2017 to measure once at the end.
 
@@ -172,11 +174,11 @@ class DetectionDataModule(LabelledDataModule):
     def __init__(
         self,
         source: Source,
-        global_batch_size: int = 32,
-        short_sides: Sequence[int] = SHORT_SIDES,
-        test_short_side: int = 800,
-        long_side: int = 1333,
-        evaluation_batch_size: int = 4,
+        global_batch_size: PositiveInt = 32,
+        short_sides: tuple[PositiveInt, ...] = SHORT_SIDES,
+        test_short_side: PositiveInt = 800,
+        long_side: PositiveInt = 1333,
+        evaluation_batch_size: PositiveInt = 4,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -187,11 +189,8 @@ class DetectionDataModule(LabelledDataModule):
                 f"{type(source).__name__} has no boxes; use --data.source CocoDetection "
                 "--data.source.root FOLDER"
             )
-        if not short_sides or min(*short_sides, test_short_side, long_side) < 1:
-            raise ValueError(
-                f"short_sides {short_sides}, test_short_side {test_short_side} and long_side "
-                f"{long_side} must be pixels; the usual ones are 480 to 800, 800 and 1333"
-            )
+        if not short_sides:
+            raise ValueError("short_sides is empty; the usual ones are 480 to 800")
         self.coco = source
         self.short_sides = tuple(short_sides)
         self.test_short_side = test_short_side

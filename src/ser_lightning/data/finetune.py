@@ -28,6 +28,7 @@ from ser_lightning.data.pipelines import CropViews
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.reading import Handful, Reader, made
 from ser_lightning.data.sources.base import Source
+from ser_lightning.numbers import BelowOne, PositiveInt, Probability, checked
 from ser_lightning.randomness import Stream, generator
 
 
@@ -109,6 +110,7 @@ class AugmentedCrops:
         return augmented
 
 
+@checked
 class FinetuneDataModule(LabelledDataModule):
     """Labelled images whose training crops are augmented as in supervised training.
 
@@ -135,10 +137,10 @@ class FinetuneDataModule(LabelledDataModule):
         self,
         source: Source,
         rand_augment: str | None = "rand-m9-mstd0.5-inc1",
-        p_erasing: float = 0.25,
-        num_repeats: int = 1,
+        p_erasing: Probability = 0.25,
+        num_repeats: PositiveInt = 1,
         crop: CropViews | None = None,
-        holdout_fraction: float = 0.0,
+        holdout_fraction: BelowOne = 0.0,
         **labelled: Any,
     ) -> None:
         super().__init__(
@@ -147,15 +149,11 @@ class FinetuneDataModule(LabelledDataModule):
             holdout_fraction=holdout_fraction,
             **labelled,
         )
-        if not 0 <= p_erasing <= 1:
-            raise ValueError(f"p_erasing {p_erasing} is no probability; use 0 to 1, usually 0.25")
         if rand_augment is not None and not rand_augment.startswith("rand-"):
             raise ValueError(
                 f"rand_augment {rand_augment!r} is no policy of RandAugment; use one like "
                 "rand-m9-mstd0.5-inc1, or null for none"
             )
-        if num_repeats < 1:
-            raise ValueError(f"num_repeats {num_repeats} must be at least 1, which repeats nothing")
         self.rand_augment = rand_augment
         self.p_erasing = p_erasing
         self.num_repeats = num_repeats

@@ -1,9 +1,10 @@
 """Labelled images for the evaluation stages: random crops to train on, clean images to measure."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
@@ -14,6 +15,8 @@ from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.sources import released
 from ser_lightning.data.sources.base import ImageSet, Part, Source
 from ser_lightning.data.sources.opening import open_source
+from ser_lightning.distributed import gather_ragged
+from ser_lightning.numbers import BelowOne, PositiveInt, checked
 from ser_lightning.randomness import Stream, generator
 
 Split = Literal["train", "holdout", "test"]
@@ -22,6 +25,7 @@ IMAGENET = "imagenet1k"
 PART = "measured on a part of the images"
 
 
+@checked
 class LabelledDataModule(ImageDataModule):
     """Images with labels, in three splits: train, a hold-out part of it, and test.
 
@@ -42,17 +46,13 @@ class LabelledDataModule(ImageDataModule):
     def __init__(
         self,
         source: Source,
-        global_batch_size: int = 1024,
-        holdout_fraction: float = 0.01,
-        num_train: int | None = None,
-        num_test: int | None = None,
+        global_batch_size: PositiveInt = 1024,
+        holdout_fraction: BelowOne = 0.01,
+        num_train: PositiveInt | None = None,
+        num_test: PositiveInt | None = None,
         **images: Any,
     ) -> None:
         super().__init__(source, global_batch_size, **images)
-        if not 0 <= holdout_fraction < 1:
-            raise ValueError(
-                f"holdout_fraction {holdout_fraction} is outside [0, 1); 0.01 is the usual one"
-            )
         self.holdout_fraction = holdout_fraction
         self.num_train = num_train
         self.num_test = num_test
@@ -119,16 +119,21 @@ class LabelledDataModule(ImageDataModule):
         return self.num_train is None and self.num_test is None
 
     def reasons(self) -> tuple[str, ...]:
-        """Why numbers on the test images may not be compared with published ones; after `setup`."""
+        """Why numbers on the test images may not be compared with published ones; after `setup`.
+
+        Every rank must call it: unreadable images of all of them are counted.
+        """
         return (*self._marks, *([] if self.is_whole() else [PART]), *self.unreadable_reasons())
 
     def unreadable_reasons(self) -> tuple[str, ...]:
-        """A reason for each split of which this process could not read some images."""
-        return tuple(
-            f"{len(images)} {name} images could not be read and were skipped"
-            for name, images in self.unreadable.items()
-            if images
-        )
+        """A reason for each split of which some images could not be read; a collective call."""
+        reasons = []
+        for name in ("training", *get_args(Split)):
+            own = torch.tensor(sorted(self.unreadable.get(name, ())), dtype=torch.int64)
+            count = len(gather_ragged(own).unique())
+            if count:
+                reasons.append(f"{count} {name} images could not be read and were skipped")
+        return tuple(reasons)
 
     @property
     @override

@@ -86,7 +86,10 @@ class BatchLoader(DataLoader):
         dataset: finished batches by key.
         sampler: the keys of this rank.
         num_workers: worker processes; 0 loads in the training process.
-        unreadable: set to which the `unreadable` images of every batch are added.
+        note: told the unreadable images of every batch that has some.
+
+    Attributes:
+        unreadable: images of this loader's batches that could not be read, so far.
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class BatchLoader(DataLoader):
         dataset: Dataset,
         sampler: Sampler,
         num_workers: int,
-        unreadable: set[int] | None = None,
+        note: Callable[[list[int]], None] | None = None,
     ) -> None:
         super().__init__(
             dataset,
@@ -106,13 +109,16 @@ class BatchLoader(DataLoader):
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
-        self.unreadable = set() if unreadable is None else unreadable
+        self.note = note
+        self.unreadable: set[int] = set()
 
     @override
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
-            if hasattr(batch, "unreadable"):
-                self.unreadable.update(batch.unreadable.tolist())
+            found = batch.unreadable.tolist() if hasattr(batch, "unreadable") else []
+            self.unreadable.update(found)
+            if found and self.note is not None:
+                self.note(found)
             if not isinstance(batch, LeftOut):
                 yield batch
 
@@ -137,7 +143,7 @@ def step_loader(
     steps_per_epoch: int,
     position: Callable[[], BatchKey],
     num_workers: int,
-    unreadable: set[int] | None = None,
+    note: Callable[[list[int]], None] | None = None,
 ) -> LazyLoader:
     """The loader of training batches.
 
@@ -146,10 +152,10 @@ def step_loader(
         steps_per_epoch: number of steps in an epoch.
         position: returns the key of the next step to train.
         num_workers: worker processes; 0 loads in the training process.
-        unreadable: set to which unreadable images are added.
+        note: as in `BatchLoader`.
     """
     keys = StepKeys(dataset, steps_per_epoch, position)
-    return LazyLoader(dataset, keys, num_workers, unreadable)
+    return LazyLoader(dataset, keys, num_workers, note)
 
 
 def evaluation_loader(dataset: Dataset, num_workers: int) -> BatchLoader:

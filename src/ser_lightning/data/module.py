@@ -2,7 +2,7 @@
 
 import sys
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -19,9 +19,11 @@ from ser_lightning.data.plan import BatchKey, Plan, per_device
 from ser_lightning.data.reading import MAX_BAD_SHARE, OnBadImage, Reader
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD
 from ser_lightning.data.sources.base import ImageSet, Source
+from ser_lightning.numbers import NonNegativeInt, PositiveInt, Probability, Ratio, checked
 from ser_lightning.randomness import Stream, generator
 
 
+@checked
 class ImageDataModule(L.LightningDataModule):
     """Training batches as functions of (seed, epoch, step), and clean images in order.
 
@@ -35,8 +37,8 @@ class ImageDataModule(L.LightningDataModule):
             with its name, trains on an image drawn from all others in its place, and leaves it out
             of an evaluation, whose result says so.
         max_bad_share: share of unreadable images that stops a run all the same.
-        mean: channel means for normalisation.
-        std: channel standard deviations for normalisation.
+        mean: channel means for normalisation, of pixels from 0 to 1.
+        std: channel standard deviations for normalisation, of pixels from 0 to 1.
         evaluation_batch_size: clean images per device and batch.
         evaluation_crop_fraction: share of the resized side that the central crop keeps in
             evaluation; 0.875 resizes to 256 and crops 224. Use 1 for small, centred images.
@@ -49,21 +51,19 @@ class ImageDataModule(L.LightningDataModule):
     def __init__(
         self,
         source: Source,
-        global_batch_size: int = 2048,
+        global_batch_size: PositiveInt = 2048,
         crop: CropViews | None = None,
-        image_size: int = 224,
-        num_workers: int = 8,
+        image_size: PositiveInt = 224,
+        num_workers: NonNegativeInt = 8,
         on_bad_image: OnBadImage = "fail",
-        max_bad_share: float = MAX_BAD_SHARE,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-        evaluation_batch_size: int = 256,
-        evaluation_crop_fraction: float = 224 / 256,
-        seed: int = 0,
+        max_bad_share: Probability = MAX_BAD_SHARE,
+        mean: tuple[Probability, Probability, Probability] = IMAGENET_MEAN,
+        std: tuple[Ratio, Ratio, Ratio] = IMAGENET_STD,
+        evaluation_batch_size: PositiveInt = 256,
+        evaluation_crop_fraction: Ratio = 224 / 256,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= max_bad_share <= 1:
-            raise ValueError(f"max_bad_share {max_bad_share} is no share; use 0 to 1, usually 0.01")
         self.source = source
         self.global_batch_size = global_batch_size
         self.crop = crop or CropViews()
@@ -150,9 +150,8 @@ class ImageDataModule(L.LightningDataModule):
         """Loads a data set that maps the keys of `plan` to batches."""
         trainer = trainer or self.trainer
         steps = self.plan(trainer).steps_per_epoch
-        unreadable = self.unreadable.setdefault("training", set())
-        position = partial(self._position, trainer)
-        return step_loader(dataset, steps, position, num_workers, unreadable)
+        position, note = partial(self._position, trainer), partial(self.note_unreadable, "training")
+        return step_loader(dataset, steps, position, num_workers, note)
 
     def _steps_per_epoch(self, trainer: L.Trainer | None) -> int:
         """Batches per epoch, as limited by the trainer."""
@@ -164,6 +163,10 @@ class ImageDataModule(L.LightningDataModule):
             return BatchKey(0, 0)
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
         return BatchKey(*divmod(progress.processed, self._steps_per_epoch(trainer)))
+
+    def note_unreadable(self, name: str, positions: Iterable[int]) -> None:
+        """Keeps in mind that images of a split could not be read."""
+        self.unreadable.setdefault(name, set()).update(positions)
 
     @property
     def clean(self) -> Clean:
@@ -186,8 +189,12 @@ class ImageDataModule(L.LightningDataModule):
                 have images of two.
         """
         dataset = Batches(make, sum(num_images for num_images, _ in parts))
-        unreadable = self.unreadable.setdefault(name, set())
-        return BatchLoader(dataset, SlotKeys(dataset, *parts), self.num_workers, unreadable)
+        positions = getattr(make, "positions", None)
+
+        def note(slots: list[int]) -> None:
+            self.note_unreadable(name, slots if positions is None else positions[slots].tolist())
+
+        return BatchLoader(dataset, SlotKeys(dataset, *parts), self.num_workers, note)
 
     def clean_images(
         self, images: ImageSet, size: int | None, counter: int, name: str

@@ -11,6 +11,7 @@ share the base method's photometrics, which are torchvision's.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ser_lightning.batch import ViewRecord
+from ser_lightning.numbers import NonNegative, PositiveInterval, Probability, checked, within
 
 NUM_UNIFORMS = 10
 SOLARIZE_THRESHOLD = 128 / 255
@@ -26,6 +28,13 @@ _ORDERS = np.array(list(permutations(range(4))))  # of brightness, contrast, sat
 _CHUNK_ELEMENTS = 2**19  # 2 MB of float32 stay in a core's cache, a few more with temporaries
 
 
+if TYPE_CHECKING:
+    HalfTurn = float
+else:
+    HalfTurn = within(float, 0, 0.5)
+
+
+@checked
 @dataclass(frozen=True)
 class PhotometricRecipe:
     """How strongly and how often the colours of a view are changed. Defaults: MoCo-v3's view 1.
@@ -42,27 +51,15 @@ class PhotometricRecipe:
         p_solarize: probability of inverting the bright pixels.
     """
 
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    p_jitter: float = 0.8
-    p_gray: float = 0.2
-    p_blur: float = 1.0
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    p_solarize: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("p_jitter", "p_gray", "p_blur", "p_solarize"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)} is no probability; use 0 to 1")
-        for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} {getattr(self, name)} is negative; use 0 to switch off")
-        if not 0 <= self.hue <= 0.5:
-            raise ValueError(f"hue {self.hue} is outside 0 to 0.5, half a colour circle")
-        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise ValueError(f"blur_sigma {self.blur_sigma} must be increasing and positive")
+    brightness: NonNegative = 0.4
+    contrast: NonNegative = 0.4
+    saturation: NonNegative = 0.2
+    hue: HalfTurn = 0.1
+    p_jitter: Probability = 0.8
+    p_gray: Probability = 0.2
+    p_blur: Probability = 1.0
+    blur_sigma: PositiveInterval = (0.1, 2.0)
+    p_solarize: Probability = 0.0
 
 
 MOCO_VIEW_1 = PhotometricRecipe()

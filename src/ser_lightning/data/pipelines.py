@@ -23,8 +23,10 @@ from ser_lightning.data.photometric import MOCO_VIEW_1, MOCO_VIEW_2, Photometric
 from ser_lightning.data.render import HostView
 from ser_lightning.data.settings import LocalCrops, RotatedCrops
 from ser_lightning.groups import GroupElement, GroupSampler
+from ser_lightning.numbers import PositiveInterval, Probability, Ratio, RatioInterval, checked
 
 
+@checked
 class CropViews:
     """The crop pipeline: two random resized crops, flipped and recoloured, and maybe local ones.
 
@@ -45,9 +47,9 @@ class CropViews:
         self,
         view_1: PhotometricRecipe = MOCO_VIEW_1,
         view_2: PhotometricRecipe = MOCO_VIEW_2,
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        p_flip: float = 0.5,
+        scale: RatioInterval = (0.08, 1.0),
+        ratio: PositiveInterval = (3 / 4, 4 / 3),
+        p_flip: Probability = 0.5,
         interpolation: Interpolation = "bilinear",
         local: LocalCrops | None = None,
     ) -> None:
@@ -132,6 +134,7 @@ class _Pair(NamedTuple):
     size: int  # side of the upright views in pixels
 
 
+@checked
 class InvertibleViews:
     """The invertible pipeline: pairs of views that differ in colours, flips, turns and size only.
 
@@ -157,7 +160,7 @@ class InvertibleViews:
     # well; here it keeps view_1 and view_2, so that local crops add pairs and change none.
     def __init__(
         self,
-        ratio: float = 0.01,
+        ratio: Ratio = 0.01,
         group: GroupSampler | None = None,
         view_1: PhotometricRecipe | None = None,
         view_2: PhotometricRecipe | None = None,

@@ -11,7 +11,12 @@ from ser_lightning.batch import NO_IMAGES, PartitionedBatch, View, ViewRecord
 from ser_lightning.data import crops, photometric
 from ser_lightning.data.crops import Interpolation
 from ser_lightning.groups import GroupElement, act
+from ser_lightning.numbers import Probability, Ratio
 
+ChannelMeans = tuple[Probability, Probability, Probability]
+"""Means of red, green and blue, of pixels in [0, 1]."""
+ChannelStds = tuple[Ratio, Ratio, Ratio]
+"""Their standard deviations."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _WIDTHS = (2, 4, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1)  # of the fields of ViewRecord, in their order

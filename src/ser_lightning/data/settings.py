@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from ser_lightning.data.crops import check_scale
 from ser_lightning.data.photometric import PhotometricRecipe
+from ser_lightning.numbers import PositiveInt, RatioInterval, checked
 
 # Source: DINO, local views. Differs: SER's public 2+4 code, which cites DINO, has no grayscale
 # here (p_gray 0, here 0.2).
@@ -11,6 +11,7 @@ DINO_LOCAL_VIEW = PhotometricRecipe(p_blur=0.5)
 ROTATED_VIEW = PhotometricRecipe(p_blur=0.1)
 
 
+@checked
 @dataclass(frozen=True)
 class LocalCrops:
     """Additional small views of every image, cut from a small part of it.
@@ -25,24 +26,13 @@ class LocalCrops:
         view: colours of the local views (DINO: blurred half of the time, never solarized).
     """
 
-    num: int = 4
-    size: int = 96
-    scale: tuple[float, float] = (0.05, 0.25)
+    num: PositiveInt = 4
+    size: PositiveInt = 96
+    scale: RatioInterval = (0.05, 0.25)
     view: PhotometricRecipe = DINO_LOCAL_VIEW
 
-    def __post_init__(self) -> None:
-        if self.num < 1:
-            raise ValueError(
-                f"{self.num} local crops, at least 1 is needed; set `local` to null for none"
-            )
-        if self.size < 1:
-            raise ValueError(
-                f"local crop size {self.size} has no pixels; use a multiple of the patch size, "
-                "96 in the paper"
-            )
-        check_scale("local crop scale", self.scale)
 
-
+@checked
 @dataclass(frozen=True)
 class RotatedCrops:
     """A small crop of every image, seen in each of its four quarter turns.
@@ -56,17 +46,9 @@ class RotatedCrops:
         view: its colours, the same in all four turns (E-SSL: rarely blurred, never solarized).
     """
 
-    size: int = 96
-    scale: tuple[float, float] = (0.05, 0.14)
+    size: PositiveInt = 96
+    scale: RatioInterval = (0.05, 0.14)
     view: PhotometricRecipe = ROTATED_VIEW
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(
-                f"rotated crop size {self.size} has no pixels; use a multiple of the patch size, "
-                "96 in E-SSL"
-            )
-        check_scale("rotated crop scale", self.scale)
 
 
 def check_size(name: str, size: int, patch_size: int) -> None:

@@ -1,6 +1,6 @@
 """Measuring representations: one evaluation per file, on frozen features."""
 
-from ser_lightning.evaluation.metrics.diagnostics import feature_std, rankme, token_spatial_variance
+from ser_lightning.evaluation.metrics.diagnostics import feature_std, rankme
 from ser_lightning.evaluation.metrics.equivariance import (
     equivariance_scores,
     family_elements,
@@ -19,5 +19,4 @@ __all__ = [
     "knn_predict",
     "rankme",
     "token_cosine",
-    "token_spatial_variance",
 ]

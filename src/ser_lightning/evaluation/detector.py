@@ -153,7 +153,7 @@ def build_detector(
         num_classes: category ids from 0, the background.
         mean: channel means that the backbone was trained with.
         std: channel standard deviations that it was trained with.
-        channels: of the pyramid and of the detector's convolutions.
+        channels: channels of the pyramid and of the detector's convolutions.
         precision: what the ViT computes in under autocast; everything else is float32.
 
     Raises:

@@ -188,9 +188,9 @@ def write_features(
 
     Args:
         extractor: computes them.
-        loader: of this rank's images.
+        loader: this rank's images.
         num_images: images over all ranks.
-        path: of the file, on a disk that all processes see.
+        path: the file, on a disk that all processes see.
         trainer: runs the pass.
 
     Returns:
@@ -229,7 +229,7 @@ class TrainingRows(Dataset):
     """Maps a `BatchKey` to this rank's rows of the features.
 
     Args:
-        features: of the training split.
+        features: features of the training split.
         plan: which rows a step takes.
     """
 
@@ -250,7 +250,7 @@ class CleanRows(Dataset):
     """Rows of a split in order: item i is this rank's i-th batch, each row exactly once.
 
     Args:
-        features: of the split.
+        features: features of the split.
         batch_size: rows per batch.
         rank: this process.
         world_size: number of processes.

@@ -32,7 +32,7 @@ def layer_number(name: str, depth: int, cls_layer: int) -> int:
     input where it stands there. Source: BEiT; MAE lr_decay.py.
 
     Args:
-        name: of a parameter of `FinetunedClassifier`.
+        name: a parameter of `FinetunedClassifier`.
         depth: number of blocks.
         cls_layer: number of blocks before [CLS] joins.
     """
@@ -66,9 +66,9 @@ class FinetunedClassifier(nn.Module):
 
     Args:
         backbone: as `trainable_copy` makes it.
-        num_classes: of the head.
+        num_classes: number of logits.
         head_scale: factor on the initial weights of the head, truncated normals of std 0.02.
-        seed: of the head.
+        seed: seed of the head.
     """
 
     def __init__(self, backbone: SplitViT, num_classes: int, head_scale: float, seed: int) -> None:

@@ -24,7 +24,7 @@ class HeadOrigin(NamedTuple):
         checkpoint: the weights that it was trained on, as `Stage.checkpoint_hash`.
         protocol: settings of its training.
         selected: what was chosen on held-out data, such as learning rate and epoch.
-        seed: of its training.
+        seed: seed of its training.
         unofficial_reasons: why its numbers may not be compared with published ones.
     """
 
@@ -47,7 +47,7 @@ def head_path(folder: Path, dataset_name: str, variant: str = "") -> Path:
     """Where the linear stage keeps its head.
 
     Args:
-        folder: of the run.
+        folder: the run.
         dataset_name: which images it was trained on.
         variant: `Stage.variant` of the linear stage.
     """

@@ -194,7 +194,7 @@ def logit_table(
     Args:
         conditions: images whose labels are places in their class names; without names labels are
             class ids already.
-        class_names: of the logits.
+        class_names: names of the logits.
         head: where they are from, for messages.
 
     Returns:

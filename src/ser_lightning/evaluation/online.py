@@ -21,12 +21,14 @@ from ser_lightning.evaluation.metrics.equivariance import FAMILIES, equivariance
 from ser_lightning.evaluation.metrics.knn import knn_accuracy
 from ser_lightning.evaluation.overlap import num_shared
 from ser_lightning.evaluation.rows import GatheredRows, Rows
+from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
 
 _KEPT = (
     "baseline", "baseline_name", "latest", "history", "num_classes", "num_bank", "num_queries",
 )  # fmt: skip
 
 
+@checked
 class OnlineEvaluation(L.Callback):
     """Logs k-NN accuracy, equivariance and collapse alarms at every validation.
 
@@ -44,7 +46,7 @@ class OnlineEvaluation(L.Callback):
         baseline_name: what these weights are: "random init" or "given weights".
         latest: metrics of the last validation by name.
         history: one {"step", "metrics"} for each validation of a fit.
-        num_classes: of the labels, 0 where there are none.
+        num_classes: classes among the labels, 0 where there are none.
         num_bank: images of the labelled bank.
         num_queries: images that were measured.
 
@@ -56,15 +58,11 @@ class OnlineEvaluation(L.Callback):
     """
 
     def __init__(
-        self, k: int = 20, temperature: float = 0.07, num_equivariance_images: int = 512
+        self,
+        k: PositiveInt = 20,
+        temperature: Positive = 0.07,
+        num_equivariance_images: NonNegativeInt = 512,
     ) -> None:
-        if k < 1:
-            raise ValueError(f"k {k} must be at least 1; 20 is the usual number of neighbours")
-        if num_equivariance_images < 0:
-            raise ValueError(
-                f"num_equivariance_images {num_equivariance_images} must not be negative; "
-                "use 0 to turn the equivariance scores off"
-            )
         self.k = k
         self.temperature = temperature
         self.num_equivariance_images = num_equivariance_images

@@ -111,7 +111,7 @@ class Probe(L.LightningModule):
         holdout_top1: by epoch, the accuracies (K,) of the heads on the held-out rows, in percent.
         selected: the chosen head; None before training.
         last: the best head after the last epoch; None before training.
-        accuracies: of the two on the test rows; empty before a test.
+        accuracies: those of the two on the test rows; empty before a test.
         hits: (rows,) bool, whether the chosen head was right on each of this rank's test rows.
     """
 

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +60,7 @@ class ProbeStage(Stage):
 
         Args:
             in_features: width of the features.
-            num_classes: of the logits.
+            num_classes: number of logits.
             global_batch_size: images per optimizer step, over all devices.
         """
 
@@ -72,7 +73,7 @@ class ProbeStage(Stage):
             probe: trained and tested.
             result: what the record will say.
             data: the images.
-            folder: of the run.
+            folder: the run.
         """
 
     @override
@@ -89,7 +90,8 @@ class ProbeStage(Stage):
         if self.cache_features:
             probe = Probe(heads)
             features = self.features(data, "train", trainer, folder).last(num_layers)
-            train = data.key_loader(TrainingRows(features, data.plan(trainer)), 0, trainer)
+            plan = replace(data.plan(trainer), num_images=len(features.rows))
+            train = data.key_loader(TrainingRows(features, plan), 0, trainer)
         else:
             probe = CropProbe(self.backbone, self.layers, heads)
             train = data.train_loader(trainer)

@@ -21,6 +21,7 @@ from ser_lightning.data.sources.base import ImageSet
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.features import Features, cached_features
 from ser_lightning.files import checkpoint_config, file_sha256
+from ser_lightning.numbers import NonNegativeInt, checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ def result_branch(checkpoint: str) -> Branch:
 Folders = tuple[tuple[str, str], ...]
 
 
+@checked
 class Stage(L.LightningModule, ABC):
     """A stage of evaluation: one file, `configs/eval/<name>.yaml`, and its records.
 
@@ -85,7 +87,7 @@ class Stage(L.LightningModule, ABC):
         checkpoint: file of a pretraining run.
         branch: whose weights: "online" (student) or "momentum" (teacher); null takes the teacher
             of DINO and the student of all other objectives.
-        seed: of heads and draws; taken from `seed_everything`.
+        seed: seed of heads and draws; taken from `seed_everything`.
 
     Attributes:
         default_branch: whose weights stand for the checkpoint's objective.
@@ -115,7 +117,9 @@ class Stage(L.LightningModule, ABC):
     figure: ClassVar[str | None] = None
     """The function that draws a result's metrics, as module:function."""
 
-    def __init__(self, checkpoint: str, branch: Branch | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, checkpoint: str, branch: Branch | None = None, seed: NonNegativeInt = 0
+    ) -> None:
         super().__init__()
         self.checkpoint = checkpoint
         self.default_branch = result_branch(checkpoint)
@@ -164,7 +168,7 @@ class Stage(L.LightningModule, ABC):
         Args:
             trainer: for `fit` and `test`, with devices, precision and progress bar.
             data: the images; it knows the trainer.
-            folder: of the run: `features/` is the cache that stages share, `results/` holds
+            folder: the run: `features/` is the cache that stages share, `results/` holds
                 records and trained heads.
         """
 

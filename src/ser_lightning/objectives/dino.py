@@ -73,6 +73,7 @@ def teacher_temperature_at(step: float, warmup_steps: float, start: float, end: 
     return end if step >= warmup_steps else start + (end - start) * step / warmup_steps
 
 
+@checked
 class DINOHead(nn.Module):
     """Three linear layers with GELU, unit length, then K prototypes of learnt or unit length.
 
@@ -91,10 +92,10 @@ class DINOHead(nn.Module):
 
     def __init__(
         self,
-        width: int,
-        hidden: int = 2048,
-        bottleneck: int = 256,
-        projection: int = 65536,
+        width: PositiveInt,
+        hidden: PositiveInt = 2048,
+        bottleneck: PositiveInt = 256,
+        projection: PositiveInt = 65536,
         norm_last_layer: bool = False,
     ) -> None:
         super().__init__()

@@ -60,10 +60,10 @@ class ResultRecord:
         protocol: settings of the stage. Results are averaged over seeds only where it is equal.
         selected: what was chosen on held-out data, such as learning rate and epoch, and what was
             taken from elsewhere for this run: the head.
-        seed: of the evaluation, not of pretraining.
+        seed: seed of the evaluation, not of pretraining.
         data_root: folder of the images.
         num_samples: images (or videos) that entered the metrics.
-        class_map_sha256: of the mapping from class names to labels, or to the logits of a head that
+        class_map_sha256: hash of which label each class name has, or which logit of a head that
             was trained elsewhere; None without names. See `class_map_sha256`.
         metrics: by name; accuracies in percent, others in their own unit; None where there is none.
         counts: raw counts by name, such as hits.
@@ -76,7 +76,7 @@ class ResultRecord:
         run: replaces what the run folder says about the run, by key: base, method, views,
             equiv_layer, rho, lambda, groups as in the paper's tables, and configuration, a text
             that runs differing in the seed share.
-        versions: of the software, by package.
+        versions: versions of the software, by package.
         date: ISO 8601.
 
     Raises:

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
 from ser_lightning.files import atomic_path, last_checkpoint, load_checkpoint, sweep
+from ser_lightning.numbers import Positive, PositiveInt, checked
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -40,6 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return load_checkpoint(path, map_location=map_location)
 
 
+@checked
 class RunCheckpoint(ModelCheckpoint):
     """Keeps one file, `last.ckpt`, always whole and never behind the end of training.
 
@@ -53,9 +55,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     def __init__(
         self,
-        every_n_train_steps: int | None = None,
-        every_n_epochs: int | None = None,
-        every_n_minutes: float | None = None,
+        every_n_train_steps: PositiveInt | None = None,
+        every_n_epochs: PositiveInt | None = None,
+        every_n_minutes: Positive | None = None,
     ) -> None:
         if every_n_train_steps is None and every_n_minutes is None:
             every_n_epochs = every_n_epochs or 1

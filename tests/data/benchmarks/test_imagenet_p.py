@@ -113,5 +113,5 @@ def test_options_that_do_not_fit_are_refused():
         module()
     with pytest.raises(ValueError, match="perturbations fog are unknown"):
         module(generated=True, perturbations=["fog"])
-    with pytest.raises(ValueError, match="frame_stride 40 leaves too few"):
+    with pytest.raises(ValueError, match=r"frame_stride 40 must be int in \[1, 15\]"):
         module(generated=True, frame_stride=40)

@@ -246,7 +246,10 @@ def test_limit_counts_the_pixels_that_are_decoded(tmp_path):
 
 @pytest.mark.parametrize("reduced", [1, 2, 4, 8])
 def test_reduced_decoding_does_not_change_a_view_visibly(tmp_path, reduced):
-    """Measured: 0.2 to 0.6 levels here, at most 1.3 on 200 photographs, with twice the pixels."""
+    """With twice the pixels of the view. Measured: 0.25 to 0.49 levels.
+
+    Views of 64 pixels of 183 photographs of ImageNet: 0.42 on average, 1.24 at most.
+    """
     side, view = 128, 64
     photograph(side * reduced, (side + 8) * reduced).save(tmp_path / "image.jpg", quality=90)
     whole = read_image(tmp_path / "image.jpg")

@@ -5,8 +5,18 @@ import math
 import pytest
 import torch
 
-from ser_lightning.evaluation import feature_std, rankme, token_spatial_variance
-from ser_lightning.evaluation.metrics.diagnostics import alignment, lidar, uniformity
+from ser_lightning.evaluation import feature_std, rankme
+from ser_lightning.evaluation.metrics.diagnostics import (
+    alignment,
+    lidar,
+    spatial_moments,
+    spatial_variance_ratio,
+    uniformity,
+)
+
+
+def spatial_variance(maps):
+    return spatial_variance_ratio(*spatial_moments(maps))
 
 
 def test_rankme_of_orthonormal_rows_is_their_number():
@@ -45,22 +55,22 @@ def test_spatial_variance_equals_the_ratio_of_pooled_tokens():
     tokens = maps.permute(1, 0, 2, 3).double()
     within = tokens.flatten(2).var(dim=2, correction=0).mean(1).sum()
     total = tokens.flatten(1).var(dim=1, correction=0).sum()
-    assert token_spatial_variance(maps) == pytest.approx(float(within / total), rel=1e-5)
+    assert spatial_variance(maps) == pytest.approx(float(within / total), rel=1e-5)
 
 
 def test_spatial_variance_of_constant_maps_is_zero():
-    assert token_spatial_variance(torch.randn(6, 4, 1, 1).expand(6, 4, 3, 3)) < 1e-10
+    assert spatial_variance(torch.randn(6, 4, 1, 1).expand(6, 4, 3, 3)) < 1e-10
 
 
 def test_spatial_variance_of_one_map_repeated_is_one():
-    assert token_spatial_variance(torch.randn(1, 4, 3, 3).repeat(5, 1, 1, 1)) == pytest.approx(1)
+    assert spatial_variance(torch.randn(1, 4, 3, 3).repeat(5, 1, 1, 1)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("num_images", [0, 1])
 def test_too_few_images_give_nan(num_images):
     assert math.isnan(rankme(torch.randn(num_images, 4)))
     assert math.isnan(feature_std(torch.randn(num_images, 4)))
-    assert math.isnan(token_spatial_variance(torch.randn(num_images, 4, 2, 2)))
+    assert math.isnan(spatial_variance(torch.randn(num_images, 4, 2, 2)))
 
 
 def test_rankme_of_broken_features_is_nan():

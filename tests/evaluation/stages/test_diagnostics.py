@@ -14,7 +14,7 @@ from ser_lightning.data.datasets import AugmentedImages
 from ser_lightning.data.draws import Canvas
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.reading import Reader
-from ser_lightning.evaluation import token_spatial_variance
+from ser_lightning.evaluation.metrics.diagnostics import spatial_moments, spatial_variance_ratio
 from ser_lightning.evaluation.stages.diagnostics import TokenPass, ViewPass
 from ser_lightning.results.record import read_record
 from support import tiny_backbone
@@ -71,7 +71,7 @@ def test_token_pass_is_the_ratio_of_the_regularised_block():
     module = TokenPass(backbone)
     trainer().test(module, data.clean_loader("test"), verbose=False)
     images = torch.cat([batch.pixels for batch in data.clean_loader("test")])
-    expected = token_spatial_variance(backbone.prefix(images).tokens)
+    expected = spatial_variance_ratio(*spatial_moments(backbone.prefix(images).tokens))
     assert module.ratio == pytest.approx(expected, rel=1e-4)
 
 

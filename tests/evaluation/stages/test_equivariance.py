@@ -10,6 +10,7 @@ import torch
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.sources.base import UnreadableImage
 from ser_lightning.evaluation.metrics.equivariance import FAMILIES, equivariance_scores
 from ser_lightning.evaluation.stage import Stage
 from ser_lightning.evaluation.stages.equivariance import (
@@ -78,6 +79,27 @@ def test_scores_are_means_over_all_images():
         for layer in (2, 4):
             mean = expected[family][layer].double().mean().item()
             assert second.means["score", family, layer] == pytest.approx(mean, abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*it is skipped")
+def test_images_that_cannot_be_read_are_not_scored_nor_compared_with(monkeypatch):
+    backbone, data, trainer = parts()
+    data.on_bad_image, images = "skip", data.images("test")
+    read, bad = type(images).read, int(ReferencePass(backbone, [4], 19).positions[3])
+
+    def refuse(self, index):
+        if index == bad:
+            raise UnreadableImage("damaged")
+        return read(self, index)
+
+    monkeypatch.setattr(type(images), "read", refuse)
+    first = ReferencePass(backbone, [4], 19)
+    trainer.test(first, data.clean_loader("test"), verbose=False)
+    assert len(first.reference.positions) == len(first.reference.maps[0]) == 15
+    assert bad not in first.reference.positions
+    second = EquivariancePass(backbone, [4], first.reference, seed=3)
+    trainer.test(second, data.clean_loader("test"), verbose=False)
+    assert second.num_images == 18
 
 
 def test_random_init_has_new_weights_and_leaves_the_generator_alone():

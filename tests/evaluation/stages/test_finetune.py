@@ -224,9 +224,6 @@ def test_two_processes_measure_like_one(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.layer_decay", "0"], "layer_decay 0.0 is outside"),
-        (["--model.label_smoothing", "1"], "label_smoothing 1.0 is outside"),
-        (["--model.ema_decay", "1"], "ema_decay 1.0 is outside"),
         (["--model.warmup_epochs", "2"], "not shorter than the run of 2 epochs; lower"),
         (["--data.global_batch_size", "9"], "a pass of a device has 9; use a"),
         (["--model.base_learning_rate", "1e30"], "lower `model.base_learning_rate`"),
@@ -235,6 +232,24 @@ def test_two_processes_measure_like_one(checkpoint, tmp_path):
 def test_mistakes_get_a_remedy(checkpoint, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         evaluate(arguments(checkpoint, "finetune", "--run_dir", str(tmp_path), *options))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "range_"),
+    [
+        ("layer_decay", "0", "float in (0, 1]"),
+        ("label_smoothing", "1", "float in [0, 1)"),
+        ("ema_decay", "1", "float in [0, 1)"),
+        ("mixup", "-1", "float >= 0"),
+        ("base_learning_rate", "nan", "float > 0"),
+    ],
+)
+def test_values_outside_of_their_range_are_refused(checkpoint, name, value, range_, capsys):
+    with pytest.raises(SystemExit):
+        evaluate(arguments(checkpoint, "finetune", f"--model.{name}", value))
+    message = capsys.readouterr().err
+    assert name in message
+    assert f"Not of type {range_}" in message
 
 
 def test_data_without_augmentation_is_refused(checkpoint, tmp_path):

@@ -361,7 +361,7 @@ def test_length_of_the_training_is_needed(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("rates", [[], [1.0, 1.0], [0.0], [-1.0], [math.inf], [math.nan]])
 def test_learning_rates_that_make_no_grid_are_refused(rates, checkpoint):
-    with pytest.raises(ValueError, match="must be positive and different"):
+    with pytest.raises(ValueError, match=r"must be (different|tuple\[float > 0, \.\.\.\])"):
         LinearStage(str(checkpoint), rates)
 
 

@@ -136,5 +136,5 @@ def test_feature_is_the_last_block_or_the_last_four(checkpoint, monkeypatch):
 
 @pytest.mark.parametrize("setting", [{"hidden": 0}, {"learning_rate": 0.0}])
 def test_settings_that_train_nothing_are_refused(setting, checkpoint):
-    with pytest.raises(ValueError, match="must be positive; 1024"):
+    with pytest.raises(ValueError, match=r"must be (int >= 1|float > 0); the default is"):
         MLPStage(str(checkpoint), **setting)

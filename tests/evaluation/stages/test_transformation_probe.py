@@ -8,6 +8,7 @@ from ser_lightning.evaluation.stages.transformation import (
     FAMILIES,
     NUM_VERSIONS,
     Task,
+    TransformationStage,
     VersionHeads,
     list_tasks,
     probed_layers,
@@ -79,10 +80,14 @@ def test_layers_are_clipped_sorted_and_listed_once():
     assert probed_layers([1, 3, 6, 9, 12], 12) == [1, 3, 6, 9, 12]
     assert probed_layers([1, 3, 6, 9, 12], 4) == [1, 3, 4]
     assert probed_layers([1.0, 0.25, 3, 0], 12) == [0, 3, 12]
-    with pytest.raises(ValueError, match="must name blocks from 0 on"):
-        probed_layers([-1], 12)
-    with pytest.raises(ValueError, match="must name blocks from 0 on"):
+    with pytest.raises(ValueError, match="layers is empty; name blocks"):
         probed_layers([], 12)
+
+
+@pytest.mark.parametrize("layers", [[-1], [1, 1.5], [True]])
+def test_layers_that_are_no_place_are_refused(layers):
+    with pytest.raises(ValueError, match=r"layers .* must be Sequence\[int >= 0"):
+        TransformationStage("no.ckpt", layers=layers)
 
 
 def test_probes_are_named_as_the_report_expects():

@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional as F
 from typing_extensions import override
 
 from ser_lightning.corruptions import corrupt, sequence
+from ser_lightning.data.crops import middle
 from ser_lightning.data.sources.base import Derived, ImageSet
 
 CLEAN = "clean"
@@ -33,10 +34,10 @@ class Reduction(NamedTuple):
         resized: Tensor = F.resize(image, sides, InterpolationMode.BILINEAR, antialias=True)
         return resized.contiguous()
 
-    def cut(self, image: Tensor) -> Tensor:
-        """The middle of a resized image."""
-        middle: Tensor = F.center_crop(image, [self.size, self.size])
-        return middle.contiguous()
+    def middle(self, image: Tensor) -> Tensor:
+        """Resizes (3, H, W) and cuts the middle out."""
+        resized = round(self.size / self.crop_fraction)
+        return middle(image, resized, self.size, "bilinear").contiguous()
 
 
 def reduction(images: ImageSet, size: int, crop_fraction: float) -> Reduction | None:
@@ -76,7 +77,7 @@ class CorruptedImages(Derived):
         """Reads an image once: (conditions, 3, H, W) uint8."""
         image = self.images.read(index).contiguous()
         if self.reduce is not None:
-            image = self.reduce.cut(self.reduce.resize(image))
+            image = self.reduce.middle(image)
         return torch.stack(
             [
                 image if name == CLEAN else self._corrupt(image, name, severity, index)

@@ -6,7 +6,7 @@ Source: Hendrycks & Dietterich 2019, arXiv 1903.12261, and its public evaluation
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -30,12 +30,22 @@ from ser_lightning.data.sources.released import (
     held_out_reasons,
     imagenet_synsets,
 )
+from ser_lightning.numbers import checked, within
 
 _LAYOUT = """  {root}/<corruption>/<1..5>/<wnid>/*.JPEG           (ImageNet-C)
   {root}/<group>/<corruption>/<1..5>/<wnid>/*.JPEG   (the same, groups left in place)
   {root}/<corruption>.npy and labels.npy             (CIFAR-10-C, CIFAR-100-C)"""
 
 
+if TYPE_CHECKING:
+    Severity = int
+    Quality = int
+else:
+    Severity = within(int, 1, NUM_SEVERITIES)
+    Quality = within(int, 1, 100)
+
+
+@checked
 class ImageNetCDataModule(BenchmarkDataModule):
     """Images under corruptions of several severities.
 
@@ -64,9 +74,9 @@ class ImageNetCDataModule(BenchmarkDataModule):
         root: str | None = None,
         generated: bool = False,
         corruptions: Sequence[str] | None = None,
-        severities: Sequence[int] = (1, 2, 3, 4, 5),
+        severities: tuple[Severity, ...] = (1, 2, 3, 4, 5),
         frost_dir: str | None = None,
-        jpeg_quality: int | None = None,
+        jpeg_quality: Quality | None = None,
         **labelled: Any,
     ) -> None:
         super().__init__(source, **labelled)
@@ -81,9 +91,8 @@ class ImageNetCDataModule(BenchmarkDataModule):
                 f"frost_dir {frost_dir} and jpeg_quality {jpeg_quality} have no effect on released "
                 "files; remove them"
             )
-        wrong = [s for s in severities if not 1 <= s <= NUM_SEVERITIES]
-        if wrong or not severities:
-            raise ValueError(f"severities {list(severities)} are not all from 1 to 5; use 1 to 5")
+        if not severities:
+            raise ValueError("severities is empty; use some of 1 to 5")
         self.root = None if root is None else Path(root).expanduser()
         self.generated = generated
         self.corruptions = tuple(

@@ -5,7 +5,7 @@ Source: Hendrycks & Dietterich 2019, arXiv 1903.12261, and its public evaluation
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 from typing_extensions import override
@@ -17,6 +17,7 @@ from ser_lightning.data.benchmarks.layouts import class_files, find_folders
 from ser_lightning.data.benchmarks.videos import Videos, load_av
 from ser_lightning.data.sources.base import ImageSet, Source
 from ser_lightning.data.sources.released import IMAGENET_VAL, count_reasons, imagenet_synsets
+from ser_lightning.numbers import PositiveInt, checked, within
 
 ALL_PERTURBATIONS = PERTURBATIONS + EXTRA_PERTURBATIONS
 
@@ -30,6 +31,13 @@ def base_name(folder: str) -> str:
     return folder.removesuffix("_2").removesuffix("_3")
 
 
+if TYPE_CHECKING:
+    Stride = int
+else:
+    Stride = within(int, 1, 15)  # more leave too few frames to compare
+
+
+@checked
 class ImageNetPDataModule(BenchmarkDataModule):
     """Images that change little from frame to frame.
 
@@ -56,8 +64,8 @@ class ImageNetPDataModule(BenchmarkDataModule):
         root: str | None = None,
         generated: bool = False,
         perturbations: Sequence[str] | None = None,
-        videos_per_class: int | None = None,
-        frame_stride: int = 1,
+        videos_per_class: PositiveInt | None = None,
+        frame_stride: Stride = 1,
         **labelled: Any,
     ) -> None:
         super().__init__(source, **labelled)
@@ -66,10 +74,6 @@ class ImageNetPDataModule(BenchmarkDataModule):
                 f"root {root} with generated {generated}; give --data.root DIR for released "
                 f"videos, \n{_LAYOUT.format(root='DIR')}\nor --data.generated true to perturb the "
                 "images of the source"
-            )
-        if not 1 <= frame_stride <= 15:
-            raise ValueError(
-                f"frame_stride {frame_stride} leaves too few frames to compare; use 1 to 15"
             )
         self.root = None if root is None else Path(root).expanduser()
         self.generated = generated

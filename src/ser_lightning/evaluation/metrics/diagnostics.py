@@ -150,7 +150,8 @@ def spatial_variance_ratio(within: Tensor, mean: Tensor) -> float:
     """Computes which part of the variance of tokens lies within images, between 0 and 1.
 
     Equals the ratio for the pooled tokens of all images, by the law of total variance, provided
-    that all maps have the same size.
+    that all maps have the same size. Source: the early alarm for the trivial solution of SER
+    appendix A.4.
 
     Args:
         within: (N,) variance over positions per image.
@@ -165,17 +166,3 @@ def spatial_variance_ratio(within: Tensor, mean: Tensor) -> float:
     inside = within.double().mean()
     between = mean.double().var(dim=0, correction=0).sum()
     return (inside / (inside + between)).item()
-
-
-def token_spatial_variance(maps: Tensor) -> float:
-    """Computes the variance of tokens over positions divided by their total variance.
-
-    Source: the early alarm for the trivial solution of SER appendix A.4.
-
-    Args:
-        maps: (N, C, h, w) token maps of N images.
-
-    Returns:
-        The ratio, as `spatial_variance_ratio`.
-    """
-    return spatial_variance_ratio(*spatial_moments(maps))

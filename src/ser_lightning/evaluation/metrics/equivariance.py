@@ -63,7 +63,7 @@ def family_elements(
             "scale": one of `NUM_SCALES` grids from the sampler of pretraining.
         position: (B,) int64 counter of the images in the evaluation set.
         grid: the backbone's grid of tokens (h, w).
-        seed: of the grids.
+        seed: seed of the grids.
 
     Returns:
         Rows of the batch, int64, with their elements; together every row once.
@@ -98,7 +98,7 @@ def scale_grids(grid: tuple[int, int], seed: int = 0) -> tuple[tuple[int, int], 
 
     Args:
         grid: the backbone's grid (h, w), which is never among the results.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
         `NUM_SCALES` grids (h, w).
@@ -139,23 +139,13 @@ def equivariance_scores(
         pixels: (B, 3, H, W) normalised images.
         layers: after which blocks; the depth means after the final norm.
         position: (B,) int64 counter of the images in the evaluation set; picks the elements.
-        seed: of the elements.
+        seed: seed of the elements.
         families: which transformations.
 
     Returns:
         For each family and layer the (B,) float32 scores, on the device of the pixels.
     """
-    scores = {
-        family: {layer: pixels.new_empty(len(pixels), dtype=torch.float32) for layer in layers}
-        for family in families
-    }
-    with torch.autocast(pixels.device.type, enabled=False):
-        base = backbone.token_maps(pixels, layers)
-        for moved in _transformed(backbone, pixels, layers, position, seed, families):
-            for layer, before, after in zip(layers, base, moved.maps, strict=True):
-                expected = act(moved.element, before[moved.rows])
-                scores[moved.family][layer][moved.rows] = token_cosine(after, expected)
-    return scores
+    return companion_scores(backbone, pixels, layers, position, None, seed, families)["score"]
 
 
 class Reference(NamedTuple):
@@ -214,7 +204,7 @@ def companion_scores(
     pixels: Tensor,
     layers: Sequence[int],
     position: Tensor,
-    reference: Reference,
+    reference: Reference | None,
     seed: int = 0,
     families: Sequence[str] = FAMILIES,
 ) -> dict[str, dict[str, dict[int, Tensor]]]:
@@ -230,13 +220,14 @@ def companion_scores(
         pixels: (B, 3, H, W) normalised images.
         layers: after which blocks; the depth means after the final norm.
         position: (B,) int64 counter of the images in the evaluation set; picks g and y.
-        reference: mean tokens and further images, for the same layers in the same order.
-        seed: of the elements.
+        reference: mean tokens and further images, for the same layers in the same order; None
+            leaves all but the score undefined.
+        seed: seed of the elements.
         families: which transformations.
 
     Returns:
         For each of `ROWS`, family and layer the (B,) float32 values, on the device of the pixels;
-        nan for `no_action` where a transformation changes the size of the map.
+        nan where a row is not defined, as `no_action` where the size of the map changes.
     """
     nothing = torch.full((len(pixels),), torch.nan, device=pixels.device)
     values = {
@@ -248,17 +239,21 @@ def companion_scores(
         for family, rows, element, maps in _transformed(
             backbone, pixels, layers, position, seed, families
         ):
-            chosen = other_image(position.cpu()[rows.cpu()], reference.positions).to(rows.device)
             for i, (layer, after) in enumerate(zip(layers, maps, strict=True)):
-                before, mean = base[i][rows], reference.mean[i][:, None, None]
+                before = base[i][rows]
                 expected = act(element, before)
-                other = act(element, reference.maps[i][chosen])
                 values["score"][family][layer][rows] = token_cosine(after, expected)
+                if reference is None:
+                    continue
+                if after.shape == before.shape:
+                    values["no_action"][family][layer][rows] = token_cosine(after, before)
+                places = position.cpu()[rows.cpu()]
+                chosen = other_image(places, reference.positions).to(rows.device)
+                mean = reference.mean[i][:, None, None]
+                other = act(element, reference.maps[i][chosen])
                 values["chance"][family][layer][rows] = token_cosine(after, other)
                 centred = token_cosine(after - mean, expected - mean)
                 values["mean_centred"][family][layer][rows] = centred
-                if after.shape == before.shape:
-                    values["no_action"][family][layer][rows] = token_cosine(after, before)
     return values
 
 

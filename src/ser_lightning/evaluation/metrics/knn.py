@@ -42,7 +42,7 @@ def knn_accuracy(
         queries: (M, K) features to classify, at least one.
         query_labels: (M,) int64 true classes, none negative.
         k: the number of neighbours, or several.
-        temperature: of the votes.
+        temperature: temperature of the votes.
         chunk_size: queries compared with the bank at a time; memory is chunk_size * N floats.
 
     Returns:
@@ -72,7 +72,7 @@ def knn_hits(
         queries: (M, K) features to classify, at least one.
         query_labels: (M,) int64 true classes, none negative.
         k: the number of neighbours, or several.
-        temperature: of the votes.
+        temperature: temperature of the votes.
         chunk_size: queries compared with the bank at a time.
 
     Returns:
@@ -119,7 +119,7 @@ def knn_predict(
         queries: (M, K) features to classify; computed on the bank's device.
         num_classes: how many classes there are.
         k: the number of neighbours, or several, each at most N.
-        temperature: of the votes.
+        temperature: temperature of the votes.
         chunk_size: queries compared with the bank at a time.
 
     Returns:

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from ser_lightning.data.detection import DetectionBatch, DetectionDataModule
 from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.sources.coco import Boxes
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.detector import Head, build_detector
 from ser_lightning.evaluation.metrics.average_precision import (
@@ -23,6 +24,7 @@ from ser_lightning.evaluation.metrics.average_precision import (
     require_coco_eval,
 )
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
+from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, PositiveInt, checked
 from ser_lightning.optim import decay_groups
 
 DROPS = (8 / 9, 26 / 27)
@@ -47,6 +49,7 @@ def relative_learning_rate(step: int, num_steps: int, warmup_steps: int) -> floa
     return 0.1 ** sum(step >= round(drop * num_steps) for drop in DROPS)
 
 
+@checked
 class DetectionStage(Stage):
     """Trains a detector on the frozen token map and measures it once, at the end.
 
@@ -56,9 +59,9 @@ class DetectionStage(Stage):
     Args:
         checkpoint: file of a pretraining run.
         head: the detector: "faster_rcnn", "retinanet" or "fcos".
-        channels: of the pyramid and the detector's convolutions.
+        channels: channels of the pyramid and the detector's convolutions.
         learning_rate: peak learning rate of AdamW, for the global batch as it is.
-        weight_decay: of AdamW, not for norms and biases.
+        weight_decay: weight decay of AdamW, not for norms and biases.
         warmup_steps: length of the linear warm-up.
         stage: further arguments of every stage.
 
@@ -75,10 +78,10 @@ class DetectionStage(Stage):
         self,
         checkpoint: str,
         head: Head = USUAL_HEAD,
-        channels: int = 256,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 0.1,
-        warmup_steps: int = 1000,
+        channels: PositiveInt = 256,
+        learning_rate: Positive = 1e-4,
+        weight_decay: NonNegative = 0.1,
+        warmup_steps: NonNegativeInt = 1000,
         **stage: Any,
     ) -> None:
         super().__init__(checkpoint, **stage)
@@ -123,7 +126,10 @@ class DetectionStage(Stage):
         check_finite(self.detector, "weights of the detector", "lower model.learning_rate")
         trainer.test(self, data.test_dataloader(), verbose=False)
         images = data.images("test")
+        measured = set(self.measured.tolist())  # without those that could not be read
         truth = [images.boxes(index) for index in range(len(images))]
+        none = Boxes(*(values[:0] for values in truth[0]))
+        truth = [boxes if index in measured else none for index, boxes in enumerate(truth)]
         return [
             self.result(
                 data,

@@ -31,6 +31,7 @@ from ser_lightning.evaluation.metrics.diagnostics import (
 )
 from ser_lightning.evaluation.rows import Rows
 from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.randomness import Stream, generator
 
 PIPELINES = ("crop", "invertible")
@@ -114,6 +115,7 @@ class ViewPass(L.LightningModule):
         return embedded.unflatten(0, (len(views), -1)).transpose(0, 1)
 
 
+@checked
 class DiagnosticsStage(Stage):
     """Measures rank, spread and invariance of the test images' final [CLS] embeddings.
 
@@ -137,8 +139,8 @@ class DiagnosticsStage(Stage):
     def __init__(
         self,
         checkpoint: str,
-        num_images: int = 1000,
-        num_views: int = 10,
+        num_images: PositiveInt = 1000,
+        num_views: PositiveInt = 10,
         crop: CropViews | None = None,
         invertible: InvertibleViews | None = None,
         **stage: Any,

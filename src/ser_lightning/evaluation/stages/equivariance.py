@@ -27,6 +27,7 @@ from ser_lightning.evaluation.metrics.equivariance import (
 )
 from ser_lightning.evaluation.rows import Rows
 from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.numbers import PositiveInt, checked
 
 
 class ReferencePass(L.LightningModule):
@@ -63,14 +64,15 @@ class ReferencePass(L.LightningModule):
         self._sums[-1] += len(means)
         chosen = torch.isin(batch.indices.cpu(), self.positions)
         index = batch.indices.cpu()[chosen]
-        self._rows.add(index, torch.full_like(index, -1), maps[chosen.to(maps.device)].flatten(1))
+        self._rows.add(index, index, maps[chosen.to(maps.device)].flatten(1))
 
     @override
     def on_test_epoch_end(self) -> None:
         sums = gather(self._sums[None]).sum(0)
         mean = (sums[:-1] / sums[-1]).float().to(self.device)
-        maps = self._rows.gather().values.unflatten(1, self.shape).to(self.device)
-        self.reference = Reference(tuple(mean.unbind(0)), self.positions, tuple(maps.unbind(1)))
+        positions, values = self._rows.gather()  # of those that could be read
+        maps = values.unflatten(1, self.shape).to(self.device)
+        self.reference = Reference(tuple(mean.unbind(0)), positions, tuple(maps.unbind(1)))
 
 
 class EquivariancePass(L.LightningModule):
@@ -79,8 +81,8 @@ class EquivariancePass(L.LightningModule):
     Args:
         backbone: frozen.
         layers: after which blocks.
-        reference: of the same layers.
-        seed: of the transformations.
+        reference: mean tokens and maps of the same layers.
+        seed: seed of the transformations.
 
     Attributes:
         means: the mean over images for each row, family and layer; nan where a row is not defined.
@@ -117,6 +119,7 @@ class EquivariancePass(L.LightningModule):
         self.means = dict(zip(self.columns, means.tolist(), strict=True))
 
 
+@checked
 class EquivarianceStage(Stage):
     """Scores how well token maps follow rotations, flips and resizes of the image.
 
@@ -138,7 +141,9 @@ class EquivarianceStage(Stage):
     needs_labels = False
     figure = "ser_lightning.reporting.equivariance_figure:equivariance_figure"
 
-    def __init__(self, checkpoint: str, num_images: int | None = None, **stage: Any) -> None:
+    def __init__(
+        self, checkpoint: str, num_images: PositiveInt | None = None, **stage: Any
+    ) -> None:
         super().__init__(checkpoint, **stage)
         self.num_images = num_images
 

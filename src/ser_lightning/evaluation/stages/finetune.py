@@ -27,10 +27,12 @@ from ser_lightning.evaluation.finetuned import (
 )
 from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
+from ser_lightning.numbers import BelowOne, NonNegative, Positive, Ratio, checked
 from ser_lightning.optim import scaled_learning_rate
 from ser_lightning.randomness import Stream, generator
 
 
+@checked
 class FinetuneStage(Stage):
     """Trains backbone and classifier together and measures them after the last epoch.
 
@@ -42,7 +44,7 @@ class FinetuneStage(Stage):
         base_learning_rate: peak learning rate for a global batch of 256 images; it grows linearly
             with the batch.
         layer_decay: factor on the learning rate from each layer to the one below; 1 for none.
-        weight_decay: of AdamW, not for vectors, biases, [CLS] and position embedding.
+        weight_decay: weight decay of AdamW, not for vectors, biases, [CLS] and positions.
         warmup_epochs: epochs of linear warm-up.
         warmup_learning_rate: where the warm-up begins.
         final_learning_rate: where the cosine ends.
@@ -54,9 +56,6 @@ class FinetuneStage(Stage):
         ema_decay: momentum of an average of the weights over the steps, which is measured as well
             (top1_ema, top5_ema); null for none.
         stage: further arguments of every stage.
-
-    Raises:
-        ValueError: if a value is out of range.
     """
 
     name = "finetune"
@@ -67,27 +66,21 @@ class FinetuneStage(Stage):
     def __init__(
         self,
         checkpoint: str,
-        base_learning_rate: float = 1e-3,
-        layer_decay: float = 0.75,
-        weight_decay: float = 0.05,
-        warmup_epochs: float = 20,
-        warmup_learning_rate: float = 1e-6,
-        final_learning_rate: float = 1e-6,
-        mixup: float = 0.8,
-        cutmix: float = 1.0,
-        label_smoothing: float = 0.1,
-        drop_path_rate: float = 0.1,
-        head_scale: float = 0.001,
-        ema_decay: float | None = None,
+        base_learning_rate: Positive = 1e-3,
+        layer_decay: Ratio = 0.75,
+        weight_decay: NonNegative = 0.05,
+        warmup_epochs: NonNegative = 20,
+        warmup_learning_rate: NonNegative = 1e-6,
+        final_learning_rate: NonNegative = 1e-6,
+        mixup: NonNegative = 0.8,
+        cutmix: NonNegative = 1.0,
+        label_smoothing: BelowOne = 0.1,
+        drop_path_rate: BelowOne = 0.1,
+        head_scale: NonNegative = 0.001,
+        ema_decay: BelowOne | None = None,
         **stage: Any,
     ) -> None:
         super().__init__(checkpoint, **stage)
-        if not 0 < layer_decay <= 1:
-            raise ValueError(f"layer_decay {layer_decay} is outside (0, 1]; use 1 for none")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing {label_smoothing} is outside [0, 1); use 0 for none")
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay {ema_decay} is outside [0, 1); use null for none")
         self.base_learning_rate = base_learning_rate
         self.layer_decay = layer_decay
         self.weight_decay = weight_decay

@@ -25,6 +25,7 @@ from ser_lightning.evaluation.head_stage import BenchmarkStage
 from ser_lightning.evaluation.metrics.flips import PerturbationSums, video_results
 from ser_lightning.evaluation.metrics.flips import summands as video_summands
 from ser_lightning.evaluation.stage import StageResult
+from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.results.ratios import ALEXNET, mean_over
 
 
@@ -54,6 +55,7 @@ _NUM_SUMS = len(PerturbationSums._fields)
 _COUNTED = ("videos", "frames", "hits", "hits5", "all_right")
 
 
+@checked
 class ImageNetPStage(BenchmarkStage):
     """Accuracy and steadiness of a trained linear head along videos.
 
@@ -81,7 +83,7 @@ class ImageNetPStage(BenchmarkStage):
         head: str | None = None,
         alexnet: bool = False,
         alexnet_weights: str | None = None,
-        difficulty: int = 1,
+        difficulty: PositiveInt = 1,
         **stage: Any,
     ) -> None:
         super().__init__(checkpoint, head, **stage)

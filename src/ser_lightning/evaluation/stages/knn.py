@@ -3,7 +3,6 @@
 Source: DINO eval_knn.py; SER Table 3.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,12 @@ from ser_lightning.evaluation.features import Features
 from ser_lightning.evaluation.metrics.knn import KNNAccuracy, knn_hits
 from ser_lightning.evaluation.overlap import num_shared
 from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.numbers import Positive, PositiveInt, checked
 
 _BLOCK = 4096  # test images between two signs of progress
 
 
+@checked
 class KNNStage(Stage):
     """Classifies test images by the votes of their neighbours among the training images.
 
@@ -39,8 +40,8 @@ class KNNStage(Stage):
     def __init__(
         self,
         checkpoint: str,
-        k: Sequence[int] = (20,),
-        temperature: Sequence[float] = (0.07,),
+        k: tuple[PositiveInt, ...] = (20,),
+        temperature: tuple[Positive, ...] = (0.07,),
         **stage: Any,
     ) -> None:
         super().__init__(checkpoint, **stage)

@@ -3,7 +3,6 @@
 Source: SER lincls_parallel.py (DINO eval_linear.py); the grid in one pass as iBOT and DINOv2 do.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ser_lightning.evaluation.head import HeadOrigin, LinearClassifier, head_pat
 from ser_lightning.evaluation.probe import Heads, Probe
 from ser_lightning.evaluation.probe_stage import ProbeStage
 from ser_lightning.evaluation.stage import StageResult
+from ser_lightning.numbers import Positive, checked
 from ser_lightning.optim import cosine, scaled_learning_rate
 
 MOMENTUM = 0.9
@@ -38,10 +38,10 @@ class LinearHeads(Heads):
 
     Args:
         in_features: width of the features.
-        num_classes: of the logits.
+        num_classes: number of logits.
         base_learning_rates: for a batch of 256.
         global_batch_size: images per optimizer step; the learning rates grow linearly with it.
-        seed: of the initial weights.
+        seed: seed of the initial weights.
 
     Attributes:
         weight: (K * classes, D).
@@ -102,6 +102,7 @@ class LinearHeads(Heads):
         return {"base_learning_rate": self.base_learning_rates[index]}
 
 
+@checked
 class LinearStage(ProbeStage):
     """Trains linear classifiers on [CLS], and keeps the best for the stages that need a head.
 
@@ -114,7 +115,7 @@ class LinearStage(ProbeStage):
         probe: further arguments of every stage that trains a probe.
 
     Raises:
-        ValueError: if there is no learning rate, or one is not positive or there twice.
+        ValueError: if there is no learning rate, or one is there twice.
     """
 
     name = "linear"
@@ -122,15 +123,15 @@ class LinearStage(ProbeStage):
     def __init__(
         self,
         checkpoint: str,
-        base_learning_rates: Sequence[float] = (0.3, 1.0, 3.0, 10.0, 30.0),
+        base_learning_rates: tuple[Positive, ...] = (0.3, 1.0, 3.0, 10.0, 30.0),
         **probe: Any,
     ) -> None:
         super().__init__(checkpoint, **probe)
         rates = [float(rate) for rate in base_learning_rates]
-        if not rates or len(set(rates)) < len(rates) or not all(0 < r < math.inf for r in rates):
+        if not rates or len(set(rates)) < len(rates):
             raise ValueError(
-                f"base_learning_rates {rates} must be positive and different, at least one; "
-                "0.3, 1, 3, 10 and 30 are the usual ones"
+                f"base_learning_rates {rates} must be different, and at least one; 0.3, 1, 3, 10 "
+                "and 30 are the usual ones"
             )
         self.base_learning_rates = rates
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from ser_lightning.evaluation.probe import Heads, deep_head
 from ser_lightning.evaluation.probe_stage import ProbeStage
+from ser_lightning.numbers import Positive, PositiveInt, checked
 
 
 class DeepHead(Heads):
@@ -20,10 +21,10 @@ class DeepHead(Heads):
 
     Args:
         in_features: width of the features.
-        num_classes: of the logits.
+        num_classes: number of logits.
         hidden: width of the two hidden layers.
-        learning_rate: of Adam, constant and for any batch.
-        seed: of the initial weights, which are PyTorch's default.
+        learning_rate: learning rate of Adam, constant and for any batch.
+        seed: seed of the initial weights, which are PyTorch's default.
     """
 
     num_heads = 1
@@ -56,6 +57,7 @@ class DeepHead(Heads):
         return deepcopy(self.layers)
 
 
+@checked
 class MLPStage(ProbeStage):
     """Trains a deep classifier on [CLS]; what is chosen on the held-out images is the epoch.
 
@@ -65,24 +67,20 @@ class MLPStage(ProbeStage):
     Args:
         checkpoint: file of a pretraining run.
         hidden: width of the two hidden layers.
-        learning_rate: of Adam, for any batch.
+        learning_rate: learning rate of Adam, for any batch.
         probe: further arguments of every stage that trains a probe.
-
-    Raises:
-        ValueError: if width or learning rate are not positive.
     """
 
     name = "mlp"
 
     def __init__(
-        self, checkpoint: str, hidden: int = 1024, learning_rate: float = 1e-3, **probe: Any
+        self,
+        checkpoint: str,
+        hidden: PositiveInt = 1024,
+        learning_rate: Positive = 1e-3,
+        **probe: Any,
     ) -> None:
         super().__init__(checkpoint, **probe)
-        if hidden < 1 or learning_rate <= 0:
-            raise ValueError(
-                f"hidden {hidden} and learning_rate {learning_rate} must be positive; 1024 and "
-                "0.001 are the usual ones"
-            )
         self.hidden = hidden
         self.learning_rate = learning_rate
 

@@ -31,6 +31,7 @@ from ser_lightning.evaluation.features import (
 )
 from ser_lightning.evaluation.probe import Heads, Probe, deep_head, fit_probe
 from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.numbers import Positive, PositiveInt, checked
 
 Mode = Literal["pair", "single"]
 
@@ -44,7 +45,7 @@ class Task(NamedTuple):
     """What one probe of a stage tells.
 
     Attributes:
-        name: of its accuracy among the metrics.
+        name: what the metrics call its accuracy.
         family: a key of `FAMILIES`.
         mode: "pair" for MLP([f(x), f(g.x)]), "single" for MLP(f(g.x)).
         place: which of the places of the features it reads.
@@ -174,8 +175,8 @@ class VersionHeads(Heads):
         tasks: what each of them tells.
         width: channels of a token.
         hidden: channels of the two hidden layers.
-        learning_rate: of Adam, without weight decay.
-        seed: of the weights.
+        learning_rate: learning rate of Adam, without weight decay.
+        seed: seed of the weights.
     """
 
     chooses = False
@@ -218,6 +219,7 @@ class VersionHeads(Heads):
         return torch.optim.Adam(self.parameters(), self.learning_rate)
 
 
+@checked
 class TransformationStage(Stage):
     """Measures how well rotations (4-way) and flips (2-way) are predicted, layer by layer.
 
@@ -234,7 +236,7 @@ class TransformationStage(Stage):
         modes: "pair", "single" or both.
         num_train: training images to use, the same number of each class; null takes all.
         batch_size: images per step, over all devices.
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         hidden: channels of the two hidden layers.
         baseline: whether to probe a randomly initialised backbone as well.
         stage: further arguments of every stage.
@@ -249,10 +251,10 @@ class TransformationStage(Stage):
         checkpoint: str,
         layers: Sequence[int | float] = (1, 3, 6, 9, 12),
         modes: Sequence[Mode] = ("pair", "single"),
-        num_train: int | None = 100_000,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
-        hidden: int = 1024,
+        num_train: PositiveInt | None = 100_000,
+        batch_size: PositiveInt = 256,
+        learning_rate: Positive = 1e-3,
+        hidden: PositiveInt = 1024,
         baseline: bool = True,
         **stage: Any,
     ) -> None:
@@ -285,9 +287,11 @@ class TransformationStage(Stage):
 
         total = len(data.images("train"))
         num_train = total if self.num_train is None else min(self.num_train, total)
-        plan = Plan(num_train, self.batch_size, 0, self.seed, rank, world_size)
         try:
-            rows = TrainingRows(features("train", num_train), plan)
+            train = features("train", num_train)
+            num_train = len(train.rows)
+            plan = Plan(num_train, self.batch_size, 0, self.seed, rank, world_size)
+            rows = TrainingRows(train, plan)
             fit_probe(trainer, probe, self._loader(trainer, rows), None)
             probe.to(trainer.strategy.root_device)
             tested = features("test", len(data.images("test")))
