@@ -182,8 +182,7 @@ def test_run_folder_is_named_after_the_configuration():
 def test_run_folder_of_an_overlay_that_names_other_images_is_below_its_name():
     files = [str(ROOT / "configs" / f"{name}.yaml") for name in ("moco", "fashion_mnist")]
     cli = ParsedOnly(["fit", *(part for file in files for part in ("--config", file))])
-    assert cli.config["fit"].run_dir is None
-    assert default_run_dir(files, None) == Path("runs/fashion_mnist/moco")
+    assert cli.run_dir == Path("runs/fashion_mnist/moco")
     delta = str(ROOT / "configs" / "fashion_mnist" / "dino.yaml")
     assert default_run_dir([*files, delta], None) == Path("runs/fashion_mnist/moco")
 
