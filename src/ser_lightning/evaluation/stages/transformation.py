@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.backbones.vit import block_number
+from ser_lightning.backbones.vit import Layer, block_number
 from ser_lightning.data import BatchKey
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.data.loaders import step_loader
@@ -57,7 +57,7 @@ class Task(NamedTuple):
     place: int
 
 
-def probed_layers(layers: Sequence[int | float], depth: int) -> list[int]:
+def probed_layers(layers: Sequence[Layer], depth: int) -> list[int]:
     """Turns layers of a configuration into sorted numbers of blocks, each once.
 
     Args:
@@ -65,11 +65,11 @@ def probed_layers(layers: Sequence[int | float], depth: int) -> list[int]:
         depth: number of blocks.
 
     Raises:
-        ValueError: if there is none, or one is negative.
+        ValueError: if there is none.
     """
     numbers = sorted({min(block_number(layer, depth), depth) for layer in layers})
-    if not numbers or numbers[0] < 0:
-        raise ValueError(f"layers {list(layers)} must name blocks from 0 on; use for instance [3]")
+    if not numbers:
+        raise ValueError("layers is empty; name blocks, for instance [3]")
     return numbers
 
 
@@ -249,7 +249,7 @@ class TransformationStage(Stage):
     def __init__(
         self,
         checkpoint: str,
-        layers: Sequence[int | float] = (1, 3, 6, 9, 12),
+        layers: Sequence[Layer] = (1, 3, 6, 9, 12),
         modes: Sequence[Mode] = ("pair", "single"),
         num_train: PositiveInt | None = 100_000,
         batch_size: PositiveInt = 256,
