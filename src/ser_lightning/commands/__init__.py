@@ -1,1 +1,1 @@
-"""One file per command of ser-fit."""
+"""One file per command of ser-fit; their table is `cli.COMMANDS`."""

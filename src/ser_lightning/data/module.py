@@ -159,6 +159,7 @@ class ImageDataModule(L.LightningDataModule):
         return int(min(trainer.fit_loop.max_batches, steps)) if trainer else steps
 
     def _position(self, trainer: L.Trainer | None) -> BatchKey:
+        """The next step to train, from the trainer's counters: what makes a resume exact."""
         if trainer is None:
             return BatchKey(0, 0)
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total

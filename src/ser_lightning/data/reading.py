@@ -1,4 +1,7 @@
-"""Reading images a few at a time, and what an unreadable one means."""
+"""Reading images a few at a time, and what an unreadable one means.
+
+How a file is decoded, and which way up, is in `sources/decode.py`.
+"""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence

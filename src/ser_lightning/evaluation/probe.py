@@ -1,4 +1,7 @@
-"""Heads trained on frozen features: several in one pass, the best chosen on held-out images."""
+"""Heads trained on frozen features: several in one pass, the best chosen on held-out images.
+
+Which ones, such as the grid of learning rates, the stages say: `stages/linear.py`, `stages/mlp.py`.
+"""
 
 import math
 import warnings

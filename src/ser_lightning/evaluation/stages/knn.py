@@ -1,5 +1,7 @@
 """The k-NN stage: neighbours among all training images, without any training.
 
+The smaller bank used while training is chosen in `data/datamodule.py`.
+
 Source: DINO eval_knn.py; SER Table 3.
 """
 
