@@ -1,4 +1,4 @@
-"""Writing checkpoints that are whole or absent, that load without running foreign code, and are never late.
+"""Checkpoints: written whole or not at all, loaded without running foreign code, and never late.
 
 Lightning writes to the system's temporary folder and moves; across file systems the move is a
 copy, and a kill during it leaves a stump in place of the good file. Here the new file is written
