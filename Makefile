@@ -23,7 +23,7 @@ install: $(READY) ## create .venv with everything pinned
 demo: $(READY) ## pretrain a small ViT on generated shapes, about 4 minutes on 2 cores, ends with a picture
 	@$(BIN)/ser-fit demo $(DEMO)
 
-test: $(READY) ## run the fast tests, about 3 minutes on 2 cores
+test: $(READY) ## run the fast tests, about 4 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: $(READY) ## run the slow tests: killed and resumed runs, several processes
