@@ -1,6 +1,6 @@
 """Where a checkpoint's run goes on, said so that Lightning goes on there.
 
-Which batch comes next follows from its counters: `data/module.py`, `ImageDataModule._position`.
+Which batch comes next follows from its counters: `data/base.py`, `ImageDataModule._position`.
 """
 
 from typing import Any

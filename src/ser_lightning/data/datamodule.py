@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from ser_lightning.batch import EvaluationBatch, PartitionedBatch, ViewNeeds
+from ser_lightning.data.base import ImageDataModule
 from ser_lightning.data.datasets import TrainingViews
 from ser_lightning.data.draws import Canvas
-from ser_lightning.data.module import ImageDataModule
 from ser_lightning.data.pipelines import CropViews, ExtraViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey, Plan, count_invertible
 from ser_lightning.data.render import HostBatch, render

@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from ser_lightning.data.base import ImageDataModule
 from ser_lightning.data.datasets import LabelledCrops, balanced_subset
 from ser_lightning.data.loaders import BatchLoader
-from ser_lightning.data.module import ImageDataModule
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.sources import released
 from ser_lightning.data.sources.base import ImageSet, Part, Source
