@@ -23,7 +23,7 @@ from ser_lightning.reporting.compare import (
 )
 from ser_lightning.reporting.groups import RunGroup
 from ser_lightning.reporting.intervals import Interval, paired_difference, seed_difference
-from ser_lightning.reporting.render import to_markdown
+from ser_lightning.reporting.tables import to_markdown
 from ser_lightning.results.hits import load_hits
 
 COLOURS = {"SER": "#0b6fb8", "AugSelf": "#d1570a", "EquiMod": "#8a4fb0"}

@@ -8,8 +8,8 @@ from ser_lightning.commands.cost import UnknownCost, run_cost
 from ser_lightning.files import atomic_path, last_checkpoint, load_checkpoint
 from ser_lightning.reporting.compare import GroupCost, RunMetrics, online_table, runs_table
 from ser_lightning.reporting.groups import RunGroup, group_folders, unique_folders
-from ser_lightning.reporting.render import to_markdown
 from ser_lightning.reporting.runs import CONFIG_FILE, read_configuration
+from ser_lightning.reporting.tables import to_markdown
 from ser_lightning.results.record import RESULT_FOLDER
 from ser_lightning.runtime import CHECKPOINT_FOLDER
 

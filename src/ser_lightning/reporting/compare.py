@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from ser_lightning.reporting.groups import RunGroup, Sample, average, conditions, data_notes
 from ser_lightning.reporting.intervals import paired_difference
-from ser_lightning.reporting.online import describe_metric
-from ser_lightning.reporting.render import ReportRow, ReportTable
+from ser_lightning.reporting.measures import describe_metric
+from ser_lightning.reporting.tables import ReportRow, ReportTable
 from ser_lightning.results.hits import Hits, load_hits
 
 

@@ -20,8 +20,8 @@ from ser_lightning.reporting.paper import (
     Subject,
     paper_tables,
 )
-from ser_lightning.reporting.render import ReportRow, ReportTable, to_html, to_markdown
 from ser_lightning.reporting.runs import Run
+from ser_lightning.reporting.tables import ReportRow, ReportTable, to_html, to_markdown
 from ser_lightning.results.division import find_baselines, with_ratios
 from ser_lightning.results.record import LoadedRecord, find_records
 
