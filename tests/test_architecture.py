@@ -14,7 +14,7 @@ ALLOWED = {
     "numbers": set(),
     "optim": set(),
     "randomness": set(),
-    "resume": set(),
+    "resume": {"optim"},
     "batch": {"groups"},
     "corruptions": {"randomness"},
     "losses": {"distributed"},
@@ -26,15 +26,7 @@ ALLOWED = {
     },
     "backbones": {"distributed", "files"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
-    "objectives": {
-        "backbones",
-        "batch",
-        "distributed",
-        "losses",
-        "optim",
-        "regularizers",
-        "resume",
-    },
+    "objectives": {"backbones", "batch", "distributed", "losses", "optim", "regularizers"},
     # checkpoint -> stage -> record -> table
     "evaluation": {
         *("backbones", "batch", "corruptions", "data", "distributed", "files", "groups"),

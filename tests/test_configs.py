@@ -21,11 +21,11 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from commands.test_fit import Parsed, ParsedOnly
 from ser_lightning.commands.evaluate import StageCommandLine
 from ser_lightning.commands.fit import SERCommandLine
-from ser_lightning.commands.settle import settle
 from ser_lightning.data import PartitionedDataModule
 from ser_lightning.data.plan import BatchKey
 from ser_lightning.data.sources.base import MemoryImages
 from ser_lightning.objectives import Objective
+from ser_lightning.runtime import settle
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

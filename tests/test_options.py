@@ -12,8 +12,7 @@ from ser_lightning.evaluation.stage import Stage
 from ser_lightning.numbers import has_range
 from ser_lightning.objectives import Objective
 from ser_lightning.runtime import RunCheckpoint
-from ser_lightning.runtime.class_help import class_help
-from ser_lightning.runtime.classes import concrete_classes, named_classes
+from ser_lightning.runtime.class_help import class_help, concrete_classes, named_classes
 
 SECTIONS = (
     Objective, PartitionedDataModule, RunCheckpoint, OnlineEvaluation,  # fit

@@ -24,7 +24,7 @@ def main(args: list[str] | None = None) -> None:
     verb, *rest = (sys.argv[1:] if args is None else args) or [""]
     if verb in COMMANDS:
         module, function, _ = COMMANDS[verb]
-        run = import_module("ser_lightning.runtime.command").run
+        run = import_module("ser_lightning.runtime.launch").run
         run(f"ser_lightning.{module}", function, rest)
     elif verb in ("-h", "--help"):
         print(_help())

@@ -25,7 +25,7 @@ from ser_lightning.runtime import (
     default_progress,
     options,
     packaged,
-    run_folder,
+    run_folder_of,
 )
 
 MAX_LINES = 20  # of a result on the screen
@@ -105,7 +105,7 @@ class StageCommandLine(LightningCLI):
 
 def run_dir(config: Any) -> Path:
     """The run that a checkpoint belongs to, or what `--run_dir` says."""
-    return Path(config.run_dir) if config.run_dir else run_folder(config.checkpoint)
+    return Path(config.run_dir) if config.run_dir else run_folder_of(config.checkpoint)
 
 
 def refuse_a_part(trainer: Any) -> None:

@@ -13,7 +13,7 @@ from ser_lightning.commands.evaluate import stored_source
 from ser_lightning.evaluation import stages  # noqa: F401 - so that they are known
 from ser_lightning.evaluation.stage import Folders, Stage, stage_classes
 from ser_lightning.reporting.report import write_report
-from ser_lightning.runtime import options, packaged, run_folder
+from ser_lightning.runtime import options, packaged, run_folder_of
 
 
 class Planned(NamedTuple):
@@ -99,7 +99,7 @@ def evaluate_all(args: Sequence[str]) -> None:
     parser.add_argument("--only", nargs="+", help="names of the stages to run")
     known, others = parser.parse_known_args(args)
     wanted = _wanted(plan(known.data_root), known.only, known.data_root)
-    run = Path(next(iter(options(others, "--run_dir")), run_folder(known.checkpoint)))
+    run = Path(next(iter(options(others, "--run_dir")), run_folder_of(known.checkpoint)))
     unlabelled = _without_labels(known.checkpoint, known.data_root, others)
     outcomes: dict[str, bool] = {}
     for planned in wanted:

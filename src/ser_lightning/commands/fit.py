@@ -15,7 +15,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_lightning.batch import ViewNeeds
-from ser_lightning.commands.settle import settle
 from ser_lightning.data import PartitionedDataModule
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.files import checkpoint_config, last_checkpoint, read_config
@@ -24,9 +23,9 @@ from ser_lightning.reporting import summary_table
 from ser_lightning.runtime import (
     CHECKPOINT_FOLDER,
     AtomicCheckpointIO,
+    ConfigurationSaver,
     Preemption,
     RunCheckpoint,
-    RunRecord,
     ShortErrorParser,
     checked_seed,
     content_of,
@@ -36,6 +35,7 @@ from ser_lightning.runtime import (
     options,
     packaged,
     refuse_linked_keys,
+    settle,
     stored_configuration,
     usable_for,
 )
@@ -67,7 +67,7 @@ class SERCommandLine(LightningCLI):
                 "prog": "ser-fit",
                 "description": "Pretrain with SER, and measure as training does.",
             },
-            save_config_callback=RunRecord,
+            save_config_callback=ConfigurationSaver,
             trainer_defaults={"num_sanity_val_steps": -1, "use_distributed_sampler": False},
             args=args,
         )

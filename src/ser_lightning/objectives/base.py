@@ -34,12 +34,12 @@ from ser_lightning.optim import (
     StepSchedule,
     clip_each_,
     decay_groups,
+    restate_progress,
     run_length,
     scaled_learning_rate,
     warmup_cosine,
 )
 from ser_lightning.regularizers import Regularizer
-from ser_lightning.resume import restate_progress
 
 Embeddings = tuple[Tensor, ...]
 """One (B, C) embedding per view."""

@@ -1,42 +1,45 @@
-"""What keeps a run going: checkpoints, signals, records, progress, error messages."""
+"""What keeps a run going: configuration, folder, checkpoints, signals, progress, help."""
 
-from ser_lightning.runtime.arguments import (
-    CHECKPOINT_FOLDER,
+from ser_lightning.runtime.checkpoint import AtomicCheckpointIO, RunCheckpoint
+from ser_lightning.runtime.configuration import (
     checked_seed,
     content_of,
-    default_run_dir,
     options,
     packaged,
     refuse_linked_keys,
-    run_folder,
-    stored_configuration,
-    usable_for,
+    settle,
 )
-from ser_lightning.runtime.checkpoint import AtomicCheckpointIO, RunCheckpoint
-from ser_lightning.runtime.memory import keep_freed_memory
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import Preemption
 from ser_lightning.runtime.progress import ProgressLines, default_progress
-from ser_lightning.runtime.record import RunRecord, differences
+from ser_lightning.runtime.run_folder import (
+    CHECKPOINT_FOLDER,
+    ConfigurationSaver,
+    default_run_dir,
+    differences,
+    run_folder_of,
+    stored_configuration,
+    usable_for,
+)
 
 __all__ = [
     "CHECKPOINT_FOLDER",
     "AtomicCheckpointIO",
+    "ConfigurationSaver",
     "Preemption",
     "ProgressLines",
     "RunCheckpoint",
-    "RunRecord",
     "ShortErrorParser",
     "checked_seed",
     "content_of",
     "default_progress",
     "default_run_dir",
     "differences",
-    "keep_freed_memory",
     "options",
     "packaged",
     "refuse_linked_keys",
-    "run_folder",
+    "run_folder_of",
+    "settle",
     "stored_configuration",
     "usable_for",
 ]

@@ -8,9 +8,15 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
-from ser_lightning.runtime.arguments import in_todays_words
-from ser_lightning.runtime.class_help import asked_for, class_help
-from ser_lightning.runtime.classes import concrete_classes, find_class, named_classes, parameters
+from ser_lightning.runtime.class_help import (
+    asked_for,
+    class_help,
+    concrete_classes,
+    find_class,
+    named_classes,
+    parameters,
+)
+from ser_lightning.runtime.configuration import in_todays_words
 
 _UNKNOWN = re.compile(
     r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)|unrecognized arguments: --([\w.]+)"

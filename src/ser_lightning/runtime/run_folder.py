@@ -1,13 +1,24 @@
-"""Writes down what was run, in the run folder and in every checkpoint, and compares it."""
+"""A run's folder: where it is, and the configuration that it and its checkpoints hold."""
 
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
-from ser_lightning.files import CHECKPOINT_KEY, atomic_path, read_config
+from ser_lightning.files import (
+    CHECKPOINT_KEY,
+    atomic_path,
+    checkpoint_config,
+    last_checkpoint,
+    read_config,
+)
+from ser_lightning.runtime.configuration import content_of, options
+
+CHECKPOINT_FOLDER = "checkpoints"
+CONFIGURATION = "fit.yaml"
 
 _COMPARED = ("seed_everything", "model", "data", "evaluation", "trainer")
 
@@ -16,7 +27,56 @@ _COMPARED_OF_TRAINER = (
 )  # fmt: skip
 
 
-class RunRecord(SaveConfigCallback):
+def run_folder_of(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint belongs to."""
+    folder = Path(checkpoint).absolute().parent
+    return folder.parent if folder.name == CHECKPOINT_FOLDER else folder
+
+
+def default_run_dir(configs: list[Any] | None, checkpoint: str | None) -> Path:
+    """runs/<first file with a model>, as below `configs`; else where the checkpoint lies.
+
+    A later file that names other images gives the folder: runs/fashion_mnist/moco_ser.
+    """
+    files = [str(config) for config in configs or [] if config is not None]
+    files = [file for file in files if "model" in content_of(file)]
+    if files:
+        parts = Path(files[0]).with_suffix("").parts
+        first = len(parts) - parts[::-1].index("configs") if "configs" in parts else -1
+        others = [Path(f).stem for f in files[1:] if "source" in (content_of(f).get("data") or {})]
+        return Path("runs", *others[-1:], *parts[first:])
+    folder = Path(checkpoint).parent if checkpoint else Path()
+    if folder.name == CHECKPOINT_FOLDER:
+        return folder.parent
+    return Path("runs") / "run"
+
+
+def stored_configuration(args: list[str]) -> tuple[Path, dict[str, Any]]:
+    """A run's own configuration, and the file that holds it; empty where there is none.
+
+    The file is the checkpoint that `--ckpt_path` names; for `last`, or without it, the last
+    checkpoint in `--run_dir`, or the record of a run that has no checkpoint yet.
+    """
+    checkpoint = (options(args, "--ckpt_path") or ["last"])[-1]
+    run_dir = (options(args, "--run_dir") or [""])[-1]
+    if checkpoint not in ("last", "null"):
+        path = Path(checkpoint)
+        return path, (checkpoint_config(path) if path.is_file() else None) or {}
+    path = last_checkpoint(Path(run_dir) / CHECKPOINT_FOLDER)
+    if run_dir and path.is_file():
+        return path, checkpoint_config(path) or {}
+    record = Path(run_dir) / CONFIGURATION
+    return record, content_of(str(record)) if run_dir else {}
+
+
+def usable_for(command: str, config: dict[str, Any]) -> str:
+    """Keeps of a checkpoint's configuration what describes the run; for fit, its hardware too."""
+    keys = ["seed_everything", "model", "data", "evaluation"]
+    keys += ["trainer", "checkpoint"] if command == "fit" else []
+    return yaml.safe_dump({key: config[key] for key in keys if key in config})
+
+
+class ConfigurationSaver(SaveConfigCallback):
     """Saves the full configuration once per command, and inside every checkpoint.
 
     `fit.yaml` is written when training begins and never changed; a resumed run with another
@@ -38,7 +98,7 @@ class RunRecord(SaveConfigCallback):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        first = Path(trainer.default_root_dir) / "fit.yaml"
+        first = Path(trainer.default_root_dir) / CONFIGURATION
         if not first.exists():
             self._write(trainer, "fit")
         elif differences(read_config(first.read_text()), read_config(self._text())):

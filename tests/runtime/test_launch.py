@@ -2,7 +2,7 @@
 
 import platform
 
-from ser_lightning.runtime import keep_freed_memory
+from ser_lightning.runtime.launch import keep_freed_memory
 
 
 def test_settings_are_taken_on_glibc():

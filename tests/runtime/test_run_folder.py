@@ -1,7 +1,7 @@
 """Configurations are compared key by key, where they matter."""
 
+from ser_lightning import runtime
 from ser_lightning.files import read_config
-from ser_lightning.runtime import record
 
 OLD = """
 seed_everything: 0
@@ -12,7 +12,7 @@ data: {global_batch_size: 256}
 
 
 def differences(old, new):
-    return record.differences(read_config(old), read_config(new))
+    return runtime.differences(read_config(old), read_config(new))
 
 
 def test_equal_configurations_have_no_differences():

@@ -1,14 +1,16 @@
-"""What can be told from the raw arguments, before the parser sees them."""
+"""What a run is asked to be: arguments and files before the parser sees them, and what follows.
 
+What is settled here stands in fit.yaml and in every checkpoint: they say what was trained.
+"""
+
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch.utilities import rank_zero_info
 
-from ser_lightning.files import checkpoint_config, last_checkpoint, read_config, upgraded
-
-CHECKPOINT_FOLDER = "checkpoints"
-RECORD = "fit.yaml"
+from ser_lightning.files import read_config, upgraded
 
 
 def options(args: list[str], *names: str) -> list[str]:
@@ -70,31 +72,6 @@ def packaged(argument: str) -> str:
     return str(path) if is_config and not Path(argument).exists() else argument
 
 
-def usable_for(command: str, config: dict[str, Any]) -> str:
-    """Keeps of a checkpoint's configuration what describes the run; for fit, its hardware too."""
-    keys = ["seed_everything", "model", "data", "evaluation"]
-    keys += ["trainer", "checkpoint"] if command == "fit" else []
-    return yaml.safe_dump({key: config[key] for key in keys if key in config})
-
-
-def stored_configuration(args: list[str]) -> tuple[Path, dict[str, Any]]:
-    """A run's own configuration, and the file that holds it; empty where there is none.
-
-    The file is the checkpoint that `--ckpt_path` names; for `last`, or without it, the last
-    checkpoint in `--run_dir`, or the record of a run that has no checkpoint yet.
-    """
-    checkpoint = (options(args, "--ckpt_path") or ["last"])[-1]
-    run_dir = (options(args, "--run_dir") or [""])[-1]
-    if checkpoint not in ("last", "null"):
-        path = Path(checkpoint)
-        return path, (checkpoint_config(path) if path.is_file() else None) or {}
-    path = last_checkpoint(Path(run_dir) / CHECKPOINT_FOLDER)
-    if run_dir and path.is_file():
-        return path, checkpoint_config(path) or {}
-    record = Path(run_dir) / RECORD
-    return record, content_of(str(record)) if run_dir else {}
-
-
 def checked_seed(seed: bool | int) -> int:
     """The seed of a run; `true` and `false` would draw with a seed that no record names."""
     if isinstance(seed, bool) or not 0 <= seed < 2**32:
@@ -103,25 +80,31 @@ def checked_seed(seed: bool | int) -> int:
     return seed
 
 
-def run_folder(checkpoint: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to."""
-    folder = Path(checkpoint).absolute().parent
-    return folder.parent if folder.name == CHECKPOINT_FOLDER else folder
+def settle(config: Any) -> None:
+    """Replaces what a configuration leaves to its add-on, and leaves out what nothing reads.
 
+    Without an add-on, `cls_layer: auto` is 0: [CLS] stands at the input. Without one that needs
+    the invertible sub-batch, there is none: every image becomes crops.
 
-def default_run_dir(configs: list[Any] | None, checkpoint: str | None) -> Path:
-    """runs/<first file with a model>, as below `configs`; else where the checkpoint lies.
-
-    A later file that names other images gives the folder: runs/fashion_mnist/moco_ser.
+    Args:
+        config: of `fit`, parsed; changed in place.
     """
-    files = [str(config) for config in configs or [] if config is not None]
-    files = [file for file in files if "model" in content_of(file)]
-    if files:
-        parts = Path(files[0]).with_suffix("").parts
-        first = len(parts) - parts[::-1].index("configs") if "configs" in parts else -1
-        others = [Path(f).stem for f in files[1:] if "source" in (content_of(f).get("data") or {})]
-        return Path("runs", *others[-1:], *parts[first:])
-    folder = Path(checkpoint).parent if checkpoint else Path()
-    if folder.name == CHECKPOINT_FOLDER:
-        return folder.parent
-    return Path("runs") / "run"
+    model, data = config.model.init_args, config.data
+    regularizer = model.get("regularizer")
+    backbone = model.backbone.init_args
+    if regularizer is None and backbone.get("cls_layer") == "auto":
+        backbone.cls_layer = 0
+    if data.get("invertible") is not None and not _needs_invertible(regularizer):
+        data.invertible = None
+        rank_zero_info("data: no invertible sub-batch, since no add-on reads it")
+
+
+def _needs_invertible(node: Any) -> bool:
+    """Whether an add-on, or one of those within it, needs the invertible sub-batch."""
+    if isinstance(node, list):
+        return any(map(_needs_invertible, node))
+    if node is None or not hasattr(node, "class_path"):
+        return False
+    module, _, name = node.class_path.rpartition(".")
+    needs = getattr(import_module(module), name).needs
+    return needs.invertible or any(map(_needs_invertible, vars(node.init_args).values()))

@@ -1,5 +1,6 @@
-"""How a command runs: what is set before, and how a mistake ends."""
+"""How a command starts: what is set before it, and how a mistake ends it."""
 
+import ctypes
 import logging
 import sys
 import traceback
@@ -13,13 +14,14 @@ import torch.utils.data
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from ser_lightning.runtime.memory import keep_freed_memory
-
 _CHECKERS = [
     Path(__file__).parents[1],
     Path(lightning.__file__).parent,
     Path(torch.utils.data.__file__).parent,
 ]
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # parameters of glibc's mallopt
+_LARGEST = 2**31 - 1
+_PAD = 2**28
 _NOISE = ("litlogger", "litmodels", "`weights_only` was not set")
 
 
@@ -81,3 +83,18 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
         logging.getLogger(name).addFilter(_DropMessages())
+
+
+def keep_freed_memory() -> bool:
+    """Stops glibc from returning every large buffer to the kernel, which would clear it anew.
+
+    Returns:
+        Whether the C library took the settings; elsewhere than on glibc nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _PAD))
+    return all([mallopt(name, value) for name, value in settings])
