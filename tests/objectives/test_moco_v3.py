@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.objectives.features import encode
+from ser_lightning.objectives.encode import encode
 from ser_lightning.objectives.moco_v3 import MoCoV3, contrastive_loss
 from ser_lightning.regularizers import SERRegularizer
 from support import WIDTH, tiny_batch, tiny_moco

@@ -9,7 +9,7 @@ from ser_lightning.corruptions.corrupt import (
     reencode,
 )
 from ser_lightning.corruptions.frost import FROST_FILES
-from ser_lightning.corruptions.sequence import sequence
+from ser_lightning.corruptions.perturb import perturb
 from ser_lightning.corruptions.tables import (
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
@@ -39,5 +39,5 @@ __all__ = [
     "native_size",
     "num_official_frames",
     "reencode",
-    "sequence",
+    "perturb",
 ]

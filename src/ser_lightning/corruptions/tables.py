@@ -39,7 +39,7 @@ _OTHER_LENGTHS: Mapping[str, Mapping[int, int]] = {
 }
 
 
-# What the numbers of a tuple are is said by the function of that name in `sequence`.
+# What the numbers of a tuple are is said by the function of that name in `perturb`.
 PERTURBATION_TABLES: Mapping[str, Mapping[int, tuple[float, ...]]] = {
     "gaussian_noise": {32: (0.02,), 64: (0.025,), 224: (0.03,)},
     "shot_noise": {32: (700,), 64: (500,), 224: (300,)},

@@ -24,8 +24,8 @@ from ser_lightning.numbers import (
     Probability,
     checked,
 )
-from ser_lightning.objectives.features import encode, joint_embeddings, sub_batches
-from ser_lightning.objectives.guard import FiniteGuard
+from ser_lightning.objectives.encode import encode, joint_embeddings, sub_batches
+from ser_lightning.objectives.finite_guard import FiniteGuard
 from ser_lightning.objectives.trainer_rules import check_trainer
 from ser_lightning.optim import (
     OptimizerFactory,

@@ -11,7 +11,7 @@ from ser_lightning.backbones import SplitViT, momentum_copy, update_momentum
 from ser_lightning.batch import BranchFeatures, PartitionedBatch
 from ser_lightning.numbers import Probability, checked
 from ser_lightning.objectives.base import Objective
-from ser_lightning.objectives.features import encode, global_views
+from ser_lightning.objectives.encode import encode, global_views
 from ser_lightning.optim import cosine
 
 

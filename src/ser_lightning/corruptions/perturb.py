@@ -201,7 +201,7 @@ _ON_WHOLE: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def sequence(
+def perturb(
     image: Tensor,
     name: str,
     index: int,
