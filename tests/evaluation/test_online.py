@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from ser_lightning.backbones import SplitViT
 from ser_lightning.data import Shapes
 from ser_lightning.data.clean import Clean
 from ser_lightning.data.datasets import Batches, CleanImages
@@ -136,7 +137,9 @@ def test_validation_that_is_off_stays_off(tmp_path):
 
 def test_given_weights_are_not_called_random(tmp_path, capsys):
     module, logger = online_run.Module(), CSVLogger(tmp_path, name="", version="")
-    module.backbone.arguments["weights"] = "somewhere.safetensors"
+    weights = str(tmp_path / "weights.safetensors")
+    module.backbone.export_safetensors(weights)
+    module.backbone = SplitViT(**module.backbone.arguments, weights=weights)
     callback = OnlineEvaluation(k=5, num_equivariance_images=3)
     fit(callback, tmp_path, module, logger=logger)
     assert callback.baseline_name == "given weights"

@@ -65,6 +65,7 @@ class SplitViT(nn.Module):
         layers: the same for each of several maps, in increasing order; the first one is `layer`.
         cls_layer: number of blocks before [CLS] joins.
         grid: (h, w) tokens of a square image of `image_size`.
+        weights: the file that it started from.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class SplitViT(nn.Module):
             freeze_patch_embed=freeze_patch_embed,
             cls_only_last_block=cls_only_last_block,
         )
+        self.weights = weights
         self.vit: Any = build_vit(
             name, image_size, patch_size, options, weight_init, position_embedding
         )
