@@ -14,7 +14,7 @@ from ser_lightning.groups import GroupSampler, act
 from ser_lightning.objectives import Objective
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import SERRegularizer
-from ser_lightning.regularizers.cls import CLSRegularizer
+from ser_lightning.regularizers.base import CLSRegularizer
 
 WIDTH = 32
 PATCH = 4

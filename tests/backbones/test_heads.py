@@ -9,27 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ser_lightning.backbones.heads import CrossRankBatchNorm1d, mlp, moco_predictor, moco_projector
+from ser_lightning.backbones.heads import CrossRankBatchNorm1d, mlp
 
 WORLD = 2
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def test_moco_heads_have_the_papers_parameter_counts():
-    assert count(moco_projector(384)) == 19_415_040
-    assert count(moco_predictor()) == 2_105_344
-
-
-def test_moco_projector_has_no_bias_and_an_affine_free_last_norm():
-    head = moco_projector(6, hidden=5, out=4)
-    kinds = [type(layer) for layer in head]
-    hidden = [nn.Linear, CrossRankBatchNorm1d, nn.ReLU]
-    assert kinds == [*hidden, *hidden, nn.Linear, CrossRankBatchNorm1d]
-    assert all(layer.bias is None for layer in head if isinstance(layer, nn.Linear))
-    assert [layer.affine for layer in head if isinstance(layer, nn.BatchNorm1d)] == [1, 1, 0]
 
 
 def test_mlp_of_two_widths_is_one_layer():

@@ -5,7 +5,8 @@ import timm.layers
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ser_lightning.backbones import SplitViT, moco_predictor, moco_projector
+from ser_lightning.backbones import SplitViT
+from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import SERRegularizer
 
 
@@ -31,9 +32,8 @@ def backbone_gmacs(**options):
 
 def test_forward_cost_of_moco_and_ser_is_the_papers():
     with torch.device("meta"):
-        projector, predictor = moco_projector(384).eval(), moco_predictor().eval()
-        regularizer = SERRegularizer(384)
-    heads = 4 * gmacs(projector, 1, 384) + 2 * gmacs(predictor, 1, 256)
+        objective, regularizer = MoCoV3(SplitViT()).eval(), SERRegularizer(384)
+    heads = 4 * gmacs(objective.projector, 1, 384) + 2 * gmacs(objective.predictor, 1, 256)
     moco = 4 * backbone_gmacs(cls_layer=0) + heads
     # The paper counts two passes of the projector for every image, whatever the partition ratio.
     ser = 4 * backbone_gmacs() + heads + 2 * gmacs(regularizer.projector, 1, 384, 14, 14)

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from ser_lightning.backbones import SplitViT
 from ser_lightning.data import Shapes
 from ser_lightning.data.clean import Clean
 from ser_lightning.data.datasets import Batches, CleanImages
@@ -135,13 +136,15 @@ def test_validation_that_is_off_stays_off(tmp_path):
 
 
 def test_given_weights_are_not_called_random(tmp_path, capsys):
-    module, logger = online_run.Module(), CSVLogger(tmp_path, name="", version="")
-    module.backbone.arguments["weights"] = "somewhere.safetensors"
+    module, logger = online_run.Module(), CSVLogger(tmp_path / "logs", name="", version="")
+    weights = str(tmp_path / "weights.safetensors")
+    module.backbone.export_safetensors(weights)
+    module.backbone = SplitViT(**module.backbone.arguments, weights=weights)
     callback = OnlineEvaluation(k=5, num_equivariance_images=3)
     fit(callback, tmp_path, module, logger=logger)
     assert callback.baseline_name == "given weights"
     assert "Given weights, 23 images: knn_top1" in capsys.readouterr().out
-    header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    header = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()[0]
     assert "given_weights/rankme" in header
     assert "random_init" not in header
     resumed = OnlineEvaluation()

@@ -6,7 +6,7 @@ from torch import nn
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.objectives.dino import DINO, DINOHead, cross_view_loss, teacher_probabilities
-from ser_lightning.objectives.features import encode
+from ser_lightning.objectives.encode import encode
 from ser_lightning.regularizers import SERRegularizer
 from support import TINY_VIT, WIDTH, tiny_backbone, tiny_batch, tiny_objective
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from objectives.tiny_run import Stopped, assert_equal_trees, tiny_fit
-from ser_lightning.objectives.features import encode
+from ser_lightning.objectives.encode import encode
 from support import objective_classes, tiny_batch, tiny_objective
 
 PATCH_EMBEDDING = {

@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.objectives.features import encode
+from ser_lightning.backbones.heads import CrossRankBatchNorm1d
+from ser_lightning.objectives.encode import encode
 from ser_lightning.objectives.moco_v3 import MoCoV3, contrastive_loss
 from ser_lightning.regularizers import SERRegularizer
-from support import WIDTH, tiny_batch, tiny_moco
+from support import TINY_VIT, WIDTH, tiny_backbone, tiny_batch, tiny_moco
 
 # the first losses of tests/objectives/golden.py
 GOLDEN = [5.759607, 7.683186, 5.52225, 5.696427, 5.573505]
@@ -44,6 +46,25 @@ def test_contrastive_loss_sends_no_gradient_to_keys():
 def test_contrastive_loss_of_identical_rows_is_its_chance_level():
     same = torch.ones(8, 4)
     assert contrastive_loss(same, same, 0.2) == pytest.approx(0.4 * math.log(8))
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_moco_heads_have_the_papers_parameter_counts():
+    moco = MoCoV3(tiny_backbone(vit_options=TINY_VIT | {"embed_dim": 384, "num_heads": 6}))
+    assert count(moco.projector) == 19_415_040
+    assert count(moco.predictor) == 2_105_344
+
+
+def test_moco_projector_has_no_bias_and_an_affine_free_last_norm():
+    head = MoCoV3(tiny_backbone(), hidden=5, projection=4).projector
+    kinds = [type(layer) for layer in head]
+    hidden = [nn.Linear, CrossRankBatchNorm1d, nn.ReLU]
+    assert kinds == [*hidden, *hidden, nn.Linear, CrossRankBatchNorm1d]
+    assert all(layer.bias is None for layer in head if isinstance(layer, nn.Linear))
+    assert [layer.affine for layer in head if isinstance(layer, nn.BatchNorm1d)] == [1, 1, 0]
 
 
 def test_separate_partition_adds_one_loss_per_sub_batch():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ser_lightning.batch import BranchFeatures, LossOutput, TapFeatures, ViewFeatures, ViewNeeds
-from ser_lightning.objectives.features import encode
+from ser_lightning.objectives.encode import encode
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import PerLayer, Regularizer, SERRegularizer
 from support import WIDTH, tiny_backbone, tiny_batch, tiny_moco

@@ -1,5 +1,6 @@
 """Which attention kernel a ViT uses, and the last block computed for [CLS] alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,22 +10,17 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 
-def is_reduced_precision_on_cpu(images: Tensor, weight: Tensor) -> bool:
-    """Whether a forward pass would run in 16 bits on the CPU, by autocast, input or weights.
+def choose_attention(modules: Sequence[Any], images: Tensor, weight: Tensor) -> None:
+    """Sets timm's switch between fused and written-out attention for a forward pass.
 
-    There, scaled dot product attention is 3 to 7 times slower than the product written out;
-    everywhere else it is as fast or faster.
+    In 16 bits on the CPU, by autocast, input or weights, scaled dot product attention is 3 to 7
+    times slower than the product written out; everywhere else it is as fast or faster.
     """
-    if images.device.type != "cpu":
-        return False
     reduced = (torch.bfloat16, torch.float16)
     autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") in reduced
-    return autocast or images.dtype in reduced or weight.dtype in reduced
-
-
-def fused_attention_modules(module: nn.Module) -> list[Any]:
-    """The modules below `module` whose timm switch `fused_attn` is on."""
-    return [m for m in module.modules() if getattr(m, "fused_attn", False)]
+    is_reduced = autocast or images.dtype in reduced or weight.dtype in reduced
+    for module in modules:
+        module.fused_attn = images.device.type != "cpu" or not is_reduced
 
 
 def is_plain_block(block: nn.Module) -> bool:
@@ -35,16 +31,10 @@ def is_plain_block(block: nn.Module) -> bool:
 
 
 def cls_block(block: Any, tokens: Tensor) -> Tensor:
-    """A transformer block's output for its first token alone, `block(tokens)[:, 0]`.
+    """A plain block's output (B, C) for the first of its tokens (B, 1 + N, C) alone.
 
-    Keys and values are those of all tokens; query, projection and MLP are computed for [CLS] only.
-
-    Args:
-        block: a block that `is_plain_block` accepts.
-        tokens: (B, 1 + N, C), [CLS] first.
-
-    Returns:
-        (B, C).
+    Equal to `block(tokens)[:, 0]`: keys and values are those of all tokens; query, projection and
+    MLP are computed for [CLS] only.
     """
     attended = _cls_attention(block.attn, block.norm1(tokens))
     x = tokens[:, :1] + block.drop_path1(block.ls1(attended))

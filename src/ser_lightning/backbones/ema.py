@@ -11,22 +11,15 @@ Module = TypeVar("Module", bound=nn.Module)
 
 def momentum_copy(module: Module) -> Module:
     """A deep copy of which no parameter requires a gradient."""
-    duplicate = copy.deepcopy(module)
-    duplicate.requires_grad_(False)
-    return duplicate
+    return copy.deepcopy(module).requires_grad_(False)
 
 
 @torch.no_grad()
 def update_momentum(online: nn.Module, momentum: nn.Module, m: float) -> None:
-    """Moves a momentum encoder towards the online one, theta_m <- m theta_m + (1 - m) theta.
+    """Moves a `momentum_copy` towards its original, theta_m <- m theta_m + (1 - m) theta.
 
     Parameters that the online encoder does not train are identical in both and are skipped.
     Buffers are left alone: each branch keeps its own batch statistics.
-
-    Args:
-        online: the encoder that is trained.
-        momentum: its `momentum_copy`, changed in place.
-        m: the momentum, 0 (copy) to 1 (stand still).
     """
     pairs = [
         (theirs, ours)

@@ -17,8 +17,7 @@ class CrossRankBatchNorm1d(nn.BatchNorm1d):
     One gather per forward, of every rank's mean and variance; gradients flow through it to all
     ranks, so that N processes train like one with the same global batch. Unlike SyncBatchNorm it
     runs on the CPU too. Every rank must hold the same number of samples. The statistics are
-    computed in float32 (or better) whatever the input's precision; the state dict is
-    BatchNorm1d's.
+    computed in float32 at least.
     """
 
     @override
@@ -63,14 +62,9 @@ LastNorm = Literal["none", "affine", "affine_free"]
 
 
 def mlp(
-    widths: Sequence[int],
-    last_norm: LastNorm = "none",
-    bias: bool = False,
-    last_bias: bool = False,
+    widths: Sequence[int], last_norm: LastNorm = "none", bias: bool = False, last_bias: bool = False
 ) -> nn.Sequential:
     """Linear layers with batch normalisation over all ranks and ReLU between them.
-
-    Linear layers keep PyTorch's default initialisation.
 
     Args:
         widths: widths of the input, the hidden layers and the output; two make a single layer.
@@ -94,13 +88,3 @@ def mlp(
     if last_norm != "none":
         layers.append(CrossRankBatchNorm1d(widths[-1], affine=last_norm == "affine"))
     return nn.Sequential(*layers)
-
-
-def moco_projector(width: int, hidden: int = 4096, out: int = 256) -> nn.Sequential:
-    """MoCo-v3's three-layer projector for a ViT. Source: MoCo-v3 section 4.1 and its code."""
-    return mlp((width, hidden, hidden, out), last_norm="affine_free")
-
-
-def moco_predictor(out: int = 256, hidden: int = 4096) -> nn.Sequential:
-    """MoCo-v3's two-layer predictor for a ViT. Source: MoCo-v3 section 4.1 and its code."""
-    return mlp((out, hidden, out), last_norm="affine_free")

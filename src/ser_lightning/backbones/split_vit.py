@@ -1,7 +1,6 @@
 """A timm ViT cut in two: a prefix that ends in a token map, a suffix that ends in an embedding."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ser_lightning.backbones import weights as weight_files
-from ser_lightning.backbones.attention import (
-    cls_block,
-    fused_attention_modules,
-    is_plain_block,
-    is_reduced_precision_on_cpu,
-)
+from ser_lightning.backbones.attention import choose_attention, cls_block, is_plain_block
 from ser_lightning.backbones.vit import (
     CLSLayer,
     Layer,
@@ -65,6 +59,7 @@ class SplitViT(nn.Module):
         layers: the same for each of several maps, in increasing order; the first one is `layer`.
         cls_layer: number of blocks before [CLS] joins.
         grid: (h, w) tokens of a square image of `image_size`.
+        weights: the file that it started from.
     """
 
     def __init__(
@@ -121,6 +116,7 @@ class SplitViT(nn.Module):
             freeze_patch_embed=freeze_patch_embed,
             cls_only_last_block=cls_only_last_block,
         )
+        self.weights = weights
         self.vit: Any = build_vit(
             name, image_size, patch_size, options, weight_init, position_embedding
         )
@@ -137,37 +133,33 @@ class SplitViT(nn.Module):
             drop_cls_position(self.vit)
         self.vit.patch_embed.requires_grad_(not freeze_patch_embed)
         self._cls_only = cls_only_last_block and is_plain_block(self.vit.blocks[-1])
-        self._fusable = fused_attention_modules(self.vit)
-        self._fused = True
+        self._fusable = [m for m in self.vit.modules() if getattr(m, "fused_attn", False)]
         if weights is not None:
             weight_files.load_vit(self.vit, weights)
 
     @classmethod
     def from_safetensors(cls, path: str | Path) -> "SplitViT":
-        """Rebuilds a backbone that `export_safetensors` wrote, arguments and weights.
+        """A backbone that `export_safetensors` wrote, arguments and weights.
 
         Raises:
             ValueError: if the file has no record of the arguments.
         """
-        model = cls(**weight_files.read_arguments(path))
-        weight_files.load_vit(model.vit, path)
-        return model
+        return cls.from_checkpoint(path)
 
     @classmethod
     def from_checkpoint(
         cls, path: str | Path, branch: weight_files.Branch = "online"
     ) -> "SplitViT":
-        """Rebuilds a run's backbone from its checkpoint, arguments and weights.
+        """A run's backbone from its checkpoint, arguments and weights.
 
         Args:
             path: the checkpoint.
             branch: the trained backbone, or its momentum copy (DINO's teacher).
 
         Raises:
-            ValueError: if the checkpoint has no record of the run's configuration, or no momentum
-                branch where that is wanted.
+            ValueError: if the checkpoint does not say how to rebuild it, or has no such branch.
         """
-        model = cls(**weight_files.read_run_arguments(path) | {"weights": None})
+        model = cls(**weight_files.read_arguments(path) | {"weights": None})
         weight_files.load_vit(model.vit, path, branch)
         return model
 
@@ -189,38 +181,24 @@ class SplitViT(nn.Module):
         Raises:
             ValueError: if a side is not a multiple of the patch size.
         """
-        tokens, grid = self._embed(images)
-        return self._advance(tokens, grid, 0, self.layer)
+        return self._prefixes(images, self.layers[:1])[0]
 
     def prefixes(self, images: Tensor) -> tuple[Prefix, ...]:
         """`prefix` for each of the layers, shallowest first, in one pass."""
-        found = [self.prefix(images)]
-        for start, stop in pairwise(self.layers):
-            last = found[-1]
-            grid = (last.tokens.shape[-2], last.tokens.shape[-1])
-            found.append(self._advance(_join_up(last), grid, start, stop))
-        return tuple(found)
-
-    def _advance(self, tokens: Tensor, grid: tuple[int, int], start: int, stop: int) -> Prefix:
-        """Blocks `start` to `stop` (excluded), and the final norm after the last one."""
-        for index in range(start, stop):
-            tokens = self.vit.blocks[index](self._enter(tokens, index))
-        if stop == self.depth:
-            tokens = self.vit.norm(tokens)
-        cls, patches = self._separate(tokens, stop)
-        return Prefix(_to_map(patches, grid), cls)
+        return self._prefixes(images, self.layers)
 
     def suffix(self, prefix: Prefix) -> Tensor:
-        """The blocks after the deepest layer, to the [CLS] embedding after the final norm, (B, C).
+        """The blocks after the deepest layer, whose prefix is given, to the [CLS] embedding (B, C).
 
-        Args:
-            prefix: that of the deepest layer, the last one of `prefixes`.
+        The embedding has passed the final norm.
         """
         if self.layers[-1] == self.depth:
             assert prefix.cls is not None
             return prefix.cls
-        self._choose_attention(prefix.tokens)
-        tokens = _join_up(prefix)
+        choose_attention(self._fusable, prefix.tokens, self.vit.cls_token)
+        tokens = prefix.tokens.flatten(2).transpose(1, 2)
+        if prefix.cls is not None:
+            tokens = torch.cat([prefix.cls.unsqueeze(1), tokens], dim=1)
         for index in range(self.layers[-1], self.depth - 1):
             tokens = self.vit.blocks[index](self._enter(tokens, index))
         tokens, last = self._enter(tokens, self.depth - 1), self.vit.blocks[-1]
@@ -229,55 +207,47 @@ class SplitViT(nn.Module):
         return normed
 
     def token_maps(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
-        """Maps of the patch tokens after several blocks, in one pass.
+        """Maps (B, C, h, w) of the patch tokens after several blocks, in one pass.
 
         Args:
             images: (B, 3, H, W), sides of whole patches.
             layers: numbers of blocks, in any order; 0 is the map after the position embedding,
                 the depth the one after the final norm.
 
-        Returns:
-            One (B, C, h, w) map per entry of `layers`.
-
         Raises:
             ValueError: if a layer is not in 0..depth.
         """
         require_layers(layers, 0, self.depth)
-        states, grid = self._states(images, layers)
-        states = {n: self.vit.norm(t) if n == self.depth else t for n, t in states.items()}
-        return tuple(_to_map(self._separate(states[layer], layer)[1], grid) for layer in layers)
+        return tuple(prefix.tokens for prefix in self._prefixes(images, layers))
 
     def cls_tokens(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
-        """[CLS] after several blocks, each through the final norm, in one pass.
+        """[CLS] (B, C) after several blocks, each through the final norm, in one pass.
 
         Args:
             images: (B, 3, H, W), sides of whole patches.
-            layers: numbers of blocks, each beyond `cls_layer`.
-
-        Returns:
-            One (B, C) tensor per entry of `layers`; that of the depth is the embedding.
+            layers: numbers of blocks, each beyond `cls_layer`; the depth gives the embedding.
 
         Raises:
             ValueError: if [CLS] has not joined by one of the layers.
         """
         require_layers(layers, self.cls_layer + (self.cls_layer > 0), self.depth)
-        states, _ = self._states(images, layers)
-        return tuple(self.vit.norm(states[layer][:, 0]) for layer in layers)
+        found: Any = zip(layers, self._prefixes(images, layers), strict=True)
+        return tuple(
+            prefix.cls if layer == self.depth else self.vit.norm(prefix.cls)
+            for layer, prefix in found
+        )
 
     def timm_state_dict(self) -> dict[str, Tensor]:
         """The weights as a state dict that loads strictly into the plain timm model.
 
-        With `cls_layer` 0 plain timm computes the same embedding. With a later `cls_layer` the
-        position entry of the class token is zero, and plain timm, which puts [CLS] at the input,
-        computes ANOTHER embedding: use `from_safetensors` to keep this one.
+        With a later `cls_layer` than 0 the position entry of the class token is zero, and plain
+        timm, which puts [CLS] at the input, computes ANOTHER embedding: use `from_safetensors` to
+        keep this one.
         """
         return weight_files.add_cls_position(self.vit.state_dict(), self.vit)
 
     def export_safetensors(self, path: str | Path) -> None:
-        """Writes the weights under timm's names, with the arguments that rebuild this object.
-
-        The file appears complete or not at all. `from_safetensors` reads it back.
-        """
+        """Writes the weights under timm's names, with what `from_safetensors` needs to rebuild."""
         weight_files.write_safetensors(path, self.vit.state_dict(), self.arguments)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -289,7 +259,7 @@ class SplitViT(nn.Module):
                 f"{self.patch_size} pixels; resize its sides to multiples of {self.patch_size}"
             )
         images = images.to(self.vit.pos_embed.dtype)  # for weights in half precision
-        self._choose_attention(images)
+        choose_attention(self._fusable, images, self.vit.cls_token)
         vit, grid = self.vit, (height // self.patch_size, width // self.patch_size)
         # The convolution may leave channels first in memory; every later operation would copy.
         tokens = vit.patch_embed(images).flatten(1, 2).contiguous()
@@ -305,17 +275,20 @@ class SplitViT(nn.Module):
         )
         return vit.norm_pre(vit.pos_drop(tokens + position)), grid
 
-    def _states(
-        self, images: Tensor, layers: Sequence[int]
-    ) -> tuple[dict[int, Tensor], tuple[int, int]]:
-        """All tokens after each of the given numbers of blocks, before the final norm."""
+    def _prefixes(self, images: Tensor, layers: Sequence[int]) -> tuple[Prefix, ...]:
+        """Token map and [CLS] after each of the given numbers of blocks."""
         tokens, grid = self._embed(images)
-        states = {0: tokens}
-        for index in range(max(layers)):
-            tokens = self.vit.blocks[index](self._enter(tokens, index))
-            if index + 1 in layers:
-                states[index + 1] = tokens
-        return states, grid
+        found = {}
+        for number in range(max(layers) + 1):
+            if number > 0:
+                tokens = self.vit.blocks[number - 1](self._enter(tokens, number - 1))
+            if number in layers:
+                final = self.vit.norm(tokens) if number == self.depth else tokens
+                has_cls = self.cls_layer == 0 or self.cls_layer < number
+                patches = final[:, 1:] if has_cls else final
+                maps = patches.transpose(1, 2).unflatten(2, grid)
+                found[number] = Prefix(maps, final[:, 0] if has_cls else None)
+        return tuple(found[layer] for layer in layers)
 
     def _enter(self, tokens: Tensor, index: int) -> Tensor:
         """The tokens that block `index` (from 0) sees: [CLS] joins in front of its first one."""
@@ -323,30 +296,3 @@ class SplitViT(nn.Module):
 
     def _join(self, tokens: Tensor) -> Tensor:
         return torch.cat([self.vit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-
-    def _separate(self, tokens: Tensor, num_blocks: int) -> tuple[Tensor | None, Tensor]:
-        """[CLS] (B, C), if it has joined after `num_blocks` blocks, and patch tokens (B, N, C)."""
-        if self.cls_layer == 0 or self.cls_layer < num_blocks:
-            return tokens[:, 0], tokens[:, 1:]
-        return None, tokens
-
-    def _choose_attention(self, x: Tensor) -> None:
-        """Sets timm's switch between fused and written-out attention for this input."""
-        fused = not is_reduced_precision_on_cpu(x, self.vit.cls_token)
-        if fused != self._fused:
-            for module in self._fusable:
-                module.fused_attn = fused
-            self._fused = fused
-
-
-def _join_up(prefix: Prefix) -> Tensor:
-    """A map and its [CLS], if it has joined, as a sequence of tokens (B, N, C)."""
-    tokens = prefix.tokens.flatten(2).transpose(1, 2)
-    if prefix.cls is None:
-        return tokens
-    return torch.cat([prefix.cls.unsqueeze(1), tokens], dim=1)
-
-
-def _to_map(patches: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, h*w, C) tokens, rows first, to a map (B, C, h, w)."""
-    return patches.transpose(1, 2).unflatten(2, grid)

@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 import torch
@@ -11,22 +11,13 @@ from timm.layers.weight_init import trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ser_lightning.numbers import (
-    BelowOne,
-    NonNegativeInt,
-    Positive,
-    PositiveInt,
-    Probability,
-    fits,
-)
+from ser_lightning.numbers import BelowOne, NonNegativeInt, Positive, PositiveInt, Probability, fits
 
 Layer = NonNegativeInt | Probability
 """A place in a ViT: a number of blocks, or a float, a fraction of its depth."""
 WeightInit = Literal["moco", "", "jax"]
-WEIGHT_INITS = ("moco", "", "jax")
 PositionEmbedding = Literal["learned", "sincos"]
 CLSLayer = NonNegativeInt | Literal["auto"] | None
-POSITION_EMBEDDINGS = ("learned", "sincos")
 # set by the backbone itself, or at odds with what it computes
 RESERVED_OPTIONS = frozenset(
     {"img_size", "patch_size", "num_classes", "dynamic_img_size", "dynamic_img_pad"}
@@ -48,18 +39,11 @@ def build_vit(
     patch_size: int | None,
     options: dict[str, Any],
     weight_init: WeightInit,
-    position_embedding: PositionEmbedding = "learned",
+    position_embedding: PositionEmbedding,
 ) -> VisionTransformer:
     """A plain timm ViT with one class token, its position entry and no classifier.
 
-    Args:
-        name: timm's name of the model.
-        image_size: side of the square image, pixels; a multiple of the patch size.
-        patch_size: side of a patch, pixels; None for the named model's.
-        options: further arguments of timm's VisionTransformer.
-        weight_init: "moco", "" or "jax".
-        position_embedding: "learned", or "sincos" for `sincos_position`, frozen, with a zero entry
-            for the class token.
+    The arguments are those of `SplitViT`.
 
     Raises:
         ValueError: if timm has no such ViT, refuses the options, or the sizes do not fit.
@@ -81,11 +65,12 @@ def build_vit(
         )
     except (TypeError, AssertionError, RuntimeError) as error:
         raise ValueError(f"timm cannot build {name} with the options {options}: {error}") from error
-    _require_plain(vit, name)
-    _require_whole_patches(image_size, vit.patch_embed.patch_size[0])
+    _require_fit(vit, name, image_size)
     _finish_initialisation(vit, weight_init)
-    if position_embedding == "sincos":
-        _fix_position(vit)
+    if position_embedding == "sincos":  # frozen; the class token's entry is 0
+        position = sincos_position(vit.patch_embed.grid_size, vit.embed_dim)
+        position = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
+        vit.pos_embed = nn.Parameter(position.to(vit.pos_embed), requires_grad=False)
     model: VisionTransformer = vit
     return model
 
@@ -105,13 +90,9 @@ def sincos_position(grid: tuple[int, int], width: int, temperature: float = 1e4)
 
         [sin(y omega), cos(y omega), sin(x omega), cos(x omega)]    (C/4 channels each)
 
-    Source: MoCo-v3 and its public code, which names the first half after the width, but whose mesh
-    grid fills it with the row of each token.
-
-    Args:
-        grid: (h, w) patches.
-        width: channels C.
-        temperature: wavelengths rise from 2 pi patches towards this many times 2 pi.
+    Wavelengths rise from 2 pi patches towards `temperature` times 2 pi. Source: MoCo-v3 and its
+    public code, which names the first half after the width, but whose mesh grid fills it with the
+    row of each token.
 
     Returns:
         (1, h*w, C), rows first.
@@ -134,22 +115,15 @@ def sincos_position(grid: tuple[int, int], width: int, temperature: float = 1e4)
 
 
 def block_number(layer: Layer, depth: int) -> int:
-    """The number of blocks that an argument means: a count, or a fraction of the depth.
+    """The number of blocks that an argument means: an int, or a fraction of the depth as a float.
 
-    Args:
-        layer: an int is a count, returned as it is; a float in [0, 1] is a fraction, rounded to the
-            nearest block (a half to the even one): 0.25 of 12 is 3.
-        depth: number of blocks of the ViT.
+    A fraction is rounded to the nearest block (a half to the even one): 0.25 of 12 is 3.
     """
     return round(layer * depth) if isinstance(layer, float) else layer
 
 
 def block_numbers(layer: Layer | list[Layer], depth: int) -> tuple[int, ...]:
-    """The numbers of blocks that an argument means, in increasing order; see `block_number`.
-
-    Args:
-        layer: one, or a list of different ones.
-        depth: number of blocks of the ViT.
+    """The `block_number` of one or several different places, in increasing order.
 
     Raises:
         ValueError: if there is none, or one is not in 0..depth or there twice.
@@ -163,12 +137,7 @@ def block_numbers(layer: Layer | list[Layer], depth: int) -> tuple[int, ...]:
 
 
 def resolve_cls_layer(cls_layer: CLSLayer, layer: int, depth: int) -> int:
-    """The number of blocks before [CLS] joins.
-
-    Args:
-        cls_layer: that number; "auto" or None for `layer`, or 0 where that is the depth.
-        layer: number of blocks before the token map.
-        depth: number of blocks of the ViT.
+    """The number of blocks before [CLS] joins: by default `layer`, or 0 where that is the depth.
 
     Raises:
         ValueError: if it does not name a place before the last block.
@@ -186,13 +155,7 @@ def resolve_cls_layer(cls_layer: CLSLayer, layer: int, depth: int) -> int:
 def require_layers(layers: Sequence[int], first: int, depth: int) -> None:
     """Refuses numbers of blocks outside `first` to the depth, and an empty list.
 
-    Args:
-        layers: numbers of blocks.
-        first: the smallest; above 0 it is the first block whose tokens include [CLS].
-        depth: number of blocks of the ViT.
-
-    Raises:
-        ValueError: if one is outside, or there are none.
+    A first above 0 is the first block whose tokens include [CLS].
     """
     wrong = [layer for layer in layers if not first <= layer <= depth]
     if wrong or not layers:
@@ -222,15 +185,15 @@ def _validate(
     for option, kind in _OPTION_RANGES.items():
         if option in options and not fits(kind, options[option]):
             raise ValueError(f"vit_options: {option} {options[option]} must be {kind}")
-    if weight_init not in WEIGHT_INITS:
-        raise ValueError(f"weight_init {weight_init!r} is not one of {WEIGHT_INITS}")
-    if position_embedding not in POSITION_EMBEDDINGS:
-        raise ValueError(
-            f"position_embedding {position_embedding!r} is not one of {POSITION_EMBEDDINGS}"
-        )
+    for option, value, known in (
+        ("weight_init", weight_init, get_args(WeightInit)),
+        ("position_embedding", position_embedding, get_args(PositionEmbedding)),
+    ):
+        if value not in known:
+            raise ValueError(f"{option} {value!r} is not one of {known}")
 
 
-def _require_plain(vit: nn.Module, name: str) -> None:
+def _require_fit(vit: nn.Module, name: str, image_size: int) -> None:
     if not (
         isinstance(vit, VisionTransformer)
         and vit.has_class_token
@@ -242,9 +205,7 @@ def _require_plain(vit: nn.Module, name: str) -> None:
             f"{name} is not a plain ViT with one class token and a position embedding; "
             "use one like vit_small_patch16_224"
         )
-
-
-def _require_whole_patches(image_size: int, patch: int) -> None:
+    patch = vit.patch_embed.patch_size[0]
     if image_size % patch:
         nearest = max(1, round(image_size / patch)) * patch
         raise ValueError(
@@ -265,11 +226,3 @@ def _finish_initialisation(vit: VisionTransformer, weight_init: WeightInit) -> N
     elif weight_init == "":
         with torch.no_grad():
             trunc_normal_(vit.cls_token, std=0.02)
-
-
-def _fix_position(vit: VisionTransformer) -> None:
-    """Replaces the position embedding by the frozen sin-cos one; the class token's entry is 0."""
-    assert vit.pos_embed is not None
-    position = sincos_position(vit.patch_embed.grid_size, vit.embed_dim)
-    position = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
-    vit.pos_embed = nn.Parameter(position.to(vit.pos_embed), requires_grad=False)

@@ -24,17 +24,17 @@ PREFIXES: dict[Branch, tuple[str, ...]] = {
 
 
 def load_vit(vit: VisionTransformer, path: str | Path, branch: Branch = "online") -> None:
-    """Loads a file's weights into a ViT; a classifier in it is ignored.
+    """Loads a file's weights into a ViT, in place; a classifier in it is ignored.
 
     A position embedding of another grid is resampled (bicubic). Where the file has a position
     entry for the class token and the model has none, the entry is added to the class token, so
     that [CLS] joins with the value it had; in the opposite case the entry becomes zero.
 
     Args:
-        vit: the model to fill, in place.
+        vit: the model.
         path: safetensors, or a torch file that holds nothing but tensors and plain containers:
             a state dict of timm, of a backbone, or a checkpoint of an objective.
-        branch: which backbone of an objective's checkpoint: the trained one, or its momentum copy.
+        branch: which backbone of an objective's checkpoint.
 
     Raises:
         ValueError: if the file would have to be unpickled, its weights do not fit the model, or it
@@ -78,7 +78,6 @@ def write_safetensors(
     Raises:
         ValueError: if the arguments are not plain values.
     """
-    path = Path(path)
     try:
         record = json.dumps(arguments)
     except TypeError as error:
@@ -88,43 +87,31 @@ def write_safetensors(
         ) from error
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     content = safetensors.torch.save(tensors, {"format": "pt", CHECKPOINT_KEY: record})
-    with atomic_path(path) as partial:
+    with atomic_path(Path(path)) as partial:
         partial.write_bytes(content)
 
 
 def read_arguments(path: str | Path) -> dict[str, Any]:
-    """The constructor arguments that `write_safetensors` recorded in a file.
+    """The constructor arguments of a backbone: an export's record, or a run's configuration.
 
     Raises:
-        ValueError: if it recorded none.
+        ValueError: if there is none, or the file would have to be unpickled.
     """
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            record = (file.metadata() or {}).get(CHECKPOINT_KEY)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    if record is None:
-        raise ValueError(
-            f"{path} does not say how to rebuild its backbone; "
-            "build it yourself and pass the file as `weights`"
-        )
-    arguments: dict[str, Any] = json.loads(record)
-    return arguments
-
-
-def read_run_arguments(path: str | Path) -> dict[str, Any]:
-    """The constructor arguments of a run's backbone, from the configuration in its checkpoint.
-
-    Raises:
-        ValueError: if the file would have to be unpickled, or holds no configuration.
-    """
-    config = checkpoint_config(path)
-    if config is None:
+    arguments: dict[str, Any] | None = None
+    if Path(path).suffix == ".safetensors":
+        try:
+            with safetensors.safe_open(str(path), framework="pt") as file:
+                record = (file.metadata() or {}).get(CHECKPOINT_KEY)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        arguments = None if record is None else json.loads(record)
+    elif config := checkpoint_config(path):
+        arguments = config["model"]["init_args"]["backbone"]["init_args"]
+    if arguments is None:
         raise ValueError(
             f"{path} does not say how to rebuild its backbone; build it yourself and pass the "
             "file as `weights`"
         )
-    arguments: dict[str, Any] = config["model"]["init_args"]["backbone"]["init_args"]
     return arguments
 
 

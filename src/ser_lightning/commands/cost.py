@@ -24,7 +24,7 @@ from ser_lightning.batch import (
 )
 from ser_lightning.groups import GroupElement
 from ser_lightning.objectives import Objective
-from ser_lightning.objectives.features import encode, joint_embeddings
+from ser_lightning.objectives.encode import encode, joint_embeddings
 from ser_lightning.reporting.runs import CONFIG_FILE, read_configuration
 
 NUM_IMAGES = 2  # batch normalisation needs two, and STL an even number

@@ -1,15 +1,8 @@
-"""The corruptions of ImageNet-C, generated on the fly with torch, numpy and PIL alone."""
+"""The corruptions of ImageNet-C and perturbations of ImageNet-P, generated for any image."""
 
-from ser_lightning.corruptions.corrupt import (
-    DISK_JPEG_QUALITY,
-    check_image,
-    corrupt,
-    corruption_names,
-    is_official,
-    reencode,
-)
+from ser_lightning.corruptions.corrupt import corrupt, corruption_names
 from ser_lightning.corruptions.frost import FROST_FILES
-from ser_lightning.corruptions.sequence import sequence
+from ser_lightning.corruptions.perturb import perturb
 from ser_lightning.corruptions.tables import (
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
@@ -18,13 +11,11 @@ from ser_lightning.corruptions.tables import (
     NUM_SEVERITIES,
     PERTURBATIONS,
     REFERENCE,
-    native_size,
     num_official_frames,
 )
 
 __all__ = [
     "CORRUPTIONS",
-    "DISK_JPEG_QUALITY",
     "EXTRA_CORRUPTIONS",
     "EXTRA_PERTURBATIONS",
     "FROST_FILES",
@@ -32,12 +23,8 @@ __all__ = [
     "NUM_SEVERITIES",
     "PERTURBATIONS",
     "REFERENCE",
-    "check_image",
     "corrupt",
     "corruption_names",
-    "is_official",
-    "native_size",
     "num_official_frames",
-    "reencode",
-    "sequence",
+    "perturb",
 ]

@@ -5,17 +5,19 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import Generator
+from scipy import ndimage
 from torch import Tensor
 
 from ser_lightning.corruptions.filters import smear, smooth, to_uint8, zoom
 
 
-def gaussian_blur(image: Tensor, rng: np.random.Generator, sigma: float) -> Tensor:
+def gaussian_blur(image: Tensor, rng: Generator, sigma: float) -> Tensor:
     """Gaussian blur."""
     return to_uint8(smooth(image.float(), sigma))
 
 
-def defocus_blur(image: Tensor, rng: np.random.Generator, radius: float, alias: float) -> Tensor:
+def defocus_blur(image: Tensor, rng: Generator, radius: float, alias: float) -> Tensor:
     """Averages over a disk whose edge is softened by a Gaussian of standard deviation alias.
 
     The border is mirrored without its edge pixel: d c b | a b c d.
@@ -44,18 +46,14 @@ def _disk(radius: float, alias: float) -> np.ndarray:
     disk = (x**2 + y**2 <= radius**2).astype(np.float64)
     disk /= disk.sum()
     for axis in (0, 1):
-        margins = [(0, 0), (0, 0)]
-        margins[axis] = (taps[-1], taps[-1])
-        padded = np.pad(disk, margins, mode="reflect")
-        windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps), axis=axis)
-        disk = windows @ gaussian
+        disk = ndimage.correlate1d(disk, gaussian, axis, mode="mirror")
     while reach > 1 and disk[0].max() < 1e-9:
         reach, disk = reach - 1, disk[1:-1, 1:-1]
     return disk.astype(np.float32)
 
 
 def glass_blur(
-    image: Tensor, rng: np.random.Generator, sigma: float, reach: float, num_rounds: float
+    image: Tensor, rng: Generator, sigma: float, reach: float, num_rounds: float
 ) -> Tensor:
     """Blurs, copies pixels from random neighbours, and blurs again.
 
@@ -71,7 +69,7 @@ def glass_blur(
     return to_uint8(smooth(moved.float(), sigma))
 
 
-def _copies(height: int, width: int, reach: int, rng: np.random.Generator) -> np.ndarray:
+def _copies(height: int, width: int, reach: int, rng: Generator) -> np.ndarray:
     """Where every pixel's value comes from after one round of copies, as flat positions.
 
     Equal to visiting the pixels from the last to the first (but for a border), each one taking
@@ -102,12 +100,12 @@ def _copies(height: int, width: int, reach: int, rng: np.random.Generator) -> np
         link = further
 
 
-def motion_blur(image: Tensor, rng: np.random.Generator, radius: float, sigma: float) -> Tensor:
+def motion_blur(image: Tensor, rng: Generator, radius: float, sigma: float) -> Tensor:
     """Smears in one direction, drawn within 45 degrees of the horizontal."""
     return to_uint8(smear(image.float(), radius, sigma, rng.uniform(-45, 45)))
 
 
-def zoom_blur(image: Tensor, rng: np.random.Generator, stop: float, step: float) -> Tensor:
+def zoom_blur(image: Tensor, rng: Generator, stop: float, step: float) -> Tensor:
     """Averages enlargements by 1, 1 + step, ... below stop, the image itself counting twice."""
     levels = image.float()
     factors = np.arange(1, stop, step)  # rounding decides about the last one, as officially

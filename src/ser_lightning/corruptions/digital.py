@@ -5,6 +5,7 @@ import io
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import Generator
 from PIL import Image
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from ser_lightning.corruptions.filters import smooth_mirrored, to_uint8
 _LEVELS = np.arange(256) / 255
 
 
-def brightness(image: Tensor, rng: np.random.Generator, shift: float) -> Tensor:
+def brightness(image: Tensor, rng: Generator, shift: float) -> Tensor:
     """Adds to the value of HSV, at most up to 1; hue and saturation stay.
 
     With the new value v' every channel is x * v' / v; black turns gray.
@@ -25,7 +26,7 @@ def brightness(image: Tensor, rng: np.random.Generator, shift: float) -> Tensor:
     return to_uint8(image * factors[value] + black)
 
 
-def saturate(image: Tensor, rng: np.random.Generator, factor: float, shift: float) -> Tensor:
+def saturate(image: Tensor, rng: Generator, factor: float, shift: float) -> Tensor:
     """Maps the saturation s of HSV to factor * s + shift, cut to 0..1; hue and value stay.
 
     A channel is v - v * s * d with d from the hue, so that v - x grows by s' / s. Gray pixels
@@ -43,7 +44,7 @@ def saturate(image: Tensor, rng: np.random.Generator, factor: float, shift: floa
     return to_uint8(value - drop)
 
 
-def contrast(image: Tensor, rng: np.random.Generator, factor: float) -> Tensor:
+def contrast(image: Tensor, rng: Generator, factor: float) -> Tensor:
     """Shrinks the distance of every level to its channel's mean.
 
     A table per channel in float64, in the official order of operations: equal to the last bit,
@@ -59,19 +60,12 @@ def contrast(image: Tensor, rng: np.random.Generator, factor: float) -> Tensor:
 
 
 def elastic_transform(
-    image: Tensor, rng: np.random.Generator, amplitude: float, sigma: float, shear: float
+    image: Tensor, rng: Generator, amplitude: float, sigma: float, shear: float
 ) -> Tensor:
     """Warps by a random affine map of three points, then by smoothed random displacements.
 
-    Args:
-        image: (3, H, W) uint8.
-        rng: the generator.
-        amplitude: of the displacements before smoothing, in parts of the shorter side.
-        sigma: of the Gaussian that smooths them, in parts of the shorter side.
-        shear: largest shift of a coordinate of the three points, in parts of the shorter side.
-
-    Returns:
-        (3, H, W) uint8.
+    In parts of the shorter side: the displacements' amplitude before a Gaussian of sigma smooths
+    them, and the largest shear, by which a coordinate of the three points is shifted.
     """
     height, width = image.shape[-2:]
     side = min(height, width)
@@ -86,7 +80,7 @@ def elastic_transform(
 
 
 def _affine_places(
-    height: int, width: int, rng: np.random.Generator, reach: float
+    height: int, width: int, rng: Generator, reach: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns (H, W) from which the pixels of a random affine map come.
 
@@ -129,14 +123,14 @@ def from_pil(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(band) for band in picture.split()]))
 
 
-def pixelate(image: Tensor, rng: np.random.Generator, scale: float) -> Tensor:
+def pixelate(image: Tensor, rng: Generator, scale: float) -> Tensor:
     """Reduces the image by averaging over boxes and enlarges it again."""
     height, width = image.shape[-2:]
     small = to_pil(image).resize((int(width * scale), int(height * scale)), Image.Resampling.BOX)
     return from_pil(small.resize((width, height), Image.Resampling.BOX))
 
 
-def jpeg_compression(image: Tensor, rng: np.random.Generator, quality: float) -> Tensor:
+def jpeg_compression(image: Tensor, rng: Generator, quality: float) -> Tensor:
     """Encodes as JPEG and decodes again."""
     buffer = io.BytesIO()
     to_pil(image).save(buffer, "JPEG", quality=int(quality))

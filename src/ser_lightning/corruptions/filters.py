@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -19,16 +20,10 @@ _GUARD = 1 / 1024  # levels
 
 
 def to_uint8(levels: Tensor) -> Tensor:
-    """Clamps to 0..255 and truncates, as the official scripts do; no rounding.
+    """Clamps float levels to 0..255, in place, and truncates as the official scripts do.
 
     A thousandth of a level is added before, so that an even area does not lose a level because
     the weights of a filter add up to 0.9999999.
-
-    Args:
-        levels: float levels of any shape; changed in place.
-
-    Returns:
-        uint8 of the same shape.
     """
     return levels.add_(_GUARD).clamp_(0, 255).to(torch.uint8)
 
@@ -40,14 +35,9 @@ def luma(levels: Tensor) -> Tensor:
 
 
 def weighted_shifts(levels: Tensor, taps: Iterable[tuple[int, int, float]]) -> Tensor:
-    """Sums weight * levels[:, y + dy, x + dx], continued at the border by its edge pixels.
+    """Sums weight * levels[:, y + dy, x + dx] over taps (dy, dx, weight).
 
-    Args:
-        levels: (C, H, W) float.
-        taps: dy, dx, weight.
-
-    Returns:
-        (C, H, W) float.
+    Levels (C, H, W) continue at the border by their edge pixels.
     """
     taps = list(taps)
     height, width = levels.shape[-2:]
@@ -61,70 +51,44 @@ def weighted_shifts(levels: Tensor, taps: Iterable[tuple[int, int, float]]) -> T
     return total
 
 
-def gaussian_weights(sigma: float, truncate: float) -> list[float]:
-    """Weights of the taps 0..radius of a Gaussian that sums to 1 over -radius..radius."""
-    radius = int(truncate * sigma + 0.5)
-    if radius == 0:
-        return [1.0]
-    weights = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
-    weights /= weights[0] + 2 * weights[1:].sum()
-    return [float(weight) for weight in weights]
-
-
 def smooth(levels: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
     """Gaussian blur, cut off at truncate * sigma, continued at the border by its edge pixels.
 
     Args:
-        levels: (C, H, W) float.
+        levels: (C, H, W) float, left as it is.
         sigma: standard deviation in pixels; 0 for none.
         truncate: radius in standard deviations.
-
-    Returns:
-        (C, H, W) float; the input is left as it is.
     """
-    weights = gaussian_weights(sigma, truncate)
-    signed = [(tap, weight) for tap, weight in enumerate(weights)]
-    signed += [(-tap, weight) for tap, weight in signed[1:]]
-    if len(signed) == 1:
+    radius = int(truncate * sigma + 0.5)
+    if radius == 0:
         return levels.clone()
-    rows = weighted_shifts(levels, [(tap, 0, weight) for tap, weight in signed])
-    return weighted_shifts(rows, [(0, tap, weight) for tap, weight in signed])
+    half = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
+    half /= half[0] + 2 * half[1:].sum()
+    taps = [
+        (tap, float(half[abs(tap)])) for tap in (*range(radius + 1), *range(-1, -radius - 1, -1))
+    ]
+    rows = weighted_shifts(levels, [(tap, 0, weight) for tap, weight in taps])
+    return weighted_shifts(rows, [(0, tap, weight) for tap, weight in taps])
+
+
+def smooth_mirrored(field: np.ndarray, sigma: float, truncate: float = 3.0) -> np.ndarray:
+    """Gaussian blur of fields (N, H, W) whose sigma may exceed their sides; d c b a | a b c d."""
+    rows, columns = (_mirrored_gaussian(side, sigma, truncate) for side in field.shape[-2:])
+    return rows @ field @ columns.T
 
 
 @lru_cache(maxsize=16)
 def _mirrored_gaussian(side: int, sigma: float, truncate: float) -> np.ndarray:
-    """(side, side) matrix of a Gaussian filter whose border is mirrored: d c b a | a b c d."""
-    weights = gaussian_weights(sigma, truncate)
-    matrix = np.zeros((side, side))
-    places = np.arange(side)
-    for tap in range(1 - len(weights), len(weights)):
-        folded = (places + tap) % (2 * side)
-        folded = np.minimum(folded, 2 * side - 1 - folded)
-        np.add.at(matrix, (places, folded), weights[abs(tap)])
+    """The filter as a matrix (side, side), fast for any sigma."""
+    matrix: np.ndarray = ndimage.gaussian_filter1d(np.eye(side), sigma, axis=0, truncate=truncate)
     return matrix
-
-
-def smooth_mirrored(field: np.ndarray, sigma: float, truncate: float = 3.0) -> np.ndarray:
-    """Gaussian blur of fields (N, H, W) whose sigma may exceed their sides."""
-    height, width = field.shape[-2:]
-    rows = _mirrored_gaussian(height, sigma, truncate)
-    columns = _mirrored_gaussian(width, sigma, truncate)
-    return rows @ field @ columns.T
 
 
 def smear(levels: Tensor, radius: float, sigma: float, angle: float) -> Tensor:
     """Motion blur: a one-sided Gaussian of 2 * radius + 1 taps along a direction.
 
-    Source: ImageMagick's MotionBlurImage, which the official scripts call.
-
-    Args:
-        levels: (C, H, W) float levels.
-        radius: half the number of taps.
-        sigma: standard deviation along the direction in pixels.
-        angle: direction in degrees, clockwise from the right.
-
-    Returns:
-        (C, H, W) float, not yet rounded.
+    The angle is in degrees, clockwise from the right, sigma in pixels. Source: ImageMagick's
+    MotionBlurImage, which the official scripts call.
     """
     count = 2 * math.ceil(radius) + 1
     weights = np.exp(-0.5 * (np.arange(count) / sigma) ** 2)
@@ -140,12 +104,7 @@ def smear(levels: Tensor, radius: float, sigma: float, angle: float) -> Tensor:
 def zoom(levels: Tensor, factor: float) -> Tensor:
     """Enlarges the centre, linearly, with the corner pixels of the crop on those of the result.
 
-    Args:
-        levels: (C, H, W) float.
-        factor: at least 1.
-
-    Returns:
-        (C, H, W) float: a crop of ceil(side / factor) enlarged by factor and trimmed.
+    A crop of ceil(side / factor) is enlarged by a factor of at least 1 and trimmed.
     """
     height, width = levels.shape[-2:]
     crops = [math.ceil(side / factor) for side in (height, width)]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import Generator
 from PIL import Image
 from torch import Tensor
 
@@ -20,30 +21,19 @@ _TINT = (0.95, 0.99, 1.03)  # ice is a little blue
 
 def frost(
     image: Tensor,
-    rng: np.random.Generator,
+    rng: Generator,
     image_share: float,
     frost_share: float,
     *,
     frost_dir: Path,
     size: int,
 ) -> Tensor:
-    """Adds a random part of one of the official photographs.
-
-    Args:
-        image: (3, H, W) uint8.
-        rng: the generator.
-        image_share: weight of the image.
-        frost_share: weight of the ice.
-        frost_dir: folder with FROST_FILES.
-        size: native size, which decides how much the photographs are reduced.
-
-    Returns:
-        (3, H, W) uint8.
+    """Adds a random part of one of the official photographs, reduced for the native size.
 
     Raises:
         ValueError: a photograph is missing, or smaller than the image.
     """
-    path = Path(frost_dir) / FROST_FILES[rng.integers(len(FROST_FILES))]
+    path = frost_dir / FROST_FILES[rng.integers(len(FROST_FILES))]
     ice = _photograph(path, _SCALES[size])
     height, width = image.shape[-2:]
     room = (ice.shape[1] - height, ice.shape[2] - width)
@@ -73,7 +63,7 @@ def _photograph(path: Path, scale: float) -> Tensor:
 
 
 def frost_procedural(
-    image: Tensor, rng: np.random.Generator, image_share: float, frost_share: float
+    image: Tensor, rng: Generator, image_share: float, frost_share: float
 ) -> Tensor:
     """Adds a texture of clouded ice with needles instead of a photograph. Not official.
 

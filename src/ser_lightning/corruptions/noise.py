@@ -3,7 +3,9 @@
 from functools import lru_cache
 
 import numpy as np
+import scipy.special
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from ser_lightning.corruptions.filters import to_uint8
@@ -12,28 +14,28 @@ _NUM_BINS = 1024
 _TAIL = 12  # standard deviations that the tables of a Poisson distribution reach
 
 
-def normal(image: Tensor, rng: np.random.Generator) -> Tensor:
+def normal(image: Tensor, rng: Generator) -> Tensor:
     """Standard normal numbers in the image's shape."""
     return torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
 
 
-def gaussian_noise(image: Tensor, rng: np.random.Generator, scale: float) -> Tensor:
+def gaussian_noise(image: Tensor, rng: Generator, scale: float) -> Tensor:
     """Adds normal noise of a standard deviation of scale times the full range."""
     return to_uint8(normal(image, rng).mul_(255 * scale).add_(image))
 
 
-def speckle_noise(image: Tensor, rng: np.random.Generator, scale: float) -> Tensor:
+def speckle_noise(image: Tensor, rng: Generator, scale: float) -> Tensor:
     """Adds normal noise in proportion to the level."""
     return to_uint8(normal(image, rng).mul_(scale).add_(1).mul_(image))
 
 
-def impulse_noise(image: Tensor, rng: np.random.Generator, amount: float) -> Tensor:
+def impulse_noise(image: Tensor, rng: Generator, amount: float) -> Tensor:
     """Sets a share of the values, each channel for itself, to 0 or 255 with equal probability."""
     u = torch.from_numpy(rng.random(tuple(image.shape), dtype=np.float32))
     return image.masked_fill(u < amount, 0).masked_fill_(u < amount / 2, 255)
 
 
-def shot_noise(image: Tensor, rng: np.random.Generator, photons: float) -> Tensor:
+def shot_noise(image: Tensor, rng: Generator, photons: float) -> Tensor:
     """Replaces every level x by Poisson(x * photons) / photons, in parts of the full range.
 
     A Poisson number is the smallest k with u < P(<= k). There are only 256 means, so the answer
@@ -60,9 +62,7 @@ def _poisson_tables(photons: float) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     mean = np.arange(256)[:, None] / 255 * photons
     num_counts = int(photons + _TAIL * np.sqrt(photons) + _TAIL)
     k = np.arange(num_counts)
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(k[1:]))])
-    log_mean = np.log(np.maximum(mean, 1e-300))
-    cumulative = np.cumsum(np.exp(k * log_mean - mean - log_factorial), axis=1)
+    cumulative = scipy.special.pdtr(k, mean)
     cumulative[:, -1] = 2  # above every u, so that a search ends
     edges = np.arange(_NUM_BINS + 1) / _NUM_BINS
     guess = np.stack([np.searchsorted(row, edges, side="right") for row in cumulative])

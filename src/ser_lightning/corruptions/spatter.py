@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.random import Generator
+from scipy import ndimage
 from torch import Tensor
 
-from ser_lightning.corruptions.filters import smooth, to_uint8, weighted_shifts
+from ser_lightning.corruptions.filters import smooth, to_uint8
 
 _WATER = (175.0, 238.0, 238.0)
 _MUD = (63.0, 42.0, 20.0)
@@ -19,7 +20,7 @@ _TAN_22 = math.tan(math.radians(22.5))
 
 def spatter(
     image: Tensor,
-    rng: np.random.Generator,
+    rng: Generator,
     mean: float,
     scale: float,
     sigma: float,
@@ -29,18 +30,8 @@ def spatter(
 ) -> Tensor:
     """Adds drops of water, or covers with mud if mud is not 0.
 
-    Args:
-        image: (3, H, W) uint8.
-        rng: the generator.
-        mean: of the liquid's normal noise.
-        scale: of the liquid's normal noise.
-        sigma: of the Gaussian that smooths it.
-        threshold: below which there is no liquid.
-        strength: how much water is added; for mud, how softly it ends.
-        mud: 0 or 1.
-
-    Returns:
-        (3, H, W) uint8.
+    Mean and scale are those of the liquid's normal noise, sigma that of the Gaussian that smooths
+    it; below threshold there is none. Strength is how much water is added, or how softly mud ends.
     """
     liquid = draw_liquid(image.shape[-2:], rng, mean, scale, sigma, threshold)
     if not mud:
@@ -52,7 +43,7 @@ def spatter(
 
 def draw_liquid(
     shape: tuple[int, ...],
-    rng: np.random.Generator,
+    rng: Generator,
     mean: float,
     scale: float,
     sigma: float,
@@ -74,31 +65,23 @@ def add_water(image: Tensor, liquid: Tensor, strength: float) -> Tensor:
         image: (3, H, W) uint8.
         liquid: (1, H, W) float in parts of the full range.
         strength: of the brightest place.
-
-    Returns:
-        (3, H, W) uint8.
     """
     # the cast of the official script wraps around above the full range
     amount = (liquid[0] * 255).to(torch.int64).remainder(256)
     distance = _distance(_canny(amount.numpy().astype(np.int32)))
-    relief = _equalized(_mean_3x3(torch.from_numpy(distance)).to(torch.uint8).numpy())
-    embossed = _filter_3x3(torch.from_numpy(relief), _EMBOSS).clamp_(0, 255)
-    water = _mean_3x3(embossed).round_().mul_(amount)
+    relief = _equalized(_mean_3x3(distance).astype(np.uint8)).astype(np.float32)
+    embossed = ndimage.correlate(relief, _EMBOSS, mode="mirror").clip(0, 255)
+    water = torch.from_numpy(_mean_3x3(embossed).round()).mul_(amount)
     largest = float(water.max())
     if largest <= 0:
         return image.clone()
     return to_uint8(image + torch.tensor(_WATER)[:, None, None] * water.mul_(strength / largest))
 
 
-def _filter_3x3(field: Tensor, rows: tuple[tuple[float, ...], ...]) -> Tensor:
-    """Correlation of (H, W) with 3 x 3 weights, mirrored at the border: c b | a b c."""
-    padded = F.pad(field[None, None].float(), (1,) * 4, mode="reflect")[0]
-    taps = [(y - 1, x - 1, w) for y, row in enumerate(rows) for x, w in enumerate(row) if w]
-    return weighted_shifts(padded, taps)[0, 1:-1, 1:-1]
-
-
-def _mean_3x3(field: Tensor) -> Tensor:
-    return _filter_3x3(field, ((1.0,) * 3,) * 3).div(9)
+def _mean_3x3(field: np.ndarray) -> np.ndarray:
+    """The mean of (H, W) float32 and its neighbours, mirrored at the border: c b | a b c."""
+    total: np.ndarray = ndimage.correlate(field, np.ones((3, 3)), mode="mirror")
+    return total / 9
 
 
 def _equalized(levels: np.ndarray) -> np.ndarray:
@@ -122,18 +105,13 @@ def _canny(levels: np.ndarray) -> np.ndarray:
     Sobel gradients, their L1 norm thinned to its ridges, then hysteresis: what exceeds the lower
     threshold is an edge if a chain of such pixels leads to one above the higher threshold.
     """
-    p = np.pad(levels, 1, mode="edge")
-    rows = p[:-2] + 2 * p[1:-1] + p[2:]
-    columns = p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]
-    gx, gy = rows[:, 2:] - rows[:, :-2], columns[2:] - columns[:-2]
+    gy, gx = (ndimage.sobel(levels, axis, mode="nearest") for axis in (0, 1))
     norm = np.abs(gx) + np.abs(gy)
     candidate = _ridges(norm, gx, gy) & (norm > _CANNY_LOW)
-    edges = candidate & (norm > _CANNY_HIGH)
-    while True:
-        grown = candidate & _dilated(edges)
-        if np.array_equal(grown, edges):
-            return edges
-        edges = grown
+    edges: np.ndarray = ndimage.binary_propagation(
+        candidate & (norm > _CANNY_HIGH), structure=np.ones((3, 3)), mask=candidate
+    )
+    return edges
 
 
 def _ridges(norm: np.ndarray, gx: np.ndarray, gy: np.ndarray) -> np.ndarray:
@@ -155,27 +133,9 @@ def _ridges(norm: np.ndarray, gx: np.ndarray, gy: np.ndarray) -> np.ndarray:
     return np.select([level, steep, falling], [along_row, along_column, down], up)
 
 
-def _dilated(mask: np.ndarray) -> np.ndarray:
-    """The mask and its eight neighbours."""
-    padded = np.pad(mask, 1)
-    rows = padded[:-2] | padded[1:-1] | padded[2:]
-    return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
-
-
 def _distance(edges: np.ndarray) -> np.ndarray:
-    """Distance (H, W) float32 of every pixel to the nearest edge, at most _MAX_DISTANCE.
-
-    First along the columns, then the smallest hypotenuse over the places of the row.
-    """
-    height, width = edges.shape
-    place = np.arange(height)[:, None]
-    far = height + width + _MAX_DISTANCE
-    above = place - np.maximum.accumulate(np.where(edges, place, -far), axis=0)
-    below = np.minimum.accumulate(np.where(edges, place, far + height)[::-1], axis=0)[::-1] - place
-    column = np.minimum(np.minimum(above, below), _MAX_DISTANCE).astype(np.float32) ** 2
-    padded = np.pad(column, ((0, 0), (_MAX_DISTANCE,) * 2), constant_values=_MAX_DISTANCE**2)
-    nearest = column
-    for dx in range(-_MAX_DISTANCE, _MAX_DISTANCE + 1):
-        start = _MAX_DISTANCE + dx
-        nearest = np.minimum(nearest, padded[:, start : start + width] + np.float32(dx * dx))
-    return np.sqrt(nearest)
+    """Distance (H, W) float32 of every pixel to the nearest edge, at most _MAX_DISTANCE."""
+    if not edges.any():
+        return np.full(edges.shape, _MAX_DISTANCE, np.float32)
+    distance: np.ndarray = ndimage.distance_transform_edt(~edges)
+    return distance.clip(max=_MAX_DISTANCE).astype(np.float32)

@@ -8,38 +8,15 @@ and perturbations"; the sizes are those of ImageNet-C, Tiny-ImageNet-C and CIFAR
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
-PERTURBATIONS = (
-    "gaussian_noise",
-    "shot_noise",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "brightness",
-    "translate",
-    "rotate",
-    "tilt",
-    "scale",
-)
-EXTRA_PERTURBATIONS = ("speckle_noise", "gaussian_blur", "spatter", "shear")
-
-
-# A prediction flips if it differs from that of this frame. Frames of noise have no order, so that
-# all are compared with the clean first one.
-REFERENCE: Mapping[str, Literal["first", "previous"]] = {
-    name: "first" if name.endswith("_noise") else "previous"
-    for name in (*PERTURBATIONS, *EXTRA_PERTURBATIONS)
-}
 _NUM_FRAMES = 31
-
 _OTHER_LENGTHS: Mapping[str, Mapping[int, int]] = {
     "motion_blur": {32: 21},
     "translate": {32: 16, 224: 41},
 }
 
-
-# What the numbers of a tuple are is said by the function of that name in `sequence`.
+# What the numbers of a tuple are is said by the function of that name in `perturb`.
 PERTURBATION_TABLES: Mapping[str, Mapping[int, tuple[float, ...]]] = {
     "gaussian_noise": {32: (0.02,), 64: (0.025,), 224: (0.03,)},
     "shot_noise": {32: (700,), 64: (500,), 224: (300,)},
@@ -67,29 +44,22 @@ PERTURBATION_TABLES: Mapping[str, Mapping[int, tuple[float, ...]]] = {
 }
 
 
+EXTRA_PERTURBATIONS = ("speckle_noise", "gaussian_blur", "spatter", "shear")
+PERTURBATIONS = tuple(name for name in PERTURBATION_TABLES if name not in EXTRA_PERTURBATIONS)
+
+# A prediction flips if it differs from that of this frame. Frames of noise have no order, so that
+# all are compared with the clean first one.
+REFERENCE: Mapping[str, Literal["first", "previous"]] = {
+    name: "first" if name.endswith("_noise") else "previous"
+    for name in (*PERTURBATIONS, *EXTRA_PERTURBATIONS)
+}
+
+
 def num_official_frames(name: str, size: int) -> int:
     """How many frames the official sequence of a name has at a native size."""
     return _OTHER_LENGTHS.get(name, {}).get(size, _NUM_FRAMES)
 
 
-CORRUPTIONS = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
-)
-EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 FROST_PROCEDURAL = "frost_procedural"
 NUM_SEVERITIES = 5
 NATIVE_SIZES = (32, 64, 224)
@@ -101,10 +71,12 @@ def _single(a: float, b: float, c: float, d: float, e: float) -> Severities:
     return (a,), (b,), (c,), (d,), (e,)
 
 
-_ELASTIC_224 = 244 / 224  # the official script multiplies by 244, not by the 224 pixels
+def _elastic_224(*severities: Parameters) -> Any:
+    """In parts of 244, as the official script multiplies, not of the 224 pixels."""
+    return tuple(tuple(value * (244 / 224) for value in values) for values in severities)
 
 
-# What the numbers of a tuple are is said by the function of that name.
+# What the numbers of a tuple are is said by the function of that name. In the official order.
 TABLES: Mapping[str, Mapping[int, Severities]] = {
     "gaussian_noise": {
         32: _single(0.04, 0.06, 0.08, 0.09, 0.10),
@@ -214,12 +186,12 @@ TABLES: Mapping[str, Mapping[int, Severities]] = {
             (0.1, 0.03, 0.03),
             (0.16, 0.03, 0.02),
         ),
-        224: (
-            (2 * _ELASTIC_224, 0.7 * _ELASTIC_224, 0.1 * _ELASTIC_224),
-            (2 * _ELASTIC_224, 0.08 * _ELASTIC_224, 0.2 * _ELASTIC_224),
-            (0.05 * _ELASTIC_224, 0.01 * _ELASTIC_224, 0.02 * _ELASTIC_224),
-            (0.07 * _ELASTIC_224, 0.01 * _ELASTIC_224, 0.02 * _ELASTIC_224),
-            (0.12 * _ELASTIC_224, 0.01 * _ELASTIC_224, 0.02 * _ELASTIC_224),
+        224: _elastic_224(
+            (2, 0.7, 0.1),
+            (2, 0.08, 0.2),
+            (0.05, 0.01, 0.02),
+            (0.07, 0.01, 0.02),
+            (0.12, 0.01, 0.02),
         ),
     },
     "spatter": {
@@ -245,17 +217,19 @@ TABLES: Mapping[str, Mapping[int, Severities]] = {
             (0.67, 0.4, 1, 0.65, 1.5, 1),
         ),
     },
-    "jpeg_compression": {
-        32: _single(80, 65, 58, 50, 40),
-        64: _single(65, 58, 50, 40, 25),
-        224: _single(25, 18, 15, 10, 7),
-    },
     "pixelate": {
         32: _single(0.95, 0.9, 0.85, 0.75, 0.65),
         64: _single(0.9, 0.8, 0.7, 0.6, 0.5),
         224: _single(0.6, 0.5, 0.4, 0.3, 0.25),
     },
+    "jpeg_compression": {
+        32: _single(80, 65, 58, 50, 40),
+        64: _single(65, 58, 50, 40, 25),
+        224: _single(25, 18, 15, 10, 7),
+    },
 }
+EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+CORRUPTIONS = tuple(name for name in TABLES if name not in EXTRA_CORRUPTIONS)
 
 
 def native_size(height: int, width: int) -> int:
@@ -265,14 +239,5 @@ def native_size(height: int, width: int) -> int:
 
 
 def parameters(name: str, severity: int, size: int) -> Parameters:
-    """Looks the parameters of a corruption up.
-
-    Args:
-        name: the corruption; `frost_procedural` has frost's.
-        severity: 1 to 5.
-        size: one of NATIVE_SIZES.
-
-    Returns:
-        The numbers that the corruption's function takes.
-    """
+    """The numbers that a corruption's function takes; `frost_procedural` has frost's."""
     return TABLES["frost" if name == FROST_PROCEDURAL else name][size][severity - 1]

@@ -25,19 +25,11 @@ def _corner(image: Tensor, size: Size) -> tuple[int, int]:
 
 
 def warp(image: Tensor, size: Size, matrices: Iterable[np.ndarray]) -> Tensor:
-    """Maps the whole image and cuts the middle out, once per matrix.
+    """Maps the whole image and cuts the middle out, once per matrix: (T, 3, height, width) uint8.
 
     Linear interpolation and truncation, as PIL; a pixel whose place lies outside the image is
-    black.
-
-    Args:
-        image: (3, H, W) uint8.
-        size: height and width of a frame.
-        matrices: (3, 3) maps of (x, y, 1), measured from the centre of the image, to the place in
-            the frame, up to a factor.
-
-    Returns:
-        (T, 3, height, width) uint8.
+    black. Matrices (3, 3) map (x, y, 1), measured from the centre of the image, to the place in
+    the frame, up to a factor.
     """
     top, left = _corner(image, size)
     height, width = image.shape[-2:]
@@ -87,12 +79,7 @@ def shearing(degrees: float) -> np.ndarray:
 
 
 def tilting(degrees: float, size: Size) -> np.ndarray:
-    """Turns the image plane out of itself round both axes, seen from a diagonal's distance.
-
-    Args:
-        degrees: of both turns.
-        size: height and width of the whole image, in pixels.
-    """
+    """Turns the image plane round both axes, seen from the distance of the image's diagonal."""
     angle = np.deg2rad(degrees)
     cosine, sine = np.cos(angle), np.sin(angle)
     focal = float(np.hypot(*size))

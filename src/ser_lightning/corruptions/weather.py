@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from ser_lightning.corruptions.filters import luma, smear, to_uint8, zoom
@@ -9,7 +10,7 @@ from ser_lightning.corruptions.filters import luma, smear, to_uint8, zoom
 
 def snow(
     image: Tensor,
-    rng: np.random.Generator,
+    rng: Generator,
     mean: float,
     scale: float,
     factor: float,
@@ -25,7 +26,7 @@ def snow(
 
 def draw_flakes(
     shape: tuple[int, ...],
-    rng: np.random.Generator,
+    rng: Generator,
     mean: float,
     scale: float,
     factor: float,
@@ -50,7 +51,7 @@ def add_flakes(levels: Tensor, flakes: Tensor) -> Tensor:
     return to_uint8(levels + flakes + flakes.flip(-2, -1))
 
 
-def fog(image: Tensor, rng: np.random.Generator, thickness: float, decay: float) -> Tensor:
+def fog(image: Tensor, rng: Generator, thickness: float, decay: float) -> Tensor:
     """Adds a height map and scales back to the image's largest level."""
     height, width = image.shape[-2:]
     haze = torch.from_numpy(plasma(max(height, width), decay, rng)[:height, :width])
@@ -59,19 +60,12 @@ def fog(image: Tensor, rng: np.random.Generator, thickness: float, decay: float)
     return to_uint8(haze.float().mul_(255 * thickness).add(image).mul_(scale))
 
 
-def plasma(side: int, decay: float, rng: np.random.Generator) -> np.ndarray:
+def plasma(side: int, decay: float, rng: Generator) -> np.ndarray:
     """Grows a height map by the diamond-square algorithm on a torus.
 
     Midpoints get the mean of their four neighbours and a uniform number, whose range shrinks by
-    decay**2 from one grid to the next finer one.
-
-    Args:
-        side: smallest side of the map.
-        decay: the higher, the smoother.
-        rng: the generator.
-
-    Returns:
-        (S, S) float64 from 0 to 1; S is the next power of two.
+    decay**2 from one grid to the next finer one. (S, S) float64 from 0 to 1; S is the next power
+    of two from side.
     """
     size = 1 << (side - 1).bit_length()
     field = np.zeros((1, 1))

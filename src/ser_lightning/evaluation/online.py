@@ -253,7 +253,7 @@ class OnlineEvaluation(L.Callback):
     ) -> None:
         """Keeps the numbers of the starting weights; pl_module.log is off at this point."""
         self.baseline = metrics
-        is_given = backbone.arguments.get("weights") is not None
+        is_given = backbone.weights is not None
         self.baseline_name = "given weights" if is_given else "random init"
         prefix = self.baseline_name.replace(" ", "_")
         for logger in trainer.loggers:

@@ -25,9 +25,6 @@ def act(element: GroupElement, maps: Tensor, cell: int = 1) -> Tensor:
 
     Returns:
         (B, C, cell * h, cell * w) with (h, w) = element.shape.
-
-    Raises:
-        ValueError: if `maps` is not (B, C, H, W) with one map per element.
     """
     if maps.dim() != 4 or maps.shape[0] != element.flip.shape[0]:
         raise ValueError(
@@ -49,9 +46,6 @@ def resize(maps: Tensor, size: tuple[int, int], mode: Interpolation | str = "bic
     """Resizes maps (B, C, H, W) to (B, C, *size); a map of that size is returned as it is.
 
     No antialiasing and align_corners false, as the public code does on pixels and tokens.
-
-    Raises:
-        ValueError: for mode "nearest", or any mode other than "bicubic" and "bilinear".
     """
     if mode not in ("bicubic", "bilinear"):
         reason = "is not symmetric: it does not commute with turns" if "near" in mode else "unknown"

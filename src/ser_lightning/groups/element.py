@@ -48,18 +48,13 @@ class GroupElement(NamedTuple):
 
     @classmethod
     def identity(cls, batch_size: int, grid: tuple[int, int]) -> GroupElement:
-        """Builds `batch_size` elements that leave a map of this grid as it is."""
+        """Elements that leave a map of this grid as it is."""
         off = torch.zeros(batch_size, dtype=torch.bool)
         return cls(off, off.clone(), 0, grid)
 
     @classmethod
     def from_turns(cls, flip: Tensor, quarter_turns: Tensor, grid: tuple[int, int]) -> GroupElement:
-        """Builds elements from full quarter turns; reads them on the host.
-
-        Args:
-            flip: (B,) bool.
-            quarter_turns: (B,) integers, any sign, taken modulo 4.
-            grid: (h, w) in tokens after the resize, before the turn.
+        """Elements of flips (B,) and any integers of quarter turns (B,), read on the host.
 
         Raises:
             ValueError: if even and odd quarter turns mix, whose results do not stack.
@@ -75,16 +70,15 @@ class GroupElement(NamedTuple):
         return cls(flip.bool(), turns >= 2, parity, grid)
 
     def inverse(self, grid: tuple[int, int]) -> GroupElement:
-        """Undoes the elements: F^f resize R^-k = R^(-+k) resize F^f, minus unless flipped.
+        """What undoes the elements on a map whose grid was (h, w) before them.
 
-        Args:
-            grid: (h, w) in tokens of the map the elements were applied to.
+        F^f resize R^-k = R^(-+k) resize F^f, minus unless flipped.
         """
         turned = self.half_turn ^ ~self.flip if self.quarter_turn else self.half_turn
         return self._replace(half_turn=turned, grid=_swapped(grid, self.quarter_turn))
 
     def compose(self, first: GroupElement) -> GroupElement:
-        """Returns the product `self` after `first`, resizing once, as `self` asks for.
+        """The product `self` after `first`, resizing once, as `self` asks for.
 
         F^f2 R^k1 = R^(+-k1) F^f2 (minus if f2), so k = k2 +- k1 and f = f1 xor f2.
         """
@@ -103,26 +97,17 @@ class GroupElement(NamedTuple):
         )
 
     def to(self, device: torch.device | str) -> GroupElement:
-        """Moves the tensors to a device; a copy to an accelerator is not waited for."""
-        asynchronous = torch.device(device).type != "cpu"  # a copy to the CPU is read at once
-        return self._replace(
-            flip=self.flip.to(device, non_blocking=asynchronous),
-            half_turn=self.half_turn.to(device, non_blocking=asynchronous),
-        )
+        """The elements on a device; a copy to an accelerator is not waited for."""
+        wait = torch.device(device).type == "cpu"  # a copy to the CPU is read at once
+        flip, half_turn = (x.to(device, non_blocking=not wait) for x in self[:2])
+        return self._replace(flip=flip, half_turn=half_turn)
 
 
 def relative(source: GroupElement, target: GroupElement) -> GroupElement:
-    """Finds the elements that carry a map from the frame of `source` to that of `target`.
+    """The elements that carry a map from the view that `source` made to the frame of `target`.
 
     target o source^-1, that is z -> R^k2 resize_grid2 F^(f1 xor f2) R^-k1 z. With equal grids it
     is an exact permutation of tokens; otherwise it resizes once, straight to the target's size.
-
-    Args:
-        source: the elements that made the view whose map is at hand.
-        target: the elements that made the other view of the same images.
-
-    Raises:
-        ValueError: if the two hold different numbers of elements.
     """
     if source.flip.shape != target.flip.shape:
         raise ValueError(

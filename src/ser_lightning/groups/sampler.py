@@ -77,19 +77,13 @@ class GroupSampler:
         rng_shared: np.random.Generator,
         uniforms: np.ndarray,
     ) -> tuple[GroupElement, GroupElement]:
-        """Draws the elements of both views.
+        """Draws the elements of both views, on the CPU.
 
         Args:
             num_images: number of images B.
             grid: (h, w) the backbone's base grid, in tokens.
             rng_shared: generator in the same state on every rank; 8 numbers are taken from it.
             uniforms: (B, 2 views, 2) in [0, 1), the images' own draws: half turn, flip.
-
-        Returns:
-            The elements of view 1 and view 2, on the CPU.
-
-        Raises:
-            ValueError: if `uniforms` has another shape, or a base side is below 1.
         """
         if uniforms.shape != (num_images, 2, 2):
             raise ValueError(

@@ -4,7 +4,7 @@ import pkgutil
 from importlib import import_module
 
 from ser_lightning.objectives.base import Objective
-from ser_lightning.objectives.guard import NonFiniteLossError
+from ser_lightning.objectives.finite_guard import NonFiniteLossError
 
 # Every file is imported, so that a configuration may name an objective by its class alone, and a
 # new one needs no entry here.

@@ -26,25 +26,18 @@ from ser_lightning.optim import decay_groups
 def barlow_twins_loss(first: Tensor, second: Tensor, off_diagonal_weight: float) -> LossOutput:
     """Squared distance of the cross-correlation matrix from the identity.
 
-    With the N = world size * b rows of all ranks, and u, v the columns of both views at zero mean
-    and unit variance over these rows:
+    With the N = world size * b rows of all ranks, b on each, and u, v the columns of both views'
+    projections (b, D) at zero mean and unit variance over these rows:
 
         C_ij = mean_n u_ni * v_nj
         result = sum_i (C_ii - 1)^2 + weight * sum_{i != j} C_ij^2
 
-    Computed in float32, in full on every rank; the gradient is exact for any number of ranks.
-    Source: Barlow Twins, Eq. 1 and 2.
-
-    Args:
-        first: (b, D) projections of one view; the same number on every rank.
-        second: (b, D) projections of the other view of the same images.
-        off_diagonal_weight: lambda.
-
-    Returns:
-        () loss; `logs` has its two terms, with their weights.
+    Computed in float32, in full on every rank; the gradient is exact for any number of ranks. Logs
+    both terms, with their weights. Source: Barlow Twins, Eq. 1 and 2.
     """
     with torch.autocast(first.device.type, enabled=False):
-        first, second = _standardised(first), _standardised(second)
+        norm = CrossRankBatchNorm1d(first.shape[1], affine=False, track_running_stats=False)
+        first, second = norm(at_least_float(first)), norm(at_least_float(second))
         num_samples = world_size() * len(first)
         correlation = sum_with_gradient((first / num_samples).T @ second)
         diagonal = (correlation.diagonal() - 1).square().sum()
@@ -52,13 +45,6 @@ def barlow_twins_loss(first: Tensor, second: Tensor, off_diagonal_weight: float)
         off_diagonal = off_diagonal_weight * correlation.fill_diagonal_(0).square().sum()
         logs = {"loss/diagonal": diagonal.detach(), "loss/off_diagonal": off_diagonal.detach()}
         return LossOutput(diagonal + off_diagonal, logs)
-
-
-def _standardised(x: Tensor) -> Tensor:
-    """(b, D) with zero mean and unit variance over the rows of all ranks, at least float32."""
-    norm = CrossRankBatchNorm1d(x.shape[1], affine=False, track_running_stats=False)
-    result: Tensor = norm(at_least_float(x))
-    return result
 
 
 @checked
@@ -75,7 +61,6 @@ class BarlowTwins(Objective):
         clip_parameter_norm: longest gradient of each single parameter; null for none.
         hidden: width of the projector's hidden layers.
         projection: width of the projections.
-        training: further arguments of every objective.
     """
 
     # Differs: SER's public code for Barlow Twins carries the token map of view 1 to the frame of
@@ -101,14 +86,11 @@ class BarlowTwins(Objective):
             **training,
         )
         self.off_diagonal_weight = off_diagonal_weight
-        self.bias_share = (
-            None if bias_learning_rate is None else bias_learning_rate / base_learning_rate
-        )
+        self.bias_share = bias_learning_rate and bias_learning_rate / base_learning_rate
         self.projector = mlp((backbone.width, hidden, hidden, projection))
 
     @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
-        """Correlates the projections of both views."""
         first, second = (self.projector(embedding) for embedding in online)
         return barlow_twins_loss(first, second, self.off_diagonal_weight)
 

@@ -1,7 +1,7 @@
 """The base of all objectives: the one training step, the optimizer, the schedules, the logs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -24,8 +24,8 @@ from ser_lightning.numbers import (
     Probability,
     checked,
 )
-from ser_lightning.objectives.features import encode, joint_embeddings, sub_batches
-from ser_lightning.objectives.guard import FiniteGuard
+from ser_lightning.objectives.encode import encode, joint_embeddings, sub_batches
+from ser_lightning.objectives.finite_guard import FiniteGuard
 from ser_lightning.objectives.trainer_rules import check_trainer
 from ser_lightning.optim import (
     OptimizerFactory,
@@ -130,28 +130,22 @@ class Objective(L.LightningModule, ABC):
         """
 
     def target_features(self, batch: PartitionedBatch) -> BranchFeatures | None:
-        """Features by a momentum branch, without gradient; None for objectives without one.
-
-        Called after the online branch's forward pass.
-        """
+        """Features by a momentum branch, detached, after the online pass; None without one."""
         return None
 
     @override
     def training_step(self, batch: PartitionedBatch, batch_idx: int) -> Tensor:
-        """Computes L = L_invariance + weight * L_regularizer; returns it with its gradient."""
         online = encode(self.backbone, batch)
         target = self.target_features(batch)
         invariance = self._invariance(online, target)
-        terms, logs = {"invariance": invariance.loss}, dict(invariance.logs)
-        total = invariance.loss
+        total, logs = invariance.loss, dict(invariance.logs)
+        terms = {"loss/invariance": invariance.loss}
         if self.regularizer is not None:
             regularization = self.regularizer.regularize(online, target, batch)
             total = total + self.regularizer.weight * regularization.loss
-            terms["equivariance"] = regularization.loss
+            terms["loss/equivariance"] = regularization.loss
             logs |= regularization.logs
-        self._log_step(
-            {"loss": total} | {f"loss/{name}": terms[name] for name in terms}, logs, batch
-        )
+        self._log_step({"loss": total, **terms}, logs, batch)
         return total
 
     def _invariance(self, online: BranchFeatures, target: BranchFeatures | None) -> LossOutput:
@@ -202,13 +196,10 @@ class Objective(L.LightningModule, ABC):
     ) -> None:
         """Does nothing: `OnlineEvaluation` measures the backbone on these batches."""
 
-    @override
-    def test_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Does nothing: see `validation_step`."""
+    test_step = validation_step
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """One optimizer; the learning rate follows warm-up and cosine, per step."""
         optimizer = self.optimizer_factory(self.parameter_groups(), self.learning_rate)
         num_steps, steps_per_epoch, option = self.run_length
         warmup_steps = self.warmup_epochs * steps_per_epoch
@@ -222,8 +213,8 @@ class Objective(L.LightningModule, ABC):
         def schedule(step: int) -> float:
             return warmup_cosine(step, num_steps, warmup_steps, self.final_learning_rate)
 
-        schedules: list[Callable[[int], float]] = [
-            _constant if group.get("constant_learning_rate") else schedule
+        schedules = [
+            (lambda step: 1.0) if group.get("constant_learning_rate") else schedule
             for group in optimizer.param_groups
         ]
         scheduler = StepSchedule(optimizer, schedules)
@@ -247,7 +238,9 @@ class Objective(L.LightningModule, ABC):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips each parameter's own gradient, then what the trainer's settings ask for."""
-        scaler = self._scaler(optimizer)
+        # what scales float16's losses, where Lightning leaves the unscaling to the optimizer
+        is_fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None) if is_fused else None
         if scaler is not None and (self.clip_parameter_norm or gradient_clip_val):
             scaler.unscale_(optimizer)  # the optimizer then takes the step as it is
         if self.clip_parameter_norm is not None:
@@ -260,11 +253,6 @@ class Objective(L.LightningModule, ABC):
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
             plugin = self.trainer.precision_plugin
             Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
-
-    def _scaler(self, optimizer: torch.optim.Optimizer) -> Any:
-        """What scales float16's losses, where Lightning leaves the unscaling to the optimizer."""
-        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-        return getattr(self.trainer.precision_plugin, "scaler", None) if fused else None
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that require a gradient."""
@@ -286,16 +274,6 @@ class Objective(L.LightningModule, ABC):
             )
         return length
 
-    @property
-    def num_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.run_length.num_steps
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of an epoch."""
-        return self.run_length.steps_per_epoch
-
 
 def _taps(backbone: SplitViT) -> list[Tap]:
     """Where the backbone hands out features to an add-on."""
@@ -310,7 +288,3 @@ def _sum_of(first: LossOutput, second: LossOutput) -> LossOutput:
         for name in first.logs
     }
     return LossOutput(first.loss + second.loss, logs)
-
-
-def _constant(step: int) -> float:
-    return 1.0

@@ -21,13 +21,11 @@ from ser_lightning.objectives.momentum import MomentumObjective
 def regression_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Squared distance of unit-length predictions and targets, mean over the local images.
 
+    For predictions p (b, C) from one view and momentum projections z (b, C) of the other:
+
         result = mean_i |p_i / |p_i| - z_i / |z_i||^2 = 2 - 2 mean_i cos(p_i, z_i)
 
     Computed in float32. No gradient flows to the targets. Source: BYOL, Eq. 2.
-
-    Args:
-        predictions: (b, C) p, online predictions from one view.
-        targets: (b, C) z, momentum projections of the other view of the same images.
     """
     return 2 + 2 * negative_cosine(predictions, targets)
 
@@ -46,7 +44,6 @@ class BYOL(MomentumObjective):
         momentum: the momentum branch's at the start; it rises to 1 along half a cosine.
         hidden: width of the heads' hidden layers.
         projection: width of projections and predictions.
-        training: further arguments of every objective.
     """
 
     def __init__(
@@ -68,7 +65,6 @@ class BYOL(MomentumObjective):
 
     @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
-        """Regresses each view's prediction on the momentum projection of the other view."""
         assert target is not None, "BYOL has a momentum branch"
         z1, z2 = (self.projector(embedding) for embedding in online)
         with torch.no_grad():

@@ -28,12 +28,8 @@ from ser_lightning.optim import cosine
 def teacher_probabilities(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
     """Centres and sharpens a teacher's outputs: softmax((logits - centre) / temperature).
 
-    Computed in float32. No gradient flows. Source: DINO, Eq. 1 and section 3.1.
-
-    Args:
-        logits: (b, K) of one global view.
-        centre: (1, K).
-        temperature: the lower, the sharper.
+    Of logits (b, K) and a centre (1, K), in float32. No gradient flows. Source: DINO, Eq. 1 and
+    section 3.1.
     """
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
         return torch.softmax((at_least_float(logits) - centre) / temperature, dim=1)
@@ -44,18 +40,14 @@ def cross_view_loss(
 ) -> Tensor:
     """Cross-entropy of every student view with the teacher's view of every other global crop.
 
-    For probabilities p_u of the global views u and student logits s_v of all views v:
+    For target probabilities p_u (b, K) of the global views u, and student logits s_v (b, K) of all
+    views v, global ones first:
 
         loss_uv = -mean_i sum_k p_u[i, k] * log softmax(s_v[i] / temperature)[k]
         result = mean of loss_uv over all pairs with u != v
 
     2 pairs for two global views, 2 + 2n with n local ones. Computed in float32. No gradient flows
     to the targets. Source: DINO, Eq. 3 and Algorithm 1.
-
-    Args:
-        student: (b, K) logits per view, global views first.
-        targets: (b, K) probabilities per global view.
-        temperature: the student's temperature.
     """
     with torch.autocast(student[0].device.type, enabled=False):
         terms, num_pairs = [], 0
@@ -78,16 +70,8 @@ class DINOHead(nn.Module):
     """Three linear layers with GELU, unit length, then K prototypes of learnt or unit length.
 
     Embeddings (B, width) to logits (B, projection). Linear layers start as truncated normals of
-    standard deviation 0.02; the prototypes have PyTorch's initial direction and length 1.
-    Source: DINO, section 3.2 and appendix C.
-
-    Args:
-        width: channels of the embedding.
-        hidden: width of the two hidden layers.
-        bottleneck: width of the third layer's output.
-        projection: number K of prototypes.
-        norm_last_layer: keeps the prototypes' lengths (weight norm's g) at 1 instead of training
-            them.
+    standard deviation 0.02; the prototypes have PyTorch's initial direction and length 1, which
+    `norm_last_layer` keeps. Source: DINO, section 3.2 and appendix C.
     """
 
     def __init__(
@@ -117,7 +101,6 @@ class DINOHead(nn.Module):
 
     @override
     def forward(self, embeddings: Tensor) -> Tensor:
-        """(B, width) to (B, projection)."""
         x = self.mlp(embeddings)
         unit = F.normalize(at_least_float(x), dim=1).to(x.dtype)
         logits: Tensor = self.last_layer(unit)
@@ -159,7 +142,6 @@ class DINO(MomentumObjective):
         hidden: width of the head's hidden layers.
         bottleneck: width of the unit vectors that are compared with the prototypes.
         projection: number of prototypes, the head's output.
-        training: further arguments of every objective.
     """
 
     moves_after_step = True
@@ -215,7 +197,9 @@ class DINO(MomentumObjective):
                     f"{self.learning_rate:g}; lower it, or raise base_learning_rate"
                 )
             self.final_learning_rate = minimum_learning_rate / self.learning_rate
-        _stop_dropping(self.momentum_backbone)
+        for layer in self.momentum_backbone.modules():  # in training mode too
+            if isinstance(layer, DropPath | nn.Dropout):
+                setattr(layer, "drop_prob" if isinstance(layer, DropPath) else "p", 0.0)
         self.temperature = temperature
         self.teacher_temperature = teacher_temperature
         self.initial_teacher_temperature = initial_teacher_temperature
@@ -230,13 +214,14 @@ class DINO(MomentumObjective):
 
     @override
     def training_step(self, batch: PartitionedBatch, batch_idx: int) -> Tensor:
-        """Takes the step of every objective, then moves the centre, once per optimizer step."""
         accumulate = 1 if self._trainer is None else self.trainer.accumulate_grad_batches
         if batch_idx % accumulate == 0:
             self._teacher_sum, self._num_summed = 0.0, 0
         loss = super().training_step(batch, batch_idx)
         if (batch_idx + 1) % accumulate == 0:
-            self._move_centre()
+            assert isinstance(self._teacher_sum, Tensor), "no loss was computed"
+            mean = all_reduce_mean(self._teacher_sum / self._num_summed).to(self.centre.dtype)
+            self.centre.lerp_(mean, 1 - self.centre_momentum)
         return loss
 
     @override
@@ -254,13 +239,6 @@ class DINO(MomentumObjective):
         entropy = torch.special.entr(probabilities).sum(dim=1).mean()
         return LossOutput(loss, {"diagnostics/teacher_entropy": entropy})
 
-    @torch.no_grad()
-    def _move_centre(self) -> None:
-        """Sets c to m c + (1 - m) * mean of the step's raw outputs, over all ranks."""
-        assert isinstance(self._teacher_sum, Tensor), "no loss was computed"
-        mean = all_reduce_mean(self._teacher_sum / self._num_summed).to(self.centre.dtype)
-        self.centre.lerp_(mean, 1 - self.centre_momentum)
-
     @override
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Marks the group that follows the schedule of weight decay: the first.
@@ -274,10 +252,9 @@ class DINO(MomentumObjective):
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Checks the losses, sets the step's weight decay, and logs the step's schedules."""
         super().on_before_optimizer_step(optimizer)
         weight_decay = cosine(
-            self.global_step, self.num_steps, self.weight_decay, self.final_weight_decay
+            self.global_step, self.run_length.num_steps, self.weight_decay, self.final_weight_decay
         )
         for group in optimizer.param_groups:
             if group.get("scheduled_weight_decay"):
@@ -292,12 +269,9 @@ class DINO(MomentumObjective):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips, then drops the prototypes' gradients while they are frozen.
-
-        Without a gradient an optimizer passes a parameter by: no decay, no moments.
-        """
+        """Clips, then drops the gradients of frozen prototypes: no step, decay or moments."""
         super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        if self.global_step < self.freeze_last_layer * self.steps_per_epoch:
+        if self.global_step < self.freeze_last_layer * self.run_length.steps_per_epoch:
             for parameter in self.projector.last_layer.parameters():
                 parameter.grad = None
 
@@ -306,17 +280,6 @@ class DINO(MomentumObjective):
     def _current_temperature(self) -> float:
         if self._trainer is None:  # a loss computed outside of a run is that of step 0
             return self.initial_teacher_temperature
-        warmup_steps = self.teacher_temperature_warmup_epochs * self.steps_per_epoch
-        return teacher_temperature_at(
-            self.global_step,
-            warmup_steps,
-            self.initial_teacher_temperature,
-            self.teacher_temperature,
-        )
-
-
-def _stop_dropping(module: nn.Module) -> None:
-    """Sets all rates to 0, which holds in training mode too."""
-    for layer in module.modules():
-        if isinstance(layer, DropPath | nn.Dropout):
-            setattr(layer, "drop_prob" if isinstance(layer, DropPath) else "p", 0.0)
+        warmup_steps = self.teacher_temperature_warmup_epochs * self.run_length.steps_per_epoch
+        temperatures = self.initial_teacher_temperature, self.teacher_temperature
+        return teacher_temperature_at(self.global_step, warmup_steps, *temperatures)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from typing_extensions import override
 
-from ser_lightning.backbones import SplitViT, moco_predictor, moco_projector
+from ser_lightning.backbones import SplitViT
+from ser_lightning.backbones.heads import mlp
 from ser_lightning.batch import LossOutput
 from ser_lightning.losses import contrastive_loss
 from ser_lightning.numbers import Positive, PositiveInt, Probability, checked
@@ -34,7 +35,6 @@ class MoCoV3(MomentumObjective):
         projection: width of projections and predictions.
         reduction: "sum" of the terms, as in MoCo-v3 and SER; their "mean" does not grow with the
             number of views, so that a regularizer's weight means the same for any.
-        training: further arguments of every objective.
     """
 
     accepts_local_views = True
@@ -50,19 +50,19 @@ class MoCoV3(MomentumObjective):
         reduction: Literal["sum", "mean"] = "sum",
         **training: Any,
     ) -> None:
+        widths = (backbone.width, hidden, hidden, projection)
         super().__init__(
             backbone,
-            projector=lambda: moco_projector(backbone.width, hidden, projection),
+            projector=lambda: mlp(widths, last_norm="affine_free"),
             momentum=momentum,
             **training,
         )
         self.temperature = temperature
         self.reduction = reduction
-        self.predictor = moco_predictor(projection, hidden)
+        self.predictor = mlp((projection, hidden, projection), last_norm="affine_free")
 
     @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
-        """Contrasts each view's predictions with the keys of the other global views."""
         assert target is not None, "MoCo-v3 has a momentum branch"
         queries = [self.predictor(self.projector(embedding)) for embedding in online]
         with torch.no_grad():

@@ -11,7 +11,7 @@ from ser_lightning.backbones import SplitViT, momentum_copy, update_momentum
 from ser_lightning.batch import BranchFeatures, PartitionedBatch
 from ser_lightning.numbers import Probability, checked
 from ser_lightning.objectives.base import Objective
-from ser_lightning.objectives.features import encode, global_views
+from ser_lightning.objectives.encode import encode, global_views
 from ser_lightning.optim import cosine
 
 
@@ -24,10 +24,8 @@ class MomentumObjective(Objective):
 
     Args:
         backbone: the online ViT.
-        projector: makes the online head of which there is a momentum copy, after the add-on's
-            modules.
+        projector: makes the online head, after the add-on's modules.
         momentum: the momentum branch's at the start; it rises to 1 along half a cosine.
-        training: further arguments of every objective.
     """
 
     moves_after_step: ClassVar[bool] = False
@@ -48,21 +46,19 @@ class MomentumObjective(Objective):
 
     @override
     def target_features(self, batch: PartitionedBatch) -> BranchFeatures:
-        """Encodes the global views with the momentum backbone, without gradient."""
         if self._trainer is not None:  # a loss computed outside of a run moves nothing
             self.log("schedule/momentum", self._current_momentum(), batch_size=1)
-            if not self.moves_after_step and self._is_first_of_accumulation():
-                self._move()
+            if not self.moves_after_step:
+                batch_idx = self.trainer.fit_loop.epoch_loop.batch_idx
+                if batch_idx % self.trainer.accumulate_grad_batches == 0:  # the step's first pass
+                    self._move()
         with torch.no_grad():
             return encode(self.momentum_backbone, global_views(batch))
 
     @override
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Takes the optimizer's step, and the momentum branch's if it comes after it.
-
-        Later hooks would be too late: a checkpoint of this step is written before they run.
-        """
         super().optimizer_step(*args, **kwargs)
+        # Later hooks would be too late: a checkpoint of this step is written before they run.
         if self.moves_after_step:
             self._move()
 
@@ -72,9 +68,4 @@ class MomentumObjective(Objective):
         update_momentum(self.projector, self.momentum_projector, momentum)
 
     def _current_momentum(self) -> float:
-        return cosine(self.global_step, self.num_steps, self.momentum, 1.0)
-
-    def _is_first_of_accumulation(self) -> bool:
-        """Whether this pass is the first of those that share an optimizer step."""
-        batch_idx = self.trainer.fit_loop.epoch_loop.batch_idx
-        return batch_idx % self.trainer.accumulate_grad_batches == 0
+        return cosine(self.global_step, self.run_length.num_steps, self.momentum, 1.0)

@@ -22,19 +22,14 @@ from ser_lightning.objectives.base import Embeddings, Objective
 def nt_xent_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """NT-Xent: every projection against all others of all ranks, of both views.
 
-    With the unit-length projections z of all ranks, 2B of them, and p(i) the other view of the
-    image that z_i shows:
+    With z the projections (b, C) of both views and all ranks at unit length, 2B of them, p(i) the
+    other view of the image that z_i shows, and the temperature t:
 
         loss_i = -log(exp(z_i . z_p(i) / t) / sum_{k != i} exp(z_i . z_k / t))
         result = mean of loss_i over the 2b local i
 
     Computed in float32. Gradients flow to the anchors and to the candidates of all ranks.
     Source: SimCLR, Eq. 1 and Algorithm 1.
-
-    Args:
-        first: (b, C) projections of the first view.
-        second: (b, C) projections of the second view of the same images.
-        temperature: t.
     """
     with torch.autocast(first.device.type, enabled=False):
         projections = torch.cat([first, second])
@@ -55,7 +50,6 @@ class SimCLR(Objective):
         temperature: the contrastive loss's.
         hidden: width of the projector's hidden layer.
         projection: width of projections.
-        training: further arguments of every objective.
     """
 
     def __init__(
@@ -73,6 +67,5 @@ class SimCLR(Objective):
 
     @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
-        """Contrasts the projections of both views with each other and with other images'."""
         first, second = (self.projector(embedding) for embedding in online)
         return LossOutput(nt_xent_loss(first, second, self.temperature), {})

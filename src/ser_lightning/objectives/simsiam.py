@@ -31,7 +31,6 @@ class SimSiam(Objective):
         projection: width of projections and predictions.
         predictor_hidden: width of the predictor's hidden layer, a bottleneck; null for a quarter
             of `projection`.
-        training: further arguments of every objective.
     """
 
     def __init__(
@@ -55,7 +54,6 @@ class SimSiam(Objective):
 
     @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
-        """Predicts each view's projection, held fixed, from the other view's."""
         z1, z2 = (self.projector(embedding) for embedding in online)
         p1, p2 = self.predictor(z1), self.predictor(z2)
         loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2

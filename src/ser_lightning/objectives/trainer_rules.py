@@ -6,6 +6,7 @@ several processes, mixed and double precision, reloaded loaders, `fast_dev_run`.
 """
 
 from collections.abc import Iterator
+from itertools import product
 
 import lightning as L
 from lightning.pytorch import callbacks
@@ -36,24 +37,19 @@ def check_trainer(trainer: L.Trainer, module: L.LightningModule) -> None:
     Raises:
         ValueError: names the setting, what it does, and what to set instead.
     """
-    for objection in (*_to_callbacks(trainer), *_to_settings(trainer), *_to_module(module)):
+    for objection in _objections(trainer, module):
         raise ValueError(objection)
 
 
-def _to_callbacks(trainer: L.Trainer) -> Iterator[str]:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        for kind, reason in _CALLBACKS.items():
-            if isinstance(callback, kind):
-                yield f"the callback {type(callback).__name__} {reason}"
-
-
-def _to_settings(trainer: L.Trainer) -> Iterator[str]:
+def _objections(trainer: L.Trainer, module: L.LightningModule) -> Iterator[str]:
+    for callback, kind in product(trainer.callbacks, _CALLBACKS):  # type: ignore[attr-defined]
+        if isinstance(callback, kind):
+            yield f"the callback {type(callback).__name__} {_CALLBACKS[kind]}"
     overfit = getattr(trainer, "overfit_batches", 0)
     if overfit:
         yield (
-            f"trainer.overfit_batches {overfit} repeats the same images, but every "
-            "epoch draws its own; limit epochs by `trainer.limit_train_batches`, or train on a "
-            "source of few images"
+            f"trainer.overfit_batches {overfit} repeats the same images, but every epoch draws its "
+            "own; limit epochs by `trainer.limit_train_batches`, or train on a source of few images"
         )
     if trainer.limit_train_batches == 0:
         yield (
@@ -77,9 +73,6 @@ def _to_settings(trainer: L.Trainer) -> Iterator[str]:
             f"trainer.gradient_clip_val {trainer.gradient_clip_val} clips nothing; use a positive "
             "norm, or null for none"
         )
-
-
-def _to_module(module: L.LightningModule) -> Iterator[str]:
     if not module.automatic_optimization:
         yield (
             f"{type(module).__name__} optimizes by hand, so that steps cannot be counted; leave "

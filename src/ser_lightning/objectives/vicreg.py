@@ -31,30 +31,21 @@ def vicreg_loss(
 ) -> LossOutput:
     """Weighted sum of a similarity, a variance and a covariance term.
 
-    Rows are those of all N = world size * b samples, var and cov are divided by N - 1:
+    Of projections x, y (b, D) of two views of the same images. Rows are those of all N = world
+    size * b samples, b on every rank; var and cov are divided by N - 1:
 
         similarity = mean_{n,d} (x_nd - y_nd)^2
         variance = mean_{z in x,y} mean_d max(0, 1 - sqrt(var(z_d) + 1e-4))
         covariance = sum_{z in x,y} sum_{i != j} cov(z_i, z_j)^2 / D
 
-    Computed in float32; the gradient is exact for any number of ranks. Source: VICReg, Eq. 1-6,
-    and its public code.
+    Computed in float32; the gradient is exact for any number of ranks. Logs the three terms, with
+    their weights. Source: VICReg, Eq. 1-6, and its public code.
     Differs: from Eq. 5 and 6, as the public code does, for which the weights are: the similarity
     is a mean over dimensions and the variance a mean over views, both sums in the paper.
-
-    Args:
-        first: (b, D) projections x of one view; the same number on every rank.
-        second: (b, D) projections y of the other view of the same images.
-        similarity_weight: factor of the similarity term.
-        variance_weight: factor of the variance term.
-        covariance_weight: factor of the covariance term.
-
-    Returns:
-        () loss; `logs` has its three terms, with their weights.
     """
     with torch.autocast(first.device.type, enabled=False):
         first, second = at_least_float(first), at_least_float(second)
-        spreads = [_spread(gather_with_gradient(view)) for view in (first, second)]
+        spreads = (_spread(gather_with_gradient(view)) for view in (first, second))
         hinges, covariances = zip(*spreads, strict=True)
         terms = {
             "loss/similarity": similarity_weight * F.mse_loss(first, second),
@@ -87,7 +78,6 @@ class VICReg(Objective):
         covariance_weight: factor of the squared covariances between dimensions.
         hidden: width of the expander's hidden layers, which have biases.
         projection: width of the expander's output.
-        training: further arguments of every objective.
     """
 
     def __init__(
@@ -111,6 +101,5 @@ class VICReg(Objective):
 
     @override
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
-        """Compares the expanded embeddings of both views, and spreads each of them."""
         first, second = (self.projector(embedding) for embedding in online)
         return vicreg_loss(first, second, **self.weights)

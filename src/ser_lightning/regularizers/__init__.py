@@ -7,7 +7,6 @@ name alone.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from ser_lightning.losses import contrastive_loss
 from ser_lightning.regularizers.base import Regularizer
 from ser_lightning.regularizers.info_nce import token_info_nce
 from ser_lightning.regularizers.per_layer import PerLayer
@@ -16,4 +15,4 @@ from ser_lightning.regularizers.ser import SERRegularizer
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["PerLayer", "Regularizer", "SERRegularizer", "contrastive_loss", "token_info_nce"]
+__all__ = ["PerLayer", "Regularizer", "SERRegularizer", "token_info_nce"]

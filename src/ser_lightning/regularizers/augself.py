@@ -1,7 +1,5 @@
 """AugSelf: two embeddings tell how differently their views were augmented."""
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,13 +11,11 @@ from ser_lightning.batch import (
     BranchFeatures,
     LossOutput,
     PartitionedBatch,
-    ViewNeeds,
     ViewRecord,
 )
 from ser_lightning.losses import at_least_float
 from ser_lightning.numbers import NonNegative, PositiveInt, checked
-from ser_lightning.regularizers.base import default_hidden
-from ser_lightning.regularizers.cls import CLSRegularizer
+from ser_lightning.regularizers.base import CLSRegularizer, default_hidden, global_records
 
 Jitter = tuple[NonNegative, NonNegative, NonNegative, NonNegative]
 """Strengths of brightness, contrast, saturation and hue."""
@@ -46,10 +42,8 @@ class AugSelf(CLSRegularizer):
 
     Source: AugSelf (Lee et al. 2021) and its public code; SER, Table 1, for AugSelf on MoCo-v3.
     Both use 0.5 for crop and color on ImageNet (AugSelf: ImageNet-100), and no other attribute.
-
-    With crop and color the predictors have 1,318,920 parameters at width 384. SER's table counts
-    788,736, those of one head 768-512-512-256, which its code builds and never trains; MoCo-v3
-    with that head has the table's 43,679,488.
+    With these the predictors have 1,318,920 parameters at width 384. SER's table counts 788,736,
+    those of one head 768-512-512-256, which its code builds and never trains.
 
     Args:
         width: channels C of [CLS]; null for the backbone's.
@@ -67,8 +61,6 @@ class AugSelf(CLSRegularizer):
     Raises:
         ValueError: if no attribute has a positive weight.
     """
-
-    needs: ClassVar[ViewNeeds] = ViewNeeds(cls=True)
 
     # Differs: the original with MoCo reads view 2 from the momentum branch, without gradient;
     # SER's public code and this one read both views from the online branch.
@@ -105,7 +97,7 @@ class AugSelf(CLSRegularizer):
 
     @override
     def build(self, width: int) -> None:
-        hidden = default_hidden(width) if self.hidden is None else self.hidden
+        hidden = self.hidden or default_hidden(width)
         # PyTorch's default initialisation is the original's: uniform within 1 / sqrt(inputs).
         self.predictors = nn.ModuleDict(
             {
@@ -118,23 +110,26 @@ class AugSelf(CLSRegularizer):
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:
-        """Computes the loss on the two global views; see `Regularizer.regularize`.
-
-        Returns:
-            () loss, the weighted sum; each attribute's loss is logged without its weight.
-
-        Raises:
-            ValueError: if the batch does not say how its global views were made.
-        """
-        first, second = _global_records(batch)
+        """The weighted sum over both global views; each attribute's loss is logged unweighted."""
+        records = global_records(batch)
+        if len(records) != NUM_GLOBAL_VIEWS:
+            raise ValueError(
+                f"{len(records)} global views of the crop sub-batch have a record, AugSelf "
+                "compares those of two; keep crop images in the batch, and fill `View.record` if "
+                "it does not come from this package's data module"
+            )
         views = self.global_views(online)
         inputs = torch.cat([torch.cat(views, dim=1), torch.cat(views[::-1], dim=1)])
         losses = {}
         for name, predictor in self.predictors.items():
-            targets = torch.cat(
-                [self._difference(name, first, second), self._difference(name, second, first)]
+            pairs = (records, records[::-1])
+            targets = torch.cat([self._difference(name, *pair) for pair in pairs])
+            predictions = at_least_float(predictor(inputs))
+            losses[name] = (
+                F.binary_cross_entropy_with_logits(predictions, targets)
+                if name == "flip"
+                else F.mse_loss(torch.tanh(predictions), targets)
             )
-            losses[name] = _prediction_loss(name, predictor(inputs), targets)
         total = torch.stack([self.attribute_weights[name] * losses[name] for name in losses]).sum()
         return LossOutput(total, {f"loss/{name}": losses[name].detach() for name in losses})
 
@@ -154,24 +149,16 @@ class AugSelf(CLSRegularizer):
 
 
 def crop_parameters(record: ViewRecord) -> Tensor:
-    """Where a view was cut out, as shares of the source image's height and width.
-
-    Returns:
-        (B, 4) the centre's vertical and horizontal position, height, width; each in [0, 1].
-    """
+    """Where a view was cut out: (B, 4) its centre's y and x, height, width, as shares in [0, 1]."""
     size = record.box[:, 2:] / record.source_size
     return torch.cat([record.box[:, :2] / record.source_size + size / 2, size], dim=1)
 
 
 def crop_difference(first: ViewRecord, second: ViewRecord) -> Tensor:
-    """First minus second view's `crop_parameters`, as a viewer of the first sees it.
+    """First minus second view's `crop_parameters` (B, 4), as a viewer of the first sees it.
 
     Where the first view is mirrored, x becomes 1 - x in both views and the horizontal difference
-    changes its sign. The second view's flip does not matter: which way its crop lies is asked for
-    in the first view's frame. Source: AugSelf's public code.
-
-    Returns:
-        (B, 4) differences in [-1, 1].
+    changes its sign, whatever the second view's flip. Source: AugSelf's public code.
     """
     down, right, height, width = (crop_parameters(first) - crop_parameters(second)).unbind(1)
     return torch.stack([down, (1 - 2 * first.flip) * right, height, width], dim=1)
@@ -182,15 +169,8 @@ def color_parameters(record: ViewRecord, jitter: Jitter) -> Tensor:
 
         (brightness - 1) / range, (contrast - 1) / range, (saturation - 1) / range, hue / range
 
-    The range of a factor with strength s is 1 + s - max(0, 1 - s), of the hue 2 s.
-
-    Args:
-        record: what was drawn.
-        jitter: strengths of the recipe it was drawn from.
-
-    Returns:
-        (B, 4) numbers whose difference between two views is in [-1, 1]; 0 where the operations
-        were not applied, and for an operation of strength 0.
+    The range of a factor with strength s is 1 + s - max(0, 1 - s), of the hue 2 s, so that two
+    views differ by at most 1. (B, 4); 0 where the operations were not applied or have strength 0.
     """
     ranges = [1 + strength - max(0.0, 1 - strength) for strength in jitter[:3]] + [2 * jitter[3]]
     changes = (record.brightness - 1, record.contrast - 1, record.saturation - 1, record.hue)
@@ -199,22 +179,3 @@ def color_parameters(record: ViewRecord, jitter: Jitter) -> Tensor:
         for change, span in zip(changes, ranges, strict=True)
     ]
     return torch.stack(columns, dim=1) * record.jitter[:, None]
-
-
-def _global_records(batch: PartitionedBatch) -> tuple[ViewRecord, ViewRecord]:
-    records = [view.record for view in batch.crop[:NUM_GLOBAL_VIEWS] if view.record is not None]
-    if len(records) != NUM_GLOBAL_VIEWS:
-        raise ValueError(
-            f"{len(records)} global views of the crop sub-batch have a record, AugSelf compares "
-            "those of two; keep crop images in the batch, and fill `View.record` if it does not "
-            "come from this package's data module"
-        )
-    return records[0], records[1]
-
-
-def _prediction_loss(name: str, predictions: Tensor, targets: Tensor) -> Tensor:
-    """Mean over all numbers, in float32."""
-    predictions = at_least_float(predictions)
-    if name == "flip":
-        return F.binary_cross_entropy_with_logits(predictions, targets)
-    return F.mse_loss(torch.tanh(predictions), targets)

@@ -4,9 +4,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
+from typing_extensions import override
 
-from ser_lightning.batch import BranchFeatures, LossOutput, PartitionedBatch, Tap, ViewNeeds
+from ser_lightning.batch import (
+    NUM_GLOBAL_VIEWS,
+    BranchFeatures,
+    LossOutput,
+    PartitionedBatch,
+    Tap,
+    TapFeatures,
+    ViewNeeds,
+    ViewRecord,
+)
 from ser_lightning.numbers import NonNegative, PositiveInt, checked
 
 
@@ -49,17 +59,6 @@ class Regularizer(nn.Module, ABC):
         Raises:
             ValueError: if the add-on cannot read there, or was built for another width.
         """
-        self._require_readable(taps)
-        if self.width is None:
-            self.width = width
-            self.build(width)
-        elif self.width != width:
-            raise ValueError(
-                f"the regularizer is built for tokens of width {self.width}, the backbone has "
-                f"{width}; leave `model.init_args.regularizer.init_args.width` out"
-            )
-
-    def _require_readable(self, taps: Sequence[Tap]) -> None:
         if len(taps) != 1:
             raise ValueError(
                 f"{type(self).__name__} reads one layer, `backbone.layer` names {len(taps)}; give "
@@ -70,12 +69,20 @@ class Regularizer(nn.Module, ABC):
                 f"{type(self).__name__} reads [CLS] after block {taps[0].layer}, where it has not "
                 "joined; set `model.init_args.backbone.cls_layer` to 0"
             )
+        if self.width is None:
+            self.width = width
+            self.build(width)
+        elif self.width != width:
+            raise ValueError(
+                f"the regularizer is built for tokens of width {self.width}, the backbone has "
+                f"{width}; leave `model.init_args.regularizer.init_args.width` out"
+            )
 
     @abstractmethod
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:
-        """Computes the loss of one step.
+        """The unweighted loss of one step, and what to log.
 
         Args:
             online: features of the branch that is trained.
@@ -83,14 +90,42 @@ class Regularizer(nn.Module, ABC):
             batch: what the features were computed from.
 
         Returns:
-            The unweighted loss, a scalar whose gradient is right under DDP's mean over ranks, and
-            what to log.
+            () loss whose gradient is right under DDP's mean over ranks.
         """
 
 
-def default_hidden(width: int) -> int:
-    """Hidden channels of a small head on features of a width: 512, less for a small ViT.
+class CLSRegularizer(Regularizer):
+    """An add-on that reads the online branch's [CLS] after block `layer`.
 
-    512 from width 256 on (SER's width is 384), else twice the width.
+    After an inner block it passes a LayerNorm of the add-on's own first; the final [CLS] has
+    passed the backbone's. Source: SER, Table 6 (layer decoupling) and its public code for AugSelf.
     """
+
+    needs: ClassVar[ViewNeeds] = ViewNeeds(cls=True)
+
+    @override
+    def attach(self, taps: Sequence[Tap], width: int) -> None:
+        super().attach(taps, width)
+        self.norm = nn.Identity() if taps[0].is_final else nn.LayerNorm(width, eps=1e-6)
+
+    def global_views(self, online: BranchFeatures) -> tuple[Tensor, Tensor]:
+        """[CLS] (B, C) of the crop sub-batch's two global views, normed."""
+        first, second = online.crop[:NUM_GLOBAL_VIEWS]
+        return self.read(first.taps), self.read(second.taps)
+
+    def read(self, taps: Sequence[TapFeatures]) -> Tensor:
+        """[CLS] (B, C) of one view, normed."""
+        cls = taps[0].cls
+        assert cls is not None, "attach() refuses taps without [CLS]"
+        normed: Tensor = self.norm(cls)
+        return normed
+
+
+def global_records(batch: PartitionedBatch) -> list[ViewRecord]:
+    """The records of the crop sub-batch's global views, as far as the batch has them."""
+    return [view.record for view in batch.crop[:NUM_GLOBAL_VIEWS] if view.record is not None]
+
+
+def default_hidden(width: int) -> int:
+    """Hidden channels of a small head: 512 (SER's width is 384), twice the width if below 256."""
     return min(512, 2 * width)

@@ -17,7 +17,7 @@ from ser_lightning.batch import (
 )
 from ser_lightning.losses import contrastive_loss
 from ser_lightning.numbers import NonNegative, Positive, PositiveInt, checked
-from ser_lightning.regularizers.cls import CLSRegularizer
+from ser_lightning.regularizers.base import CLSRegularizer, global_records
 
 NUM_PARAMETERS = 18
 
@@ -83,17 +83,21 @@ class EquiMod(CLSRegularizer):
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:
-        """Computes the loss on the crop sub-batch; see `Regularizer.regularize`.
+        """The loss of the crop sub-batch.
 
         No gradient flows to the gathered candidates, but each kind is the anchors once.
-
-        Returns:
-            () loss. The target branch is not used, and there is no further term to log.
-
-        Raises:
-            ValueError: if the batch has no crop sub-batch, no plain view or no records.
         """
-        augmentation = torch.cat([parameters(record) for record in _records(online, batch)])
+        records = global_records(batch)
+        if len(records) != NUM_GLOBAL_VIEWS or not online.extra:
+            num_crops = len(batch.crop[:NUM_GLOBAL_VIEWS])
+            raise ValueError(
+                f"the batch has {num_crops} global crops, {len(records)} with a record of what "
+                f"was drawn, and {len(online.extra)} extra views; EquiMod needs "
+                f"{NUM_GLOBAL_VIEWS} with their records and the plain view: set `data.invertible` "
+                "to null, so that there are crops, and take batches from the data module, which "
+                "adds the rest"
+            )
+        augmentation = torch.cat([parameters(record) for record in records])
         projected = torch.cat([self.head(view) for view in self.global_views(online)])
         plain = self.head(self.read(online.extra[0])).repeat(NUM_GLOBAL_VIEWS, 1)
         dtype = next(self.embed.parameters()).dtype
@@ -105,54 +109,25 @@ class EquiMod(CLSRegularizer):
 
 
 def parameters(record: ViewRecord) -> Tensor:
-    """What was applied to make a view, as one row of numbers per image.
+    """What was applied to make a view, (B, 18).
 
-    Source: EquiMod, appendix, and SER's public code.
-
-    Args:
-        record: what was drawn for B images.
-
-    Returns:
-        (B, 18): the crop's top, left, height and width in shares of the source image's sides,
-        flip flag, jitter flag, the order of the four colour operations, brightness, contrast,
-        saturation, hue, gray flag, blur flag, blur deviation, solarize flag. Without jitter the
-        order is 0, 1, 2, 3, the factors are 1 and the hue is 0.
+    The crop's top, left, height and width in shares of the source image's sides, flip flag, jitter
+    flag, the order of the four colour operations, brightness, contrast, saturation, hue, gray
+    flag, blur flag, blur deviation, solarize flag. Without jitter the order is 0, 1, 2, 3, the
+    factors are 1 and the hue is 0. Source: EquiMod, appendix, and SER's public code.
     """
     jitter = record.jitter[:, None] > 0
     drawn = torch.stack([record.brightness, record.contrast, record.saturation, record.hue], dim=1)
     unchanged = torch.cat([torch.ones_like(drawn[:, :3]), torch.zeros_like(drawn[:, 3:])], dim=1)
     upright = torch.arange(4, device=drawn.device, dtype=drawn.dtype).expand_as(drawn)
-    flags_and_blur = (
-        record.gray,
-        (record.blur_sigma > 0).to(drawn.dtype),
-        record.blur_sigma,
-        record.solarize,
-    )
+    blurred = (record.blur_sigma > 0).to(drawn.dtype)
     return torch.cat(
         [
             record.box / record.source_size.repeat(1, 2),
             torch.stack([record.flip, record.jitter], dim=1),
             torch.where(jitter, record.order, upright),
             torch.where(jitter, drawn, unchanged),
-            torch.stack(flags_and_blur, dim=1),
+            torch.stack([record.gray, blurred, record.blur_sigma, record.solarize], dim=1),
         ],
         dim=1,
     )
-
-
-def _records(online: BranchFeatures, batch: PartitionedBatch) -> list[ViewRecord]:
-    """The records of the two global views.
-
-    Raises:
-        ValueError: as `EquiMod.regularize` does.
-    """
-    views = batch.crop[:NUM_GLOBAL_VIEWS]
-    records = [view.record for view in views if view.record is not None]
-    if len(records) != NUM_GLOBAL_VIEWS or not online.extra:
-        raise ValueError(
-            f"the batch has {len(views)} global crops, {len(records)} with a record of what was "
-            f"drawn, and {len(online.extra)} extra views; EquiMod needs {NUM_GLOBAL_VIEWS} with "
-            "their records and the plain view: set `data.invertible` to null, so that there are "
-            "crops, and take batches from the data module, which adds the rest"
-        )
-    return records

@@ -4,13 +4,13 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from ser_lightning.batch import BranchFeatures, LossOutput, PartitionedBatch, ViewNeeds
 from ser_lightning.losses import at_least_float
 from ser_lightning.numbers import NonNegative, PositiveInt, checked
-from ser_lightning.regularizers.cls import CLSRegularizer
+from ser_lightning.regularizers.base import CLSRegularizer
 
 NUM_TURNS = 4
 
@@ -65,15 +65,7 @@ class ESSL(CLSRegularizer):
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:
-        """Computes the loss on the four turned views; see `Regularizer.regularize`.
-
-        Returns:
-            () loss, the mean over this rank's 4B copies; logged with the share of copies whose
-            turns are found, 0.25 by chance.
-
-        Raises:
-            ValueError: if there are not four extra views.
-        """
+        """The mean over this rank's 4B copies; logs the share whose turns are found too."""
         if len(online.extra) != NUM_TURNS:
             raise ValueError(
                 f"the batch has {len(online.extra)} extra views, E-SSL classifies exactly "
@@ -81,10 +73,9 @@ class ESSL(CLSRegularizer):
                 "the batch, and let no other add-on ask for extra views of another kind"
             )
         views = [self.read(taps) for taps in online.extra]
-        logits: Tensor = at_least_float(self.head(torch.cat(views)))
+        logits = at_least_float(self.head(torch.cat(views)))
         turns = torch.arange(NUM_TURNS, device=logits.device).repeat_interleave(len(views[0]))
         loss = F.cross_entropy(logits, turns)
         accuracy = (logits.detach().argmax(1) == turns).to(loss.dtype).mean()
-        return LossOutput(
-            loss, {"loss/rotation": loss.detach(), "essl/rotation_accuracy": accuracy}
-        )
+        logs = {"loss/rotation": loss.detach(), "essl/rotation_accuracy": accuracy}
+        return LossOutput(loss, logs)

@@ -1,6 +1,6 @@
 """InfoNCE over tokens whose negatives come from other images, in memory linear in the images."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,13 +8,6 @@ from torch.autograd.function import once_differentiable
 
 # Logits held at once, as float32: of 10 to 60 MB measured fastest on a CPU with 32 MB of cache.
 BLOCK_BYTES = 40 * 10**6
-
-
-class _Wanted(NamedTuple):
-    """Which gradients the caller needs."""
-
-    anchors: bool
-    candidates: bool
 
 
 def token_info_nce(
@@ -47,14 +40,14 @@ def token_info_nce(
         block_bytes: size of a block of logits; a block has at least one image's anchors.
 
     Returns:
-        () the mean over anchors, float32 or float64; differentiable in both arguments.
+        () the mean over anchors, float32 or float64.
 
     Raises:
         ValueError: if shapes or dtypes do not fit together, or temperature is not positive.
     """
     _check(anchors, candidates, first, temperature)
     enabled = torch.is_grad_enabled()  # a Function sees requires_grad even under no_grad
-    wanted = _Wanted(enabled and anchors.requires_grad, enabled and candidates.requires_grad)
+    wanted = tuple(enabled and tensor.requires_grad for tensor in (anchors, candidates))
     loss: Tensor = _TokenInfoNCE.apply(anchors, candidates, first, temperature, block_bytes, wanted)
     return loss
 
@@ -70,16 +63,12 @@ class _TokenInfoNCE(torch.autograd.Function):
         first: int,
         temperature: float,
         block_bytes: int,
-        wanted: _Wanted,
+        wanted: tuple[bool, bool],
     ) -> Tensor:
+        tensors = anchors.contiguous(), candidates.contiguous()
         with torch.autocast(anchors.device.type, enabled=False):
             loss, *gradients = _loss_and_gradients(
-                anchors.contiguous(),
-                candidates.contiguous(),
-                first,
-                temperature,
-                block_bytes,
-                wanted,
+                *tensors, first, temperature, block_bytes, *wanted
             )
         ctx.save_for_backward(*gradients)
         ctx.scale = 1 / (temperature * anchors.shape[0] * anchors.shape[1])
@@ -102,7 +91,8 @@ def _loss_and_gradients(
     first: int,
     temperature: float,
     block_bytes: int,
-    wanted: _Wanted,
+    want_anchors: bool,
+    want_candidates: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Loss, and gradients times `temperature * B * T`, which keeps them of order 1 for float16."""
     num_images, num_tokens, dim = anchors.shape
@@ -116,8 +106,8 @@ def _loss_and_gradients(
     products = keys.new_empty(step * num_tokens, len(keys))
     softmax = products if dtype == precise else torch.empty_like(products, dtype=precise)
     losses = keys.new_empty(num_images, num_tokens, dtype=precise)
-    grad_anchors = torch.empty_like(anchors) if wanted.anchors else None
-    grad_candidates = _CandidateGradient(anchors, candidates) if wanted.candidates else None
+    grad_anchors = torch.empty_like(anchors) if want_anchors else None
+    grad_candidates = _CandidateGradient(anchors, candidates) if want_candidates else None
     for start in range(0, num_images, step):
         block = slice(start, min(start + step, num_images))
         own = slice(first + block.start, first + block.stop)
@@ -132,7 +122,7 @@ def _loss_and_gradients(
         # d loss / d logit is the probability of a negative, and -misplaced for the positive.
         if grad_candidates is not None:
             grad_candidates.add_mass(weights, misplaced, own)
-        if any(wanted):
+        if want_anchors or want_candidates:
             weights = weights if softmax is products else product.copy_(weights)
         if grad_anchors is not None:
             grad_anchors[block] = torch.mm(weights, keys).view_as(own_keys) - misplaced * own_keys
@@ -178,14 +168,9 @@ class _CandidateGradient:
 def _softmax_(logits: Tensor, positive: Tensor, own: slice) -> tuple[Tensor, Tensor]:
     """Turns logits in place into probabilities of the negatives; the positive's place becomes 0.
 
-    Args:
-        logits: (g, T, N) of all pairs of a block.
-        positive: (g, T) logits of the positives.
-        own: the g images among the N / T candidate images that the rows belong to.
-
-    Returns:
-        The losses (g, T), and the probability that is not on the positive (g, T, 1). Summed
-        rather than taken as a difference from 1, it keeps its digits when the loss is small.
+    Logits (g, T, N) of all pairs of a block and (g, T) of the positives; the rows belong to the g
+    `own` images among the N / T candidates. The losses (g, T), and the probability that is not on
+    the positive (g, T, 1): summed, not a difference from 1, it keeps its digits when it is small.
     """
     num_tokens = logits.shape[1]
     own_pairs = logits.unflatten(2, (-1, num_tokens))[:, :, own].diagonal(dim1=0, dim2=2)

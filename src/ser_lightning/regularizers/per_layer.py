@@ -8,14 +8,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from ser_lightning.batch import (
-    BranchFeatures,
-    LossOutput,
-    PartitionedBatch,
-    Tap,
-    TapFeatures,
-    ViewNeeds,
-)
+from ser_lightning.batch import BranchFeatures, LossOutput, PartitionedBatch, Tap, ViewNeeds
 from ser_lightning.numbers import NonNegative, checked
 from ser_lightning.regularizers.base import Regularizer
 
@@ -85,12 +78,10 @@ class PerLayer(Regularizer):
 
 def _at(features: BranchFeatures, place: int) -> BranchFeatures:
     """The features with a single tap, that of one layer."""
-
-    def narrowed(taps: tuple[TapFeatures, ...]) -> tuple[TapFeatures, ...]:
-        return taps[place : place + 1]
-
+    crop, invertible = (
+        tuple(view._replace(taps=view.taps[place : place + 1]) for view in views)
+        for views in (features.crop, features.invertible)
+    )
     return BranchFeatures(
-        tuple(view._replace(taps=narrowed(view.taps)) for view in features.crop),
-        tuple(view._replace(taps=narrowed(view.taps)) for view in features.invertible),
-        tuple(map(narrowed, features.extra)),
+        crop, invertible, tuple(taps[place : place + 1] for taps in features.extra)
     )

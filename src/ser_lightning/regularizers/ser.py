@@ -1,7 +1,6 @@
 """Soft Equivariance Regularization: token maps of two views agree in a common frame."""
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -14,7 +13,6 @@ from ser_lightning.batch import (
     BranchFeatures,
     LossOutput,
     PartitionedBatch,
-    ViewFeatures,
     ViewNeeds,
 )
 from ser_lightning.distributed import gather, gather_with_gradient, rank
@@ -42,7 +40,7 @@ class SERRegularizer(Regularizer):
     A batch with local views has several pairs of views; `regularize` adds their losses up. Source:
     SER, "2+4 views": one global and two local pairs.
 
-    It is a plain module: a training loop needs no more than `forward` and the two elements.
+    A training loop of your own needs no more than `forward` and the two elements.
 
     Args:
         width: channels C of the token maps; null for the backbone's.
@@ -75,7 +73,7 @@ class SERRegularizer(Regularizer):
 
     @override
     def build(self, width: int) -> None:
-        hidden = default_hidden(width) if self.hidden is None else self.hidden
+        hidden = self.hidden or default_hidden(width)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.projector = nn.Sequential(
             nn.Conv2d(width, hidden, 1, bias=False),
@@ -89,9 +87,7 @@ class SERRegularizer(Regularizer):
         elements: tuple[GroupElement, GroupElement],
         target_maps: tuple[Tensor, Tensor] | None = None,
     ) -> LossOutput:
-        """Computes the loss for two views of the same images.
-
-        Every rank calls it with the same number of images and the same shapes.
+        """The loss of two views of the same images, of equal number and shapes on every rank.
 
         Args:
             maps: the online branch's token maps, (B, C, h1, w1) and (B, C, h2, w2).
@@ -128,25 +124,22 @@ class SERRegularizer(Regularizer):
             first = rank() * len(anchors)
             losses.append(token_info_nce(anchors, candidates, first, self.temperature))
         loss = (losses[0] + losses[1]) / 2
+        # the loss of features all alike: log of the number of candidates, mean of both directions
+        others = len(candidates) - 1
+        chance = sum(math.log1p(others * math.prod(view.grid)) for view in elements) / 2
         return LossOutput(
-            loss, {"loss/equivariance_chance": self._chance(elements, candidates, loss)}
+            loss, {"loss/equivariance_chance": torch.full_like(loss, chance, requires_grad=False)}
         )
 
     @override
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:
-        """Computes the loss on the invertible sub-batch; see `Regularizer.regularize`.
+        """The loss of the invertible sub-batch, the sum over pairs of views (2k, 2k + 1).
 
         A momentum branch has seen the global pair only. The candidates of a local pair are then
         the online branch's own tokens, detached like the momentum branch's; without a momentum
         branch they carry a gradient in every pair.
-
-        Returns:
-            () loss, the sum over the pairs of views (2k, 2k + 1); the logged value is the sum too.
-
-        Raises:
-            ValueError: if the batch's invertible views do not form pairs with group elements.
         """
         elements = [view.element for view in batch.invertible if view.element is not None]
         num_views = len(batch.invertible)
@@ -160,34 +153,21 @@ class SERRegularizer(Regularizer):
         for start in range(0, num_views, 2):
             pair = slice(start, start + 2)
             branch = online if target is not None and start >= NUM_GLOBAL_VIEWS else target
-            target_maps = None if branch is None else _tokens(branch.invertible[pair])
-            pairs.append(self(_tokens(online.invertible[pair]), elements[pair], target_maps))
-        return _sum(pairs)
+            target_maps = None if branch is None else _maps(branch, pair)
+            pairs.append(self(_maps(online, pair), elements[pair], target_maps))
+        return LossOutput(
+            torch.stack([output.loss for output in pairs]).sum(),
+            {name: torch.stack([o.logs[name] for o in pairs]).sum() for name in pairs[0].logs},
+        )
 
     def _project(self, maps: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, hidden, h, w)."""
         projected: Tensor = self.projector(self.norm(maps.movedim(1, -1)).movedim(-1, 1))
         return projected
 
-    @staticmethod
-    def _chance(
-        elements: tuple[GroupElement, GroupElement], candidates: Tensor, loss: Tensor
-    ) -> Tensor:
-        """Loss of features all alike: log of the number of candidates, mean of both directions."""
-        num_images = len(candidates)
-        per_view = [math.log1p((num_images - 1) * math.prod(view.grid)) for view in elements]
-        return torch.full_like(loss, sum(per_view) / 2, requires_grad=False)
 
-
-def _sum(outputs: Sequence[LossOutput]) -> LossOutput:
-    """Adds up the losses, and the logged values by name."""
-    logs = {name: torch.stack([o.logs[name] for o in outputs]).sum() for name in outputs[0].logs}
-    return LossOutput(torch.stack([o.loss for o in outputs]).sum(), logs)
-
-
-def _tokens(pair: Sequence[ViewFeatures]) -> tuple[Tensor, Tensor]:
-    first, second = pair
-    return first.taps[0].tokens, second.taps[0].tokens
+def _maps(features: BranchFeatures, pair: slice) -> tuple[Tensor, ...]:
+    return tuple(view.taps[0].tokens for view in features.invertible[pair])
 
 
 def _check_shapes(

@@ -17,7 +17,7 @@ from ser_lightning.batch import (
 )
 from ser_lightning.losses import contrastive_loss
 from ser_lightning.numbers import NonNegative, Positive, PositiveInt, checked
-from ser_lightning.regularizers.cls import CLSRegularizer
+from ser_lightning.regularizers.base import CLSRegularizer
 
 PROJECTOR_HIDDEN = 512
 
@@ -88,23 +88,23 @@ class STL(CLSRegularizer):
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:
-        """Computes the loss on the crop sub-batch; see `Regularizer.regularize`.
+        """The loss of the crop sub-batch; logs its two terms, with their weights.
 
         No gradient flows to the gathered candidates, but each side is the anchors once.
-
-        Returns:
-            () loss; `logs` has its two terms, with their weights. The target branch is not used.
-
-        Raises:
-            ValueError: if the crop sub-batch is empty or has an odd number of images.
         """
-        _check(online)
+        crops = online.crop[:NUM_GLOBAL_VIEWS]
+        num_images = len(crops[0].embedding) if len(crops) == NUM_GLOBAL_VIEWS else 0
+        if num_images == 0 or num_images % 2:
+            raise ValueError(
+                f"the crop sub-batch has {num_images} images on this rank, STL needs pairs of "
+                "them; choose `data.global_batch_size` so that each rank has an even number of "
+                "images, and set `data.invertible` to null"
+            )
         first, second = self.global_views(online)
         forth = self.transformation_backbone(torch.cat([first, second], dim=1))
         back = self.transformation_backbone(torch.cat([second, first], dim=1))
-        predicted = self._transform(
-            torch.cat([second, first]), torch.cat([_of_partners(back), _of_partners(forth)])
-        ).chunk(NUM_GLOBAL_VIEWS)
+        of_partners = torch.cat([_of_partners(back), _of_partners(forth)])
+        predicted = self._transform(torch.cat([second, first]), of_partners).chunk(NUM_GLOBAL_VIEWS)
         views, predictions = (
             torch.cat([self.equivariance_projector(view) for view in pair])
             for pair in ((first, second), predicted)
@@ -140,14 +140,3 @@ class STL(CLSRegularizer):
 def _of_partners(rows: Tensor) -> Tensor:
     """Swaps rows 2i and 2i + 1 of (B, D)."""
     return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-
-
-def _check(online: BranchFeatures) -> None:
-    views = online.crop[:NUM_GLOBAL_VIEWS]
-    num_images = len(views[0].embedding) if len(views) == NUM_GLOBAL_VIEWS else 0
-    if num_images == 0 or num_images % 2:
-        raise ValueError(
-            f"the crop sub-batch has {num_images} images on this rank, STL needs pairs of them; "
-            "choose `data.global_batch_size` so that each rank has an even number of images, and "
-            "set `data.invertible` to null"
-        )

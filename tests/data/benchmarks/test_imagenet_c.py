@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from benchmark_trees import pixels, write_imagenet_c, write_images
-from ser_lightning.corruptions import CORRUPTIONS, corrupt, reencode
+from ser_lightning.corruptions import CORRUPTIONS, corrupt
+from ser_lightning.corruptions.digital import jpeg_compression
 from ser_lightning.data import ImageFolder, Shapes, loaders
 from ser_lightning.data.benchmarks import ImageNetCDataModule
 from ser_lightning.data.render import normalise
@@ -203,7 +204,7 @@ def test_generated_images_may_be_encoded_again():
     data = module(**options, jpeg_quality=85, evaluation_crop_fraction=1.0)
     data.setup("test")
     image = corrupt(SOURCE.evaluation().read(2), "gaussian_noise", 1, 2, 0)
-    assert torch.equal(samples(data)[1][2], reencode(image, 85) / 255)
+    assert torch.equal(samples(data)[1][2], jpeg_compression(image, None, 85) / 255)
 
 
 def test_pixels_are_normalised():

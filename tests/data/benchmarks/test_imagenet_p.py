@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmark_trees import pixels, write_video
-from ser_lightning.corruptions import num_official_frames, sequence
+from ser_lightning.corruptions import num_official_frames, perturb
 from ser_lightning.data import Shapes, UnreadableImage
 from ser_lightning.data.benchmarks import ImageNetPDataModule
 from ser_lightning.data.benchmarks.videos import read_video
@@ -74,14 +74,14 @@ def test_missing_decoder_is_named(tmp_path, monkeypatch):
         module(root=str(tmp_path)).setup("test")
 
 
-def test_generated_sequences_are_those_of_sequence():
+def test_generated_sequences_are_those_of_perturb():
     data = module(generated=True, perturbations=["shot_noise", "translate"], seed=5)
     data.setup("test")
     images = SOURCE.evaluation()
     for condition in data.conditions:
         assert len(condition.images) == 13
         frames = condition.images.read(7)
-        assert torch.equal(frames, sequence(images.read(7), condition.name, 7, 5))
+        assert torch.equal(frames, perturb(images.read(7), condition.name, 7, 5))
         assert len(frames) == num_official_frames(condition.name, 32)
     batches = list(data.test_dataloader())
     labels = torch.cat([batch.label for batch in batches])

@@ -19,7 +19,7 @@ from benchmark_trees import (
 )
 from ser_lightning.backbones import SplitViT
 from ser_lightning.commands.evaluate import evaluate
-from ser_lightning.corruptions import PERTURBATIONS, sequence
+from ser_lightning.corruptions import PERTURBATIONS, perturb
 from ser_lightning.data import Shapes
 from ser_lightning.data.benchmarks.imagenet_p import ALL_PERTURBATIONS
 from ser_lightning.data.benchmarks.videos import read_video
@@ -204,7 +204,7 @@ def videos_of(name):
     """The 6 images of the subset that the stage takes, perturbed."""
     images = shapes()
     chosen = balanced_subset(images.labels, 6, generator(0, Stream.SUBSET, 2))
-    videos = [sequence(images.read(int(i)), name, int(i), 0) for i in chosen]
+    videos = [perturb(images.read(int(i)), name, int(i), 0) for i in chosen]
     return videos, images.labels[chosen].tolist()
 
 

@@ -9,7 +9,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from typing_extensions import override
 
-from ser_lightning.corruptions import corrupt, sequence
+from ser_lightning.corruptions import corrupt, perturb
 from ser_lightning.data.crops import middle
 from ser_lightning.data.sources.base import Derived, ImageSet
 
@@ -125,10 +125,10 @@ class Sequences(Derived):
         """Reads an image and perturbs it: (T, 3, H, W) uint8."""
         image = self.images.read(index).contiguous()
         if self.reduce is None:
-            frames = sequence(image, self.name, index, self.seed)
+            frames = perturb(image, self.name, index, self.seed)
         else:
             image, crop = self.reduce.resize(image), self.reduce.size
-            frames = sequence(image, self.name, index, self.seed, crop=crop)
+            frames = perturb(image, self.name, index, self.seed, crop=crop)
         return frames[:: self.stride]
 
     @override

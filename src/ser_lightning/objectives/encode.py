@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
+from ser_lightning.backbones import SplitViT
+from ser_lightning.backbones.split_vit import Prefix
 from ser_lightning.batch import (
     NUM_GLOBAL_VIEWS,
     BranchFeatures,
@@ -15,51 +16,36 @@ from ser_lightning.batch import (
 )
 
 
-def encode(backbone: nn.Module, batch: PartitionedBatch) -> BranchFeatures:
-    """Runs all views of a batch through a backbone, those of equal size in one pass.
+def encode(backbone: SplitViT, batch: PartitionedBatch) -> BranchFeatures:
+    """Taps and embeddings of all views of a batch, of extra views the taps alone.
 
-    Args:
-        backbone: a SplitViT.
-        batch: one rank's partitioned batch.
-
-    Returns:
-        Taps and embeddings in the batch's order; of extra views the taps alone.
+    Views of equal size pass the backbone together.
     """
     views = [view.pixels for view in (*batch.crop, *batch.invertible)]
-    features: list[ViewFeatures | None] = [None] * len(views)
+    features: dict[int, ViewFeatures] = {}
     shapes = [view.shape[-2:] for view in views]
     for shape in dict.fromkeys(shapes):
         members = [position for position, other in enumerate(shapes) if other == shape]
-        outputs = _encode_together(backbone, [views[position] for position in members])
-        for position, output in zip(members, outputs, strict=True):
-            features[position] = output
+        together = [views[position] for position in members]
+        prefixes = backbone.prefixes(torch.cat(together))
+        sizes = [len(view) for view in together]
+        embeddings = backbone.suffix(prefixes[-1]).split(sizes)
+        outputs = map(ViewFeatures, _split(prefixes, sizes), embeddings)
+        features.update(zip(members, outputs, strict=True))
+    in_order = tuple(features[position] for position in range(len(views)))
     num_crop = len(batch.crop)
-    extra = _taps_together(backbone, [view.pixels for view in batch.extra])
-    return BranchFeatures(tuple(features[:num_crop]), tuple(features[num_crop:]), extra)  # type: ignore[arg-type]
+    extra = [view.pixels for view in batch.extra]  # all of one size
+    taps = _split(backbone.prefixes(torch.cat(extra)), [len(v) for v in extra]) if extra else ()
+    return BranchFeatures(in_order[:num_crop], in_order[num_crop:], taps)
 
 
-def _encode_together(backbone: Any, views: Sequence[Tensor]) -> list[ViewFeatures]:
-    prefixes = backbone.prefixes(torch.cat(list(views)))
-    sizes = [len(view) for view in views]
-    embeddings = backbone.suffix(prefixes[-1]).split(sizes)
-    taps = _split(prefixes, sizes)
-    return [ViewFeatures(*pair) for pair in zip(taps, embeddings, strict=True)]
-
-
-def _taps_together(backbone: Any, views: Sequence[Tensor]) -> tuple[tuple[TapFeatures, ...], ...]:
-    """Taps of views of one size; blocks behind the last tap are not computed."""
-    if not views:
-        return ()
-    return _split(backbone.prefixes(torch.cat(list(views))), [len(view) for view in views])
-
-
-def _split(prefixes: Sequence[Any], sizes: list[int]) -> tuple[tuple[TapFeatures, ...], ...]:
+def _split(prefixes: Sequence[Prefix], sizes: list[int]) -> tuple[tuple[TapFeatures, ...], ...]:
     """Taps of all views together, one per layer, to the taps of each view."""
     layers = []
     for prefix in prefixes:
         tokens = prefix.tokens.split(sizes)
         cls = [None] * len(sizes) if prefix.cls is None else prefix.cls.split(sizes)
-        layers.append([TapFeatures(*pair) for pair in zip(tokens, cls, strict=True)])
+        layers.append(list(map(TapFeatures, tokens, cls)))
     return tuple(zip(*layers, strict=True))
 
 
@@ -73,7 +59,7 @@ def global_views(batch: PartitionedBatch) -> PartitionedBatch:
 
 
 def joint_embeddings(features: BranchFeatures | None) -> Any:
-    """Concatenates the sub-batches, crops first: one embedding (B, C) per view, or None."""
+    """One embedding (B, C) per view, crops first in the batch; None without features."""
     if features is None:
         return None
     if not (features.crop and features.invertible):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ser_lightning.objectives.guard import FiniteGuard, NonFiniteLossError
+from ser_lightning.objectives.finite_guard import FiniteGuard, NonFiniteLossError
 
 
 def test_guard_passes_finite_losses():

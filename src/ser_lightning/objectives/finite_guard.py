@@ -13,9 +13,8 @@ class NonFiniteLossError(RuntimeError):
 class FiniteGuard:
     """Copies loss terms to the host while the backward pass runs, and looks at them after it.
 
-    Reading a value right after the forward pass would leave a GPU without work. `watch` starts
-    the copy, `check` waits for it just before the optimizer step, when the backward pass has long
-    been queued.
+    Reading a value right after the forward pass would leave a GPU without work. The copy is waited
+    for just before the optimizer step, when the backward pass has long been queued.
     """
 
     def __init__(self) -> None:

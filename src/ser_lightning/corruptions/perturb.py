@@ -1,10 +1,12 @@
 """The perturbations of ImageNet-P as one function of an image and a name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import Generator
 from torch import Tensor
 
 from ser_lightning.corruptions import digital, noise, warps
@@ -18,10 +20,10 @@ from ser_lightning.corruptions.tables import (
     native_size,
     num_official_frames,
 )
+from ser_lightning.corruptions.warps import Size
 from ser_lightning.corruptions.weather import add_flakes, draw_flakes, whiten
 from ser_lightning.randomness import Stream, generator
 
-_Size = warps.Size
 _SNOW_SHARE = 0.85
 _WATER_STRENGTH = 0.6
 
@@ -30,28 +32,16 @@ _WATER_STRENGTH = 0.6
 _NUMBERS = {name: number for number, name in enumerate((*PERTURBATIONS, *EXTRA_PERTURBATIONS))}
 
 
-def _after_clean(image: Tensor, count: int, noisy: Callable[[], Tensor]) -> Tensor:
-    return torch.stack([image, *(noisy() for _ in range(count - 1))])
-
-
-def gaussian_noise(image: Tensor, rng: np.random.Generator, count: int, scale: float) -> Tensor:
-    """The image, then independent normal noise per frame."""
-    return _after_clean(image, count, lambda: noise.gaussian_noise(image, rng, scale))
-
-
-def shot_noise(image: Tensor, rng: np.random.Generator, count: int, photons: float) -> Tensor:
-    """The image, then independent Poisson noise per frame."""
-    return _after_clean(image, count, lambda: noise.shot_noise(image, rng, photons))
-
-
-def speckle_noise(image: Tensor, rng: np.random.Generator, count: int, scale: float) -> Tensor:
-    """The image, then independent noise in proportion to the level per frame."""
-    return _after_clean(image, count, lambda: noise.speckle_noise(image, rng, scale))
+def _independent(
+    noisy: Callable[..., Tensor], image: Tensor, rng: Generator, count: int, *values: float
+) -> Tensor:
+    """The image, then noise that is drawn anew per frame."""
+    return torch.stack([image, *(noisy(image, rng, *values) for _ in range(count - 1))])
 
 
 def motion_blur(
     image: Tensor,
-    rng: np.random.Generator,
+    rng: Generator,
     count: int,
     radius: float,
     sigma: float,
@@ -59,56 +49,29 @@ def motion_blur(
     step: float,
 ) -> Tensor:
     """Smears in a direction that turns by step degrees per frame and ends at 0 degrees."""
-    levels = image.float()
     angles = start + step * np.arange(count)
-    return torch.stack([to_uint8(smear(levels, radius, sigma, float(a))) for a in angles])
+    return torch.stack([to_uint8(smear(image.float(), radius, sigma, float(a))) for a in angles])
 
 
 def gaussian_blur(
-    image: Tensor,
-    rng: np.random.Generator,
-    count: int,
-    start: float,
-    step: float,
-    truncate: float,
+    image: Tensor, rng: Generator, count: int, start: float, step: float, truncate: float
 ) -> Tensor:
     """Gaussian blur whose sigma grows by step per frame."""
-    levels = image.float()
     sigmas = start + step * np.arange(count)
-    return torch.stack([to_uint8(smooth(levels, float(sigma), truncate)) for sigma in sigmas])
+    return torch.stack([to_uint8(smooth(image.float(), float(s), truncate)) for s in sigmas])
 
 
-def snow(
-    image: Tensor,
-    rng: np.random.Generator,
-    count: int,
-    mean: float,
-    scale: float,
-    factor: float,
-    threshold: float,
-    radius: float,
-    sigma: float,
-) -> Tensor:
+def snow(image: Tensor, rng: Generator, count: int, *values: float) -> Tensor:
     """The same flakes, smeared in a direction that turns by 4 degrees per frame."""
-    flakes = draw_flakes(image.shape[-2:], rng, mean, scale, factor, threshold)
-    pale = whiten(image, _SNOW_SHARE)
+    *flake, radius, sigma = values  # mean, scale, factor and threshold of `draw_flakes`
+    flakes, pale = draw_flakes(image.shape[-2:], rng, *flake), whiten(image, _SNOW_SHARE)
     angles = -150 + 4 * np.arange(count)
-    return torch.stack(
-        [add_flakes(pale, smear(flakes, radius, sigma, float(angle))) for angle in angles]
-    )
+    return torch.stack([add_flakes(pale, smear(flakes, radius, sigma, float(a))) for a in angles])
 
 
-def spatter(
-    image: Tensor,
-    rng: np.random.Generator,
-    count: int,
-    mean: float,
-    scale: float,
-    sigma: float,
-    threshold: float,
-    *drift: float,
-) -> Tensor:
+def spatter(image: Tensor, rng: Generator, count: int, *values: float) -> Tensor:
     """Drops of water that run down: every frame filters the liquid's columns with drift."""
+    mean, scale, sigma, threshold, *drift = values
     liquid = draw_liquid(image.shape[-2:], rng, mean, scale, sigma, threshold)
     frames = []
     for _ in range(count):
@@ -117,7 +80,7 @@ def spatter(
     return torch.stack(frames)
 
 
-def _drifted(liquid: Tensor, drift: tuple[float, ...]) -> Tensor:
+def _drifted(liquid: Tensor, drift: Sequence[float]) -> Tensor:
     """Convolves the columns of (1, H, W) as numpy's convolve with mode "same"; 0 outside."""
     height, before = liquid.shape[1], (len(drift) - 1) // 2
     padded = F.pad(liquid, (0, 0, len(drift), len(drift)))
@@ -128,12 +91,24 @@ def _drifted(liquid: Tensor, drift: tuple[float, ...]) -> Tensor:
     return moved
 
 
-def brightness(image: Tensor, rng: np.random.Generator, count: int, step: float) -> Tensor:
+def brightness(image: Tensor, rng: Generator, count: int, step: float) -> Tensor:
     """The value of HSV raised by step per frame, from -15 to +15 steps."""
     return torch.stack([digital.brightness(image, rng, (i - 15) * step) for i in range(count)])
 
 
-def zoom_blur(whole: Tensor, size: _Size, count: int, step: float) -> Tensor:
+_ON_CROPS: dict[str, Callable[..., Tensor]] = {
+    "gaussian_noise": partial(_independent, noise.gaussian_noise),
+    "shot_noise": partial(_independent, noise.shot_noise),
+    "speckle_noise": partial(_independent, noise.speckle_noise),
+    "motion_blur": motion_blur,
+    "gaussian_blur": gaussian_blur,
+    "snow": snow,
+    "spatter": spatter,
+    "brightness": brightness,
+}
+
+
+def zoom_blur(whole: Tensor, size: Size, count: int, step: float) -> Tensor:
     """Frame i averages the image and its enlargements by 1 + step, ..., 1 + i * step."""
     frames = [warps.centre_crop(whole, size)]
     total = frames[0].float()
@@ -143,65 +118,36 @@ def zoom_blur(whole: Tensor, size: _Size, count: int, step: float) -> Tensor:
     return torch.stack(frames)
 
 
-def translate(whole: Tensor, size: _Size, count: int, start: float) -> Tensor:
+def translate(whole: Tensor, size: Size, count: int, start: float) -> Tensor:
     """Moves to the right by one pixel per frame."""
     return torch.stack([warps.shift(whole, size, int(start) + i) for i in range(count)])
 
 
-def _turning(
-    whole: Tensor,
-    size: _Size,
-    count: int,
-    step: float,
-    matrix: Callable[[float], np.ndarray],
-) -> Tensor:
-    """One map per angle, from -15 to +15 steps."""
-    return warps.warp(whole, size, [matrix((i - 15) * step) for i in range(count)])
-
-
-def rotate(whole: Tensor, size: _Size, count: int, step: float) -> Tensor:
-    """Rotates clockwise by step degrees per frame, from -15 to +15 steps."""
-    return _turning(whole, size, count, step, warps.rotation)
-
-
-def tilt(whole: Tensor, size: _Size, count: int, step: float) -> Tensor:
-    """Tilts the image plane by step degrees per frame, from -15 to +15 steps."""
-    height, width = whole.shape[-2:]
-    return _turning(whole, size, count, step, lambda a: warps.tilting(a, (height, width)))
-
-
-def shear(whole: Tensor, size: _Size, count: int, step: float) -> Tensor:
-    """Shears horizontally by step degrees per frame, from -15 to +15 steps."""
-    return _turning(whole, size, count, step, warps.shearing)
-
-
-def scale(whole: Tensor, size: _Size, count: int, start: float, step: float) -> Tensor:
+def scale(whole: Tensor, size: Size, count: int, start: float, step: float) -> Tensor:
     """Scales by start + step * frame."""
     return warps.warp(whole, size, [warps.scaling(start + step * i) for i in range(count)])
 
 
-_ON_CROPS: dict[str, Callable[..., Tensor]] = {
-    "gaussian_noise": gaussian_noise,
-    "shot_noise": shot_noise,
-    "speckle_noise": speckle_noise,
-    "motion_blur": motion_blur,
-    "gaussian_blur": gaussian_blur,
-    "snow": snow,
-    "spatter": spatter,
-    "brightness": brightness,
-}
+def _turning(
+    matrix: Callable[..., np.ndarray], whole: Tensor, size: Size, count: int, step: float
+) -> Tensor:
+    """Maps by step degrees per frame, from -15 to +15 steps."""
+    height, width = whole.shape[-2:]
+    matrices = [matrix((i - 15) * step, (height, width)) for i in range(count)]
+    return warps.warp(whole, size, matrices)
+
 
 _ON_WHOLE: dict[str, Callable[..., Tensor]] = {
     "zoom_blur": zoom_blur,
     "translate": translate,
-    "rotate": rotate,
-    "tilt": tilt,
+    "rotate": partial(_turning, lambda degrees, _: warps.rotation(degrees)),
+    "tilt": partial(_turning, warps.tilting),
     "scale": scale,
-    "shear": shear,
+    "shear": partial(_turning, lambda degrees, _: warps.shearing(degrees)),
 }
 
 
-def sequence(
+def perturb(
     image: Tensor,
     name: str,
     index: int,
@@ -212,9 +158,9 @@ def sequence(
 ) -> Tensor:
     """Perturbs one image step by step at its native size.
 
-    A pure function: the same arguments give the same pixels, in any process and on any number of
-    threads. Lengths and steps depend on the size of the frames: 31 frames, but 41 translations at
-    224 px and 16 at 32 px, where 21 smears turn by 9 instead of 4 degrees; see `tables`.
+    A pure function, on any number of threads. Lengths and steps depend on the size of the frames:
+    31 frames, but 41 translations at 224 px and 16 at 32 px, where 21 smears turn by 9 instead of
+    4 degrees; see `tables`.
 
     Differs: the released sets are videos, whose coder changes the pixels once more. Maps keep the
     image's centre, the official scripts' a place half a pixel beside it; tilts truncate, where
@@ -241,7 +187,13 @@ def sequence(
         raise ValueError(f"perturbation {name!r} is unknown; use one of {', '.join(_NUMBERS)}")
     size = _frame_size(image, crop)
     native = native_size(*size)
-    count = _frame_count(name, native, num_frames)
+    official = num_official_frames(name, native)
+    count = official if num_frames is None else num_frames
+    if not 2 <= count <= official:
+        raise ValueError(
+            f"num_frames {count} is impossible for {name}, whose sequence has {official} frames at "
+            f"this size; use 2 to {official}"
+        )
     values = PERTURBATION_TABLES[name][native]
     if name in _ON_WHOLE:
         return _ON_WHOLE[name](image.contiguous(), size, count, *values)
@@ -249,7 +201,7 @@ def sequence(
     return _ON_CROPS[name](warps.centre_crop(image, size).contiguous(), rng, count, *values)
 
 
-def _frame_size(image: Tensor, crop: int | None) -> _Size:
+def _frame_size(image: Tensor, crop: int | None) -> Size:
     height, width = image.shape[-2:]
     if crop is None:
         return height, width
@@ -260,15 +212,3 @@ def _frame_size(image: Tensor, crop: int | None) -> _Size:
         )
     check_image(image[:, :crop, :crop])
     return crop, crop
-
-
-def _frame_count(name: str, native: int, num_frames: int | None) -> int:
-    official = num_official_frames(name, native)
-    if num_frames is None:
-        return official
-    if not 2 <= num_frames <= official:
-        raise ValueError(
-            f"num_frames {num_frames} is impossible for {name}, whose sequence has {official} "
-            f"frames at this size; use 2 to {official}"
-        )
-    return num_frames

@@ -14,10 +14,10 @@ from ser_lightning.corruptions import (
     digital,
     filters,
     num_official_frames,
-    sequence,
+    perturb,
     warps,
 )
-from ser_lightning.corruptions.sequence import _drifted
+from ser_lightning.corruptions.perturb import _drifted
 from ser_lightning.corruptions.tables import PERTURBATION_TABLES
 
 NAMES = PERTURBATIONS + EXTRA_PERTURBATIONS
@@ -50,14 +50,14 @@ def test_lengths_are_official(name):
     for size in (32, 64, 224):
         assert num_official_frames(name, size) == expected.get(name, {}).get(size, 31)
     for shape in ((28, 28), (32, 36), (64, 64)):
-        frames = sequence(picture(*shape), name, 0, 0)
+        frames = perturb(picture(*shape), name, 0, 0)
         assert frames.shape == (num_official_frames(name, 64 if shape[0] == 64 else 32), 3, *shape)
         assert frames.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_imagenet_frames_are_crops_of_224_pixels(name):
-    frames = sequence(picture(256, 300), name, 0, 0, 3, crop=224)
+    frames = perturb(picture(256, 300), name, 0, 0, 3, crop=224)
     assert frames.shape == (3, 3, 224, 224)
 
 
@@ -65,23 +65,23 @@ def test_imagenet_frames_are_crops_of_224_pixels(name):
 def test_is_a_function_of_index_and_seed(name):
     image = picture(40, 48)
     before = image.clone()
-    frames = sequence(image, name, 3, 5, 4)
-    assert torch.equal(frames, sequence(image, name, 3, 5, 4))
+    frames = perturb(image, name, 3, 5, 4)
+    assert torch.equal(frames, perturb(image, name, 3, 5, 4))
     assert torch.equal(image, before)
-    others = [sequence(image, name, 4, 5, 4), sequence(image, name, 3, 6, 4)]
+    others = [perturb(image, name, 4, 5, 4), perturb(image, name, 3, 6, 4)]
     assert [torch.equal(frames, other) for other in others] == [name not in DRAWS] * 2
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_sequence_is_the_start_of_a_long_one(name):
     image = picture(32, 32)
-    assert torch.equal(sequence(image, name, 0, 0, 5), sequence(image, name, 0, 0)[:5])
+    assert torch.equal(perturb(image, name, 0, 0, 5), perturb(image, name, 0, 0)[:5])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_first_frame_is_clean_where_it_is_the_reference(name):
     image = picture(64, 64)
-    frames = sequence(image, name, 0, 0, 3)
+    frames = perturb(image, name, 0, 0, 3)
     assert torch.equal(frames[0], image) == (name in STARTS_CLEAN)
     assert not torch.equal(frames[1], frames[0])
     assert not torch.equal(frames[2], frames[1])
@@ -91,7 +91,7 @@ def test_first_frame_is_clean_where_it_is_the_reference(name):
 def test_even_image_works(name):
     for level in (0, 255):
         image = torch.full((3, 28, 28), level, dtype=torch.uint8)
-        assert sequence(image, name, 0, 0, 4).shape == (4, 3, 28, 28)
+        assert perturb(image, name, 0, 0, 4).shape == (4, 3, 28, 28)
 
 
 @pytest.mark.parametrize("name", ["gaussian_noise", "shot_noise", "speckle_noise"])
@@ -99,7 +99,7 @@ def test_noise_has_the_official_strength(name):
     image = torch.full((3, 224, 224), 128, dtype=torch.uint8)
     x = 128 / 255
     std = {"gaussian_noise": 0.03, "shot_noise": (x / 300) ** 0.5, "speckle_noise": 0.05 * x}
-    frames = sequence(image, name, 0, 0, 3).double()
+    frames = perturb(image, name, 0, 0, 3).double()
     assert not torch.equal(frames[1], frames[2])
     # truncation to whole levels adds a variance of 1/12 and takes half a level
     expected = ((255 * std[name]) ** 2 + 1 / 12) ** 0.5
@@ -109,7 +109,7 @@ def test_noise_has_the_official_strength(name):
 
 def test_translate_moves_one_pixel_a_frame():
     image = picture(64, 64)
-    frames = sequence(image, "translate", 0, 0)
+    frames = perturb(image, "translate", 0, 0)
     assert torch.equal(frames[15], image)
     assert torch.equal(frames[18][:, :, 3:], image[:, :, :-3])
     assert not frames[18][:, :, :3].any()
@@ -118,12 +118,12 @@ def test_translate_moves_one_pixel_a_frame():
 
 def test_crop_shows_what_lies_beside_the_frame():
     image = picture(80, 90)
-    frames = sequence(image, "translate", 0, 0, crop=64)
+    frames = perturb(image, "translate", 0, 0, crop=64)
     assert torch.equal(frames[15], image[:, 8:72, 13:77])
     assert torch.equal(frames[16], image[:, 8:72, 12:76])
     for name in ("snow", "gaussian_noise"):
-        expected = sequence(image[:, 8:72, 13:77], name, 0, 0, 3)
-        assert torch.equal(sequence(image, name, 0, 0, 3, crop=64), expected)
+        expected = perturb(image[:, 8:72, 13:77], name, 0, 0, 3)
+        assert torch.equal(perturb(image, name, 0, 0, 3, crop=64), expected)
 
 
 @pytest.mark.parametrize("crop", [None, 64])
@@ -137,7 +137,7 @@ def test_crop_shows_what_lies_beside_the_frame():
 def test_affine_maps_agree_with_torchvision_on_pil(name, arguments, crop):
     image = picture(71, 84)
     picture_of_pil = Image.fromarray(image.permute(1, 2, 0).numpy())
-    frames = sequence(image, name, 0, 0, crop=crop)
+    frames = perturb(image, name, 0, 0, crop=crop)
     for i in (0, 7, 15, 16, 30):
         moved = TF.affine(
             picture_of_pil,
@@ -156,7 +156,7 @@ def test_affine_maps_agree_with_torchvision_on_pil(name, arguments, crop):
 def test_middle_frame_of_a_turn_is_the_image():
     image = picture(64, 64)
     for name in ("rotate", "shear", "brightness"):
-        frame = sequence(image, name, 0, 0)[15]
+        frame = perturb(image, name, 0, 0)[15]
         assert (frame.int() - image.int()).abs().max() <= (name == "brightness")
 
 
@@ -193,7 +193,7 @@ def test_zoom_blur_averages_all_frames_before():
     zoomed = [image] + [
         warps.warp(image, (48, 48), [warps.scaling(1 + 0.004 * i)])[0] for i in range(1, 31)
     ]
-    frames = sequence(image, "zoom_blur", 0, 0)
+    frames = perturb(image, "zoom_blur", 0, 0)
     for i in (1, 2, 30):
         expected = torch.stack(zoomed[: i + 1]).int().sum(0) // (i + 1)
         assert torch.equal(frames[i].int(), expected)
@@ -201,17 +201,17 @@ def test_zoom_blur_averages_all_frames_before():
 
 def test_motion_blur_ends_horizontally():
     image = picture(64, 64)
-    frames = sequence(image, "motion_blur", 0, 0)
+    frames = perturb(image, "motion_blur", 0, 0)
     assert torch.equal(frames[30], filters.to_uint8(filters.smear(image.float(), 8, 2.4, 0.0)))
     assert torch.equal(frames[12], filters.to_uint8(filters.smear(image.float(), 8, 2.4, -90.0)))
 
 
 def test_gaussian_blur_and_brightness_take_equal_steps():
     image = picture(64, 64)
-    blurred = sequence(image, "gaussian_blur", 0, 0)
+    blurred = perturb(image, "gaussian_blur", 0, 0)
     expected = filters.smooth(image.float(), 0.35 + 0.014 * 20, 7)
     assert torch.equal(blurred[20], filters.to_uint8(expected))
-    brighter = sequence(image, "brightness", 0, 0)
+    brighter = perturb(image, "brightness", 0, 0)
     assert torch.equal(brighter[20], digital.brightness(image, None, 0.1))
 
 
@@ -221,8 +221,8 @@ def test_snow_and_water_move_without_being_drawn_anew():
 
     black = torch.zeros(3, 64, 64, dtype=torch.uint8)
     for name in ("snow", "spatter"):
-        frames = sequence(black, name, 0, 0, 8).float()
-        other = sequence(black, name, 1, 0, 2).float()
+        frames = perturb(black, name, 0, 0, 8).float()
+        other = perturb(black, name, 1, 0, 2).float()
         # measured: 0.42 and more, against at most 0.1
         assert correlation(frames[0], frames[1]) > 0.3 > abs(correlation(frames[0], other[0]))
         assert correlation(frames[0], frames[1]) > correlation(frames[0], frames[7])
@@ -241,9 +241,9 @@ def test_does_not_depend_on_the_number_of_threads(name):
     num_threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        single = sequence(image, name, 0, 0, 3)
+        single = perturb(image, name, 0, 0, 3)
         torch.set_num_threads(2)
-        assert torch.equal(sequence(image, name, 0, 0, 3), single)
+        assert torch.equal(perturb(image, name, 0, 0, 3), single)
     finally:
         torch.set_num_threads(num_threads)
 
@@ -261,4 +261,4 @@ def test_does_not_depend_on_the_number_of_threads(name):
 )
 def test_refuses_what_it_cannot_perturb(arguments, options, message):
     with pytest.raises(ValueError, match=message):
-        sequence(*arguments, **options)
+        perturb(*arguments, **options)

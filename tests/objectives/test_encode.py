@@ -2,7 +2,7 @@
 
 import torch
 
-from ser_lightning.objectives.features import encode, global_views, joint_embeddings
+from ser_lightning.objectives.encode import encode, global_views, joint_embeddings
 from support import tiny_batch, tiny_moco
 
 
