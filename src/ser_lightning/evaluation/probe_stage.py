@@ -13,8 +13,8 @@ from typing_extensions import override
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.data.loaders import evaluation_loader
 from ser_lightning.evaluation.features import CleanRows, TrainingRows, cls_layers
+from ser_lightning.evaluation.per_image import Rows
 from ser_lightning.evaluation.probe import CropProbe, Heads, Probe, fit_probe
-from ser_lightning.evaluation.rows import Rows
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 
 MIN_HOLDOUT = 1000

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.head import HeadOrigin, LinearClassifier, head_path
+from ser_lightning.evaluation.linear_head import HeadOrigin, LinearClassifier, head_path
 from ser_lightning.evaluation.probe import Heads, Probe
 from ser_lightning.evaluation.probe_stage import ProbeStage
 from ser_lightning.evaluation.stage import StageResult
