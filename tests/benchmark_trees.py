@@ -8,7 +8,7 @@ from PIL import Image
 
 from ser_lightning.cli import main
 from ser_lightning.data.sources.released import imagenet_synsets
-from ser_lightning.evaluation.head import HeadOrigin, LinearClassifier
+from ser_lightning.evaluation.linear_head import HeadOrigin, LinearClassifier
 from ser_lightning.files import file_sha256
 
 ROOT = Path(__file__).parents[1]

@@ -15,6 +15,7 @@ ALLOWED = {
     "optim": set(),
     "randomness": set(),
     "resume": {"optim"},
+    "trainer_rules": set(),
     "batch": {"groups"},
     "corruptions": {"randomness"},
     "losses": {"distributed"},
@@ -26,11 +27,14 @@ ALLOWED = {
     },
     "backbones": {"distributed", "files"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
-    "objectives": {"backbones", "batch", "distributed", "losses", "optim", "regularizers"},
+    "objectives": {
+        *("backbones", "batch", "distributed", "losses", "optim", "regularizers"),
+        "trainer_rules",
+    },
     # checkpoint -> stage -> record -> table
     "evaluation": {
         *("backbones", "batch", "corruptions", "data", "distributed", "files", "groups"),
-        *("optim", "randomness", "results"),
+        *("optim", "randomness", "results", "trainer_rules"),
     },
     "reporting": {"backbones", "files", "groups", "results"},
     # what people type

@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
+import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
@@ -89,29 +91,52 @@ class RunLength(NamedTuple):
     steps_per_epoch: int
     option: str
 
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of the run, the last of which may end early."""
+        return math.ceil(self.num_steps / self.steps_per_epoch)
 
-def run_length(
-    num_batches: float, accumulate: int = 1, max_epochs: int | None = -1, max_steps: int = -1
-) -> RunLength:
+    def warmup_steps(self, warmup_epochs: float, option: str) -> float:
+        """The steps of a warm-up.
+
+        Args:
+            warmup_epochs: its length in epochs.
+            option: what sets it.
+
+        Raises:
+            ValueError: it takes the whole run.
+        """
+        steps = warmup_epochs * self.steps_per_epoch
+        if steps >= self.num_steps:
+            raise ValueError(
+                f"warm-up of {warmup_epochs:g} epochs is not shorter than the run of "
+                f"{self.num_steps / self.steps_per_epoch:g} epochs ({self.num_steps} steps); lower "
+                f"`{option}` or raise `{self.option}`"
+            )
+        return steps
+
+
+def run_length(trainer: L.Trainer) -> RunLength:
     """The length of a run that is limited by epochs, by steps, or by what comes first of both.
 
     Args:
-        num_batches: batches of an epoch, as limited by the trainer.
-        accumulate: batches that share an optimizer step; the last step of an epoch may have fewer.
-        max_epochs: epochs of the whole run; -1 or null for no such limit.
-        max_steps: optimizer steps of the whole run; -1 for no such limit.
+        trainer: in the middle of its `fit`: it knows the training batches.
 
     Raises:
-        ValueError: nothing can be scheduled: the run has no end or no step, or its epochs none.
+        ValueError: nothing can be scheduled: the run has no end or no step, or its epochs none; or
+            the last step of an epoch would see fewer images.
     """
-    if not 0 < num_batches < math.inf:
+    if trainer.train_dataloader is None:  # it says how many batches an epoch has
+        trainer.fit_loop.setup_data()
+    batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
+    if not 0 < batches < math.inf:
         raise ValueError(
-            f"an epoch of {num_batches} training batches cannot be scheduled; give training data "
+            f"an epoch of {batches} training batches cannot be scheduled; give training data "
             "of a known length, and more of it than none"
         )
-    steps_per_epoch = math.ceil(num_batches / accumulate)
-    epochs = math.inf if max_epochs in (None, -1) else max_epochs * steps_per_epoch
-    steps = math.inf if max_steps == -1 else max_steps
+    steps_per_epoch = math.ceil(batches / accumulate)
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs * steps_per_epoch
+    steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
     num_steps, option = min((epochs, "trainer.max_epochs"), (steps, "trainer.max_steps"))
     if num_steps == math.inf:
         raise ValueError("the run has no end; set `trainer.max_epochs` or `trainer.max_steps`")
@@ -120,7 +145,18 @@ def run_length(
             f"the run has no step: {option} is {num_steps}; raise it, or measure without training "
             "by `validate`"
         )
+    if batches % accumulate and not is_trial(trainer):
+        raise ValueError(
+            f"{batches} batches of an epoch do not divide by trainer.accumulate_grad_batches "
+            f"{accumulate}, so that its last step would see fewer images; set `trainer."
+            f"limit_train_batches` to {int(max(1, batches // accumulate) * accumulate)}"
+        )
     return RunLength(int(num_steps), steps_per_epoch, option)
+
+
+def is_trial(trainer: L.Trainer) -> bool:
+    """Whether it runs a few batches only, of which nobody expects the right schedule."""
+    return bool(getattr(trainer, "fast_dev_run", False))
 
 
 def restate_progress(checkpoint: dict[str, Any]) -> None:
@@ -148,6 +184,21 @@ def restate_progress(checkpoint: dict[str, Any]) -> None:
     if is_whole:
         batches["current"] = dict.fromkeys(batches["current"], 0)
         batches["is_last_batch"] = False
+
+
+def scheduled(
+    optimizer: torch.optim.Optimizer, *schedules: Callable[[int], float]
+) -> OptimizerLRSchedulerConfig:
+    """What Lightning takes for an optimizer whose learning rates follow the step.
+
+    Args:
+        optimizer: its groups have their peak learning rates.
+        schedules: the factor at a step: one function per group, or one for all.
+    """
+    if len(schedules) == 1:
+        schedules *= len(optimizer.param_groups)
+    scheduler = StepSchedule(optimizer, schedules)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 class StepSchedule(LambdaLR):

@@ -47,9 +47,19 @@ def stages(commands):
     ]
 
 
+def save_checkpoint(path, name, **arguments):
+    """A checkpoint that knows nothing but the source of its images."""
+    source = {"class_path": f"ser_lightning.data.{name}", "init_args": arguments}
+    stored = {"config": yaml.safe_dump({"data": {"source": source}})}
+    path.parent.mkdir(parents=True)
+    torch.save({"ser_lightning": stored}, path)
+    return str(path)
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
-    return str(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    return save_checkpoint(path, "Shapes", num_train=12, num_evaluation=12, image_size=8)
 
 
 @pytest.fixture
@@ -130,6 +140,14 @@ def test_unknown_stages_and_folders_are_refused(commands, checkpoint, data):
     assert commands == []
 
 
+def test_checkpoint_that_is_not_there_is_said_as_such(commands, data):
+    for given, what in ((data / "nowhere", "does not exist"), (data, "is a folder")):
+        message = f"checkpoint {given} {what}; give --checkpoint FILE, such as runs/"
+        with pytest.raises(SystemExit, match=message):
+            main(["evaluate-all", "--checkpoint", str(given)])
+    assert commands == []
+
+
 def test_nothing_to_run_is_said_as_such(commands, checkpoint, data, capsys):
     with pytest.raises(SystemExit, match="no stage was run; see above"):
         main(["evaluate-all", "--checkpoint", checkpoint, "--data_root", str(data)])
@@ -140,8 +158,8 @@ def test_nothing_to_run_is_said_as_such(commands, checkpoint, data, capsys):
     assert "== shift: skipped, needs --data_root" in capsys.readouterr().out
 
 
-def test_other_options_go_to_every_stage(commands):
-    main(["evaluate-all", "--checkpoint", "a.ckpt", "--only", "knn", "--trainer.devices", "2"])
+def test_other_options_go_to_every_stage(commands, checkpoint):
+    main(["evaluate-all", "--checkpoint", checkpoint, "--only", "knn", "--trainer.devices", "2"])
     (command,) = commands
     assert command[-2:] == ["--trainer.devices", "2"]
 
@@ -154,13 +172,13 @@ def test_small_recipes_come_after_the_usual_ones(commands, checkpoint):
     assert linear[linear.index("--config") + 3].endswith("small/linear.yaml")
 
 
-def test_failed_stages_are_named_at_the_end(commands, monkeypatch):
+def test_failed_stages_are_named_at_the_end(commands, checkpoint, monkeypatch):
     class Failed:
         returncode = 1
 
     monkeypatch.setattr(evaluate_all.subprocess, "run", lambda *_, **__: Failed())
     with pytest.raises(SystemExit, match="failed, see above: knn"):
-        main(["evaluate-all", "--checkpoint", "a.ckpt", "--only", "knn"])
+        main(["evaluate-all", "--checkpoint", checkpoint, "--only", "knn"])
 
 
 class Extra(Stage):
@@ -203,15 +221,12 @@ def test_every_stage_has_a_configuration_of_its_name():
 def test_stages_that_need_classes_are_skipped_where_there_are_none(
     commands, data, tmp_path, capsys
 ):
-    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    checkpoint.parent.mkdir(parents=True)
     for i in range(3):
         Image.new("RGB", (4, 4), (i, 0, 0)).save(data / f"{i}.png")
-    source = {"class_path": "ser_lightning.data.ImageFolder", "init_args": {"root": str(data)}}
-    stored = {"config": yaml.safe_dump({"data": {"source": source}})}
-    torch.save({"ser_lightning": stored}, checkpoint)
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint = save_checkpoint(path, "ImageFolder", root=str(data))
     wanted = ["knn", "linear", "equivariance", "diagnostics", "transformation"]
-    main(["evaluate-all", "--checkpoint", str(checkpoint), "--only", *wanted])
+    main(["evaluate-all", "--checkpoint", checkpoint, "--only", *wanted])
     assert stages(commands) == ["diagnostics", "equivariance", "transformation"]
     output = capsys.readouterr().out
     assert "== knn: skipped, it needs classes, and the images have none; put them" in output

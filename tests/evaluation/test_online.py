@@ -28,7 +28,7 @@ from ser_lightning.evaluation import (
 )
 from ser_lightning.evaluation.metrics.diagnostics import spatial_moments, spatial_variance_ratio
 from ser_lightning.evaluation.online import even_subset
-from ser_lightning.evaluation.rows import Rows
+from ser_lightning.evaluation.per_image import Rows
 
 SCRIPT = Path(__file__).with_name("online_run.py")
 _spec = importlib.util.spec_from_file_location("online_run", SCRIPT)

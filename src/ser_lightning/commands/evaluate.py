@@ -152,9 +152,22 @@ def stored_source(checkpoint: Path, has_other_root: bool) -> dict[str, Any]:
     return {**source, "init_args": arguments}
 
 
-def _stored_data(path: Path) -> dict[str, Any]:
+def require_checkpoint(path: Path) -> None:
+    """Refuses what is no file.
+
+    Raises:
+        ValueError: names it and the remedy.
+    """
     if not path.is_file():
-        raise ValueError(f"checkpoint {path} does not exist; give --checkpoint FILE")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(
+            f"checkpoint {path} {what}; give --checkpoint FILE, such as "
+            "runs/moco_ser/checkpoints/last.ckpt"
+        )
+
+
+def _stored_data(path: Path) -> dict[str, Any]:
+    require_checkpoint(path)
     stored = checkpoint_config(path)
     if stored is None:
         raise ValueError(
@@ -215,7 +228,10 @@ _NOT_HOW = {
     "num_workers", "evaluation_batch_size",
     "alexnet",  # a record of its own
 }  # fmt: skip
-_OF_TRAINING = ("max_epochs", "max_steps", "gradient_clip_val", "accumulate_grad_batches")
+_OF_TRAINING = (
+    "max_epochs", "max_steps", "max_time", "limit_train_batches",
+    "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches",
+)  # fmt: skip
 _OF_TRAINING_DATA = ("global_batch_size", "holdout_fraction", "crop")
 
 

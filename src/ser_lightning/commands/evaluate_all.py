@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from ser_lightning.commands.evaluate import stored_source
+from ser_lightning.commands.evaluate import require_checkpoint, stored_source
 from ser_lightning.evaluation import stages  # noqa: F401 - so that they are known
 from ser_lightning.evaluation.stage import Folders, Stage, stage_classes
 from ser_lightning.reporting.report import write_report
@@ -98,6 +98,7 @@ def evaluate_all(args: Sequence[str]) -> None:
     )
     parser.add_argument("--only", nargs="+", help="names of the stages to run")
     known, others = parser.parse_known_args(args)
+    require_checkpoint(known.checkpoint)
     wanted = _wanted(plan(known.data_root), known.only, known.data_root)
     run = Path(next(iter(options(others, "--run_dir")), run_folder_of(known.checkpoint)))
     unlabelled = _without_labels(known.checkpoint, known.data_root, others)
@@ -151,7 +152,7 @@ def _wanted(planned: list[Planned], only: list[str] | None, root: Path | None) -
 
 def _without_labels(checkpoint: Path, root: Path | None, others: list[str]) -> str:
     """Why stages cannot run that need classes; empty if they can, or if they will say it."""
-    if options(others, "--data.source", "--data.source.root") or not checkpoint.is_file():
+    if options(others, "--data.source", "--data.source.root"):
         return ""
     stored = stored_source(checkpoint, root is not None)
     arguments = stored["init_args"] | ({} if root is None else {"root": str(root / "imagenet")})

@@ -19,8 +19,8 @@ from ser_lightning.evaluation.metrics.diagnostics import (
 )
 from ser_lightning.evaluation.metrics.equivariance import FAMILIES, equivariance_scores
 from ser_lightning.evaluation.metrics.knn import knn_accuracy
-from ser_lightning.evaluation.overlap import num_shared
-from ser_lightning.evaluation.rows import GatheredRows, Rows
+from ser_lightning.evaluation.per_image import GatheredRows, Rows
+from ser_lightning.evaluation.shared_images import num_shared
 from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
 
 _KEPT = (

@@ -22,6 +22,7 @@ from ser_lightning.batch import EvaluationBatch
 from ser_lightning.distributed import gather
 from ser_lightning.evaluation.features import CleanRows, FeatureBatch
 from ser_lightning.evaluation.metrics.accuracy import Accuracy, AccuracyCounter
+from ser_lightning.optim import RunLength, restate_progress, run_length
 
 SELECTION_SHARE = 0.2  # SER: of 50 epochs, from epoch 40 on
 
@@ -57,8 +58,8 @@ class Heads(nn.Module, ABC):
         return losses.sum()
 
     @abstractmethod
-    def configure(self, num_epochs: int) -> OptimizerLRScheduler:
-        """Optimizer and schedule of a training of some epochs."""
+    def configure(self, length: RunLength) -> OptimizerLRScheduler:
+        """Optimizer and schedule of a training."""
 
     def single(self, index: int) -> nn.Module:
         """A copy of one head: (B, D) features to (B, classes) logits."""
@@ -134,7 +135,11 @@ class Probe(L.LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return self.heads.configure(_num_epochs(self.trainer))
+        return self.heads.configure(run_length(self.trainer))
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        restate_progress(checkpoint)
 
     @override
     def on_fit_start(self) -> None:
@@ -156,14 +161,13 @@ class Probe(L.LightningModule):
         self.holdout_top1.append(top1)
         options: dict[str, Any] = {"logger": False, "batch_size": 1, "sync_dist": True}
         self.log("holdout_top1", max(top1), prog_bar=True, **options)  # equal on all ranks
-        num_epochs, epoch = _num_epochs(self.trainer), self.current_epoch + 1
+        num_epochs, epoch = run_length(self.trainer).num_epochs, self.current_epoch + 1
         if epoch <= num_epochs - max(1, round(SELECTION_SHARE * num_epochs)):
             return
         best = max(top1)
         if self.selected is None or best > self.selected.holdout_top1:
             self.selected = self._choice(top1.index(best), epoch, best)
-        if epoch == num_epochs:
-            self.last = self._choice(top1.index(best), epoch, best)
+        self.last = self._choice(top1.index(best), epoch, best)
 
     def top1(self, rows: CleanRows) -> list[float]:
         """The accuracy of every head in percent, over all ranks' rows; a collective call."""
@@ -182,9 +186,16 @@ class Probe(L.LightningModule):
 
     @override
     def on_fit_end(self) -> None:
+        if self.selected is None and self.holdout is not None:
+            raise ValueError(
+                f"the training ended after {len(self.holdout_top1)} of "
+                f"{run_length(self.trainer).num_epochs} epochs, before any of the last fifth, of "
+                "which one is chosen; leave out what stops it early, or shorten it by "
+                "trainer.max_epochs"
+            )
         if self.selected is None and self.heads.chooses:
             assert self.heads.num_heads == 1
-            self.selected = self._choice(0, self.current_epoch, math.nan)
+            self.selected = self._choice(0, run_length(self.trainer).num_epochs, math.nan)
         self.last = self.last or self.selected
 
     @override
@@ -248,7 +259,7 @@ class CropProbe(Probe):
 def fit_probe(
     trainer: L.Trainer, probe: Probe, train: DataLoader, holdout: CleanRows | None
 ) -> None:
-    """Trains heads for `trainer.max_epochs` and chooses one.
+    """Trains heads as long as the trainer says and chooses one.
 
     Args:
         trainer: may have trained before.
@@ -257,10 +268,14 @@ def fit_probe(
         holdout: this rank's held-out rows; None where nothing was held out.
 
     Raises:
-        ValueError: if the trainer has no number of epochs, or there are several heads and nothing
-            to choose one with.
+        ValueError: if there are several heads and nothing to choose one with, or the trainer would
+            let heads interact.
     """
-    _num_epochs(trainer)
+    if trainer.gradient_clip_val:
+        raise ValueError(
+            f"trainer.gradient_clip_val {trainer.gradient_clip_val} would shorten the gradients of "
+            "all heads together, each of which trains as if alone; leave it out"
+        )
     probe.holdout = holdout
     if probe.heads.chooses and probe.heads.num_heads > 1 and holdout is None:
         raise ValueError(
@@ -269,16 +284,8 @@ def fit_probe(
         )
     trainer.fit_loop.epoch_progress.reset()
     trainer.fit_loop.epoch_loop.batch_progress.reset()
+    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.reset()
     with warnings.catch_warnings():
         # The frozen backbone is meant to be.
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
         trainer.fit(probe, train)
-
-
-def _num_epochs(trainer: L.Trainer) -> int:
-    if trainer.max_epochs is None or trainer.max_epochs < 1:
-        raise ValueError(
-            f"trainer.max_epochs {trainer.max_epochs} says not how long to train; the paper trains "
-            "50 epochs"
-        )
-    return trainer.max_epochs

@@ -13,8 +13,8 @@ from typing_extensions import override
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.data.loaders import evaluation_loader
 from ser_lightning.evaluation.features import CleanRows, TrainingRows, cls_layers
+from ser_lightning.evaluation.per_image import Rows
 from ser_lightning.evaluation.probe import CropProbe, Heads, Probe, fit_probe
-from ser_lightning.evaluation.rows import Rows
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 
 MIN_HOLDOUT = 1000
@@ -24,7 +24,7 @@ ProbeFeature = Literal["cls_last4", "cls_last"]
 
 
 class ProbeStage(Stage):
-    """Trains heads on the frozen backbone's [CLS] tokens for `trainer.max_epochs`.
+    """Trains heads on the frozen backbone's [CLS] tokens.
 
     Heads train on random crops; those held out and those to test on are clean. Head and epoch are
     chosen on the held-out images, then the test images are read, once.
@@ -78,6 +78,7 @@ class ProbeStage(Stage):
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
+        self.check_training(trainer)
         data.setup("fit")
         num_layers, num_classes = len(self.layers), data.num_classes
         heads = self.heads(num_layers * self.backbone.width, num_classes, data.global_batch_size)
@@ -103,21 +104,24 @@ class ProbeStage(Stage):
         test = rows("test")
         loader = evaluation_loader(test, 0)
         trainer.test(probe, loader, verbose=False)
-        result = self._result(probe, test, data)
+        result = self._result(probe, test, data, trainer)
         if trainer.is_global_zero:
             self.keep(probe, result, data, folder)
         trainer.strategy.barrier("probe kept")
         return [result]
 
-    def _reasons(self, data: LabelledDataModule) -> list[str]:
-        reasons = ["trained on clean images, without crops"] if self.cache_features else []
+    def _reasons(self, data: LabelledDataModule, trainer: L.Trainer) -> list[str]:
+        reasons = self.shortened(trainer)
+        reasons += ["trained on clean images, without crops"] if self.cache_features else []
         num_holdout = len(data.images("holdout"))
         if 0 < num_holdout < MIN_HOLDOUT:
             some = f"selected on {num_holdout:,} held-out images, fewer than {MIN_HOLDOUT:,}"
             reasons.append(some)
         return reasons
 
-    def _result(self, probe: Probe, test: CleanRows, data: LabelledDataModule) -> StageResult:
+    def _result(
+        self, probe: Probe, test: CleanRows, data: LabelledDataModule, trainer: L.Trainer
+    ) -> StageResult:
         chosen, last = probe.accuracies
         assert chosen.num_samples == len(test.features.rows)
         hits = Rows(1)
@@ -140,7 +144,7 @@ class ProbeStage(Stage):
                 "num_holdout": len(data.images("holdout")),
             },
             selected=selection(probe),
-            reasons=self._reasons(data),
+            reasons=self._reasons(data, trainer),
             hits={"top1": right[:, 0]},
             label=label,
         )

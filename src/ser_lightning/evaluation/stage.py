@@ -22,6 +22,8 @@ from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.features import Features, cached_features
 from ser_lightning.files import checkpoint_config, file_sha256
 from ser_lightning.numbers import NonNegativeInt, checked
+from ser_lightning.optim import restate_progress, run_length
+from ser_lightning.trainer_rules import check_trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +209,28 @@ class Stage(L.LightningModule, ABC):
             **others,
         )
 
+    def check_training(self, trainer: L.Trainer) -> None:
+        """Refuses a training that is not told how long it is, or whose steps would differ.
+
+        Raises:
+            ValueError: names the setting and the remedy.
+        """
+        check_trainer(trainer, self)
+        if trainer.max_epochs is None and trainer.max_steps == -1:
+            raise ValueError(
+                "trainer.max_epochs None says not how long to train; set it or trainer.max_steps, "
+                f"as configs/eval/{self.name}.yaml does"
+            )
+
+    def shortened(self, trainer: L.Trainer) -> list[str]:
+        """Why numbers after a training that was stopped may not be compared; empty if it was not.
+
+        Args:
+            trainer: the one that trained.
+        """
+        done, asked = trainer.global_step, run_length(trainer).num_steps
+        return [] if done == asked else [f"trained {done} of {asked} steps"]
+
     def features(
         self, data: LabelledDataModule, split: Split, trainer: L.Trainer, folder: Path
     ) -> Features:
@@ -225,6 +249,10 @@ class Stage(L.LightningModule, ABC):
         super().train(mode)
         self.backbone.eval()  # frozen
         return self
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        restate_progress(checkpoint)
 
     @override
     def configure_optimizers(self) -> Any:

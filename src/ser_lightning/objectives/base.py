@@ -26,20 +26,21 @@ from ser_lightning.numbers import (
 )
 from ser_lightning.objectives.encode import encode, joint_embeddings, sub_batches
 from ser_lightning.objectives.finite_guard import FiniteGuard
-from ser_lightning.objectives.trainer_rules import check_trainer
 from ser_lightning.optim import (
     OptimizerFactory,
     RunLength,
     Scaling,
-    StepSchedule,
     clip_each_,
     decay_groups,
+    is_trial,
     restate_progress,
     run_length,
     scaled_learning_rate,
+    scheduled,
     warmup_cosine,
 )
 from ser_lightning.regularizers import Regularizer
+from ser_lightning.trainer_rules import check_trainer
 
 Embeddings = tuple[Tensor, ...]
 """One (B, C) embedding per view."""
@@ -201,27 +202,20 @@ class Objective(L.LightningModule, ABC):
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer_factory(self.parameter_groups(), self.learning_rate)
-        num_steps, steps_per_epoch, option = self.run_length
-        warmup_steps = self.warmup_epochs * steps_per_epoch
-        if warmup_steps >= num_steps and not getattr(self.trainer, "fast_dev_run", False):
-            raise ValueError(
-                f"warm-up of {self.warmup_epochs} epochs is not shorter than the run of "
-                f"{num_steps / steps_per_epoch:g} epochs ({num_steps} steps); lower `model."
-                f"init_args.warmup_epochs` or raise `{option}`"
-            )
+        length = self.run_length
+        if is_trial(self.trainer):
+            warmup_steps = self.warmup_epochs * length.steps_per_epoch
+        else:
+            warmup_steps = length.warmup_steps(self.warmup_epochs, "model.init_args.warmup_epochs")
 
         def schedule(step: int) -> float:
-            return warmup_cosine(step, num_steps, warmup_steps, self.final_learning_rate)
+            return warmup_cosine(step, length.num_steps, warmup_steps, self.final_learning_rate)
 
         schedules = [
             (lambda step: 1.0) if group.get("constant_learning_rate") else schedule
             for group in optimizer.param_groups
         ]
-        scheduler = StepSchedule(optimizer, schedules)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return scheduled(optimizer, *schedules)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer trains; a group may bring its own `lr` and `weight_decay`.
@@ -261,18 +255,7 @@ class Objective(L.LightningModule, ABC):
     @property
     def run_length(self) -> RunLength:
         """The run's length in optimizer steps, which all schedules follow."""
-        trainer = self.trainer
-        if trainer.train_dataloader is None:  # it says how many batches an epoch has
-            trainer.fit_loop.setup_data()
-        batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
-        length = run_length(batches, accumulate, trainer.max_epochs, trainer.max_steps)
-        if batches % accumulate and not getattr(trainer, "fast_dev_run", False):
-            raise ValueError(
-                f"{batches} batches of an epoch do not divide by trainer.accumulate_grad_batches "
-                f"{accumulate}, so that its last step would see fewer images; set `trainer."
-                f"limit_train_batches` to {max(1, batches // accumulate) * accumulate}"
-            )
-        return length
+        return run_length(self.trainer)
 
 
 def _taps(backbone: SplitViT) -> list[Tap]:

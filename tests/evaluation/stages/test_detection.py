@@ -129,7 +129,9 @@ def test_learning_rate_rises_then_drops_twice():
 
 def test_training_no_longer_than_the_warmup_is_refused(checkpoint, coco):
     cli = StageCommandLine(arguments(checkpoint, coco, "--model.warmup_steps", "5"))
-    with pytest.raises(ValueError, match=r"max_steps 5 does not go beyond the warm-up of 5"):
+    with pytest.raises(
+        ValueError, match=r"run of 5 steps .trainer.max_steps. does not go beyond the warm-up of 5"
+    ):
         cli.model.run(cli.trainer, cli.datamodule, Path(coco))
 
 

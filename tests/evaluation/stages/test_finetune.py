@@ -224,7 +224,7 @@ def test_two_processes_measure_like_one(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.warmup_epochs", "2"], "not shorter than the run of 2 epochs; lower"),
+        (["--model.warmup_epochs", "2"], "not shorter than the run of 2 epochs .4 steps.; lower"),
         (["--data.global_batch_size", "9"], "a pass of a device has 9; use a"),
         (["--model.base_learning_rate", "1e30"], "lower `model.base_learning_rate`"),
     ],

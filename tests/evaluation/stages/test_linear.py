@@ -18,7 +18,7 @@ from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.sources.base import MemoryImages
 from ser_lightning.evaluation import probe_stage
 from ser_lightning.evaluation.features import CleanRows, TrainingRows, cached_features
-from ser_lightning.evaluation.head import LinearClassifier
+from ser_lightning.evaluation.linear_head import LinearClassifier
 from ser_lightning.evaluation.probe import CropProbe, Probe, fit_probe
 from ser_lightning.evaluation.stages.linear import LinearHeads, LinearStage, head_path
 from ser_lightning.results.hits import load_hits

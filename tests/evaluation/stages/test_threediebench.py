@@ -7,7 +7,7 @@ import pytest
 from object_tree import NUM_VIEWS, write_bench
 from ser_lightning.commands.evaluate import StageCommandLine, evaluate
 from ser_lightning.data.sources.threediebench import ObjectImages
-from ser_lightning.evaluation.head import LinearClassifier
+from ser_lightning.evaluation.linear_head import LinearClassifier
 from ser_lightning.results.record import read_record
 
 ROOT = Path(__file__).parents[3]

@@ -25,7 +25,7 @@ from ser_lightning.evaluation.metrics.average_precision import (
 )
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, PositiveInt, checked
-from ser_lightning.optim import decay_groups
+from ser_lightning.optim import decay_groups, run_length, scheduled
 
 DROPS = (8 / 9, 26 / 27)
 """Where the learning rate falls to a tenth, as shares of the run: 40,000 and 43,333 of 45,000."""
@@ -104,11 +104,7 @@ class DetectionStage(Stage):
                 f"{type(data).__name__} has no boxes; use --data DetectionDataModule with the "
                 "source CocoDetection"
             )
-        if trainer.max_steps <= self.warmup_steps:
-            raise ValueError(
-                f"trainer.max_steps {trainer.max_steps} does not go beyond the warm-up of "
-                f"{self.warmup_steps} steps; the paper trains for 45000"
-            )
+        self.check_training(trainer)
         data.setup("fit")
         self.detector = build_detector(
             self.head,
@@ -137,6 +133,7 @@ class DetectionStage(Stage):
                 len(self.measured),
                 counts={"detections": len(self.detections)},
                 feature={"tokens_of_block": self.backbone.depth, "norm": True},
+                reasons=self.shortened(trainer),
             )
         ]
 
@@ -185,14 +182,17 @@ class DetectionStage(Stage):
             lr=self.learning_rate,
             weight_decay=self.weight_decay,
         )
-        num_steps = self.trainer.max_steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: relative_learning_rate(step, num_steps, self.warmup_steps)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        num_steps, _, option = run_length(self.trainer)
+        if num_steps <= self.warmup_steps:
+            raise ValueError(
+                f"the run of {num_steps} steps ({option}) does not go beyond the warm-up of "
+                f"{self.warmup_steps} steps; the paper trains for 45000"
+            )
+
+        def schedule(step: int) -> float:
+            return relative_learning_rate(step, num_steps, self.warmup_steps)
+
+        return scheduled(optimizer, schedule)
 
 
 def _floats(batch: DetectionBatch) -> list[Tensor]:

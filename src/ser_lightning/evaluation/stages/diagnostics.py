@@ -29,7 +29,7 @@ from ser_lightning.evaluation.metrics.diagnostics import (
     spatial_variance_ratio,
     uniformity,
 )
-from ser_lightning.evaluation.rows import Rows
+from ser_lightning.evaluation.per_image import Rows
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.randomness import Stream, generator

@@ -25,7 +25,7 @@ from ser_lightning.evaluation.metrics.equivariance import (
     companion_scores,
     reference_positions,
 )
-from ser_lightning.evaluation.rows import Rows
+from ser_lightning.evaluation.per_image import Rows
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import PositiveInt, checked
 

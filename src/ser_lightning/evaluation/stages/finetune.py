@@ -28,7 +28,7 @@ from ser_lightning.evaluation.finetuned import (
 from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 from ser_lightning.numbers import BelowOne, NonNegative, Positive, Ratio, checked
-from ser_lightning.optim import scaled_learning_rate
+from ser_lightning.optim import run_length, scaled_learning_rate, scheduled
 from ser_lightning.randomness import Stream, generator
 
 
@@ -103,6 +103,7 @@ class FinetuneStage(Stage):
                 f"fine-tuning needs augmented images, {type(data).__name__} has none; set "
                 "`data.class_path` to FinetuneDataModule (rand_augment null, p_erasing 0 for none)"
             )
+        self.check_training(trainer)
         trainer.fit(self, datamodule=data)
         what = (
             f"weights after {trainer.global_step} steps at a peak learning rate of "
@@ -123,6 +124,7 @@ class FinetuneStage(Stage):
                 accuracy.num_samples,
                 counts={"hits": accuracy.num_hits},
                 feature={"cls_of_blocks": [self.backbone.depth], "trained": True},
+                reasons=self.shortened(trainer),
             )
         ]
 
@@ -217,29 +219,17 @@ class FinetuneStage(Stage):
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # Differs: DeiT sets the learning rate per epoch, here it moves with every step.
-        trainer = self.trainer
-        peak = self.peak_learning_rate(trainer.datamodule)  # type: ignore[attr-defined]
+        peak = self.peak_learning_rate(self.trainer.datamodule)  # type: ignore[attr-defined]
         groups = self.classifier.parameter_groups(peak, self.weight_decay, self.layer_decay)
         optimizer = torch.optim.AdamW(groups, peak, fused=True)
-        num_steps = int(trainer.estimated_stepping_batches)
-        per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
-        warmup_steps = self.warmup_epochs * per_epoch
-        if warmup_steps >= num_steps:
-            raise ValueError(
-                f"warm-up of {self.warmup_epochs:g} epochs is not shorter than the run of "
-                f"{num_steps / per_epoch:g} epochs; lower `model.warmup_epochs` or raise "
-                "`trainer.max_epochs`"
-            )
+        length = run_length(self.trainer)
+        warmup_steps = length.warmup_steps(self.warmup_epochs, "model.warmup_epochs")
         start, floor = self.warmup_learning_rate / peak, self.final_learning_rate / peak
 
         def schedule(step: int) -> float:
-            return relative_learning_rate(step, num_steps, warmup_steps, start, floor)
+            return relative_learning_rate(step, length.num_steps, warmup_steps, start, floor)
 
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return scheduled(optimizer, schedule)
 
     def peak_learning_rate(self, data: LabelledDataModule) -> float:
         """The learning rate of the head at the end of the warm-up."""

@@ -15,7 +15,7 @@ from typing_extensions import override
 from ser_lightning.corruptions import CORRUPTIONS
 from ser_lightning.data.benchmarks import ConditionBatch, ImageNetCDataModule
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.head_stage import BenchmarkStage
+from ser_lightning.evaluation.benchmark_stage import BenchmarkStage
 from ser_lightning.evaluation.metrics.accuracy import top_hits
 from ser_lightning.evaluation.stage import StageResult
 from ser_lightning.results.ratios import accuracy_percent, mean_over

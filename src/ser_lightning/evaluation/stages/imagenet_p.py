@@ -21,7 +21,7 @@ from ser_lightning.data.benchmarks import ConditionBatch, ImageNetPDataModule
 from ser_lightning.data.benchmarks.imagenet_p import base_name
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD
-from ser_lightning.evaluation.head_stage import BenchmarkStage
+from ser_lightning.evaluation.benchmark_stage import BenchmarkStage
 from ser_lightning.evaluation.metrics.flips import PerturbationSums, video_results
 from ser_lightning.evaluation.metrics.flips import summands as video_summands
 from ser_lightning.evaluation.stage import StageResult

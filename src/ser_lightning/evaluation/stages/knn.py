@@ -18,7 +18,7 @@ from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.features import Features
 from ser_lightning.evaluation.metrics.knn import KNNAccuracy, knn_hits
-from ser_lightning.evaluation.overlap import num_shared
+from ser_lightning.evaluation.shared_images import num_shared
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import Positive, PositiveInt, checked
 

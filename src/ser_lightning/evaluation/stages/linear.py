@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.head import HeadOrigin, LinearClassifier, head_path
+from ser_lightning.evaluation.linear_head import HeadOrigin, LinearClassifier, head_path
 from ser_lightning.evaluation.probe import Heads, Probe
 from ser_lightning.evaluation.probe_stage import ProbeStage
 from ser_lightning.evaluation.stage import StageResult
 from ser_lightning.numbers import Positive, checked
-from ser_lightning.optim import cosine, scaled_learning_rate
+from ser_lightning.optim import RunLength, cosine, scaled_learning_rate, scheduled
 
 MOMENTUM = 0.9
 INITIAL_STD = 0.01
@@ -77,15 +77,14 @@ class LinearHeads(Heads):
         return (self.learning_rates * losses).sum()
 
     @override
-    def configure(self, num_epochs: int) -> OptimizerLRScheduler:
+    def configure(self, length: RunLength) -> OptimizerLRScheduler:
+        per_epoch = length.steps_per_epoch
+
+        def schedule(step: int) -> float:  # moves with the epoch
+            return cosine(step // per_epoch, length.num_steps / per_epoch, 1.0, 0.0)
+
         optimizer = torch.optim.SGD(self.parameters(), lr=1.0, momentum=MOMENTUM)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda epoch: cosine(epoch, num_epochs, 1.0, 0.0)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "epoch"},
-        }
+        return scheduled(optimizer, schedule)
 
     @override
     def single(self, index: int) -> nn.Linear:

@@ -14,6 +14,7 @@ from typing_extensions import override
 from ser_lightning.evaluation.probe import Heads, deep_head
 from ser_lightning.evaluation.probe_stage import ProbeStage
 from ser_lightning.numbers import Positive, PositiveInt, checked
+from ser_lightning.optim import RunLength
 
 
 class DeepHead(Heads):
@@ -49,7 +50,7 @@ class DeepHead(Heads):
         return logits.unsqueeze(1)
 
     @override
-    def configure(self, num_epochs: int) -> OptimizerLRScheduler:
+    def configure(self, length: RunLength) -> OptimizerLRScheduler:
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
     @override

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ser_lightning.data.benchmarks import ConditionBatch, ShiftDataModule
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.head_stage import BenchmarkStage
+from ser_lightning.evaluation.benchmark_stage import BenchmarkStage
 from ser_lightning.evaluation.metrics.accuracy import top_hits
 from ser_lightning.evaluation.stage import StageResult
 

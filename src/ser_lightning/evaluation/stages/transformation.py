@@ -20,7 +20,7 @@ from ser_lightning.backbones.vit import Layer, block_number
 from ser_lightning.data import BatchKey
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.data.loaders import step_loader
-from ser_lightning.data.plan import Plan
+from ser_lightning.data.plan import Plan, per_device
 from ser_lightning.evaluation.features import (
     CleanRows,
     Extractor,
@@ -32,6 +32,7 @@ from ser_lightning.evaluation.features import (
 from ser_lightning.evaluation.probe import Heads, Probe, deep_head, fit_probe
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import Positive, PositiveInt, checked
+from ser_lightning.optim import RunLength
 
 Mode = Literal["pair", "single"]
 
@@ -215,7 +216,7 @@ class VersionHeads(Heads):
         return hits
 
     @override
-    def configure(self, num_epochs: int) -> torch.optim.Optimizer:
+    def configure(self, length: RunLength) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), self.learning_rate)
 
 
@@ -269,6 +270,7 @@ class TransformationStage(Stage):
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
+        self.check_training(trainer)
         data.setup("fit")
         backbones = [self.backbone, *([self.random_backbone()] if self.baseline else [])]
         tasks = list_tasks(self.layers, self.modes, self.baseline)
@@ -285,12 +287,15 @@ class TransformationStage(Stage):
             label = torch.full((len(rows),), -1)  # of no use here
             return Features(np.load(path, mmap_mode="r"), label, rows)
 
+        accumulate = trainer.accumulate_grad_batches
+        per_device(self.batch_size, world_size, accumulate)
         total = len(data.images("train"))
         num_train = total if self.num_train is None else min(self.num_train, total)
         try:
             train = features("train", num_train)
             num_train = len(train.rows)
-            plan = Plan(num_train, self.batch_size, 0, self.seed, rank, world_size)
+            size = self.batch_size // accumulate
+            plan = Plan(num_train, size, 0, self.seed, rank, world_size, accumulate)
             rows = TrainingRows(train, plan)
             fit_probe(trainer, probe, self._loader(trainer, rows), None)
             probe.to(trainer.strategy.root_device)
@@ -314,6 +319,7 @@ class TransformationStage(Stage):
                 counts={f"{n}_hits": round(v * num_shown[n] / 100) for n, v in metrics.items()},
                 feature={"layers": self.layers, "pooling": "mean of patch tokens"},
                 protocol={"num_train": num_train},
+                reasons=self.shortened(trainer),
             )
         ]
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ser_lightning.evaluation.head import HeadOrigin, LinearClassifier, head_path
+from ser_lightning.evaluation.linear_head import HeadOrigin, LinearClassifier, head_path
 from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
 from ser_lightning.evaluation.stage import Stage
 from support import tiny_backbone

@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch.utils.data import DataLoader
 
 from ser_lightning.objectives.moco_v3 import MoCoV3
-from ser_lightning.objectives.trainer_rules import check_trainer
+from ser_lightning.trainer_rules import check_trainer
 from support import tiny_batch, tiny_objective
 
 pytestmark = [

@@ -14,7 +14,7 @@ from ser_lightning.data.benchmarks import BenchmarkDataModule, Condition, Condit
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.sources.base import ImageSet
 from ser_lightning.distributed import gather_ragged
-from ser_lightning.evaluation.head import ORIGIN_UNKNOWN, LinearClassifier, head_path
+from ser_lightning.evaluation.linear_head import ORIGIN_UNKNOWN, LinearClassifier, head_path
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.files import file_sha256
 

@@ -20,7 +20,8 @@ _CALLBACKS: dict[type[L.Callback], str] = {
     callbacks.StochasticWeightAveraging: "replaces the learning rate's schedule; average "
     "checkpoints after the run instead",
     callbacks.WeightAveraging: "measures and saves other weights than those trained; use an "
-    "objective with a momentum branch, or average checkpoints after the run",
+    "objective with a momentum branch, `model.ema_decay` of fine-tuning, or average checkpoints "
+    "after the run",
     callbacks.BaseFinetuning: "freezes and adds parameters behind the schedules; set "
     "`model.init_args.backbone.init_args.freeze_patch_embed` or train all of them",
     callbacks.ModelPruning: "changes weights between steps; prune an exported backbone",
