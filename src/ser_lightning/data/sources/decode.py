@@ -1,5 +1,6 @@
 """From an image file to 8-bit colour: upright or as stored, opaque, and not too large."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ EXTENSIONS = tuple(
 )
 """Extensions, in lower case, of the photographs and drawings that Pillow can open."""
 
+TOO_LARGE = "shrink the file, or raise `max_pixels` (--data.source.max_pixels)"
 _DEPTHS = (8, 10, 12, 14, 16)
 _ALPHA = ("RGBA", "LA", "PA")
 _UPRIGHT = {  # what undoes the value of EXIF's orientation
@@ -87,14 +89,13 @@ def read_image(path: str | Path, decode: Decode = AS_STORED, min_side: int | Non
             range.
     """
     try:
-        with without_pillows_limit(), Image.open(path) as image:
+        with pixel_limit(None), Image.open(path) as image:
             if min_side is not None:
                 image.draft(None, (min_side, min_side))
             if image.width * image.height > decode.max_pixels:
                 raise ValueError(
                     f"{image.width} x {image.height} pixels are more than max_pixels "
-                    f"{decode.max_pixels:,}; shrink the file, or raise `max_pixels` "
-                    "(--data.source.max_pixels)"
+                    f"{decode.max_pixels:,}; {TOO_LARGE}"
                 )
             return _to_rgb(image, decode)
     except Exception as error:  # damaged files make decoders raise almost anything
@@ -102,11 +103,19 @@ def read_image(path: str | Path, decode: Decode = AS_STORED, min_side: int | Non
 
 
 @contextmanager
-def without_pillows_limit() -> Iterator[None]:
-    """Leaves the limit to `max_pixels`; Pillow's own cannot name the option, and warns before."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+def pixel_limit(max_pixels: int | None) -> Iterator[None]:
+    """Sets the limit to what Pillow opens, which is checked in `read_image` where it is None.
+
+    Raises:
+        ValueError: a larger file was opened; the message names the option.
+    """
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"{error} {TOO_LARGE}") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 

@@ -1,8 +1,6 @@
 """Images in folders, in ImageNet's layout or without any."""
 
-import hashlib
 import os
-import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,10 +13,17 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ser_lightning.data.sources.base import ImageSet, Source, file_state, folder_path, hold_out
+from ser_lightning.data.sources.base import (
+    ImageSet,
+    Source,
+    file_state,
+    folder_path,
+    hold_out,
+    left_out_line,
+)
 from ser_lightning.data.sources.decode import AS_STORED, Decode, Level, read_image
 from ser_lightning.data.sources.listing import list_images
-from ser_lightning.data.sources.released import imagenet_synsets
+from ser_lightning.data.sources.released import IMAGENET, imagenet_synsets
 from ser_lightning.data.sources.splits import (
     LAYOUT,
     Images,
@@ -40,7 +45,7 @@ class FileImages(ImageSet):
     decode: Decode = AS_STORED
 
     @abstractmethod
-    def path(self, index: int) -> str | Path:
+    def path(self, index: int) -> str:
         """The file of one image."""
 
     @override
@@ -57,9 +62,7 @@ class FileImages(ImageSet):
 
     @override
     def _content(self) -> Iterator[bytes]:
-        yield repr(self.decode).encode()
-        for index in range(len(self)):
-            yield file_state(self.path(index))
+        return (file_state(self.path(index)) for index in range(len(self)))
 
 
 class FolderImages(FileImages):
@@ -142,8 +145,7 @@ class ImageFolder(Source):
     ) -> None:
         folder_path(root)
         self.root = root
-        self.train_name = train
-        self.evaluation_name = evaluation
+        self.split_names = train, evaluation
         self.has_labels = labels
         self.upright = upright
         self.decode = Decode(upright is not False, background, max_pixels)
@@ -173,9 +175,7 @@ class ImageFolder(Source):
     @property
     @override
     def dataset_name(self) -> str:
-        path = folder_path(self.root).resolve()
-        name = re.sub(r"[^a-z0-9]+", "_", path.name.lower()).strip("_")
-        return f"folder_{name}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+        return self.named(IMAGENET if self.is_released else "folder")
 
     @property
     @override
@@ -185,10 +185,7 @@ class ImageFolder(Source):
     @override
     def notes(self) -> tuple[str, ...]:
         found = self._open()
-        kinds = [f"{reason}: {number:,}" for reason, number in found.left_out.most_common()]
-        if len(kinds) > 12:
-            kinds[11:] = [f"{len(kinds) - 11} more kinds"]
-        return (found.choice, *([f"left out: {', '.join(kinds)}"] if kinds else []))
+        return (found.choice, *left_out_line(found.left_out))
 
     def _open(self) -> _Found:
         if self._found is None:
@@ -202,7 +199,7 @@ class ImageFolder(Source):
                 raise FileNotFoundError(
                     f"{root} holds no image (.jpg .png and others){others}; {layout}"
                 )
-            splits = find_splits(root, listing.paths, self.train_name, self.evaluation_name)
+            splits = find_splits(root, listing.paths, *self.split_names)
             self._found = self._divide(splits, listing.left_out + splits.left_out)
         return self._found
 

@@ -6,7 +6,7 @@ import os
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +69,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ser-lightning"
 
 
-def list_images(root: Path) -> Listing:
+def list_images(root: Path, extensions: Sequence[str] = EXTENSIONS) -> Listing:
     """Lists the images below a folder.
 
     Hidden folders and files and those of operating systems are left out. Links are followed, but
@@ -79,9 +79,10 @@ def list_images(root: Path) -> Listing:
     An index of 1,000 images and more is kept in `cache_folder()`. Folders that were not changed
     since are not read again.
     """
-    index = _index_path(root)
+    key = repr((_FORMAT, str(root.resolve()), extensions))
+    index = cache_folder() / "listings" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     known = _load(index)
-    found, num_repeated = _walk(root, known)
+    found, num_repeated = _walk(root, known, extensions)
     paths, inodes, linked = _together(found.values())
     if len(paths) >= MIN_INDEXED and any(found[path] is not known.get(path) for path in found):
         _save(index, found)
@@ -96,7 +97,9 @@ def list_images(root: Path) -> Listing:
     return Listing(np.sort(np.delete(paths, repeated), kind="stable"), left_out)
 
 
-def _walk(root: Path, known: dict[str, _Folder]) -> tuple[dict[str, _Folder], int]:
+def _walk(
+    root: Path, known: dict[str, _Folder], extensions: Sequence[str]
+) -> tuple[dict[str, _Folder], int]:
     """Visits every folder once: first those in their own place, then those behind links.
 
     Returns:
@@ -117,7 +120,8 @@ def _walk(root: Path, known: dict[str, _Folder]) -> tuple[dict[str, _Folder], in
         folder = known.get(relative)
         if folder is None or folder.time != state.st_mtime_ns:
             is_settled = state.st_mtime_ns < time.time_ns() - _SETTLED
-            folder = _read_folder(path, relative, state.st_mtime_ns if is_settled else _UNTIMED)
+            changed = state.st_mtime_ns if is_settled else _UNTIMED
+            folder = _read_folder(path, relative, changed, extensions)
         found[relative] = folder
         folders += reversed(folder.folders)
         if folder.links:
@@ -125,7 +129,7 @@ def _walk(root: Path, known: dict[str, _Folder]) -> tuple[dict[str, _Folder], in
     return found, num_repeated
 
 
-def _read_folder(path: str, relative: str, changed: int) -> _Folder:
+def _read_folder(path: str, relative: str, changed: int, extensions: Sequence[str]) -> _Folder:
     folders, links, images = list[str](), list[str](), list[tuple[bytes, int, bool]]()
     left_out: Counter[str] = Counter()
     try:
@@ -144,7 +148,7 @@ def _read_folder(path: str, relative: str, changed: int) -> _Folder:
                 (links if is_link else folders).append(place)
         elif is_system:
             left_out["hidden files"] += 1
-        elif extension not in EXTENSIONS:
+        elif extension not in extensions:
             left_out[f"files {extension}" if extension else "files without an extension"] += 1
         elif entry.is_file():
             inode = os.stat(entry.path).st_ino if is_link else entry.inode()
@@ -194,11 +198,6 @@ def _repeated(root: Path, paths: np.ndarray, inodes: np.ndarray, linked: np.ndar
                 repeated.append(row)
             seen.add(identity)
     return repeated
-
-
-def _index_path(root: Path) -> Path:
-    key = repr((_FORMAT, str(root.resolve()), EXTENSIONS))
-    return cache_folder() / "listings" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
 
 
 def _together(folders: Collection[_Folder]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Opening a source at the start of a run: what was found is printed, and ranks compare it."""
+"""Opening images at the start of a run: what was found is printed, and ranks compare it."""
 
 from typing import Any
 
@@ -15,14 +15,17 @@ def open_source(source: Source) -> tuple[ImageSet, ImageSet | None]:
         ValueError: ranks found different images.
     """
     train, evaluation = source.train(), source.evaluation()
-    check_ranks_agree(train)
-    if evaluation is not None:
-        check_ranks_agree(evaluation)
-    rank_zero_info(source.summary())
+    announce(source.summary(), *(images for images in (train, evaluation) if images is not None))
     return train, evaluation
 
 
-def check_ranks_agree(images: ImageSet) -> None:
+def announce(summary: str, *sets: ImageSet) -> None:
+    """Prints what was found, once ranks agree on it; raises as `check_ranks_agree`."""
+    check_ranks_agree(*sets)
+    rank_zero_info(summary)
+
+
+def check_ranks_agree(*sets: ImageSet) -> None:
     """Refuses ranks that found different images. A collective call: every rank makes it.
 
     Raises:
@@ -31,7 +34,8 @@ def check_ranks_agree(images: ImageSet) -> None:
     if not (dist.is_available() and dist.is_initialized()):
         return
     found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, (len(images), images.listing()))
+    own = sum(map(len, sets)), tuple(images.listing() for images in sets)
+    dist.all_gather_object(found, own)
     if len(set(found)) > 1:
         counts = ", ".join(f"{count:,}" for count, _ in found)
         raise ValueError(

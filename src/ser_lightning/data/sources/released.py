@@ -10,7 +10,10 @@ from functools import lru_cache
 from lightning.pytorch.utilities import rank_zero_warn
 from timm.data.imagenet_info import ImageNetInfo
 
-from ser_lightning.data.sources.base import HOLDOUT_STEP, HeldOut, ImageSet
+from ser_lightning.data.sources.base import HOLDOUT_STEP, HeldOut, ImageSet, Source
+
+IMAGENET = "imagenet1k"
+"""What results on ImageNet's classes are called."""
 
 IMAGENET_VAL = 50_000
 """Validation images of ImageNet-1k, and of every severity of ImageNet-C."""
@@ -36,15 +39,21 @@ def imagenet_r_synsets() -> tuple[str, ...]:
     return tuple(content.decode().split())
 
 
+def imagenet_name(source: Source) -> str:
+    """What results on ImageNet are called; a source of ImageNet adds its unusual options."""
+    try:
+        is_imagenet = source.train().class_names == imagenet_synsets()
+    except (FileNotFoundError, ValueError):  # the source is not always needed
+        is_imagenet = False
+    return source.named(IMAGENET) if is_imagenet else IMAGENET
+
+
 def count_reasons(found: Mapping[str, int], *released: int) -> tuple[str, ...]:
-    """Warns where sets have another number of files than the released ones.
+    """A reason for the record, and a warning, where sets have other numbers of files than released.
 
     Args:
         found: number of files, by set.
         released: right numbers.
-
-    Returns:
-        A reason for the record; none where all numbers are right.
     """
     wrong = {name: number for name, number in found.items() if number not in released}
     if not wrong:
