@@ -64,6 +64,7 @@ class CocoImages(FileImages):
         # arrays: millions of small objects would be copied into every worker
         self.names = np.array([os.fsencode(image["file_name"]) for image in images])
         self.is_wide = np.array([image["width"] >= image["height"] for image in images], dtype=bool)
+        self.categories = tuple(str(c["name"]) for c in annotations["categories"])
         self.num_categories = 1 + max(int(c["id"]) for c in annotations["categories"])
         self.labels = torch.full((len(images),), -1)
         self.class_names = ()
@@ -87,10 +88,9 @@ class CocoImages(FileImages):
     def part(self, positions: np.ndarray) -> "CocoImages":
         """Some of the images, in this order; the boxes are shared."""
         chosen = copy(self)
-        chosen.names = self.names[positions]
-        chosen.is_wide = self.is_wide[positions]
+        for name in ("names", "is_wide", "_start", "_end"):
+            setattr(chosen, name, getattr(self, name)[positions])
         chosen.labels = self.labels[torch.from_numpy(positions)]
-        chosen._start, chosen._end = self._start[positions], self._end[positions]
         return chosen
 
     @override
@@ -129,6 +129,7 @@ class CocoDetection(Source):
     def __init__(self, root: str) -> None:
         folder_path(root)
         self.root = root
+        self._opened: dict[str, CocoImages] = {}
 
     @override
     def train(self) -> CocoImages:
@@ -144,7 +145,28 @@ class CocoDetection(Source):
     def evaluation(self) -> CocoImages:
         return self._open("val2017")
 
+    @property
+    @override
+    def dataset_name(self) -> str:
+        return self.named("coco2017")
+
+    @override
+    def notes(self) -> tuple[str, ...]:
+        train, test = self.train(), self.evaluation()
+        some, count = ", ".join(train.categories[:5]), len(train.categories)
+        without = len(train) - len(train.with_objects())
+        return (
+            f"{train.folder} is read for training, {test.folder} for evaluation",
+            f"boxes of {count} categories ({some}{', ...' if count > 5 else ''})",
+            f"images without a box to train on, left out of training: {without:,}",
+        )
+
     def _open(self, split: str) -> CocoImages:
+        if split not in self._opened:
+            self._opened[split] = self._read(split)
+        return self._opened[split]
+
+    def _read(self, split: str) -> CocoImages:
         root = folder_path(self.root)
         folder, file = root / split, root / "annotations" / f"instances_{split}.json"
         layout = _LAYOUT.format(root=self.root)

@@ -19,6 +19,7 @@ from ser_lightning.data.plan import AspectPlan, BatchKey, Plan
 from ser_lightning.data.reading import Handful, Reader, made
 from ser_lightning.data.sources.base import Source
 from ser_lightning.data.sources.coco import CocoDetection, CocoImages
+from ser_lightning.data.sources.opening import open_source
 from ser_lightning.data.sources.released import COCO_VAL, count_reasons
 from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.randomness import Stream, generator, uniforms
@@ -191,7 +192,6 @@ class DetectionDataModule(LabelledDataModule):
             )
         if not short_sides:
             raise ValueError("short_sides is empty; the usual ones are 480 to 800")
-        self.coco = source
         self.short_sides = tuple(short_sides)
         self.test_short_side = test_short_side
         self.long_side = long_side
@@ -200,7 +200,9 @@ class DetectionDataModule(LabelledDataModule):
     def setup(self, stage: str) -> None:
         if self._splits:
             return
-        train, test = self.coco.train(), self.coco.evaluation()
+        train, test = open_source(self.source)
+        assert isinstance(train, CocoImages)
+        assert isinstance(test, CocoImages)
         train = train.part(train.with_objects())
         self._splits = {
             "train": _some(train, self.num_train, 0),
@@ -220,11 +222,6 @@ class DetectionDataModule(LabelledDataModule):
     def num_classes(self) -> int:
         # the category ids from 0, the background, to the largest: 91 for COCO
         return max(self.images("train").num_categories, self.images("test").num_categories)
-
-    @property
-    @override
-    def dataset_name(self) -> str:
-        return "coco2017"
 
     @override
     def plan(self, trainer: L.Trainer | None = None) -> Plan:
