@@ -17,15 +17,9 @@ from ser_lightning.batch import NO_IMAGES
 from ser_lightning.data.benchmarks.layouts import class_files
 from ser_lightning.data.datasets import CleanImages, balanced_subset
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.sources.base import (
-    ImageSet,
-    Part,
-    Source,
-    classes,
-    data_lines,
-    left_out_line,
-)
+from ser_lightning.data.sources.base import ImageSet, Part, Source, classes
 from ser_lightning.data.sources.decode import EXTENSIONS
+from ser_lightning.data.sources.listing import left_out_line
 from ser_lightning.data.sources.opening import announce
 from ser_lightning.randomness import Stream, generator
 
@@ -73,11 +67,7 @@ class ConditionBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class ConditionImages:
-    """Makes batches of one condition each; slots count through all conditions.
-
-    Attributes:
-        parts: what makes the batches of each condition.
-    """
+    """Makes batches of one condition each; slots count through all conditions."""
 
     parts: tuple[CleanImages, ...]
 
@@ -93,11 +83,7 @@ class ConditionImages:
 
 @dataclass(frozen=True)
 class RenderedImages:
-    """Makes batches of images that each come in all conditions at once.
-
-    Attributes:
-        batches: what makes batches with pixels (B, conditions, 3, H, W).
-    """
+    """Makes batches of images that each come in all conditions: (B, conditions, 3, H, W)."""
 
     batches: CleanImages
 
@@ -167,7 +153,8 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
             titles = [c.title for c in group]
             several = f" to {titles[-1]}, {len(titles)} conditions" if len(titles) > 1 else ""
             lines.append(f"{titles[0]}{several}: {size:,} to evaluate on{' each' * bool(several)}")
-        return data_lines(*lines, *self._notes, *left_out_line(self.left_out))
+        lines += [*self._notes, *left_out_line(self.left_out)]
+        return "\n".join(f"data: {line}" for line in lines)
 
     @override
     def test_dataloader(self) -> DataLoader:

@@ -1,4 +1,4 @@
-"""Batches of images of different sizes with their boxes, as pure functions of their key."""
+"""COCO's images of different sizes with their boxes: resized and flipped together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,13 +122,7 @@ class DetectionTraining:
 
 @dataclass(frozen=True)
 class DetectionTest:
-    """Makes a batch of clean images.
-
-    Attributes:
-        reader: of the images to evaluate; slots are their positions.
-        short_side: wanted length of the shorter side in pixels.
-        long_side: longest allowed side in pixels.
-    """
+    """Makes a batch of clean images; slots are positions of the reader's images."""
 
     reader: Reader
     short_side: int = 800
@@ -240,13 +234,9 @@ class DetectionDataModule(LabelledDataModule):
 
     @override
     def describe(self) -> dict[str, Any]:
-        return {
-            "short_side": self.test_short_side,
-            "long_side": self.long_side,
-            "interpolation": "bilinear",
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
+        sizes = {"short_side": self.test_short_side, "long_side": self.long_side}
+        kind = {"interpolation": "bilinear", "mean": list(self.mean), "std": list(self.std)}
+        return sizes | kind
 
 
 def _some(images: CocoImages, size: int | None, counter: int) -> CocoImages:

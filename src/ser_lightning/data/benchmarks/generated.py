@@ -1,6 +1,7 @@
 """Corrupted and perturbed images made on the fly, as image sets."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -56,6 +57,7 @@ def reduction(images: ImageSet, size: int, crop_fraction: float) -> Reduction | 
     return Reduction(size, crop_fraction) if larger else None
 
 
+@dataclass(eq=False)
 class CorruptedImages(Derived):
     """Images, each in all conditions at once: `read` gives (conditions, 3, H, W).
 
@@ -69,19 +71,10 @@ class CorruptedImages(Derived):
         options: further arguments of `corrupt`.
     """
 
-    def __init__(
-        self,
-        images: ImageSet,
-        conditions: Sequence[tuple[str, int]],
-        seed: int,
-        reduce: Reduction | None,
-        options: Mapping[str, Any],
-    ) -> None:
-        super().__init__(images)
-        self.conditions = list(conditions)
-        self.seed = seed
-        self.reduce = reduce
-        self.options = dict(options)
+    conditions: Sequence[tuple[str, int]]
+    seed: int
+    reduce: Reduction | None
+    options: Mapping[str, Any]
 
     @override
     def read(self, index: int) -> Tensor:
@@ -97,11 +90,8 @@ class CorruptedImages(Derived):
             ]
         )
 
-    @override
-    def settings(self) -> tuple[Any, ...]:
-        return self.conditions, self.seed, self.reduce, sorted(self.options.items())
 
-
+@dataclass(eq=False)
 class Sequences(Derived):
     """Images as generated sequences, (T, 3, H, W); what is drawn depends on an image's place only.
 
@@ -114,14 +104,10 @@ class Sequences(Derived):
         stride: takes every so-manieth frame, from the first one on.
     """
 
-    def __init__(
-        self, images: ImageSet, name: str, seed: int, reduce: Reduction | None, stride: int
-    ) -> None:
-        super().__init__(images)
-        self.name = name
-        self.seed = seed
-        self.reduce = reduce
-        self.stride = stride
+    name: str
+    seed: int
+    reduce: Reduction | None
+    stride: int
 
     @override
     def read(self, index: int) -> Tensor:
@@ -129,7 +115,3 @@ class Sequences(Derived):
         if self.reduce is not None:
             image, crop = self.reduce.resize(image), self.reduce.size
         return sequence(image, self.name, index, self.seed, crop=crop)[:: self.stride]
-
-    @override
-    def settings(self) -> tuple[Any, ...]:
-        return self.name, self.seed, self.reduce, self.stride

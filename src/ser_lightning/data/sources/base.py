@@ -5,8 +5,8 @@ import inspect
 import os
 import re
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,40 +43,26 @@ class ImageSet(ABC):
 
     @abstractmethod
     def read(self, index: int) -> Tensor:
-        """Reads the image at a position of the split.
-
-        Returns:
-            (3, H, W) uint8 image.
-
-        Raises:
-            UnreadableImage: the image is damaged.
-        """
+        """The (3, H, W) uint8 image at a position; UnreadableImage where it is damaged."""
 
     def read_reduced(self, index: int, min_side: int) -> Tensor:
         """Reads one image, in a half, a quarter or an eighth of its size where that is faster.
 
-        JPEG decoders can leave out detail. A view that is cut from it does not change visibly
-        (by half a level on average) while the cut has twice the view's pixels on a side.
-
-        Args:
-            index: position in the split.
-            min_side: neither height nor width falls below it, unless the file's own is smaller.
+        Neither height nor width falls below `min_side`, unless the file's own is smaller. JPEG
+        decoders can leave out detail. A view that is cut from it does not change visibly (by half
+        a level on average) while the cut has twice the view's pixels on a side.
         """
         return self.read(index)
 
     def listing(self) -> str:
-        """SHA-256 of what was found: names, labels, classes and how files are decoded.
-
-        Files are not looked into: copies on two disks have the same one.
-        """
+        """SHA-256 of names, labels, classes and decoding; the same for copies on two disks."""
         parts = [type(self).__name__, self.class_names, self.describe()]
         return _sha256(repr(parts).encode(), self.labels.numpy().tobytes(), *self._names())
 
     def fingerprint(self) -> str:
-        """SHA-256 of the listing and of the images' content.
+        """SHA-256 of the listing and the images' content, for which files' sizes and times stand.
 
-        For files, sizes and times of the last change stand for the content. They are looked up at
-        every call: an image that was replaced under the same name changes the result.
+        They are looked up at every call: replaced images change the result.
         """
         return _sha256(self.listing().encode(), *self._content())
 
@@ -156,30 +142,24 @@ class Source(ABC):
     def summary(self) -> str:
         """What was found, in a few lines that are printed at every start."""
         train, evaluation = self.train(), self.evaluation()
-        lines = [f"{self.dataset_name}, {len(train):,} images to train on"]
-        lines[0] += f", {classes(train.class_names)}"
+        found = f"{len(train):,} images to train on, {classes(train.class_names)}"
         if evaluation is None:
-            lines.append("nothing to evaluate on: no evaluation split, one image in every class")
+            other = "nothing to evaluate on: no evaluation split, one image in every class"
         elif isinstance(evaluation, HeldOut):
-            lines.append(evaluation.summary())
+            other = evaluation.summary()
         else:
-            lines.append(f"{len(evaluation):,} images to evaluate on")
-        return data_lines(*lines, *self.notes())
+            other = f"{len(evaluation):,} images to evaluate on"
+        lines = (f"{self.dataset_name}, {found}", other, *self.notes())
+        return "\n".join(f"data: {line}" for line in lines)
 
 
+@dataclass(eq=False)
 class MemoryImages(ImageSet):
-    """A split that lies in memory.
+    """A split that lies in memory, (N, 1 or 3, H, W) uint8; one channel is shown as three."""
 
-    Args:
-        pixels: (N, 1 or 3, H, W) uint8 images; one channel is shown as three.
-        labels: (N,) int64 class ids.
-        class_names: one name per class id.
-    """
-
-    def __init__(self, pixels: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> None:
-        self.pixels = pixels
-        self.labels = labels
-        self.class_names = class_names
+    pixels: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
 
     @override
     def read(self, index: int) -> Tensor:
@@ -190,21 +170,22 @@ class MemoryImages(ImageSet):
         return repr(tuple(self.pixels.shape)).encode(), self.pixels.numpy().tobytes()
 
 
+@dataclass(eq=False)
 class Derived(ImageSet):
-    """Images that are made of another set's, or some of them.
+    """Images that are made of another set's, with its labels and classes.
 
-    Args:
-        images: the other set, whose labels and classes they have.
+    All further fields are what the images depend on, in plain values.
     """
 
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
-        self.labels = images.labels
-        self.class_names = images.class_names
+    images: ImageSet
 
-    @abstractmethod
+    def __post_init__(self) -> None:
+        self.labels = self.images.labels
+        self.class_names = self.images.class_names
+
     def settings(self) -> tuple[Any, ...]:
         """What else the images depend on, in plain values; for a fingerprint."""
+        return tuple(getattr(self, field.name) for field in fields(self)[1:])
 
     @override
     def describe(self) -> dict[str, Any]:
@@ -219,18 +200,15 @@ class Derived(ImageSet):
         return (self.images.fingerprint().encode(),)
 
 
+@dataclass(eq=False)
 class Part(Derived):
-    """Some images of a split.
+    """Some images of a split, in the order of their positions there."""
 
-    Args:
-        images: the whole split.
-        positions: which images, in which order.
-    """
+    positions: np.ndarray
 
-    def __init__(self, images: ImageSet, positions: np.ndarray) -> None:
-        super().__init__(images)
-        self.positions = positions
-        self.labels = images.labels[torch.from_numpy(positions)]
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.labels = self.labels[torch.from_numpy(self.positions)]
 
     @override
     def read(self, index: int) -> Tensor:
@@ -260,13 +238,10 @@ class HeldOut(Part):
 
 
 def hold_out(images: ImageSet) -> tuple[ImageSet, HeldOut | None]:
-    """Splits a set without an evaluation split, class by class.
+    """The images to train on, and those held out; None where every class has a single image.
 
     Every 20th image of a class is held out, in the order of the set; of a class of 2 to 19 images,
     the last one; of a class with one image, none. Images without labels are one class.
-
-    Returns:
-        The images to train on, and those held out; None where every class has a single image.
     """
     order = images.labels.numpy().argsort(kind="stable")
     borders = np.flatnonzero(np.diff(images.labels.numpy()[order])) + 1
@@ -294,9 +269,10 @@ def folder_path(root: str | None) -> Path:
 
 def file_state(path: str | Path) -> bytes:
     """Size and time of the last change of a file, which stand for its content."""
-    if not os.path.exists(path):
+    try:
+        state = os.stat(path)
+    except OSError:
         return b"missing\n"
-    state = os.stat(path)
     return f"{state.st_size} {state.st_mtime_ns}\n".encode()
 
 
@@ -304,19 +280,6 @@ def classes(names: Sequence[str]) -> str:
     """How many classes there are, and the first ones, for a summary."""
     some = ", ".join([*names[:5], *["..."] * (len(names) > 5)])
     return f"{len(names):,} classes ({some})" if names else "no labels"
-
-
-def data_lines(*lines: str) -> str:
-    """The lines of a summary."""
-    return "\n".join(f"data: {line}" for line in lines)
-
-
-def left_out_line(found: Counter[str]) -> tuple[str, ...]:
-    """What was left out by reason, as a line of a summary; none where nothing was."""
-    kinds = [f"{reason}: {number:,}" for reason, number in found.most_common()]
-    if len(kinds) > 12:
-        kinds[11:] = [f"{len(kinds) - 11} more kinds"]
-    return (f"left out: {', '.join(kinds)}",) if kinds else ()
 
 
 def _sha256(*parts: bytes) -> str:

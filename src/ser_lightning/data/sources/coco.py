@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable
 from copy import copy
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,12 +52,7 @@ class Boxes(NamedTuple):
 
 
 class CocoImages(FileImages):
-    """One split of COCO; its images have boxes instead of labels, and are shown as stored.
-
-    Args:
-        folder: of the images.
-        annotations: the content of an `instances_*.json`.
-    """
+    """One split of COCO, shown as stored; boxes of an `instances_*.json` instead of labels."""
 
     def __init__(self, folder: Path, annotations: dict[str, Any]) -> None:
         images = sorted(annotations["images"], key=lambda image: int(image["id"]))
@@ -129,16 +125,10 @@ class CocoDetection(Source):
     def __init__(self, root: str) -> None:
         folder_path(root)
         self.root = root
-        self._opened: dict[str, CocoImages] = {}
 
     @override
     def train(self) -> CocoImages:
-        """Opens train2017.
-
-        Raises:
-            FileNotFoundError: if images or annotations are missing.
-            ValueError: if the file of annotations is no such file.
-        """
+        """Opens train2017; FileNotFoundError, or ValueError for a file of other annotations."""
         return self._open("train2017")
 
     @override
@@ -161,12 +151,8 @@ class CocoDetection(Source):
             f"images without a box to train on, left out of training: {without:,}",
         )
 
+    @cache  # noqa: B019 - of a source there are one or two
     def _open(self, split: str) -> CocoImages:
-        if split not in self._opened:
-            self._opened[split] = self._read(split)
-        return self._opened[split]
-
-    def _read(self, split: str) -> CocoImages:
         root = folder_path(self.root)
         folder, file = root / split, root / "annotations" / f"instances_{split}.json"
         layout = _LAYOUT.format(root=self.root)

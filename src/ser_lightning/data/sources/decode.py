@@ -2,14 +2,14 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ser_lightning.data.sources.base import UnreadableImage
@@ -28,16 +28,6 @@ EXTENSIONS = tuple(
 TOO_LARGE = "shrink the file, or raise `max_pixels` (--data.source.max_pixels)"
 _DEPTHS = (8, 10, 12, 14, 16)
 _ALPHA = ("RGBA", "LA", "PA")
-_UPRIGHT = {  # what undoes the value of EXIF's orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 
 if TYPE_CHECKING:
     Level = int
@@ -70,7 +60,7 @@ AS_STORED = Decode()
 
 
 def read_image(path: str | Path, decode: Decode = AS_STORED, min_side: int | None = None) -> Tensor:
-    """Reads an image file: the first picture of it, in colour.
+    """Reads the first picture of a file, in colour: (3, H, W) uint8.
 
     Pixels of more than 8 bits are divided by the file's own depth: the smallest of 8, 10, 12, 14
     and 16 bits that holds its brightest pixel.
@@ -80,9 +70,6 @@ def read_image(path: str | Path, decode: Decode = AS_STORED, min_side: int | Non
         decode: how to show it.
         min_side: lets the decoder of JPEG leave out detail, as long as height and width stay at
             least as long; None for the full size.
-
-    Returns:
-        (3, H, W) uint8 image.
 
     Raises:
         UnreadableImage: the file is missing, damaged or too large, or its pixels have no known
@@ -104,11 +91,7 @@ def read_image(path: str | Path, decode: Decode = AS_STORED, min_side: int | Non
 
 @contextmanager
 def pixel_limit(max_pixels: int | None) -> Iterator[None]:
-    """Sets the limit to what Pillow opens, which is checked in `read_image` where it is None.
-
-    Raises:
-        ValueError: a larger file was opened; the message names the option.
-    """
+    """Refuses larger files that are opened by a ValueError; None leaves that to the caller."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
     try:
         with warnings.catch_warnings():
@@ -125,8 +108,9 @@ def _to_rgb(image: Image.Image, decode: Decode) -> Tensor:
     is_halved = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()
     info = image.info
-    if decode.upright and (turn := _UPRIGHT.get(_orientation(image))) is not None:
-        image = image.transpose(turn)
+    if decode.upright:
+        with suppress(Exception):  # a damaged EXIF block does not make the picture unreadable
+            ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -137,14 +121,6 @@ def _to_rgb(image: Image.Image, decode: Decode) -> Tensor:
         canvas = Image.new("RGBA", image.size, decode.background)
         image = Image.alpha_composite(canvas, image.convert("RGBA"))
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1 where the block is missing or damaged."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a damaged block does not make the picture unreadable
-        return 1
 
 
 def _from_deep_gray(levels: np.ndarray, transparent: Any, decode: Decode) -> Tensor:

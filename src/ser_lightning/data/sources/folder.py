@@ -13,34 +13,23 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ser_lightning.data.sources.base import (
-    ImageSet,
-    Source,
-    file_state,
-    folder_path,
-    hold_out,
-    left_out_line,
-)
+from ser_lightning.data.sources.base import ImageSet, Source, file_state, folder_path, hold_out
 from ser_lightning.data.sources.decode import AS_STORED, Decode, Level, read_image
-from ser_lightning.data.sources.listing import list_images
+from ser_lightning.data.sources.listing import left_out_line, list_images
 from ser_lightning.data.sources.released import IMAGENET, imagenet_synsets
 from ser_lightning.data.sources.splits import (
     LAYOUT,
-    Images,
     Splits,
+    check_classes,
     class_folders,
     find_splits,
     first_folders,
-)
+)  # fmt: skip
 from ser_lightning.numbers import PositiveInt, checked
 
 
 class FileImages(ImageSet):
-    """A split whose images are files.
-
-    Attributes:
-        decode: how they are shown.
-    """
+    """A split whose images are files."""
 
     decode: Decode = AS_STORED
 
@@ -103,6 +92,9 @@ class FolderImages(FileImages):
         return (self.paths.tobytes(),)
 
 
+LOOSE = "images beside class folders"
+
+
 class _Found(NamedTuple):
     """The splits of a folder, which folders they are, and how much is in neither, by reason."""
 
@@ -145,7 +137,8 @@ class ImageFolder(Source):
     ) -> None:
         folder_path(root)
         self.root = root
-        self.split_names = train, evaluation
+        self.train_name = train
+        self.evaluation_name = evaluation
         self.has_labels = labels
         self.upright = upright
         self.decode = Decode(upright is not False, background, max_pixels)
@@ -163,8 +156,7 @@ class ImageFolder(Source):
 
         Raises:
             FileNotFoundError: the folder is missing or holds no image.
-            ValueError: it is not clear what is a split and what a class, or the evaluation folder
-                does not fit to the training folder.
+            ValueError: it is not clear what is a split and what a class, or splits do not fit.
         """
         return self._open().train
 
@@ -199,46 +191,26 @@ class ImageFolder(Source):
                 raise FileNotFoundError(
                     f"{root} holds no image (.jpg .png and others){others}; {layout}"
                 )
-            splits = find_splits(root, listing.paths, *self.split_names)
+            splits = find_splits(root, listing.paths, self.train_name, self.evaluation_name)
             self._found = self._divide(splits, listing.left_out + splits.left_out)
         return self._found
 
     def _divide(self, splits: Splits, left_out: Counter[str]) -> _Found:
-        files, names, num_loose = (
-            class_folders(splits.train) if self.has_labels else (splits.train, (), 0)
-        )
+        files, names, loose = splits.train, tuple[str, ...](), 0
+        if self.has_labels:
+            files, names, loose = class_folders(files)
+        left_out += Counter({LOOSE: loose})  # which drops reasons that count nothing
         train = FolderImages(*files, names, self.decode)
         choice = f"{files.folder} is read"
         if splits.evaluation is None:
-            found = _Found(*hold_out(train), choice, left_out)
-        else:
-            files = splits.evaluation
-            if names:
-                files, _, loose = class_folders(files, least=1)
-                num_loose += loose
-                _check_classes(files, train)
-            decode = self.decode
-            if self.upright is None and names and set(names) <= set(imagenet_synsets()):
+            return _Found(*hold_out(train), choice, left_out)
+        files, decode = splits.evaluation, self.decode
+        if names:
+            check_classes(files, splits.train, names)
+            files, _, loose = class_folders(files, least=1)
+            left_out += Counter({LOOSE: loose})
+            if self.upright is None and set(names) <= set(imagenet_synsets()):
                 decode = replace(decode, upright=False)
-            evaluation = FolderImages(*files, names, decode)
-            choice += f" for training, {files.folder} for evaluation"
-            found = _Found(train, evaluation, choice, left_out)
-        if num_loose:
-            left_out["images beside class folders"] += num_loose
-        return found
-
-
-def _check_classes(images: Images, train: FolderImages) -> None:
-    """Refuses images to evaluate whose class was not trained on."""
-    classes = first_folders(images.paths)
-    unknown = sorted(set(classes) - set(train.class_names))
-    if not classes:
-        raise ValueError(
-            f"{images.folder} has {len(images.paths):,} images outside of class folders, "
-            f"{train.folder} has classes; sort the images into the same class folders"
-        )
-    if unknown:
-        raise ValueError(
-            f"{images.folder} has classes that {train.folder} has not: {', '.join(unknown[:5])}; "
-            "use the same class folders in both"
-        )
+        evaluation = FolderImages(*files, names, decode)
+        choice += f" for training, {files.folder} for evaluation"
+        return _Found(train, evaluation, choice, left_out)

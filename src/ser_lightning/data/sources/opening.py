@@ -9,11 +9,7 @@ from ser_lightning.data.sources.base import ImageSet, Source
 
 
 def open_source(source: Source) -> tuple[ImageSet, ImageSet | None]:
-    """Opens both splits and prints what was found. A collective call: every rank makes it.
-
-    Raises:
-        ValueError: ranks found different images.
-    """
+    """Opens both splits and prints what was found; raises as `check_ranks_agree`."""
     train, evaluation = source.train(), source.evaluation()
     announce(source.summary(), *(images for images in (train, evaluation) if images is not None))
     return train, evaluation
@@ -26,11 +22,7 @@ def announce(summary: str, *sets: ImageSet) -> None:
 
 
 def check_ranks_agree(*sets: ImageSet) -> None:
-    """Refuses ranks that found different images. A collective call: every rank makes it.
-
-    Raises:
-        ValueError: on every rank, with the number of images on each.
-    """
+    """Refuses ranks that found different images: a ValueError on all; every rank calls it."""
     if not (dist.is_available() and dist.is_initialized()):
         return
     found: list[Any] = [None] * dist.get_world_size()

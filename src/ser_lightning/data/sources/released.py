@@ -5,7 +5,7 @@ A measurement on other classes or on fewer files may have the same name, but not
 
 import pkgutil
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 
 from lightning.pytorch.utilities import rank_zero_warn
 from timm.data.imagenet_info import ImageNetInfo
@@ -25,13 +25,13 @@ BENCH3D_VAL = 527_600
 """Test images of 3DIEBench: 50 views of each of 10,552 objects."""
 
 
-@lru_cache(maxsize=1)
+@cache
 def imagenet_synsets() -> tuple[str, ...]:
     """The 1000 class folders of ImageNet-1k, in the order of the class ids."""
     return tuple(ImageNetInfo("imagenet-1k").label_names())
 
 
-@lru_cache(maxsize=1)
+@cache
 def imagenet_r_synsets() -> tuple[str, ...]:
     """The 200 class folders of ImageNet-R, sorted."""
     content = pkgutil.get_data("timm.data.imagenet_info", "_info/imagenet_r_synsets.txt")
@@ -70,7 +70,5 @@ def held_out_reasons(images: ImageSet) -> tuple[str, ...]:
     """A reason for the record where a source without an evaluation split kept training images."""
     if not isinstance(images, HeldOut):
         return ()
-    return (
-        f"tested on every {HOLDOUT_STEP}th training image of each class, there is no evaluation "
-        "split",
-    )
+    every = f"every {HOLDOUT_STEP}th training image of each class"
+    return (f"tested on {every}, there is no evaluation split",)

@@ -28,7 +28,7 @@ class ObjectImages(FileImages):
 
     Args:
         root: folder of the data set.
-        folders: (N,) the objects' folders, relative to the root, as bytes.
+        folders: (N,) bytes, the objects' folders relative to it.
         object_labels: (N,) int64 class ids.
         class_names: one per class id.
     """
@@ -74,12 +74,7 @@ class ThreeDIEBench(Source):
 
     @override
     def train(self) -> ObjectImages:
-        """Opens the views of the training objects.
-
-        Raises:
-            FileNotFoundError: if a list or the first object's views are missing.
-            ValueError: if the lists contradict each other.
-        """
+        """Opens the training objects; FileNotFoundError, or ValueError for unfit lists."""
         return self._open()[0]
 
     @override

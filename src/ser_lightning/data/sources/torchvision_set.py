@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
+from torchvision.transforms.functional import pil_to_tensor
 from typing_extensions import override
 
 from ser_lightning.data.sources.base import (
@@ -34,7 +35,7 @@ def _to_rgb(image: Image.Image | Tensor) -> Tensor:
     """(3, H, W) uint8 image of what a torchvision data set returns."""
     if isinstance(image, Tensor):
         return image.expand(3, -1, -1)
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return pil_to_tensor(image.convert("RGB"))
 
 
 def _labels(dataset: Any) -> Tensor:
@@ -63,14 +64,7 @@ def _folders(dataset: Any) -> list[Path]:
 
 
 class TorchvisionImages(ImageSet):
-    """One split of a torchvision data set.
-
-    Args:
-        name: the data set's name, for messages.
-        dataset: gives pairs of an image and a class id.
-        split: which of the data set's splits, for the fingerprint.
-        max_pixels: most pixels to decode of a file.
-    """
+    """One split of a torchvision data set, which gives pairs of an image and a class id."""
 
     def __init__(
         self, name: str, dataset: Any, split: str = "", max_pixels: int = AS_STORED.max_pixels
@@ -162,12 +156,7 @@ class TorchvisionSet(Source):
 
     @override
     def train(self) -> ImageSet:
-        """Opens the training split.
-
-        Raises:
-            FileNotFoundError: files are missing.
-            ValueError: the data set has no such split.
-        """
+        """Opens the split; FileNotFoundError, or ValueError where there is no such split."""
         splits = _TRAIN_SPLITS if self.train_split is None else (self.train_split,)
         found = self._split(True, splits)
         return hold_out(self._open())[0] if found is None else found
