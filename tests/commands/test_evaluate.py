@@ -17,6 +17,7 @@ from ser_lightning.data import Shapes
 from ser_lightning.evaluation.stages.detection import DetectionStage
 from ser_lightning.results.hits import hits_path
 from ser_lightning.results.record import class_map_sha256, read_record, result_path
+from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests" / "tiny.yaml")
@@ -65,7 +66,7 @@ def test_record_holds_checkpoint_data_and_protocol(checkpoint):
     (path,) = (checkpoint.parents[1] / "results").glob("knn-*.json")
     found = read_record(path)
     assert found.stage == "knn"
-    assert found.dataset == "shapes"
+    assert found.dataset == SHAPES
     assert len(found.checkpoint_sha256) == 64
     assert found.num_samples == 24
     assert found.protocol == {
@@ -97,7 +98,7 @@ def test_second_stage_finds_the_features_of_the_first(checkpoint):
 
 def test_a_part_of_the_images_is_marked_unofficial(checkpoint, tmp_path):
     evaluate(checkpoint, "--data.num_test", "12", "--run_dir", str(tmp_path))
-    record = json.loads((tmp_path / "results" / "knn-shapes.json").read_text())
+    record = json.loads((tmp_path / "results" / f"knn-{SHAPES}.json").read_text())
     assert record["num_samples"] == 12
     assert not record["official"]
     assert "a part" in "; ".join(record["unofficial_reasons"])
@@ -105,7 +106,7 @@ def test_a_part_of_the_images_is_marked_unofficial(checkpoint, tmp_path):
 
 def test_momentum_branch_is_measured_when_asked_for(checkpoint, tmp_path):
     evaluate(checkpoint, "--model.branch", "momentum", "--run_dir", str(tmp_path))
-    found = read_record(tmp_path / "results" / "knn-shapes-momentum.json")
+    found = read_record(tmp_path / "results" / f"knn-{SHAPES}-momentum.json")
     assert found.weights_key == "momentum"
 
 
@@ -113,7 +114,7 @@ def test_records_of_seeds_and_branches_are_kept_side_by_side(checkpoint, tmp_pat
     for options in ([], ["--seed_everything", "1"], ["--model.branch", "momentum"]):
         evaluate(checkpoint, *options, "--run_dir", str(tmp_path))
     paths = sorted((tmp_path / "results").glob("knn-*.json"))
-    names = ["knn-shapes-momentum.json", "knn-shapes-seed1.json", "knn-shapes.json"]
+    names = [f"knn-{SHAPES}-momentum.json", f"knn-{SHAPES}-seed1.json", f"knn-{SHAPES}.json"]
     assert [path.name for path in paths] == names
     assert [read_record(path).seed for path in paths] == [0, 1, 0]
 

@@ -1,5 +1,6 @@
 """The data path: sources, two pipelines, and a stateless way from them to batches."""
 
+from ser_lightning.data.benchmarks.threediebench import ThreeDIEBenchDataModule
 from ser_lightning.data.datamodule import PartitionedDataModule
 from ser_lightning.data.photometric import PhotometricRecipe
 from ser_lightning.data.pipelines import CropViews, InvertibleViews
@@ -11,7 +12,6 @@ from ser_lightning.data.sources.fashion_mnist import FashionMNISTFiles
 from ser_lightning.data.sources.folder import ImageFolder
 from ser_lightning.data.sources.shapes import Shapes
 from ser_lightning.data.sources.torchvision_set import TorchvisionSet
-from ser_lightning.data.threediebench import ThreeDIEBenchDataModule
 
 __all__ = [
     "BatchKey",

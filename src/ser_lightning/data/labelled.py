@@ -21,7 +21,6 @@ from ser_lightning.randomness import Stream, generator
 
 Split = Literal["train", "holdout", "test"]
 
-IMAGENET = "imagenet1k"
 PART = "measured on a part of the images"
 
 
@@ -89,7 +88,7 @@ class LabelledDataModule(ImageDataModule):
         self._marks = released.held_out_reasons(test)
         if not self.source.is_released:
             self._marks += ("measured on a folder of one's own, which is no released set",)
-        if self.dataset_name == IMAGENET:
+        if self.is_imagenet:
             found = {"the evaluation split": len(test)}
             self._marks += released.count_reasons(found, released.IMAGENET_VAL)
 
@@ -101,7 +100,7 @@ class LabelledDataModule(ImageDataModule):
     @property
     def num_classes(self) -> int:
         """Number of classes of the training split."""
-        return self.images("train").num_classes
+        return len(self.class_names)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -109,10 +108,15 @@ class LabelledDataModule(ImageDataModule):
         return self.images("train").class_names
 
     @property
+    def is_imagenet(self) -> bool:
+        """Whether the classes are those of ImageNet-1k."""
+        return self.class_names == released.imagenet_synsets()
+
+    @property
     def dataset_name(self) -> str:
         """What results call the data set: "imagenet1k" for ImageNet's classes, else the source."""
-        is_imagenet = self.class_names == released.imagenet_synsets()
-        return IMAGENET if is_imagenet else self.source.dataset_name
+        source = self.source
+        return released.imagenet_name(source) if self.is_imagenet else source.dataset_name
 
     def is_whole(self) -> bool:
         """Whether nothing was left out of the source: its numbers may be compared."""

@@ -3,9 +3,13 @@
 import os
 
 import numpy as np
+import pytest
 import torch
+from torchvision.transforms.v2 import functional as F
 
-from ser_lightning.data.benchmarks.arrays import ArrayImages
+from ser_lightning.corruptions import sequence
+from ser_lightning.data.benchmarks import generated
+from ser_lightning.data.benchmarks.cifar_c import ArrayImages
 from ser_lightning.data.benchmarks.generated import CLEAN, CorruptedImages, Reduction, Sequences
 from ser_lightning.data.sources.base import MemoryImages
 
@@ -30,6 +34,36 @@ def test_fingerprints_of_generated_images_follow_images_and_settings():
     assert (
         sets[0].fingerprint() == CorruptedImages(images(5), [(CLEAN, 0)], 0, None, {}).fingerprint()
     )
+
+
+@pytest.mark.parametrize("size", [(40, 200_000), (200_000, 40)])
+def test_extremely_long_images_are_cut_before_they_are_resized(monkeypatch, size):
+    shapes = []
+
+    def recorded(image, *args, **options):
+        shapes.append(tuple(image.shape))
+        return sequence(image, *args, **options)
+
+    monkeypatch.setattr(generated, "sequence", recorded)
+    pixels = torch.randint(0, 256, (1, 3, 1, 1), dtype=torch.uint8).expand(-1, -1, *size)
+    long = MemoryImages(pixels, torch.zeros(1, dtype=torch.int64), ("a",))
+    frames = Sequences(long, "translate", 0, Reduction(32, 0.5), 1).read(0)
+    assert shapes == [(3, *np.minimum(np.multiply(size, 64 / 40), 16 * 64).astype(int))]
+    assert frames.shape[1:] == (3, 32, 32)
+    assert (frames[0] == pixels[0, :, :1, :1]).all()
+
+
+def test_sequences_of_long_images_that_are_cut_show_the_same_middle():
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.integers(0, 256, (1, 3, 10, 170), dtype=np.uint8))
+    pixels = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    images = MemoryImages(pixels, torch.zeros(1, dtype=torch.int64), ("a",))
+    reduce = Reduction(16, 0.5)
+    frames = Sequences(images, "translate", 0, reduce, 1).read(0).int()
+    assert max(pixels.shape[-2:]) > 16 * min(pixels.shape[-2:])
+    resized = F.resize(pixels[0], [reduce.resized], antialias=True).contiguous()
+    expected = sequence(resized, "translate", 0, 0, crop=16).int()
+    assert (frames - expected).abs().max() <= 1
 
 
 def test_fingerprints_of_arrays_follow_the_file_and_the_severity(tmp_path):

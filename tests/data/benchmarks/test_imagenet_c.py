@@ -11,11 +11,16 @@ from ser_lightning.corruptions.digital import jpeg_compression
 from ser_lightning.data import ImageFolder, Shapes, loaders
 from ser_lightning.data.benchmarks import ImageNetCDataModule
 from ser_lightning.data.render import normalise
-from ser_lightning.data.sources import released
+from ser_lightning.data.sources import opening, released
 
 CLASSES = ("n01440764", "n01514668")
 SOURCE = Shapes(num_train=24, num_evaluation=13, image_size=16)
 UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "num_workers": 0}
+
+
+def reasons_of(data):
+    """Why the numbers of its conditions may not be compared, each reason once."""
+    return "; ".join(dict.fromkeys(reason for c in data.conditions for reason in c.reasons))
 
 
 def module(source=SOURCE, **options):
@@ -49,17 +54,38 @@ def test_released_files_are_shown_as_they_are(tmp_path):
         expected = np.stack([np.array(Image.open(file)) for file in files])
         expected = torch.from_numpy(expected).permute(0, 3, 1, 2) / 255
         torch.testing.assert_close(found[number], expected, rtol=0, atol=0)
-    assert data.unofficial_reason(data.conditions) == (
+    assert reasons_of(data) == (
         "gaussian_noise/1 has 2, gaussian_noise/2 has 2, gaussian_noise/3 has 2 files "
         "(and 72 more like it), the released set has 50,000"
     )
+
+
+def test_what_was_found_is_printed(tmp_path, monkeypatch):
+    printed = []
+    monkeypatch.setattr(opening, "rank_zero_info", printed.append)
+    write_imagenet_c(tmp_path / "c", CLASSES)
+    (tmp_path / "c" / "weather" / "fog" / "1" / "list.txt").touch()
+    for split in ("train", "val"):
+        write_images(tmp_path / "imagenet" / split, CLASSES, per_class=2, size=20)
+    opened(source=ImageFolder(str(tmp_path / "imagenet")), root=str(tmp_path / "c"))
+    lines = printed[0].split("\n")
+    assert len(printed) == 1
+    assert lines[0].startswith(f"data: imagenet_c in {tmp_path}/c, 1,000 classes (n01440764, ")
+    assert lines[1:3] == [
+        "data: clean: 4 to evaluate on",
+        "data: gaussian_noise/1 to jpeg_compression/5, 75 conditions: 2 to evaluate on each",
+    ]
+    assert f"{tmp_path}/imagenet/val for evaluation" in lines[-2]
+    assert lines[-1] == "data: left out: files .txt: 1"
+    module(**GENERATED).setup("test")
+    assert "data: clean images of shapes_" in printed[1]
 
 
 def test_released_files_of_another_size_are_resized_and_marked(tmp_path):
     write_imagenet_c(tmp_path, CLASSES, grouped=False, size=24)
     data = opened(root=str(tmp_path), corruptions=["fog"], severities=[2])
     assert samples(data)[0].shape == (2, 3, 16, 16)
-    reason = data.unofficial_reason(data.conditions)
+    reason = reasons_of(data)
     assert reason.startswith("severities [2] only; ")
     assert reason.endswith("images of 24 x 24 pixels resized to 16")
 
@@ -81,7 +107,7 @@ def test_clean_images_that_were_held_out_of_training_are_marked(tmp_path):
     source = ImageFolder(str(tmp_path / "imagenet"))
     data = opened(source=source, root=str(tmp_path / "c"), corruptions=["fog"])
     assert data.conditions[0].reasons[0].startswith("tested on every 20th training image")
-    assert "training image" in data.unofficial_reason(data.conditions)
+    assert "training image" in reasons_of(data)
 
 
 def test_generated_corruptions_are_imagenets_only_where_the_classes_are(monkeypatch):
@@ -194,7 +220,7 @@ def test_without_photographs_frost_has_another_name():
     names = [c.name for c in data.conditions]
     assert "frost_procedural" in names
     assert "frost" not in names
-    assert data.unofficial_reason(data.conditions) == (
+    assert reasons_of(data) == (
         "corruptions are generated; severities [1] only; frost is procedural"
     )
 

@@ -1,5 +1,7 @@
 """Tests of the interface of image sets."""
 
+import pickle
+import re
 from functools import partial
 
 import numpy as np
@@ -17,6 +19,7 @@ from ser_lightning.data.sources.base import (
 from ser_lightning.data.sources.coco import CocoDetection
 from ser_lightning.data.sources.fashion_mnist import FashionMNISTFiles
 from ser_lightning.data.sources.folder import ImageFolder
+from ser_lightning.data.sources.shapes import Shapes
 from ser_lightning.data.sources.threediebench import ThreeDIEBench
 from ser_lightning.data.sources.torchvision_set import TorchvisionSet
 
@@ -95,8 +98,56 @@ def test_fingerprint_tells_pixels_labels_and_parts_apart():
     swapped = MemoryImages(images.pixels, 1 - images.labels, images.class_names)
     sets = [images, other, swapped, Part(images, np.array([1, 2])), Part(images, np.array([2, 1]))]
     assert len({some.fingerprint() for some in sets}) == len(sets)
-    assert len({some.listing() for some in sets}) == len(sets) - 1  # pixels are not looked at
+    assert len({some.listing() for some in sets}) == len(sets)  # pixels are all that memory has
     assert images.fingerprint() == memory(9).fingerprint()
+
+
+def test_results_of_sources_of_other_settings_have_other_names():
+    sources = [
+        Shapes(),
+        Shapes(clutter=0.15),
+        Shapes(num_evaluation=24),
+        Shapes(24),
+        ThreeDIEBench("here"),
+        TorchvisionSet("STL10", "here"),
+        TorchvisionSet("STL10", "here", train_split="train+unlabeled"),
+        TorchvisionSet("CIFAR10", "here", max_pixels=10**6),
+    ]
+    assert [source.dataset_name for source in sources] == [
+        "shapes",
+        "shapes_clutter_0.15",
+        "shapes_num_evaluation_24",
+        "shapes_num_train_24",
+        "3diebench",
+        "stl10",
+        "stl10_train+unlabeled",
+        "cifar10_max_pixels_1000000",
+    ]
+    assert Shapes(4096, image_size=32, clutter=1).dataset_name == "shapes"  # all as usual
+    assert pickle.loads(pickle.dumps(sources[1])).dataset_name == "shapes_clutter_0.15"
+    assert Shapes(clutter=1e-5).dataset_name != Shapes(clutter=2e-5).dataset_name
+
+
+class Own(Source):
+    """A source that somebody wrote, without a word on names."""
+
+    def __init__(self, root, kind="a/b", cache=None):
+        self.splits = ()
+
+    def train(self):
+        return memory(4)
+
+    def evaluation(self):
+        return None
+
+    is_released = False
+
+
+def test_any_source_has_names_that_tell_folders_and_options_apart():
+    sources = [Own("x"), Own("y"), Own("x", "a-b"), Own("x", kind="c")]
+    assert len({source.dataset_name for source in sources}) == len(sources)
+    assert all(re.fullmatch(r"own_[xy]_[a-z0-9_]+", source.dataset_name) for source in sources)
+    assert Own("x", cache="elsewhere").dataset_name == Own("x", "a/b").dataset_name
 
 
 class Single(Source):

@@ -239,6 +239,16 @@ def test_two_folders_have_two_names(tmp_path):
     assert not ImageFolder(str(tmp_path / "three")).is_released
 
 
+def test_other_settings_of_a_folder_have_other_names_and_identities(imagenet):
+    write_classes(imagenet / "test", {"ant": 2, "cat": 2})
+    options = [{}, {"evaluation": "test"}, {"labels": False}, {"upright": False}]
+    sources = [ImageFolder(str(imagenet), **given) for given in options]
+    first, *others = (source.dataset_name for source in sources)
+    ends = ["_evaluation_test", "_labels_false", "_upright_false"]
+    assert others == [first + end for end in ends]
+    assert len({source.evaluation().listing() for source in sources}) == len(sources)
+
+
 names = st.sampled_from(["train", "Train", "TRAINING", "val", "Test", "validation", "eval"])
 classes = st.dictionaries(st.sampled_from(["ant", "bee", "cat", "d.e"]), st.integers(1, 23))
 

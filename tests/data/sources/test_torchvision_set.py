@@ -1,6 +1,8 @@
 """Tests of torchvision's data sets, on files that the tests write."""
 
+import os
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
+from ser_lightning.data.sources.base import UnreadableImage
 from ser_lightning.data.sources.torchvision_set import TorchvisionImages, TorchvisionSet
 
 
@@ -76,6 +79,35 @@ def test_sets_of_torchvision_have_names_of_their_own(cifar):
     assert source.train().fingerprint() != source.evaluation().fingerprint()
     again = TorchvisionSet("CIFAR10", str(cifar)).train()
     assert again.fingerprint() == source.train().fingerprint()
+
+
+def test_fingerprint_follows_files_that_are_replaced_under_their_names(cifar, textures):
+    for name in ("CIFAR10", "DTD"):
+        source = TorchvisionSet(name, str(cifar))
+        files = [
+            path for path in cifar.rglob("*") if path.suffix == ".jpg" or "batch_" in path.name
+        ]
+        first = source.train().fingerprint()
+        for path in files:
+            os.utime(path, ns=(5, 5))
+        assert source.train().fingerprint() != first
+        for path in files:
+            os.utime(path)
+
+
+def test_larger_files_than_the_limit_are_refused_with_the_option(textures):
+    images = TorchvisionSet("DTD", str(textures), max_pixels=29).train()
+    with pytest.raises(UnreadableImage, match=r"DTD, image 0: .*30 pixels.*--data.source.max_pix"):
+        images.read(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert TorchvisionSet("DTD", str(textures), max_pixels=30).train().read(0).shape == (
+            3,
+            5,
+            6,
+        )
+    with pytest.raises(ValueError, match="max_pixels 0"):
+        TorchvisionSet("DTD", str(textures), max_pixels=0)
 
 
 def test_set_without_splits_holds_every_twentieth_image_of_a_class_out(tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 
 from coco_tree import write_coco
 from ser_lightning.commands.evaluate import StageCommandLine, evaluate
-from ser_lightning.data.detection import DetectionTest
+from ser_lightning.data.benchmarks.detection import DetectionTest
 from ser_lightning.evaluation.metrics import average_precision
 from ser_lightning.evaluation.stages import detection
 from ser_lightning.evaluation.stages.detection import DetectionStage, relative_learning_rate

@@ -18,6 +18,7 @@ from ser_lightning.evaluation.metrics.diagnostics import spatial_moments, spatia
 from ser_lightning.evaluation.stages.diagnostics import TokenPass, ViewPass
 from ser_lightning.results.record import read_record
 from support import tiny_backbone
+from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -82,7 +83,7 @@ def test_record_has_every_number_within_its_range(tmp_path):
     args = ["--config", config, "--checkpoint", str(run / "checkpoints" / "last.ckpt")]
     args += ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--data.num_workers", "0"]
     evaluate([*args, "--model.num_images", "16", "--model.crop.scale", "[0.5, 1.0]"])
-    record = read_record(run / "results" / "diagnostics-shapes.json")
+    record = read_record(run / "results" / f"diagnostics-{SHAPES}.json")
     assert record.num_samples == 24
     assert record.counts == {"view_images": 16}
     assert record.protocol["crop"]["init_args"]["scale"] == [0.5, 1.0]

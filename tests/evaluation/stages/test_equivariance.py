@@ -20,6 +20,7 @@ from ser_lightning.evaluation.stages.equivariance import (
 )
 from ser_lightning.results.record import read_record
 from support import tiny_backbone
+from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]
 CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--data.num_workers", "0"]
@@ -35,7 +36,7 @@ def run_stage(checkpoint, folder, *options, devices=CPU):
     config = str(ROOT / "configs" / "eval" / "equivariance.yaml")
     args = ["--config", config, "--checkpoint", str(checkpoint), "--run_dir", str(folder)]
     evaluate([*args, *devices, *options])
-    return read_record(folder / "results" / "equivariance-shapes.json")
+    return read_record(folder / "results" / f"equivariance-{SHAPES}.json")
 
 
 def parts():
@@ -133,7 +134,7 @@ def test_record_has_every_block_every_companion_and_a_figure(checkpoint, tmp_pat
     assert all(-1 <= value <= 1 for value in record.metrics.values())
     assert record.num_samples == 24
     assert record.official
-    assert (tmp_path / "results" / "equivariance-shapes.png").stat().st_size > 10_000
+    assert (tmp_path / "results" / f"equivariance-{SHAPES}.png").stat().st_size > 10_000
     # two epochs move the weights, but not to those of another draw
     names = [f"equivariance/{row}rotation_final" for row in ("", "random_init/", "chance/")]
     trained, fresh, chance = (record.metrics[name] for name in names)

@@ -12,6 +12,7 @@ from ser_lightning.batch import EvaluationBatch
 from ser_lightning.commands.evaluate import StageCommandLine, evaluate
 from ser_lightning.randomness import Stream, generator
 from ser_lightning.results.record import read_record
+from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]
 TINY = str(ROOT / "tests" / "tiny.yaml")
@@ -39,7 +40,7 @@ def arguments(checkpoint, config, *options):
 
 def results(folder, checkpoint, config, *options):
     evaluate(arguments(checkpoint, config, "--run_dir", str(folder), *options))
-    return read_record(folder / "results" / f"{config}-shapes.json")
+    return read_record(folder / "results" / f"{config}-{SHAPES}.json")
 
 
 class Ready(Exception):
@@ -212,7 +213,7 @@ def test_two_processes_measure_like_one(checkpoint, tmp_path):
         command = [sys.executable, "-m", "ser_lightning", "evaluate"]
         command += arguments(checkpoint, "finetune_deit", *options)
         subprocess.run(command, check=True, timeout=200)
-        records.append(read_record(folder / "results" / "finetune_deit-shapes.json"))
+        records.append(read_record(folder / "results" / f"finetune_deit-{SHAPES}.json"))
     assert records[1].num_samples == 23
     assert records[1].counts == records[0].counts
     assert records[1].metrics == pytest.approx(records[0].metrics)

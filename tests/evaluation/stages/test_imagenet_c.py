@@ -30,6 +30,7 @@ from ser_lightning.data.sources.released import imagenet_synsets
 from ser_lightning.evaluation.stages.imagenet_c import accuracy_metrics
 from ser_lightning.files import file_sha256
 from ser_lightning.results.record import class_map_sha256, read_record
+from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]
 CONFIG = str(ROOT / "configs" / "eval" / "imagenet-c.yaml")
@@ -74,7 +75,7 @@ def favourites(run, count):
 
 
 def shapes_head(run, class_names, **origin):
-    path = run / "results" / "linear-shapes.safetensors"
+    path = run / "results" / f"linear-{SHAPES}.safetensors"
     return write_head(path, class_names, origin=head_origin(run, **origin))
 
 
@@ -146,8 +147,8 @@ def test_released_files_give_the_numbers_of_a_plain_loop(run, tree):
 
 def test_record_says_which_head_was_tested_and_how_it_was_trained(run, tmp_path):
     options = ["--data.generated", "true", "--data.corruptions", "[contrast]"]
-    record = corruption(run, *options, dataset="shapes")
-    head = run / "results" / "linear-shapes.safetensors"
+    record = corruption(run, *options, dataset=SHAPES)
+    head = run / "results" / f"linear-{SHAPES}.safetensors"
     assert record.selected["head"] == str(head)
     assert record.selected["head_sha256"] == file_sha256(head)
     assert record.selected["head_seed"] == 0
@@ -162,16 +163,16 @@ def test_head_of_other_weights_is_refused_and_its_reason_passed_on(run, tmp_path
     options += ["--data.corruptions", "[contrast]", "--data.severities", "[1]"]
     names = Shapes(num_train=96, num_evaluation=24, image_size=16).train().class_names
     shapes_head(own, names, unofficial_reasons=("trained on clean images, without crops",))
-    reason = corruption(own, *options, dataset="shapes").unofficial_reasons
+    reason = corruption(own, *options, dataset=SHAPES).unofficial_reasons
     assert "head: trained on clean images, without crops" in reason
-    write_head(own / "results" / "linear-shapes.safetensors", names)
-    reason = corruption(own, *options, dataset="shapes").unofficial_reasons
+    write_head(own / "results" / f"linear-{SHAPES}.safetensors", names)
+    reason = corruption(own, *options, dataset=SHAPES).unofficial_reasons
     assert "the head does not say what it was trained on" in reason
     momentum = head_origin(run).checkpoint.replace("-online", "-momentum")
     for checkpoint in ("0" * 64 + "-online", momentum):
         shapes_head(own, names, checkpoint=checkpoint)
         with pytest.raises(ValueError, match=f"{checkpoint}, not.*run the linear stage on this"):
-            corruption(own, *options, dataset="shapes")
+            corruption(own, *options, dataset=SHAPES)
 
 
 def test_head_of_the_linear_stage_brings_what_was_chosen(run, tmp_path):
@@ -180,11 +181,11 @@ def test_head_of_the_linear_stage_brings_what_was_chosen(run, tmp_path):
     args += ["--model.cache_features", "true", "--trainer.max_epochs", "2"]
     args += ["--data.global_batch_size", "16", "--data.holdout_fraction", "0.25"]
     evaluate([*args, "--checkpoint", str(own / "checkpoints" / "last.ckpt")])
-    linear = read_record(own / "results" / "linear-shapes-seed1.json")
-    assert (own / "results" / "linear-shapes-seed1.hits.safetensors").is_file()
+    linear = read_record(own / "results" / f"linear-{SHAPES}-seed1.json")
+    assert (own / "results" / f"linear-{SHAPES}-seed1.hits.safetensors").is_file()
     options += ["--data.generated", "true", "--data.corruptions", "[contrast]"]
-    record = corruption(own, *options, dataset="shapes-seed1")
-    assert record.selected["head"].endswith("linear-shapes-seed1.safetensors")
+    record = corruption(own, *options, dataset=f"{SHAPES}-seed1")
+    assert record.selected["head"].endswith(f"linear-{SHAPES}-seed1.safetensors")
     assert record.selected["head_seed"] == 1
     assert {key: record.selected[key] for key in linear.selected} == linear.selected
     assert record.protocol["head"] == linear.protocol
@@ -198,20 +199,20 @@ def test_head_of_the_linear_stage_brings_what_was_chosen(run, tmp_path):
 def test_seed_and_branch_have_a_head_and_a_record_of_their_own(run, tmp_path):
     own, options = copy_of(run, tmp_path / "own"), ["--data.generated", "true"]
     options += ["--data.corruptions", "[contrast]", "--data.severities", "[1]"]
-    first = corruption(own, *options, dataset="shapes")
+    first = corruption(own, *options, dataset=SHAPES)
     options += ["--seed_everything", "1", "--model.branch", "momentum"]
     with pytest.raises(
-        ValueError, match=r"linear-shapes-momentum_seed1.safetensors does not exist"
+        ValueError, match=rf"linear-{SHAPES}-momentum_seed1.safetensors does not exist"
     ):
-        corruption(own, *options, dataset="shapes")
+        corruption(own, *options, dataset=SHAPES)
     names = Shapes(num_train=96, num_evaluation=24, image_size=16).train().class_names
     checkpoint = head_origin(own).checkpoint.replace("-online", "-momentum")
-    path = own / "results" / "linear-shapes-momentum_seed1.safetensors"
+    path = own / "results" / f"linear-{SHAPES}-momentum_seed1.safetensors"
     write_head(path, names, origin=head_origin(own, checkpoint=checkpoint, seed=1))
-    second = corruption(own, *options, dataset="shapes-momentum_seed1")
+    second = corruption(own, *options, dataset=f"{SHAPES}-momentum_seed1")
     assert (second.seed, second.weights_key) == (1, "momentum")
     assert second.selected["head_seed"] == 1
-    assert read_record(own / "results" / "imagenet-c-shapes.json") == first
+    assert read_record(own / "results" / f"imagenet-c-{SHAPES}.json") == first
 
 
 def test_clean_error_is_measured_where_the_source_has_the_images(run, tree, tmp_path):
@@ -238,7 +239,7 @@ def test_some_corruptions_have_no_average(run, tree):
 
 def test_generated_corruptions_of_the_runs_own_images(run):
     options = ["--data.generated", "true", "--data.severities", "[1, 5]", "--data.num_test", "12"]
-    record = corruption(run, *options, dataset="shapes")
+    record = corruption(run, *options, dataset=SHAPES)
     assert "top1/frost_procedural" in record.metrics
     assert "top1/avg" not in record.metrics
     names = [name for name in CORRUPTIONS if name != "frost"]
@@ -252,7 +253,7 @@ def test_generated_corruptions_of_the_runs_own_images(run):
 
 def test_generated_corruptions_give_the_numbers_of_a_plain_loop(run):
     record = corruption(
-        run, "--data.generated", "true", "--data.corruptions", "[contrast]", dataset="shapes"
+        run, "--data.generated", "true", "--data.corruptions", "[contrast]", dataset=SHAPES
     )
     backbone = SplitViT.from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
     images = Shapes(num_train=96, num_evaluation=24, image_size=16).evaluation()

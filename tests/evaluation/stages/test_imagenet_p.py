@@ -29,6 +29,7 @@ from ser_lightning.data.sources.released import imagenet_synsets
 from ser_lightning.evaluation.stages import imagenet_p
 from ser_lightning.randomness import Stream, generator
 from ser_lightning.results.record import read_record
+from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]
 CONFIG = str(ROOT / "configs" / "eval" / "imagenet-p.yaml")
@@ -69,7 +70,7 @@ def tree(tmp_path_factory):
 
 
 def shapes_head(run):
-    path = run / "results" / "linear-shapes.safetensors"
+    path = run / "results" / f"linear-{SHAPES}.safetensors"
     return write_head(path, shapes().class_names, origin=head_origin(run))
 
 
@@ -148,7 +149,7 @@ def test_frames_and_videos_may_be_left_out(run, tree):
 
 def test_generated_sequences_give_the_numbers_of_a_plain_loop(run):
     options = ["--data.perturbations", "[shot_noise, brightness]"]
-    record = perturbation(run, *GENERATED, *options, dataset="shapes")
+    record = perturbation(run, *GENERATED, *options, dataset=SHAPES)
     backbone = SplitViT.from_checkpoint(run / "checkpoints" / "last.ckpt").eval()
     head = shapes_head(run)
     for name in ("shot_noise", "brightness"):
@@ -176,8 +177,8 @@ class Stand(nn.Module):
 def test_alexnet_is_a_result_of_its_own(run, monkeypatch):
     monkeypatch.setattr(imagenet_p, "load_alexnet", lambda path: Stand())
     pick = ["--data.perturbations", "[" + ", ".join(PERTURBATIONS) + "]"]
-    first = perturbation(run, *GENERATED, *pick, "--model.alexnet", "true", dataset="shapes")
-    alexnet = read_record(run / "results" / "imagenet-p-shapes-alexnet.json")
+    first = perturbation(run, *GENERATED, *pick, "--model.alexnet", "true", dataset=SHAPES)
+    alexnet = read_record(run / "results" / f"imagenet-p-{SHAPES}-alexnet.json")
     assert (alexnet.network, alexnet.checkpoint, alexnet.layer) == ("alexnet", None, None)
     assert (alexnet.stage, alexnet.dataset) == (first.stage, first.dataset)
     assert not any(key.startswith("top1/") for key in alexnet.metrics)  # needs no labels
@@ -210,8 +211,8 @@ def videos_of(name):
 
 def test_difficulty_compares_frames_further_apart(run):
     options = ["--data.perturbations", "[brightness, gaussian_noise]", *GENERATED]
-    easy = perturbation(run, *options, dataset="shapes")
-    hard = perturbation(run, *options, "--model.difficulty", "3", dataset="shapes")
+    easy = perturbation(run, *options, dataset=SHAPES)
+    hard = perturbation(run, *options, "--model.difficulty", "3", dataset=SHAPES)
     key = "top5_distance/brightness"
     assert hard.metrics[key] > easy.metrics[key]
     key = "top5_distance/gaussian_noise"  # compared with the first frame, whatever the difficulty

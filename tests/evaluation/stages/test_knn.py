@@ -14,6 +14,7 @@ from ser_lightning.evaluation.stages.knn import KNNStage
 from ser_lightning.evaluation.stages.linear import head_path
 from ser_lightning.results.hits import load_hits
 from ser_lightning.results.record import read_record
+from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,7 +29,7 @@ def run_stage(checkpoint, folder, *options):
     config = str(ROOT / "configs" / "eval" / "knn.yaml")
     args = ["--config", config, "--checkpoint", str(checkpoint), "--run_dir", str(folder)]
     evaluate([*args, "--trainer.accelerator", "cpu", "--data.num_workers", "0", *options])
-    return folder / "results" / "knn-shapes.json"
+    return folder / "results" / f"knn-{SHAPES}.json"
 
 
 def test_hits_lie_beside_the_record_and_make_its_numbers(checkpoint, tmp_path):
@@ -39,7 +40,7 @@ def test_hits_lie_beside_the_record_and_make_its_numbers(checkpoint, tmp_path):
         assert len(hits) == 24
         assert 100 * hits.mean() == pytest.approx(metrics[name])
     assert load_hits(path, "top5_k20") is None
-    assert not head_path(tmp_path, "shapes").exists()
+    assert not head_path(tmp_path, SHAPES).exists()
 
 
 def test_hits_of_another_temperature_have_its_name(checkpoint, tmp_path):

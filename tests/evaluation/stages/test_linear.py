@@ -24,6 +24,7 @@ from ser_lightning.evaluation.stages.linear import LinearHeads, LinearStage, hea
 from ser_lightning.results.hits import load_hits
 from ser_lightning.results.record import read_record
 from support import tiny_backbone
+from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]
 BATCH, EPOCHS = 16, 3
@@ -47,10 +48,10 @@ def run_stage(checkpoint, folder, *options, devices=1):
     config = str(ROOT / "configs" / "eval" / "linear.yaml")
     args = ["--config", config, "--checkpoint", str(checkpoint), "--run_dir", str(folder), *SMALL]
     evaluate([*args, "--trainer.devices", str(devices), *options])
-    return read_record(folder / "results" / "linear-shapes.json")
+    return read_record(folder / "results" / f"linear-{SHAPES}.json")
 
 
-def saved_head(folder, dataset="shapes"):
+def saved_head(folder, dataset=SHAPES):
     linear = LinearClassifier.load(head_path(folder, dataset)).linear
     return torch.cat([linear.weight, linear.bias[:, None]], dim=1)
 
@@ -253,7 +254,7 @@ def test_selection_never_reads_the_test_split(cached, checkpoint, tmp_path, monk
         folder = tmp_path / str(shift)
         (result,) = stage.run(new_trainer(data), data, folder)
         results.append(result)
-        heads.append(saved_head(folder, "lockedshapes"))
+        heads.append(saved_head(folder, f"lockedshapes_shift_{shift}"))
     assert results[0].selected == results[1].selected == results[2].selected
     assert torch.equal(heads[0], heads[1])
     assert torch.equal(heads[0], heads[2])
@@ -273,7 +274,7 @@ def test_accuracy_counts_each_test_image_once(checkpoint, tmp_path):
     data = labelled(UnevenShapes(num_train=96, num_evaluation=24, image_size=16))
     stage = LinearStage(str(checkpoint), [1.0, 10.0])
     (result,) = stage.run(new_trainer(data), data, tmp_path)
-    classifier = LinearClassifier.load(head_path(tmp_path, "unevenshapes"))
+    classifier = LinearClassifier.load(head_path(tmp_path, f"uneven{SHAPES}"))
     hits = [
         classifier(stage.backbone, b.pixels).argmax(1) == b.label for b in data.clean_loader("test")
     ]
@@ -297,7 +298,7 @@ def test_record_and_head_of_the_command(checkpoint, tmp_path):
     assert record.selected["base_learning_rate"] in record.protocol["base_learning_rates"]
     assert record.selected["epoch"] == 2
     assert len(record.selected["holdout_top1_last_epoch"]) == 5
-    classifier = LinearClassifier.load(head_path(tmp_path, "shapes"))
+    classifier = LinearClassifier.load(head_path(tmp_path, SHAPES))
     assert classifier.layers == [2]
     assert len(classifier.class_names) == 12
     assert hits_of(tmp_path).sum() == record.counts["hits"]
@@ -371,7 +372,7 @@ def run_on_two_processes(checkpoint, folder, *options):
     command = [sys.executable, "-m", "ser_lightning", "evaluate", *args, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--trainer.devices", "2"], check=True, env=environment, timeout=250)
-    return read_record(folder / "results" / "linear-shapes.json")
+    return read_record(folder / "results" / f"linear-{SHAPES}.json")
 
 
 @pytest.mark.slow

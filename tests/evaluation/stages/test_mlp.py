@@ -16,6 +16,7 @@ from ser_lightning.evaluation.probe import Probe, fit_probe
 from ser_lightning.evaluation.stages.mlp import DeepHead, MLPStage
 from ser_lightning.results.record import read_record
 from support import tiny_backbone
+from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]
 EPOCHS = 2
@@ -33,7 +34,7 @@ def run_stage(checkpoint, folder, *options):
     args += ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--data.num_workers", "0"]
     args += ["--data.global_batch_size", "16", "--data.holdout_fraction", "0.25"]
     evaluate([*args, "--trainer.max_epochs", "2", *options])
-    return read_record(folder / "results" / "mlp-shapes.json")
+    return read_record(folder / "results" / f"mlp-{SHAPES}.json")
 
 
 def naive_adam(parameters, batches, learning_rate=1e-3):
@@ -124,7 +125,7 @@ def test_record_of_the_command(cached, checkpoint, tmp_path):
     assert record.protocol["hidden"] == 1024
     assert record.selected["epoch"] == 2
     (kept,) = (tmp_path / "results").glob("*.safetensors")  # hits, but no head
-    assert kept.name == "mlp-shapes.hits.safetensors"
+    assert kept.name == f"mlp-{SHAPES}.hits.safetensors"
 
 
 def test_feature_is_the_last_block_or_the_last_four(checkpoint, monkeypatch):

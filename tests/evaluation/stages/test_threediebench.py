@@ -52,7 +52,7 @@ def test_selection_does_not_read_the_objects_of_the_test(checkpoint, bench, tmp_
     read, fit = set(), cli.trainer.fit
 
     def recorded(self, index, function=ObjectImages.read):
-        read.add(self.path(index).parent.name)
+        read.add(Path(self.path(index)).parent.name)
         return function(self, index)
 
     def fitted(*args, **options):

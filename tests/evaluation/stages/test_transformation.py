@@ -30,6 +30,7 @@ from ser_lightning.evaluation.stages.transformation import (
 )
 from ser_lightning.results.record import read_record
 from support import tiny_backbone
+from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]
 
@@ -46,7 +47,7 @@ def run_stage(checkpoint, folder, *options):
     args += ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--data.num_workers", "0"]
     args += ["--trainer.max_epochs", "2", "--model.batch_size", "16", "--model.hidden", "32"]
     evaluate([*args, *options])
-    return read_record(folder / "results" / "transformation-shapes.json")
+    return read_record(folder / "results" / f"transformation-{SHAPES}.json")
 
 
 def trainer(**options):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ser_lightning.cli import main
+from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]
 OPTIONS = {
@@ -46,7 +47,7 @@ def head(checkpoint, tmp_path_factory):
     args = ["--checkpoint", str(checkpoint), "--run_dir", str(folder), "--trainer.max_epochs", "1"]
     args += ["--data.global_batch_size", "16"]
     main(["evaluate", *config_of("linear"), *args, *SMALL])
-    return folder / "results" / "linear-shapes.safetensors"
+    return folder / "results" / f"linear-{SHAPES}.safetensors"
 
 
 @pytest.mark.parametrize("stage", OPTIONS)

@@ -5,7 +5,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from ser_lightning.data.detection import DetectionDataModule
+from ser_lightning.data.benchmarks.detection import DetectionDataModule
 from ser_lightning.data.sources.coco import CocoDetection
 from ser_lightning.evaluation.detector import build_detector
 from ser_lightning.evaluation.metrics.average_precision import mean_average_precision

@@ -1,9 +1,11 @@
 """What the benchmarks have in common: named conditions, each with its images, in one loader."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from itertools import groupby
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +14,13 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from ser_lightning.batch import NO_IMAGES
+from ser_lightning.data.benchmarks.layouts import class_files
 from ser_lightning.data.datasets import CleanImages, balanced_subset
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.sources.base import ImageSet, Part, Source
+from ser_lightning.data.sources.base import ImageSet, Part, Source, classes
+from ser_lightning.data.sources.decode import EXTENSIONS
+from ser_lightning.data.sources.listing import left_out_line
+from ser_lightning.data.sources.opening import announce
 from ser_lightning.randomness import Stream, generator
 
 
@@ -37,6 +43,11 @@ class Condition(NamedTuple):
     crop_fraction: float
     reasons: tuple[str, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """Name and severity, such as "fog/1"."""
+        return f"{self.name}/{self.severity}" if self.severity else self.name
+
 
 class ConditionBatch(NamedTuple):
     """Images, or videos, and the conditions that they are of.
@@ -56,11 +67,7 @@ class ConditionBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class ConditionImages:
-    """Makes batches of one condition each; slots count through all conditions.
-
-    Attributes:
-        parts: what makes the batches of each condition.
-    """
+    """Makes batches of one condition each; slots count through all conditions."""
 
     parts: tuple[CleanImages, ...]
 
@@ -76,11 +83,7 @@ class ConditionImages:
 
 @dataclass(frozen=True)
 class RenderedImages:
-    """Makes batches of images that each come in all conditions at once.
-
-    Attributes:
-        batches: what makes batches with pixels (B, conditions, 3, H, W).
-    """
+    """Makes batches of images that each come in all conditions: (B, conditions, 3, H, W)."""
 
     batches: CleanImages
 
@@ -107,16 +110,19 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
 
     Attributes:
         conditions: after `setup`.
+        left_out: number of files that are no images of the benchmark, by reason.
     """
 
     def __init__(self, source: Source, **labelled: Any) -> None:
         super().__init__(source, **labelled)
         self.conditions: tuple[Condition, ...] = ()
+        self.left_out: Counter[str] = Counter()
         self._class_names: tuple[str, ...] = ()
+        self._notes: tuple[str, ...] = ()
 
     @abstractmethod
     def open(self) -> tuple[Condition, ...]:
-        """Finds the images of all conditions."""
+        """Finds the images of all conditions, and which classes they are of."""
 
     @property
     @abstractmethod
@@ -133,55 +139,59 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
     def class_names(self) -> tuple[str, ...]:
         return self._class_names  # or their ids where they have none
 
-    @property
-    @override
-    def num_classes(self) -> int:
-        return len(self._class_names)
-
     @override
     def setup(self, stage: str) -> None:
         if not self.conditions:
             self.conditions = self.open()
+            announce(self.summary(), *dict.fromkeys(c.images for c in self.conditions))
+
+    def summary(self) -> str:
+        """What was found, in a few lines: classes, images of each condition, what was left out."""
+        where = f" in {self.data_root}" if self.data_root else ""
+        lines = [f"{self.benchmark_name}{where}, {classes(self.class_names)}"]
+        for size, group in groupby(self.conditions, key=lambda c: len(c.images)):
+            titles = [c.title for c in group]
+            several = f" to {titles[-1]}, {len(titles)} conditions" if len(titles) > 1 else ""
+            lines.append(f"{titles[0]}{several}: {size:,} to evaluate on{' each' * bool(several)}")
+        lines += [*self._notes, *left_out_line(self.left_out)]
+        return "\n".join(f"data: {line}" for line in lines)
 
     @override
     def test_dataloader(self) -> DataLoader:
-        return self.condition_loader()
-
-    def condition_loader(self, num_frames: Sequence[int] | None = None) -> DataLoader:
-        """Loads the images of all conditions, this rank's share, each exactly once.
-
-        Args:
-            num_frames: of the videos of each condition, where there are so many fewer in a batch.
-        """
-        frames = num_frames or [1] * len(self.conditions)
-        sizes = zip(self.conditions, frames, strict=True)
+        """Loads the images of all conditions, this rank's share, each exactly once."""
+        sizes = [max(1, self.evaluation_batch_size // self.num_frames(c)) for c in self.conditions]
         return self.in_order(
             ConditionImages(tuple(self.images_of(c) for c in self.conditions)),
             "test",
-            *((len(c.images), self.batch_size(number)) for c, number in sizes),
+            *((len(c.images), size) for c, size in zip(self.conditions, sizes, strict=True)),
         )
+
+    def num_frames(self, condition: Condition) -> int:
+        """Frames of a condition's videos: there are so many fewer in a batch."""
+        return 1
 
     def images_of(self, condition: Condition) -> CleanImages:
         """What makes the batches of one condition."""
         clean = replace(self.clean, crop_fraction=condition.crop_fraction)
         return CleanImages(self.reader(condition.images), clean)
 
-    def batch_size(self, num_frames: int) -> int:
-        """Images in a batch, fewer if each has many frames."""
-        return max(1, self.evaluation_batch_size // num_frames)
+    def class_files(
+        self,
+        folder: Path,
+        class_names: tuple[str, ...],
+        layout: str,
+        extensions: tuple[str, ...] = EXTENSIONS,
+    ) -> np.ndarray:
+        """The files of class folders, what else is there being counted; see `layouts`."""
+        paths, left_out = class_files(folder, class_names, layout, extensions)
+        self.left_out += left_out
+        return paths
 
-    def source_images(self) -> ImageSet:
-        """The source's whole evaluation split.
-
-        Raises:
-            ValueError: there is none, or it has no labels.
-        """
+    def images_of_source(self) -> ImageSet | None:
+        """The source's whole evaluation split, where there is one; it is told of at the start."""
         images = self.source.evaluation()
-        if images is None or len(images) == 0 or int(images.labels.min()) < 0:
-            raise ValueError(
-                f"{type(self.source).__name__} has no evaluation split with labels; add one "
-                "(a folder `val` beside `train`, one folder per class in both)"
-            )
+        if images is not None:
+            self._notes = (f"clean images of {self.source.dataset_name}", *self.source.notes())
         return images
 
     def part(self, images: ImageSet, size: int | None = None) -> ImageSet:
@@ -191,14 +201,69 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
             return images
         return Part(images, balanced_subset(images.labels, size, generator(0, Stream.SUBSET, 2)))
 
+
+class RobustnessDataModule(BenchmarkDataModule):
+    """Released images of a robustness benchmark, or ones that are generated from the source's.
+
+    Generated ones are of the source's evaluation split, at their own size, or at the backbone's if
+    they are larger. Released ones of ImageNet's classes are shown as they are.
+
+    Args:
+        source: the images that the classifier was trained on.
+        root: folder of the released files.
+        generated: makes them of the source's images; not to be compared with released ones.
+        labelled: further arguments of LabelledDataModule.
+    """
+
+    benchmark: ClassVar[str]
+    layout: ClassVar[str]
+
+    def __init__(
+        self, source: Source, root: str | None = None, generated: bool = False, **labelled: Any
+    ) -> None:
+        super().__init__(source, **labelled)
+        if (root is None) != generated:
+            raise ValueError(
+                f"root {root} with generated {generated}; give --data.root DIR for released files, "
+                f"\n{self.layout.format(root='DIR')}\nor --data.generated true to make them of the "
+                "images of the source"
+            )
+        self.root = None if root is None else Path(root).expanduser()
+        self.generated = generated
+
+    @property
+    @override
+    def benchmark_name(self) -> str:
+        return self.benchmark if self.is_imagenet else self.dataset_name
+
+    @property
+    @override
+    def data_root(self) -> str:
+        return str(getattr(self.source, "root", "") if self.root is None else self.root)
+
+    @override
+    def describe(self) -> dict[str, Any]:
+        is_resized = self.generated or not self.is_imagenet
+        return super().describe() | ({} if is_resized else {"resize": None})
+
+    def source_images(self) -> ImageSet:
+        """The source's whole evaluation split, to be changed; its classes are the benchmark's.
+
+        Raises:
+            ValueError: there is none, or it has no labels.
+        """
+        images = self.images_of_source()
+        if images is None or len(images) == 0 or int(images.labels.min()) < 0:
+            raise ValueError(
+                f"{type(self.source).__name__} has no evaluation split with labels; add one "
+                "(a folder `val` beside `train`, one folder per class in both)"
+            )
+        self._class_names = images.class_names
+        return images
+
     def size_reasons(self, images: ImageSet) -> tuple[str, ...]:
-        """A reason where finished images, or videos, do not have the backbone's size."""
+        """A reason where released images, or videos, do not have the backbone's size."""
         height, width = images.read(0).shape[-2:]
         if height == width == self.image_size:
             return ()
         return (f"images of {height} x {width} pixels resized to {self.image_size}",)
-
-    def unofficial_reason(self, conditions: Sequence[Condition]) -> str | None:
-        """Why the numbers of conditions may not be compared, in a line; None where they may."""
-        reasons = dict.fromkeys(reason for c in conditions for reason in c.reasons)
-        return "; ".join(reasons) or None

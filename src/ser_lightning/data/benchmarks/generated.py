@@ -1,6 +1,7 @@
 """Corrupted and perturbed images made on the fly, as image sets."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from typing_extensions import override
 
 from ser_lightning.corruptions import corrupt, perturb
-from ser_lightning.data.crops import middle
+from ser_lightning.data.crops import MAX_ASPECT, middle
 from ser_lightning.data.sources.base import Derived, ImageSet
 
 CLEAN = "clean"
@@ -28,16 +29,26 @@ class Reduction(NamedTuple):
     size: int
     crop_fraction: float
 
+    @property
+    def resized(self) -> int:
+        """Length of the shorter side before the middle is cut out."""
+        return round(self.size / self.crop_fraction)
+
     def resize(self, image: Tensor) -> Tensor:
-        """Resizes (3, H, W), not yet cut; bilinear, as for ImageNet-C."""
-        sides = [round(self.size / self.crop_fraction)]
-        resized: Tensor = F.resize(image, sides, InterpolationMode.BILINEAR, antialias=True)
+        """Resizes (3, H, W), not yet cut; bilinear, as for ImageNet-C.
+
+        Of an image longer than `MAX_ASPECT`, so much of the middle: what moves it does not show
+        its ends, and resized they would take gigabytes.
+        """
+        longest = MAX_ASPECT * min(image.shape[-2:])
+        image = F.center_crop(image, [min(side, longest) for side in image.shape[-2:]])
+        kind = InterpolationMode.BILINEAR
+        resized: Tensor = F.resize(image, [self.resized], kind, antialias=True)
         return resized.contiguous()
 
     def middle(self, image: Tensor) -> Tensor:
         """Resizes (3, H, W) and cuts the middle out."""
-        resized = round(self.size / self.crop_fraction)
-        return middle(image, resized, self.size, "bilinear").contiguous()
+        return middle(image, self.resized, self.size, "bilinear").contiguous()
 
 
 def reduction(images: ImageSet, size: int, crop_fraction: float) -> Reduction | None:
@@ -46,8 +57,11 @@ def reduction(images: ImageSet, size: int, crop_fraction: float) -> Reduction | 
     return Reduction(size, crop_fraction) if larger else None
 
 
+@dataclass(eq=False)
 class CorruptedImages(Derived):
-    """Images, each in all conditions at once; what is drawn for one depends on its place only.
+    """Images, each in all conditions at once: `read` gives (conditions, 3, H, W).
+
+    What is drawn for an image depends on its place only.
 
     Args:
         images: the images.
@@ -57,44 +71,29 @@ class CorruptedImages(Derived):
         options: further arguments of `corrupt`.
     """
 
-    def __init__(
-        self,
-        images: ImageSet,
-        conditions: Sequence[tuple[str, int]],
-        seed: int,
-        reduce: Reduction | None,
-        options: Mapping[str, Any],
-    ) -> None:
-        self.images = images
-        self.labels = images.labels
-        self.class_names = images.class_names
-        self.conditions = list(conditions)
-        self.seed = seed
-        self.reduce = reduce
-        self.options = dict(options)
+    conditions: Sequence[tuple[str, int]]
+    seed: int
+    reduce: Reduction | None
+    options: Mapping[str, Any]
 
+    @override
     def read(self, index: int) -> Tensor:
-        """Reads an image once: (conditions, 3, H, W) uint8."""
         image = self.images.read(index).contiguous()
         if self.reduce is not None:
             image = self.reduce.middle(image)
         return torch.stack(
             [
-                image if name == CLEAN else self._corrupt(image, name, severity, index)
+                image
+                if name == CLEAN
+                else corrupt(image, name, severity, index, self.seed, **self.options)
                 for name, severity in self.conditions
             ]
         )
 
-    @override
-    def settings(self) -> tuple[Any, ...]:
-        return self.conditions, self.seed, self.reduce, sorted(self.options.items())
 
-    def _corrupt(self, image: Tensor, name: str, severity: int, index: int) -> Tensor:
-        return corrupt(image, name, severity, index, self.seed, **self.options)
-
-
+@dataclass(eq=False)
 class Sequences(Derived):
-    """Images as generated sequences; what is drawn for one depends on its place only.
+    """Images as generated sequences, (T, 3, H, W); what is drawn depends on an image's place only.
 
     Args:
         images: the images.
@@ -105,32 +104,14 @@ class Sequences(Derived):
         stride: takes every so-manieth frame, from the first one on.
     """
 
-    def __init__(
-        self,
-        images: ImageSet,
-        name: str,
-        seed: int,
-        reduce: Reduction | None,
-        stride: int,
-    ) -> None:
-        self.images = images
-        self.labels = images.labels
-        self.class_names = images.class_names
-        self.name = name
-        self.seed = seed
-        self.reduce = reduce
-        self.stride = stride
-
-    def read(self, index: int) -> Tensor:
-        """Reads an image and perturbs it: (T, 3, H, W) uint8."""
-        image = self.images.read(index).contiguous()
-        if self.reduce is None:
-            frames = perturb(image, self.name, index, self.seed)
-        else:
-            image, crop = self.reduce.resize(image), self.reduce.size
-            frames = perturb(image, self.name, index, self.seed, crop=crop)
-        return frames[:: self.stride]
+    name: str
+    seed: int
+    reduce: Reduction | None
+    stride: int
 
     @override
-    def settings(self) -> tuple[Any, ...]:
-        return self.name, self.seed, self.reduce, self.stride
+    def read(self, index: int) -> Tensor:
+        image, crop = self.images.read(index).contiguous(), None
+        if self.reduce is not None:
+            image, crop = self.reduce.resize(image), self.reduce.size
+        return perturb(image, self.name, index, self.seed, crop=crop)[:: self.stride]

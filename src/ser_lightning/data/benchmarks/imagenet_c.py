@@ -18,11 +18,15 @@ from ser_lightning.corruptions import (
     NUM_SEVERITIES,
     corruption_names,
 )
-from ser_lightning.data.benchmarks.arrays import open_cifar_c
-from ser_lightning.data.benchmarks.conditions import BenchmarkDataModule, Condition, RenderedImages
+from ser_lightning.data.benchmarks.cifar_c import open_cifar_c
+from ser_lightning.data.benchmarks.conditions import (
+    Condition,
+    RenderedImages,
+    RobustnessDataModule,
+)
 from ser_lightning.data.benchmarks.generated import CLEAN, CorruptedImages, reduction
-from ser_lightning.data.benchmarks.layouts import class_images, find_folders
-from ser_lightning.data.sources.base import Source
+from ser_lightning.data.benchmarks.layouts import find_folders
+from ser_lightning.data.sources.base import ImageSet, Source
 from ser_lightning.data.sources.folder import FolderImages
 from ser_lightning.data.sources.released import (
     IMAGENET_VAL,
@@ -31,11 +35,6 @@ from ser_lightning.data.sources.released import (
     imagenet_synsets,
 )
 from ser_lightning.numbers import checked, within
-
-_LAYOUT = """  {root}/<corruption>/<1..5>/<wnid>/*.JPEG           (ImageNet-C)
-  {root}/<group>/<corruption>/<1..5>/<wnid>/*.JPEG   (the same, groups left in place)
-  {root}/<corruption>.npy and labels.npy             (CIFAR-10-C, CIFAR-100-C)"""
-
 
 if TYPE_CHECKING:
     Severity = int
@@ -46,7 +45,7 @@ else:
 
 
 @checked
-class ImageNetCDataModule(BenchmarkDataModule):
+class ImageNetCDataModule(RobustnessDataModule):
     """Images under corruptions of several severities.
 
     Released files of ImageNet-C are shown as they are, without resizing or cutting; those of
@@ -58,81 +57,57 @@ class ImageNetCDataModule(BenchmarkDataModule):
 
     Args:
         source: the images that the classifier was trained on.
-        root: folder of released files.
-        generated: corrupts the source's images; not to be compared with released files.
         corruptions: names; null takes the 15 that the benchmark averages.
         severities: 1 to 5.
         frost_dir: folder of the official photographs of ice, for generated frost; without it
             `frost_procedural` stands in its place.
         jpeg_quality: of a further encoding of generated images.
-        labelled: further arguments of LabelledDataModule.
+        others: further arguments of RobustnessDataModule.
     """
+
+    benchmark = "imagenet_c"
+    layout = """  {root}/<corruption>/<1..5>/<wnid>/*.JPEG           (ImageNet-C)
+  {root}/<group>/<corruption>/<1..5>/<wnid>/*.JPEG   (the same, groups left in place)
+  {root}/<corruption>.npy and labels.npy             (CIFAR-10-C, CIFAR-100-C)"""
 
     def __init__(
         self,
         source: Source,
-        root: str | None = None,
-        generated: bool = False,
         corruptions: Sequence[str] | None = None,
         severities: tuple[Severity, ...] = (1, 2, 3, 4, 5),
         frost_dir: str | None = None,
         jpeg_quality: Quality | None = None,
-        **labelled: Any,
+        **others: Any,
     ) -> None:
-        super().__init__(source, **labelled)
-        if (root is None) != generated:
-            raise ValueError(
-                f"root {root} with generated {generated}; give --data.root DIR for released files, "
-                f"\n{_LAYOUT.format(root='DIR')}\nor --data.generated true to corrupt the images "
-                "of the source"
-            )
-        if not generated and (frost_dir is not None or jpeg_quality is not None):
+        super().__init__(source, **others)
+        if not self.generated and (frost_dir is not None or jpeg_quality is not None):
             raise ValueError(
                 f"frost_dir {frost_dir} and jpeg_quality {jpeg_quality} have no effect on released "
                 "files; remove them"
             )
         if not severities:
             raise ValueError("severities is empty; use some of 1 to 5")
-        self.root = None if root is None else Path(root).expanduser()
-        self.generated = generated
-        self.corruptions = tuple(
-            corruptions or (corruption_names(frost_dir) if generated else CORRUPTIONS)
-        )
+        names = corruption_names(frost_dir) if self.generated else CORRUPTIONS
+        self.corruptions = tuple(corruptions or names)
         self.severities = tuple(severities)
         self.frost_dir = frost_dir
         self.jpeg_quality = jpeg_quality
+        self._pairs = [(name, level) for name in self.corruptions for level in self.severities]
         self._is_cifar = self.root is not None and (self.root / "labels.npy").is_file()
-
-    @property
-    def is_imagenet(self) -> bool:
-        """Whether the images are of ImageNet's classes, as those of the published baseline."""
-        return self.dataset_name == "imagenet1k"
-
-    @property
-    @override
-    def dataset_name(self) -> str:
-        released = not self.generated and not self._is_cifar
-        return "imagenet1k" if released else super().dataset_name
 
     @property
     @override
     def benchmark_name(self) -> str:
-        if self._is_cifar:
-            return f"cifar{self.num_classes}_c"
-        return "imagenet_c" if self.is_imagenet else self.dataset_name
-
-    @property
-    @override
-    def data_root(self) -> str:
-        return str(getattr(self.source, "root", "") if self.root is None else self.root)
+        return f"cifar{self.num_classes}_c" if self._is_cifar else super().benchmark_name
 
     @override
     def open(self) -> tuple[Condition, ...]:
         if self.root is None:
             return self._open_generated()
+        layout = self.layout.format(root=self.root)
         if self._is_cifar:
-            return self._open_arrays(self.root)
-        return self._open_folders(self.root)
+            return self._open_arrays(self.root, layout)
+        return self._open_folders(self.root, layout)
 
     @override
     def test_dataloader(self) -> DataLoader:
@@ -140,59 +115,42 @@ class ImageNetCDataModule(BenchmarkDataModule):
             return super().test_dataloader()
         # every image is read once, and all corruptions of it are made
         first = self.conditions[0]
-        size = self.batch_size(len(self.conditions))
+        size = max(1, self.evaluation_batch_size // len(self.conditions))
         make = RenderedImages(self.images_of(first))
         return self.in_order(make, "test", (len(first.images), size))
 
-    @override
-    def describe(self) -> dict[str, Any]:
-        if self.generated or self._is_cifar:
-            return super().describe()
-        return {**super().describe(), "resize": None}  # released ones are shown as they are
-
     def _open_generated(self) -> tuple[Condition, ...]:
         images = self.source_images()
-        self._class_names = images.class_names
         reduce = reduction(images, self.image_size, self.evaluation_crop_fraction)
         crop = self.evaluation_crop_fraction if reduce is None else 1.0
         reasons = ("corruptions are generated", *self._severity_reasons())
         if FROST_PROCEDURAL in self.corruptions:
             reasons += ("frost is procedural",)
-        pairs = [(CLEAN, 0), *self._pairs()]
+        pairs = [(CLEAN, 0), *self._pairs]
         options = {"frost_dir": self.frost_dir, "jpeg_quality": self.jpeg_quality}
         part = self.part(CorruptedImages(images, pairs, self.seed, reduce, options))
         return tuple(Condition(*pair, part, crop, reasons) for pair in pairs)
 
-    def _pairs(self) -> list[tuple[str, int]]:
-        return [(name, severity) for name in self.corruptions for severity in self.severities]
-
-    def _open_folders(self, root: Path) -> tuple[Condition, ...]:
+    def _open_folders(self, root: Path, layout: str) -> tuple[Condition, ...]:
         self._class_names = imagenet_synsets()
-        leaves = self._find_leaves(root)
-        layout = _LAYOUT.format(root=root)
-        sets: list[FolderImages] = []
-        for leaf in leaves.values():
-            images = class_images(leaf, imagenet_synsets(), layout)
-            if sets and np.array_equal(images.paths, sets[0].paths):
-                images.paths, images.labels = sets[0].paths, sets[0].labels  # in memory once
-            sets.append(images)
-        counts = {"/".join(map(str, pair)): len(s) for pair, s in zip(leaves, sets, strict=True)}
+        sets: dict[tuple[str, int], FolderImages] = {}
+        for pair, leaf in self._find_leaves(root, layout).items():
+            paths = self.class_files(leaf, imagenet_synsets(), layout)
+            sets[pair] = images = FolderImages(leaf, paths, imagenet_synsets())
+            first = next(iter(sets.values()))
+            if np.array_equal(images.paths, first.paths):
+                images.paths, images.labels = first.paths, first.labels  # in memory once
+        counts = {f"{name}/{severity}": len(s) for (name, severity), s in sets.items()}
         reasons = self._severity_reasons() + count_reasons(counts, IMAGENET_VAL)
-        reasons += self.size_reasons(sets[0])
-        conditions = [
-            Condition(*pair, self.part(images), 1.0, reasons)
-            for pair, images in zip(leaves, sets, strict=True)
-        ]
-        return (*self._clean(), *conditions)
+        reasons += self.size_reasons(first)
+        found = [Condition(*pair, self.part(s), 1.0, reasons) for pair, s in sets.items()]
+        return (*self._clean(), *found)
 
-    def _find_leaves(self, root: Path) -> dict[tuple[str, int], Path]:
-        layout = _LAYOUT.format(root=root)
-        if not root.is_dir():
-            raise FileNotFoundError(f"{root} is no folder; expected\n{layout}")
-        folders = find_folders(root, self.corruptions)
+    def _find_leaves(self, root: Path, layout: str) -> dict[tuple[str, int], Path]:
+        folders = find_folders(root, self.corruptions, layout)
         leaves = {
             (name, severity): folders.get(name, root / name) / str(severity)
-            for name, severity in self._pairs()
+            for name, severity in self._pairs
         }
         missing = [os.path.join(*leaf.parts[-2:]) for leaf in leaves.values() if not leaf.is_dir()]
         if missing:
@@ -204,16 +162,15 @@ class ImageNetCDataModule(BenchmarkDataModule):
             )
         return leaves
 
-    def _open_arrays(self, root: Path) -> tuple[Condition, ...]:
-        sets = open_cifar_c(root, self.corruptions, _LAYOUT.format(root=root))
+    def _open_arrays(self, root: Path, layout: str) -> tuple[Condition, ...]:
+        sets = open_cifar_c(root, self.corruptions, layout)
         some = next(iter(sets.values()))
         self._class_names = tuple(str(label) for label in range(int(some.labels.max()) + 1))
         reasons = self._severity_reasons() + count_reasons({str(root): len(some)}, 10_000)
-        clean = self.source.evaluation()
-        if clean is not None and clean.num_classes != self.num_classes:
-            clean = None
-        images = {(CLEAN, 0): clean} if clean is not None else {}
-        images |= {pair: sets[pair] for pair in self._pairs()}
+        clean = self.images_of_source()
+        images: dict[tuple[str, int], ImageSet] = {pair: sets[pair] for pair in self._pairs}
+        if clean is not None and clean.num_classes == self.num_classes:
+            images = {(CLEAN, 0): clean, **images}
         crop = self.evaluation_crop_fraction
         return tuple(Condition(*pair, self.part(i), crop, reasons) for pair, i in images.items())
 
@@ -225,10 +182,11 @@ class ImageNetCDataModule(BenchmarkDataModule):
     def _clean(self) -> tuple[Condition, ...]:
         """ImageNet's validation images, where the source has them."""
         try:
-            images = self.source.evaluation()
+            images = self.images_of_source()
         except (FileNotFoundError, ValueError):
             return ()
         if images is None or not set(images.class_names) <= set(imagenet_synsets()):
+            self._notes = ()
             return ()
         reasons = held_out_reasons(images) + count_reasons({CLEAN: len(images)}, IMAGENET_VAL)
         crop = self.evaluation_crop_fraction

@@ -8,34 +8,38 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ser_lightning.data.sources.decode import EXTENSIONS
-from ser_lightning.data.sources.folder import FolderImages
+from ser_lightning.data.sources.listing import Listing, list_images
+from ser_lightning.data.sources.splits import Images, class_folders
 
 
-def find_folders(root: Path, names: Sequence[str]) -> dict[str, Path]:
+def find_folders(root: Path, names: Sequence[str], layout: str) -> dict[str, Path]:
     """Finds folders by name: in root, or up to two levels below it.
 
     Args:
         root: where to look; ImageNet-C is often kept as `<root>/<group>/<corruption>`.
         names: wanted names.
+        layout: the expected layout, for messages.
 
     Returns:
         Path by name, of those found.
 
     Raises:
+        FileNotFoundError: there is no root.
         ValueError: a name is there twice.
     """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is no folder; expected\n{layout}")
     found: dict[str, Path] = {}
     level = [root]
     for _ in range(3):
-        for parent in level:
-            for name in names:
-                if (parent / name).is_dir():
-                    if name in found:
-                        raise ValueError(
-                            f"{name} is there twice, as {found[name]} and {parent / name}; give "
-                            "a folder that has it once"
-                        )
-                    found[name] = parent / name
+        for path in (parent / name for parent in level for name in names):
+            if path.is_dir():
+                if path.name in found:
+                    raise ValueError(
+                        f"{path.name} is there twice, as {found[path.name]} and {path}; give a "
+                        "folder that has it once"
+                    )
+                found[path.name] = path
         if len(found) == len(names):
             break
         level = [child for parent in level for child in _folders(parent, names)]
@@ -47,8 +51,8 @@ def class_files(
     class_names: Sequence[str],
     layout: str,
     extensions: tuple[str, ...] = EXTENSIONS,
-) -> list[str]:
-    """Lists the files in a folder's class folders.
+) -> Listing:
+    """Lists the files in a folder's class folders, and counts what else is there.
 
     Args:
         folder: holds class folders, and they hold files.
@@ -56,46 +60,30 @@ def class_files(
         layout: the expected layout, for messages.
         extensions: of the files, in lower case.
 
-    Returns:
-        Paths relative to the folder, sorted.
-
     Raises:
         FileNotFoundError: there is no such folder, or no file in it.
         ValueError: it has other class folders.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; expected\n{layout}")
-    classes = sorted(child.name for child in _folders(folder, ()))
-    unknown = sorted(set(classes) - set(class_names))
-    if unknown:
+    paths, left_out = list_images(folder, extensions)
+    images, found, num_loose = class_folders(Images(folder, paths), least=1)
+    if unknown := sorted(set(found) - set(class_names)):
         some = ", ".join(unknown[:5])
         raise ValueError(
             f"{folder} has the folders {some}, which are no classes of this set; expected\n{layout}"
         )
-    paths = []
-    for name in classes:
-        with os.scandir(folder / name) as entries:
-            paths += [
-                os.path.join(name, entry.name)
-                for entry in entries
-                if entry.name.lower().endswith(extensions) and not entry.name.startswith(".")
-            ]
-    if not paths:
+    if not found:
         kinds = " ".join(extensions)
         raise FileNotFoundError(
             f"{folder} has no class folder with a file ({kinds}); expected\n{layout}"
         )
-    return sorted(paths)
-
-
-def class_images(folder: Path, class_names: Sequence[str], layout: str) -> FolderImages:
-    """The images in a folder's class folders; arguments and errors are those of `class_files`."""
-    return FolderImages(folder, class_files(folder, class_names, layout), tuple(class_names))
+    if num_loose:
+        left_out["files beside class folders"] += num_loose
+    return Listing(images.paths, left_out)
 
 
 def _folders(parent: Path, leave_out: Sequence[str]) -> list[Path]:
-    if not parent.is_dir():
-        return []
     with os.scandir(parent) as entries:
         return [
             Path(entry.path)

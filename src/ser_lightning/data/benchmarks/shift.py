@@ -10,7 +10,6 @@ from typing import Any
 from typing_extensions import override
 
 from ser_lightning.data.benchmarks.conditions import BenchmarkDataModule, Condition
-from ser_lightning.data.benchmarks.layouts import class_images
 from ser_lightning.data.sources.base import Source
 from ser_lightning.data.sources.folder import FolderImages
 from ser_lightning.data.sources.released import count_reasons, imagenet_r_synsets, imagenet_synsets
@@ -24,42 +23,6 @@ NUM_IMAGES = {
     "imagenet_sketch": (50_889, 50_000),
 }
 """Images that the released sets have; two numbers are quoted for Sketch."""
-
-
-def open_imagenet_v2(root: Path) -> FolderImages:
-    """ImageNet-V2, whose folders are called by class id.
-
-    Raises:
-        FileNotFoundError: no images there.
-        ValueError: other folders, or less than the 1000 of them.
-    """
-    layout = _V2_LAYOUT.format(root=root)
-    synsets = imagenet_synsets()
-    if not (root / synsets[0]).is_dir():
-        numbers = tuple(str(number) for number in range(len(synsets)))
-        images = class_images(root, numbers, layout)
-        images.class_names = synsets
-    else:
-        images = class_images(root, synsets, layout)
-    _check_number(images, len(synsets), layout)
-    return images
-
-
-def open_imagenet_r(root: Path) -> FolderImages:
-    """ImageNet-R: 200 of ImageNet's classes; errors as `open_imagenet_v2`."""
-    return _open_synsets(root, imagenet_r_synsets())
-
-
-def open_imagenet_sketch(root: Path) -> FolderImages:
-    """ImageNet-Sketch; errors as `open_imagenet_v2`."""
-    return _open_synsets(root, imagenet_synsets())
-
-
-_OPEN = {
-    "imagenet_v2": open_imagenet_v2,
-    "imagenet_r": open_imagenet_r,
-    "imagenet_sketch": open_imagenet_sketch,
-}
 
 
 class ShiftDataModule(BenchmarkDataModule):
@@ -84,11 +47,7 @@ class ShiftDataModule(BenchmarkDataModule):
         **labelled: Any,
     ) -> None:
         super().__init__(source, **labelled)
-        folders = {
-            "imagenet_v2": imagenet_v2,
-            "imagenet_r": imagenet_r,
-            "imagenet_sketch": imagenet_sketch,
-        }
+        folders = dict(zip(NUM_IMAGES, (imagenet_v2, imagenet_r, imagenet_sketch), strict=True))
         self.roots = {name: root for name, root in folders.items() if root is not None}
         if not self.roots:
             options = " ".join(f"--data.{name} DIR" for name in folders)
@@ -96,9 +55,10 @@ class ShiftDataModule(BenchmarkDataModule):
 
     @override
     def open(self) -> tuple[Condition, ...]:
+        self._class_names = imagenet_synsets()
         conditions = []
         for name, root in self.roots.items():
-            images = _OPEN[name](Path(root).expanduser())
+            images = self._images(name, Path(root).expanduser())
             reasons = count_reasons({name: len(images)}, *NUM_IMAGES[name])
             crop = self.evaluation_crop_fraction
             conditions.append(Condition(name, 0, self.part(images), crop, reasons))
@@ -107,30 +67,32 @@ class ShiftDataModule(BenchmarkDataModule):
     @property
     @override
     def benchmark_name(self) -> str:
-        return ", ".join(self.roots)  # unused: every set has a result of its own
-
-    @property
-    @override
-    def dataset_name(self) -> str:
-        return "imagenet1k"
+        return ", ".join(self.roots)  # of all; every set has a result of its own
 
     @property
     @override
     def data_root(self) -> str:
         return ", ".join(self.roots.values())
 
+    def _images(self, name: str, root: Path) -> FolderImages:
+        """One set.
 
-def _open_synsets(root: Path, synsets: tuple[str, ...]) -> FolderImages:
-    layout = _WNID_LAYOUT.format(root=root, example=synsets[0], number=len(synsets))
-    images = class_images(root, synsets, layout)
-    _check_number(images, len(synsets), layout)
-    return images
-
-
-def _check_number(images: FolderImages, wanted: int, layout: str) -> None:
-    found = len(images.labels.unique())
-    if found != wanted:
-        raise ValueError(
-            f"{images.folder} has images of {found} classes, not of {wanted}; fetch it again, "
-            f"expected\n{layout}"
-        )
+        Raises:
+            FileNotFoundError: no images there.
+            ValueError: other folders than those of its classes, or fewer.
+        """
+        synsets = imagenet_r_synsets() if name == "imagenet_r" else imagenet_synsets()
+        layout = _V2_LAYOUT if name == "imagenet_v2" else _WNID_LAYOUT
+        layout = layout.format(root=root, example=synsets[0], number=len(synsets))
+        folders = synsets
+        if name == "imagenet_v2" and not (root / synsets[0]).is_dir():
+            folders = tuple(str(number) for number in range(len(synsets)))
+        images = FolderImages(root, self.class_files(root, folders, layout), folders)
+        images.class_names = synsets
+        found = len(images.labels.unique())
+        if found != len(synsets):
+            raise ValueError(
+                f"{images.folder} has images of {found} classes, not of {len(synsets)}; fetch it "
+                f"again, expected\n{layout}"
+            )
+        return images

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ser_lightning.data.sources.base import UnreadableImage
 from ser_lightning.data.sources.folder import FolderImages
@@ -28,13 +29,7 @@ def load_av() -> Any:
 
 
 def read_video(path: str) -> Tensor:
-    """Decodes a whole video.
-
-    Args:
-        path: the file.
-
-    Returns:
-        (T, 3, H, W) uint8 frames.
+    """Decodes a whole video: (T, 3, H, W) uint8 frames.
 
     Raises:
         UnreadableImage: the file is missing or damaged.
@@ -50,11 +45,11 @@ def read_video(path: str) -> Tensor:
 
 
 class Videos(FolderImages):
-    """The videos of one perturbation; what `read` gives has frames in front.
+    """The videos of one perturbation; what `read` gives has frames in front, (T, 3, H, W).
 
     Args:
         folder: holds one folder per class.
-        paths: videos relative to it, sorted.
+        paths: (N,) bytes, videos relative to it, sorted.
         class_names: names of the class folders.
         num_frames: that a video must have.
         stride: takes every so-manieth frame, from the first one on.
@@ -63,7 +58,7 @@ class Videos(FolderImages):
     def __init__(
         self,
         folder: Path,
-        paths: list[str],
+        paths: np.ndarray,
         class_names: tuple[str, ...],
         num_frames: int,
         stride: int,
@@ -72,11 +67,15 @@ class Videos(FolderImages):
         self.num_frames = num_frames
         self.stride = stride
 
+    @override
     def read(self, index: int) -> Tensor:
-        """Reads and decodes one video, (T, 3, H, W) uint8."""
         frames = read_video(self.path(index))
         if len(frames) != self.num_frames:
             raise UnreadableImage(
                 f"{self.path(index)}: {len(frames)} frames instead of {self.num_frames}"
             )
         return frames[:: self.stride]
+
+    @override
+    def describe(self) -> dict[str, Any]:
+        return {"stride": self.stride}

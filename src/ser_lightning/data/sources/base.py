@@ -1,16 +1,19 @@
 """Where images come from: one interface for folders, torchvision's sets and generated ones."""
 
 import hashlib
+import inspect
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from typing_extensions import override
+from typing_extensions import Self, override
 
 HOLDOUT_STEP = 20  # without an evaluation split, every 20th image of each class is held out
 
@@ -40,43 +43,28 @@ class ImageSet(ABC):
 
     @abstractmethod
     def read(self, index: int) -> Tensor:
-        """Reads one image.
-
-        Args:
-            index: position in the split.
-
-        Returns:
-            (3, H, W) uint8 image.
-
-        Raises:
-            UnreadableImage: the image is damaged.
-        """
+        """The (3, H, W) uint8 image at a position; UnreadableImage where it is damaged."""
 
     def read_reduced(self, index: int, min_side: int) -> Tensor:
         """Reads one image, in a half, a quarter or an eighth of its size where that is faster.
 
-        JPEG decoders can leave out detail. A view that is cut from it does not change visibly
-        (by half a level on average) while the cut has twice the view's pixels on a side.
-
-        Args:
-            index: position in the split.
-            min_side: neither height nor width falls below it, unless the file's own is smaller.
+        Neither height nor width falls below `min_side`, unless the file's own is smaller. JPEG
+        decoders can leave out detail. A view that is cut from it does not change visibly (by half
+        a level on average) while the cut has twice the view's pixels on a side.
         """
         return self.read(index)
 
     def listing(self) -> str:
-        """SHA-256 of what was found, without looking into files: names, labels and classes."""
-        digest = hashlib.sha256(repr((type(self).__name__, self.class_names)).encode())
-        digest.update(self.labels.numpy().tobytes())
-        return _feed(digest, self._names())
+        """SHA-256 of names, labels, classes and decoding; the same for copies on two disks."""
+        parts = [type(self).__name__, self.class_names, self.describe()]
+        return _sha256(repr(parts).encode(), self.labels.numpy().tobytes(), *self._names())
 
     def fingerprint(self) -> str:
-        """SHA-256 of the listing, the images' content and how they are decoded.
+        """SHA-256 of the listing and the images' content, for which files' sizes and times stand.
 
-        For files, sizes and times of the last change stand for the content. They are looked up at
-        every call: an image that was replaced under the same name changes the result.
+        They are looked up at every call: replaced images change the result.
         """
-        return _feed(hashlib.sha256(self.listing().encode()), self._content())
+        return _sha256(self.listing().encode(), *self._content())
 
     def describe(self) -> dict[str, Any]:
         """How files are decoded, in plain values for a record; empty where none are."""
@@ -87,12 +75,30 @@ class ImageSet(ABC):
         return ()
 
     def _content(self) -> Iterable[bytes]:
-        """What stands for the images' pixels in a fingerprint."""
+        """What stands for the content of files in a fingerprint."""
         return ()
 
 
 class Source(ABC):
     """A data set with a training split and, where there is one, an evaluation split."""
+
+    PLACES: ClassVar[tuple[str, ...]] = ("root", "cache", "download")
+    """Options that say where files are, rather than which images there are."""
+
+    _given: dict[str, Any]
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Keeps the options that are not the usual ones: results are called by them."""
+        source = super().__new__(cls)
+        parameters = inspect.signature(cls.__init__).parameters
+        given = dict(zip(list(parameters)[1:], args, strict=False)) | options
+        source._given = {}
+        for name, option in sorted(given.items()):
+            value = tuple(option) if isinstance(option, list) else option
+            is_plain = isinstance(value, str | int | float | tuple | Path | None)
+            if is_plain and (name not in parameters or value != parameters[name].default):
+                source._given[name] = value
+        return source
 
     def prepare(self) -> None:  # noqa: B027 - most sources need nothing
         """Fetches what is missing. Called by one process per node, before the splits are opened."""
@@ -108,7 +114,21 @@ class Source(ABC):
     @property
     def dataset_name(self) -> str:
         """What results call the data set, in lower case; it is part of their files' names."""
-        return type(self).__name__.lower()
+        return self.named(type(self).__name__.lower())
+
+    def named(self, name: str) -> str:
+        """A data set's name and all that makes it another one: folder and unusual options."""
+        words = [name]
+        if not self.is_released and "root" in self._given:
+            path = folder_path(self._given["root"]).resolve()
+            words.append(re.sub(r"[^a-z0-9]+", "_", path.name.lower()).strip("_"))
+            words.append(_sha256(os.fsencode(path))[:8])
+        for key, value in self._given.items():
+            if key not in self.PLACES:
+                text = str(value).lower() if isinstance(value, bool | None) else str(value)
+                is_word = re.fullmatch(r"[a-z0-9.]+", text)
+                words += [key, text if is_word else _sha256(repr(value).encode())[:8]]
+        return "_".join(words)
 
     @property
     def is_released(self) -> bool:
@@ -122,52 +142,50 @@ class Source(ABC):
     def summary(self) -> str:
         """What was found, in a few lines that are printed at every start."""
         train, evaluation = self.train(), self.evaluation()
-        lines = [f"{self.dataset_name}, {len(train):,} images to train on, {_classes(train)}"]
+        found = f"{len(train):,} images to train on, {classes(train.class_names)}"
         if evaluation is None:
-            lines.append("nothing to evaluate on: no evaluation split, one image in every class")
+            other = "nothing to evaluate on: no evaluation split, one image in every class"
         elif isinstance(evaluation, HeldOut):
-            lines.append(evaluation.summary())
+            other = evaluation.summary()
         else:
-            lines.append(f"{len(evaluation):,} images to evaluate on")
-        return "\n".join(f"data: {line}" for line in (*lines, *self.notes()))
+            other = f"{len(evaluation):,} images to evaluate on"
+        lines = (f"{self.dataset_name}, {found}", other, *self.notes())
+        return "\n".join(f"data: {line}" for line in lines)
 
 
+@dataclass(eq=False)
 class MemoryImages(ImageSet):
-    """A split that lies in memory.
+    """A split that lies in memory, (N, 1 or 3, H, W) uint8; one channel is shown as three."""
 
-    Args:
-        pixels: (N, 1 or 3, H, W) uint8 images; one channel is shown as three.
-        labels: (N,) int64 class ids.
-        class_names: one name per class id.
-    """
-
-    def __init__(self, pixels: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> None:
-        self.pixels = pixels
-        self.labels = labels
-        self.class_names = class_names
+    pixels: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
 
     @override
     def read(self, index: int) -> Tensor:
         return self.pixels[index].expand(3, -1, -1)  # not copied
 
     @override
-    def _content(self) -> Iterable[bytes]:
-        yield repr(tuple(self.pixels.shape)).encode()
-        yield self.pixels.numpy().tobytes()
+    def _names(self) -> Iterable[bytes]:
+        return repr(tuple(self.pixels.shape)).encode(), self.pixels.numpy().tobytes()
 
 
+@dataclass(eq=False)
 class Derived(ImageSet):
-    """Images that are made of another set's, or some of them.
+    """Images that are made of another set's, with its labels and classes.
 
-    Attributes:
-        images: the other set.
+    All further fields are what the images depend on, in plain values.
     """
 
     images: ImageSet
 
-    @abstractmethod
+    def __post_init__(self) -> None:
+        self.labels = self.images.labels
+        self.class_names = self.images.class_names
+
     def settings(self) -> tuple[Any, ...]:
         """What else the images depend on, in plain values; for a fingerprint."""
+        return tuple(getattr(self, field.name) for field in fields(self)[1:])
 
     @override
     def describe(self) -> dict[str, Any]:
@@ -182,19 +200,15 @@ class Derived(ImageSet):
         return (self.images.fingerprint().encode(),)
 
 
+@dataclass(eq=False)
 class Part(Derived):
-    """Some images of a split.
+    """Some images of a split, in the order of their positions there."""
 
-    Args:
-        images: the whole split.
-        positions: which images, in which order.
-    """
+    positions: np.ndarray
 
-    def __init__(self, images: ImageSet, positions: np.ndarray) -> None:
-        self.images = images
-        self.positions = positions
-        self.labels = images.labels[torch.from_numpy(positions)]
-        self.class_names = images.class_names
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.labels = self.labels[torch.from_numpy(self.positions)]
 
     @override
     def read(self, index: int) -> Tensor:
@@ -206,7 +220,7 @@ class Part(Derived):
 
     @override
     def settings(self) -> tuple[Any, ...]:
-        return (hashlib.sha256(self.positions.tobytes()).hexdigest(),)
+        return (_sha256(self.positions.tobytes()),)
 
 
 class HeldOut(Part):
@@ -224,16 +238,10 @@ class HeldOut(Part):
 
 
 def hold_out(images: ImageSet) -> tuple[ImageSet, HeldOut | None]:
-    """Splits a set without an evaluation split, class by class.
+    """The images to train on, and those held out; None where every class has a single image.
 
     Every 20th image of a class is held out, in the order of the set; of a class of 2 to 19 images,
     the last one; of a class with one image, none. Images without labels are one class.
-
-    Args:
-        images: all images, in a fixed order.
-
-    Returns:
-        The images to train on, and those held out; None where every class has a single image.
     """
     order = images.labels.numpy().argsort(kind="stable")
     borders = np.flatnonzero(np.diff(images.labels.numpy()[order])) + 1
@@ -261,20 +269,21 @@ def folder_path(root: str | None) -> Path:
 
 def file_state(path: str | Path) -> bytes:
     """Size and time of the last change of a file, which stand for its content."""
-    if not os.path.exists(path):
+    try:
+        state = os.stat(path)
+    except OSError:
         return b"missing\n"
-    state = os.stat(path)
     return f"{state.st_size} {state.st_mtime_ns}\n".encode()
 
 
-def _feed(digest: Any, parts: Iterable[bytes]) -> str:
+def classes(names: Sequence[str]) -> str:
+    """How many classes there are, and the first ones, for a summary."""
+    some = ", ".join([*names[:5], *["..."] * (len(names) > 5)])
+    return f"{len(names):,} classes ({some})" if names else "no labels"
+
+
+def _sha256(*parts: bytes) -> str:
+    digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
-    return str(digest.hexdigest())
-
-
-def _classes(images: ImageSet) -> str:
-    if not images.class_names:
-        return "no labels"
-    some = ", ".join(images.class_names[:5])
-    return f"{images.num_classes:,} classes ({some}{', ...' if images.num_classes > 5 else ''})"
+    return digest.hexdigest()

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable
 from copy import copy
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,12 +52,7 @@ class Boxes(NamedTuple):
 
 
 class CocoImages(FileImages):
-    """One split of COCO; its images have boxes instead of labels, and are shown as stored.
-
-    Args:
-        folder: of the images.
-        annotations: the content of an `instances_*.json`.
-    """
+    """One split of COCO, shown as stored; boxes of an `instances_*.json` instead of labels."""
 
     def __init__(self, folder: Path, annotations: dict[str, Any]) -> None:
         images = sorted(annotations["images"], key=lambda image: int(image["id"]))
@@ -64,6 +60,7 @@ class CocoImages(FileImages):
         # arrays: millions of small objects would be copied into every worker
         self.names = np.array([os.fsencode(image["file_name"]) for image in images])
         self.is_wide = np.array([image["width"] >= image["height"] for image in images], dtype=bool)
+        self.categories = tuple(str(c["name"]) for c in annotations["categories"])
         self.num_categories = 1 + max(int(c["id"]) for c in annotations["categories"])
         self.labels = torch.full((len(images),), -1)
         self.class_names = ()
@@ -87,10 +84,9 @@ class CocoImages(FileImages):
     def part(self, positions: np.ndarray) -> "CocoImages":
         """Some of the images, in this order; the boxes are shared."""
         chosen = copy(self)
-        chosen.names = self.names[positions]
-        chosen.is_wide = self.is_wide[positions]
+        for name in ("names", "is_wide", "_start", "_end"):
+            setattr(chosen, name, getattr(self, name)[positions])
         chosen.labels = self.labels[torch.from_numpy(positions)]
-        chosen._start, chosen._end = self._start[positions], self._end[positions]
         return chosen
 
     @override
@@ -132,18 +128,30 @@ class CocoDetection(Source):
 
     @override
     def train(self) -> CocoImages:
-        """Opens train2017.
-
-        Raises:
-            FileNotFoundError: if images or annotations are missing.
-            ValueError: if the file of annotations is no such file.
-        """
+        """Opens train2017; FileNotFoundError, or ValueError for a file of other annotations."""
         return self._open("train2017")
 
     @override
     def evaluation(self) -> CocoImages:
         return self._open("val2017")
 
+    @property
+    @override
+    def dataset_name(self) -> str:
+        return self.named("coco2017")
+
+    @override
+    def notes(self) -> tuple[str, ...]:
+        train, test = self.train(), self.evaluation()
+        some, count = ", ".join(train.categories[:5]), len(train.categories)
+        without = len(train) - len(train.with_objects())
+        return (
+            f"{train.folder} is read for training, {test.folder} for evaluation",
+            f"boxes of {count} categories ({some}{', ...' if count > 5 else ''})",
+            f"images without a box to train on, left out of training: {without:,}",
+        )
+
+    @cache  # noqa: B019 - of a source there are one or two
     def _open(self, split: str) -> CocoImages:
         root = folder_path(self.root)
         folder, file = root / split, root / "annotations" / f"instances_{split}.json"

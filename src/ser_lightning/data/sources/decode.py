@@ -1,14 +1,15 @@
 """From an image file to 8-bit colour: upright or as stored, opaque, and not too large."""
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ser_lightning.data.sources.base import UnreadableImage
@@ -24,18 +25,9 @@ EXTENSIONS = tuple(
 )
 """Extensions, in lower case, of the photographs and drawings that Pillow can open."""
 
+TOO_LARGE = "shrink the file, or raise `max_pixels` (--data.source.max_pixels)"
 _DEPTHS = (8, 10, 12, 14, 16)
 _ALPHA = ("RGBA", "LA", "PA")
-_UPRIGHT = {  # what undoes the value of EXIF's orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 
 if TYPE_CHECKING:
     Level = int
@@ -68,7 +60,7 @@ AS_STORED = Decode()
 
 
 def read_image(path: str | Path, decode: Decode = AS_STORED, min_side: int | None = None) -> Tensor:
-    """Reads an image file: the first picture of it, in colour.
+    """Reads the first picture of a file, in colour: (3, H, W) uint8.
 
     Pixels of more than 8 bits are divided by the file's own depth: the smallest of 8, 10, 12, 14
     and 16 bits that holds its brightest pixel.
@@ -79,22 +71,18 @@ def read_image(path: str | Path, decode: Decode = AS_STORED, min_side: int | Non
         min_side: lets the decoder of JPEG leave out detail, as long as height and width stay at
             least as long; None for the full size.
 
-    Returns:
-        (3, H, W) uint8 image.
-
     Raises:
         UnreadableImage: the file is missing, damaged or too large, or its pixels have no known
             range.
     """
     try:
-        with without_pillows_limit(), Image.open(path) as image:
+        with pixel_limit(None), Image.open(path) as image:
             if min_side is not None:
                 image.draft(None, (min_side, min_side))
             if image.width * image.height > decode.max_pixels:
                 raise ValueError(
                     f"{image.width} x {image.height} pixels are more than max_pixels "
-                    f"{decode.max_pixels:,}; shrink the file, or raise `max_pixels` "
-                    "(--data.source.max_pixels)"
+                    f"{decode.max_pixels:,}; {TOO_LARGE}"
                 )
             return _to_rgb(image, decode)
     except Exception as error:  # damaged files make decoders raise almost anything
@@ -102,11 +90,15 @@ def read_image(path: str | Path, decode: Decode = AS_STORED, min_side: int | Non
 
 
 @contextmanager
-def without_pillows_limit() -> Iterator[None]:
-    """Leaves the limit to `max_pixels`; Pillow's own cannot name the option, and warns before."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+def pixel_limit(max_pixels: int | None) -> Iterator[None]:
+    """Refuses larger files that are opened by a ValueError; None leaves that to the caller."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"{error} {TOO_LARGE}") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -116,8 +108,9 @@ def _to_rgb(image: Image.Image, decode: Decode) -> Tensor:
     is_halved = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()
     info = image.info
-    if decode.upright and (turn := _UPRIGHT.get(_orientation(image))) is not None:
-        image = image.transpose(turn)
+    if decode.upright:
+        with suppress(Exception):  # a damaged EXIF block does not make the picture unreadable
+            ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -128,14 +121,6 @@ def _to_rgb(image: Image.Image, decode: Decode) -> Tensor:
         canvas = Image.new("RGBA", image.size, decode.background)
         image = Image.alpha_composite(canvas, image.convert("RGBA"))
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1 where the block is missing or damaged."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a damaged block does not make the picture unreadable
-        return 1
 
 
 def _from_deep_gray(levels: np.ndarray, transparent: Any, decode: Decode) -> Tensor:

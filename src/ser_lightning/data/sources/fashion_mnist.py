@@ -15,21 +15,13 @@ CLASS_NAMES = (
     "t-shirt", "trouser", "pullover", "dress", "coat",
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
-_UNSIGNED_BYTES = 8
-_KINDS = {"images": 3, "labels": 1}
 
 
 def read_idx(path: Path) -> Tensor:
-    """Reads an array of bytes in the IDX format, gzipped or not.
+    """Reads a uint8 array in the IDX format, gzipped or not.
 
     The header is 0, 0, the type, the number of dimensions, then each size in four bytes,
     most significant first.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The uint8 array.
 
     Raises:
         ValueError: the file is no such array, or is cut off.
@@ -39,7 +31,7 @@ def read_idx(path: Path) -> Tensor:
         data = gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
-    if len(data) < 4 or data[:3] != bytes([0, 0, _UNSIGNED_BYTES]):
+    if len(data) < 4 or data[:3] != bytes([0, 0, 8]):
         raise ValueError(f"{path} is no IDX file of bytes; fetch it again")
     start = 4 + 4 * data[3]
     if len(data) < start:
@@ -66,12 +58,7 @@ class FashionMNISTFiles(Source):
 
     @override
     def train(self) -> MemoryImages:
-        """Reads the 60,000 training images.
-
-        Raises:
-            FileNotFoundError: files are missing.
-            ValueError: a file is damaged.
-        """
+        """Reads 60,000 images; FileNotFoundError, or ValueError where a file is damaged."""
         return self._read("train")
 
     @override
@@ -88,13 +75,10 @@ class FashionMNISTFiles(Source):
         return MemoryImages(images[:, None], labels.long(), CLASS_NAMES)
 
     def _find(self, split: str) -> list[Path]:
-        names = [f"{split}-{kind}-idx{dims}-ubyte" for kind, dims in _KINDS.items()]
         root = folder_path(self.root)
-        paths = [
-            next((path for path in (root / name, root / f"{name}.gz") if path.is_file()), None)
-            for name in names
-        ]
-        missing = [name for name, path in zip(names, paths, strict=True) if path is None]
+        names = [f"{split}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
+        found = {n: [p for p in (root / n, root / f"{n}.gz") if p.is_file()] for n in names}
+        missing = [name for name, paths in found.items() if not paths]
         if missing:
             raise FileNotFoundError(
                 f"{' and '.join(missing)} (or .gz) missing in {root}. On Debian and Ubuntu: "
@@ -102,4 +86,4 @@ class FashionMNISTFiles(Source):
                 "--data.source.name FashionMNIST --data.source.root data "
                 "--data.source.download true"
             )
-        return [path for path in paths if path is not None]
+        return [paths[0] for paths in found.values()]

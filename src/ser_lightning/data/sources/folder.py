@@ -1,8 +1,6 @@
 """Images in folders, in ImageNet's layout or without any."""
 
-import hashlib
 import os
-import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,30 +15,26 @@ from typing_extensions import override
 
 from ser_lightning.data.sources.base import ImageSet, Source, file_state, folder_path, hold_out
 from ser_lightning.data.sources.decode import AS_STORED, Decode, Level, read_image
-from ser_lightning.data.sources.listing import list_images
-from ser_lightning.data.sources.released import imagenet_synsets
+from ser_lightning.data.sources.listing import left_out_line, list_images
+from ser_lightning.data.sources.released import IMAGENET, imagenet_synsets
 from ser_lightning.data.sources.splits import (
     LAYOUT,
-    Images,
     Splits,
+    check_classes,
     class_folders,
     find_splits,
     first_folders,
-)
+)  # fmt: skip
 from ser_lightning.numbers import PositiveInt, checked
 
 
 class FileImages(ImageSet):
-    """A split whose images are files.
-
-    Attributes:
-        decode: how they are shown.
-    """
+    """A split whose images are files."""
 
     decode: Decode = AS_STORED
 
     @abstractmethod
-    def path(self, index: int) -> str | Path:
+    def path(self, index: int) -> str:
         """The file of one image."""
 
     @override
@@ -57,9 +51,7 @@ class FileImages(ImageSet):
 
     @override
     def _content(self) -> Iterator[bytes]:
-        yield repr(self.decode).encode()
-        for index in range(len(self)):
-            yield file_state(self.path(index))
+        return (file_state(self.path(index)) for index in range(len(self)))
 
 
 class FolderImages(FileImages):
@@ -98,6 +90,9 @@ class FolderImages(FileImages):
     @override
     def _names(self) -> Iterable[bytes]:
         return (self.paths.tobytes(),)
+
+
+LOOSE = "images beside class folders"
 
 
 class _Found(NamedTuple):
@@ -161,8 +156,7 @@ class ImageFolder(Source):
 
         Raises:
             FileNotFoundError: the folder is missing or holds no image.
-            ValueError: it is not clear what is a split and what a class, or the evaluation folder
-                does not fit to the training folder.
+            ValueError: it is not clear what is a split and what a class, or splits do not fit.
         """
         return self._open().train
 
@@ -173,9 +167,7 @@ class ImageFolder(Source):
     @property
     @override
     def dataset_name(self) -> str:
-        path = folder_path(self.root).resolve()
-        name = re.sub(r"[^a-z0-9]+", "_", path.name.lower()).strip("_")
-        return f"folder_{name}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+        return self.named(IMAGENET if self.is_released else "folder")
 
     @property
     @override
@@ -185,10 +177,7 @@ class ImageFolder(Source):
     @override
     def notes(self) -> tuple[str, ...]:
         found = self._open()
-        kinds = [f"{reason}: {number:,}" for reason, number in found.left_out.most_common()]
-        if len(kinds) > 12:
-            kinds[11:] = [f"{len(kinds) - 11} more kinds"]
-        return (found.choice, *([f"left out: {', '.join(kinds)}"] if kinds else []))
+        return (found.choice, *left_out_line(found.left_out))
 
     def _open(self) -> _Found:
         if self._found is None:
@@ -207,41 +196,21 @@ class ImageFolder(Source):
         return self._found
 
     def _divide(self, splits: Splits, left_out: Counter[str]) -> _Found:
-        files, names, num_loose = (
-            class_folders(splits.train) if self.has_labels else (splits.train, (), 0)
-        )
+        files, names, loose = splits.train, tuple[str, ...](), 0
+        if self.has_labels:
+            files, names, loose = class_folders(files)
+        left_out += Counter({LOOSE: loose})  # which drops reasons that count nothing
         train = FolderImages(*files, names, self.decode)
         choice = f"{files.folder} is read"
         if splits.evaluation is None:
-            found = _Found(*hold_out(train), choice, left_out)
-        else:
-            files = splits.evaluation
-            if names:
-                files, _, loose = class_folders(files, least=1)
-                num_loose += loose
-                _check_classes(files, train)
-            decode = self.decode
-            if self.upright is None and names and set(names) <= set(imagenet_synsets()):
+            return _Found(*hold_out(train), choice, left_out)
+        files, decode = splits.evaluation, self.decode
+        if names:
+            check_classes(files, splits.train, names)
+            files, _, loose = class_folders(files, least=1)
+            left_out += Counter({LOOSE: loose})
+            if self.upright is None and set(names) <= set(imagenet_synsets()):
                 decode = replace(decode, upright=False)
-            evaluation = FolderImages(*files, names, decode)
-            choice += f" for training, {files.folder} for evaluation"
-            found = _Found(train, evaluation, choice, left_out)
-        if num_loose:
-            left_out["images beside class folders"] += num_loose
-        return found
-
-
-def _check_classes(images: Images, train: FolderImages) -> None:
-    """Refuses images to evaluate whose class was not trained on."""
-    classes = first_folders(images.paths)
-    unknown = sorted(set(classes) - set(train.class_names))
-    if not classes:
-        raise ValueError(
-            f"{images.folder} has {len(images.paths):,} images outside of class folders, "
-            f"{train.folder} has classes; sort the images into the same class folders"
-        )
-    if unknown:
-        raise ValueError(
-            f"{images.folder} has classes that {train.folder} has not: {', '.join(unknown[:5])}; "
-            "use the same class folders in both"
-        )
+        evaluation = FolderImages(*files, names, decode)
+        choice += f" for training, {files.folder} for evaluation"
+        return _Found(train, evaluation, choice, left_out)

@@ -4,12 +4,12 @@ import hashlib
 import json
 import os
 import time
-import zipfile
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -20,7 +20,7 @@ from ser_lightning.files import atomic_path
 MIN_INDEXED = 1_000
 """Fewer images are listed faster than an index is kept."""
 
-_FORMAT = 1
+_FORMAT = 2
 _SETTLED = 2 * 10**9  # a folder that changed within so many nanoseconds may change unnoticed
 _SYSTEM_FOLDERS = {
     *("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
@@ -29,12 +29,7 @@ _UNTIMED = -1
 
 
 class Listing(NamedTuple):
-    """What lies below a folder.
-
-    Attributes:
-        paths: (N,) bytes, the images relative to the folder, sorted.
-        left_out: number of files and folders that are no images to read, by reason.
-    """
+    """(N,) bytes: sorted images, relative to a folder; and how much is none, by reason."""
 
     paths: np.ndarray
     left_out: Counter[str]
@@ -48,18 +43,18 @@ class _Folder(NamedTuple):
         folders: folders in it.
         links: links to folders in it.
         left_out: as in `Listing`.
-        images: (n,) bytes, sorted.
-        inodes: (n,) uint64 numbers of the files.
-        linked: (n,) bool, whether the file lies elsewhere.
+        images: sorted.
+        inodes: numbers of their files.
+        linked: whether their files lie elsewhere.
     """
 
     time: int
     folders: list[str]
     links: list[str]
     left_out: dict[str, int]
-    images: np.ndarray
-    inodes: np.ndarray
-    linked: np.ndarray
+    images: list[str]
+    inodes: list[int]
+    linked: list[bool]
 
 
 def cache_folder() -> Path:
@@ -69,7 +64,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ser-lightning"
 
 
-def list_images(root: Path) -> Listing:
+def list_images(root: Path, extensions: Sequence[str] = EXTENSIONS) -> Listing:
     """Lists the images below a folder.
 
     Hidden folders and files and those of operating systems are left out. Links are followed, but
@@ -79,60 +74,62 @@ def list_images(root: Path) -> Listing:
     An index of 1,000 images and more is kept in `cache_folder()`. Folders that were not changed
     since are not read again.
     """
-    index = _index_path(root)
+    key = hashlib.sha256(repr((_FORMAT, str(root.resolve()), extensions)).encode()).hexdigest()
+    index = cache_folder() / "listings" / f"{key[:32]}.json"
     known = _load(index)
-    found, num_repeated = _walk(root, known)
-    paths, inodes, linked = _together(found.values())
+    found, left_out = _walk(root, known, extensions)
+    folders = found.values()
+    names = chain.from_iterable(folder.images for folder in folders)
+    paths = np.array(list(map(os.fsencode, names)), dtype=np.bytes_)
+    inodes = np.array(list(chain.from_iterable(f.inodes for f in folders)), dtype=np.uint64)
+    linked = np.array(list(chain.from_iterable(f.linked for f in folders)), dtype=bool)
     if len(paths) >= MIN_INDEXED and any(found[path] is not known.get(path) for path in found):
         _save(index, found)
-    left_out: Counter[str] = Counter()
-    for folder in found.values():
+    for folder in folders:
         left_out.update(folder.left_out)
-    if num_repeated:
-        left_out["links to folders that are read already"] = num_repeated
-    repeated = _repeated(root, paths, inodes, linked)
-    if repeated:
+    if repeated := _repeated(root, paths, inodes, linked):
         left_out["further names of the same image"] = len(repeated)
     return Listing(np.sort(np.delete(paths, repeated), kind="stable"), left_out)
 
 
-def _walk(root: Path, known: dict[str, _Folder]) -> tuple[dict[str, _Folder], int]:
-    """Visits every folder once: first those in their own place, then those behind links.
-
-    Returns:
-        The folders by path, and how many links led to folders that were visited already.
-    """
+def _walk(
+    root: Path, known: dict[str, _Folder], extensions: Sequence[str]
+) -> tuple[dict[str, _Folder], Counter[str]]:
+    """Visits every folder once: first those in their own place, then those behind links."""
     seen = {_identity(os.stat(parent), str(parent)) for parent in root.resolve().parents}
     found: dict[str, _Folder] = {}
-    folders, links, num_repeated = [""], list[str](), 0
+    left_out: Counter[str] = Counter()
+    folders, links = [""], list[str]()
     while folders or links:
         relative = folders.pop() if folders else links.pop(0)
         path = os.path.join(root, relative)
         state = os.stat(path)
         identity = _identity(state, path)
         if identity in seen:
-            num_repeated += 1
+            left_out["links to folders that are read already"] += 1
             continue
         seen.add(identity)
         folder = known.get(relative)
         if folder is None or folder.time != state.st_mtime_ns:
             is_settled = state.st_mtime_ns < time.time_ns() - _SETTLED
-            folder = _read_folder(path, relative, state.st_mtime_ns if is_settled else _UNTIMED)
+            changed = state.st_mtime_ns if is_settled else _UNTIMED
+            folder = _read_folder(path, relative, changed, extensions)
         found[relative] = folder
         folders += reversed(folder.folders)
         if folder.links:
             links = sorted(links + folder.links)
-    return found, num_repeated
+    return found, left_out
 
 
-def _read_folder(path: str, relative: str, changed: int) -> _Folder:
-    folders, links, images = list[str](), list[str](), list[tuple[bytes, int, bool]]()
+def _read_folder(path: str, relative: str, changed: int, extensions: Sequence[str]) -> _Folder:
     left_out: Counter[str] = Counter()
+    folder = _Folder(changed, [], [], left_out, [], [], [])
     try:
         with os.scandir(path) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
     except PermissionError:
-        return _folder(_UNTIMED, folders, links, {"folders without permission to read": 1}, images)
+        left_out["folders without permission to read"] += 1
+        return folder._replace(time=_UNTIMED)
     for entry in entries:
         place, is_link = os.path.join(relative, entry.name), entry.is_symlink()
         is_system = entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS
@@ -141,36 +138,18 @@ def _read_folder(path: str, relative: str, changed: int) -> _Folder:
             if is_system:
                 left_out[f"hidden or system folders {entry.name}"] += 1
             else:
-                (links if is_link else folders).append(place)
+                (folder.links if is_link else folder.folders).append(place)
         elif is_system:
             left_out["hidden files"] += 1
-        elif extension not in EXTENSIONS:
+        elif extension not in extensions:
             left_out[f"files {extension}" if extension else "files without an extension"] += 1
         elif entry.is_file():
-            inode = os.stat(entry.path).st_ino if is_link else entry.inode()
-            images.append((os.fsencode(place), inode, is_link))
+            folder.images.append(place)
+            folder.inodes.append(os.stat(entry.path).st_ino if is_link else entry.inode())
+            folder.linked.append(is_link)
         else:
             left_out["broken links" if is_link else "devices and pipes"] += 1
-    return _folder(changed, folders, links, dict(left_out), images)
-
-
-def _folder(
-    changed: int,
-    folders: list[str],
-    links: list[str],
-    left_out: dict[str, int],
-    images: list[tuple[bytes, int, bool]],
-) -> _Folder:
-    names, inodes, linked = zip(*images, strict=True) if images else ((), (), ())
-    return _Folder(
-        changed,
-        folders,
-        links,
-        left_out,
-        np.array(names, dtype=np.bytes_),
-        np.array(inodes, dtype=np.uint64),
-        np.array(linked, dtype=bool),
-    )
+    return folder
 
 
 def _identity(state: os.stat_result, path: str) -> tuple[int, int] | str:
@@ -196,26 +175,10 @@ def _repeated(root: Path, paths: np.ndarray, inodes: np.ndarray, linked: np.ndar
     return repeated
 
 
-def _index_path(root: Path) -> Path:
-    key = repr((_FORMAT, str(root.resolve()), EXTENSIONS))
-    return cache_folder() / "listings" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
-
-
-def _together(folders: Collection[_Folder]) -> list[np.ndarray]:
-    """Images, inodes and links of all folders."""
-    return [
-        np.concatenate([getattr(folder, name) for folder in folders])
-        for name in _Folder._fields[4:]
-    ]
-
-
 def _save(index: Path, found: dict[str, _Folder]) -> None:
-    folders = [(path, len(folder.images), *folder[:4]) for path, folder in found.items()]
-    images, inodes, linked = _together(found.values())
-    text = np.frombuffer(json.dumps(folders).encode(), dtype=np.uint8)
     try:
-        with atomic_path(index) as partial, partial.open("wb") as stream:
-            np.savez(stream, folders=text, images=images, inodes=inodes, linked=linked)
+        with atomic_path(index) as partial:
+            partial.write_text(json.dumps(found))
     except OSError as error:
         rank_zero_warn(
             f"the index of images is not kept ({error}), every start lists them anew; set "
@@ -226,13 +189,14 @@ def _save(index: Path, found: dict[str, _Folder]) -> None:
 def _load(index: Path) -> dict[str, _Folder]:
     """The folders of an index; none where it is missing or damaged."""
     try:
-        with index.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            folders: list[Any] = json.loads(content["folders"].tobytes())
-            arrays = [content[name] for name in _Folder._fields[4:]]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return {path: _Folder(*rest) for path, rest in json.loads(index.read_bytes()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    found, start = {}, 0
-    for path, count, *rest in folders:
-        found[path] = _Folder(*rest, *(array[start : start + count] for array in arrays))
-        start += count
-    return found
+
+
+def left_out_line(found: Counter[str]) -> tuple[str, ...]:
+    """What was left out by reason, as a line of a summary; none where nothing was."""
+    kinds = [f"{reason}: {number:,}" for reason, number in found.most_common()]
+    if len(kinds) > 12:
+        kinds[11:] = [f"{len(kinds) - 11} more kinds"]
+    return (f"left out: {', '.join(kinds)}",) if kinds else ()

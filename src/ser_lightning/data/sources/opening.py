@@ -1,4 +1,4 @@
-"""Opening a source at the start of a run: what was found is printed, and ranks compare it."""
+"""Opening images at the start of a run: what was found is printed, and ranks compare it."""
 
 from typing import Any
 
@@ -9,29 +9,25 @@ from ser_lightning.data.sources.base import ImageSet, Source
 
 
 def open_source(source: Source) -> tuple[ImageSet, ImageSet | None]:
-    """Opens both splits and prints what was found. A collective call: every rank makes it.
-
-    Raises:
-        ValueError: ranks found different images.
-    """
+    """Opens both splits and prints what was found; raises as `check_ranks_agree`."""
     train, evaluation = source.train(), source.evaluation()
-    check_ranks_agree(train)
-    if evaluation is not None:
-        check_ranks_agree(evaluation)
-    rank_zero_info(source.summary())
+    announce(source.summary(), *(images for images in (train, evaluation) if images is not None))
     return train, evaluation
 
 
-def check_ranks_agree(images: ImageSet) -> None:
-    """Refuses ranks that found different images. A collective call: every rank makes it.
+def announce(summary: str, *sets: ImageSet) -> None:
+    """Prints what was found, once ranks agree on it; raises as `check_ranks_agree`."""
+    check_ranks_agree(*sets)
+    rank_zero_info(summary)
 
-    Raises:
-        ValueError: on every rank, with the number of images on each.
-    """
+
+def check_ranks_agree(*sets: ImageSet) -> None:
+    """Refuses ranks that found different images: a ValueError on all; every rank calls it."""
     if not (dist.is_available() and dist.is_initialized()):
         return
     found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, (len(images), images.listing()))
+    own = sum(map(len, sets)), tuple(images.listing() for images in sets)
+    dist.all_gather_object(found, own)
     if len(set(found)) > 1:
         counts = ", ".join(f"{count:,}" for count, _ in found)
         raise ValueError(

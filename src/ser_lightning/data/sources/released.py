@@ -5,12 +5,15 @@ A measurement on other classes or on fewer files may have the same name, but not
 
 import pkgutil
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 
 from lightning.pytorch.utilities import rank_zero_warn
 from timm.data.imagenet_info import ImageNetInfo
 
-from ser_lightning.data.sources.base import HOLDOUT_STEP, HeldOut, ImageSet
+from ser_lightning.data.sources.base import HOLDOUT_STEP, HeldOut, ImageSet, Source
+
+IMAGENET = "imagenet1k"
+"""What results on ImageNet's classes are called."""
 
 IMAGENET_VAL = 50_000
 """Validation images of ImageNet-1k, and of every severity of ImageNet-C."""
@@ -22,13 +25,13 @@ BENCH3D_VAL = 527_600
 """Test images of 3DIEBench: 50 views of each of 10,552 objects."""
 
 
-@lru_cache(maxsize=1)
+@cache
 def imagenet_synsets() -> tuple[str, ...]:
     """The 1000 class folders of ImageNet-1k, in the order of the class ids."""
     return tuple(ImageNetInfo("imagenet-1k").label_names())
 
 
-@lru_cache(maxsize=1)
+@cache
 def imagenet_r_synsets() -> tuple[str, ...]:
     """The 200 class folders of ImageNet-R, sorted."""
     content = pkgutil.get_data("timm.data.imagenet_info", "_info/imagenet_r_synsets.txt")
@@ -36,15 +39,21 @@ def imagenet_r_synsets() -> tuple[str, ...]:
     return tuple(content.decode().split())
 
 
+def imagenet_name(source: Source) -> str:
+    """What results on ImageNet are called; a source of ImageNet adds its unusual options."""
+    try:
+        is_imagenet = source.train().class_names == imagenet_synsets()
+    except (FileNotFoundError, ValueError):  # the source is not always needed
+        is_imagenet = False
+    return source.named(IMAGENET) if is_imagenet else IMAGENET
+
+
 def count_reasons(found: Mapping[str, int], *released: int) -> tuple[str, ...]:
-    """Warns where sets have another number of files than the released ones.
+    """A reason for the record, and a warning, where sets have other numbers of files than released.
 
     Args:
         found: number of files, by set.
         released: right numbers.
-
-    Returns:
-        A reason for the record; none where all numbers are right.
     """
     wrong = {name: number for name, number in found.items() if number not in released}
     if not wrong:
@@ -61,7 +70,5 @@ def held_out_reasons(images: ImageSet) -> tuple[str, ...]:
     """A reason for the record where a source without an evaluation split kept training images."""
     if not isinstance(images, HeldOut):
         return ()
-    return (
-        f"tested on every {HOLDOUT_STEP}th training image of each class, there is no evaluation "
-        "split",
-    )
+    every = f"every {HOLDOUT_STEP}th training image of each class"
+    return (f"tested on {every}, there is no evaluation split",)

@@ -48,13 +48,14 @@ def first_folders(paths: np.ndarray) -> dict[str, slice]:
 def find_splits(root: Path, paths: np.ndarray, train: str, evaluation: str) -> Splits:
     """Finds the folders for training and evaluation; without the first, all images are trained on.
 
-    A folder that holds nothing but another one stands for that one.
+    The named ones go before `TRAIN_NAMES` and `EVALUATION_NAMES`. A folder that holds nothing but
+    another one stands for that one.
 
     Args:
-        root: the folder, for messages.
+        root: the folder.
         paths: its images, relative and sorted.
-        train: name of the folder for training, before `TRAIN_NAMES` are looked for.
-        evaluation: name of the folder for evaluation, before `EVALUATION_NAMES`.
+        train: name of the folder for training.
+        evaluation: name of the folder for evaluation.
 
     Raises:
         FileNotFoundError: a folder that was named is missing, or a split holds no image.
@@ -70,10 +71,8 @@ def find_splits(root: Path, paths: np.ndarray, train: str, evaluation: str) -> S
             break
         (only,) = folders
         root, paths = root / only, _below(paths, only)
-    for given, name, default in (
-        (train, names[0], TRAIN_NAMES[0]),
-        (evaluation, names[1], EVALUATION_NAMES[0]),
-    ):
+    defaults = TRAIN_NAMES[0], EVALUATION_NAMES[0]
+    for given, name, default in zip((train, evaluation), names, defaults, strict=True):
         if given not in (name, default):
             some = ", ".join(sorted(folders)[:5]) or "no folders"
             raise FileNotFoundError(f"{root / given} is no folder; {root} has {some}")
@@ -99,16 +98,11 @@ def _divide(root: Path, paths: np.ndarray, train: str | None, evaluation: str | 
                 f"or remove the folder; {LAYOUT.format(root=root)}"
             )
     rest = np.ones(len(paths), dtype=bool)
-    for name in (train, evaluation):
-        if name is not None:
-            rest[_rows(paths, os.fsencode(name))] = False
+    for name in filter(None, (train, evaluation)):
+        rest[_rows(paths, os.fsencode(name))] = False
     others = paths[rest]
-    left_out = Counter(
-        {
-            f"images in {name}": rows.stop - rows.start
-            for name, rows in first_folders(others).items()
-        }
-    )
+    folders = first_folders(others).items()
+    left_out = Counter({f"images in {name}": rows.stop - rows.start for name, rows in folders})
     if evaluation is None and left_out and not first_folders(splits[0].paths):
         raise ValueError(
             f"{root} has the folder {train} beside {len(left_out)} others with images, each of "
@@ -121,16 +115,9 @@ def _divide(root: Path, paths: np.ndarray, train: str | None, evaluation: str | 
 
 
 def class_folders(images: Images, least: int = 2) -> tuple[Images, tuple[str, ...], int]:
-    """The classes of a split: its first folders.
+    """The images with a class, the classes, and how many images beside them are left out.
 
-    Args:
-        images: of the split.
-        least: number of folders from which on they are classes.
-
-    Returns:
-        The images with a class, or all of them where there are no classes; the classes, none
-        where there are too few folders; and how many images outside of folders were left
-        out.
+    Classes are the first folders; of fewer than `least`, all images are without any.
 
     Raises:
         ValueError: too many images lie outside of class folders.
@@ -146,6 +133,21 @@ def class_folders(images: Images, least: int = 2) -> tuple[Images, tuple[str, ..
             "read all without labels: --data.source.labels false"
         )
     return Images(images.folder, images.paths[~loose]), names, int(loose.sum())
+
+
+def check_classes(images: Images, train: Images, known: tuple[str, ...]) -> None:
+    """Refuses images to evaluate whose class was not trained on."""
+    classes = first_folders(images.paths)
+    if not classes:
+        raise ValueError(
+            f"{images.folder} has {len(images.paths):,} images outside of class folders, "
+            f"{train.folder} has classes; sort the images into the same class folders"
+        )
+    if unknown := sorted(set(classes) - set(known)):
+        raise ValueError(
+            f"{images.folder} has classes that {train.folder} has not: {', '.join(unknown[:5])}; "
+            "use the same class folders in both"
+        )
 
 
 def _pick(root: Path, folders: dict[str, slice], given: str, usual: tuple[str, ...]) -> str | None:

@@ -1,17 +1,19 @@
-"""3DIEBench: rendered objects, each from fifty sides."""
+"""3DIEBench's files: rendered objects, each from fifty sides, and its official lists of objects.
 
+Source: Garrido et al. 2023 (SIE), whose repository has the lists.
+"""
+
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ser_lightning.data.sources.base import Derived, Source, folder_path
+from ser_lightning.data.sources.base import Source, folder_path
 from ser_lightning.data.sources.folder import FileImages
-from ser_lightning.randomness import Stream, uniforms
 
 NUM_VIEWS = 50
 
@@ -26,7 +28,7 @@ class ObjectImages(FileImages):
 
     Args:
         root: folder of the data set.
-        folders: (N,) the objects' folders, relative to the root, as bytes.
+        folders: (N,) bytes, the objects' folders relative to it.
         object_labels: (N,) int64 class ids.
         class_names: one per class id.
     """
@@ -34,16 +36,16 @@ class ObjectImages(FileImages):
     def __init__(
         self, root: Path, folders: np.ndarray, object_labels: Tensor, class_names: tuple[str, ...]
     ) -> None:
-        self.root = root
+        self.folder = str(root)
         self.folders = folders
         self.object_labels = object_labels
         self.labels = object_labels.repeat_interleave(NUM_VIEWS)
         self.class_names = class_names
 
     @override
-    def path(self, index: int) -> Path:
+    def path(self, index: int) -> str:
         number, view = divmod(index, NUM_VIEWS)
-        return self.root / self.folders[number].decode() / f"image_{view}.jpg"
+        return os.path.join(self.folder, self.folders[number].decode(), f"image_{view}.jpg")
 
     @override
     def _names(self) -> Iterable[bytes]:
@@ -51,48 +53,8 @@ class ObjectImages(FileImages):
 
     def objects(self, positions: np.ndarray) -> "ObjectImages":
         """All views of some of the objects."""
-        return ObjectImages(
-            self.root,
-            self.folders[positions],
-            self.object_labels[torch.from_numpy(positions)],
-            self.class_names,
-        )
-
-
-class RandomViews(Derived):
-    """One random view of every object, a function of (seed, epoch, object).
-
-    Args:
-        images: all views.
-        seed: of the data path.
-        epoch: which epoch's views.
-    """
-
-    images: ObjectImages
-
-    def __init__(self, images: ObjectImages, seed: int = 0, epoch: int = 0) -> None:
-        self.images = images
-        self.seed = seed
-        self.epoch = epoch
-        self.labels = images.object_labels
-        self.class_names = images.class_names
-
-    def view(self, index: int) -> int:
-        """Which of its views shows an object."""
-        draw = uniforms(self.seed, Stream.AUGMENT, self.epoch, [index], 1, 1)  # crops have view 0
-        return int(draw.item() * NUM_VIEWS)
-
-    @override
-    def read(self, index: int) -> Tensor:
-        return self.images.read(index * NUM_VIEWS + self.view(index))
-
-    @override
-    def settings(self) -> tuple[Any, ...]:
-        return self.seed, self.epoch
-
-    def redrawn(self, seed: int, epoch: int) -> "RandomViews":
-        """The same objects from other sides."""
-        return RandomViews(self.images, seed, epoch)
+        labels = self.object_labels[torch.from_numpy(positions)]
+        return ObjectImages(Path(self.folder), self.folders[positions], labels, self.class_names)
 
 
 class ThreeDIEBench(Source):
@@ -103,6 +65,8 @@ class ThreeDIEBench(Source):
         splits: folder of the lists of objects, `train_images.npy` and so on; null for the root.
     """
 
+    PLACES = (*Source.PLACES, "splits")
+
     def __init__(self, root: str, splits: str | None = None) -> None:
         folder_path(root)
         self.root = root
@@ -110,17 +74,25 @@ class ThreeDIEBench(Source):
 
     @override
     def train(self) -> ObjectImages:
-        """Opens the views of the training objects.
-
-        Raises:
-            FileNotFoundError: if a list or the first object's views are missing.
-            ValueError: if the lists contradict each other.
-        """
+        """Opens the training objects; FileNotFoundError, or ValueError for unfit lists."""
         return self._open()[0]
 
     @override
     def evaluation(self) -> ObjectImages:
         return self._open()[1]
+
+    @property
+    @override
+    def dataset_name(self) -> str:
+        return self.named("3diebench")
+
+    @override
+    def notes(self) -> tuple[str, ...]:
+        train, test = (len(images.folders) for images in self._open())
+        return (
+            f"{NUM_VIEWS} views of each of {train:,} and {test:,} objects in {self.root}, by the "
+            f"lists of {self.splits}; other folders are left out",
+        )
 
     def _open(self) -> tuple[ObjectImages, ObjectImages]:
         lists = [self._list(split) for split in ("train", "val")]
@@ -134,12 +106,10 @@ class ThreeDIEBench(Source):
     def _images(
         self, folders: list[str], labels: np.ndarray, names: tuple[str, ...]
     ) -> ObjectImages:
-        root = folder_path(self.root)
         encoded = np.array([folder.encode() for folder in folders])
-        images = ObjectImages(root, encoded, torch.from_numpy(labels), names)
-        for path in (images.path(0), images.path(NUM_VIEWS - 1)):
-            if not path.is_file():
-                raise FileNotFoundError(f"{path} does not exist; {self._layout()}")
+        images = ObjectImages(folder_path(self.root), encoded, torch.from_numpy(labels), names)
+        if not any(os.path.isfile(images.path(view)) for view in range(NUM_VIEWS)):
+            self._check_file(images.path(0))
         return images
 
     def _list(self, split: str) -> tuple[list[str], np.ndarray]:
@@ -147,8 +117,7 @@ class ThreeDIEBench(Source):
         folder = Path(self.splits).expanduser()
         files = [folder / f"{split}_{kind}.npy" for kind in ("images", "labels")]
         for file in files:
-            if not file.is_file():
-                raise FileNotFoundError(f"{file} does not exist; {self._layout()}")
+            self._check_file(file)
         objects, labels = (np.load(file) for file in files)
         if len(objects) != len(labels) or len(objects) == 0:
             raise ValueError(
@@ -170,5 +139,7 @@ class ThreeDIEBench(Source):
             names[label] = synset
         return tuple(names)
 
-    def _layout(self) -> str:
-        return _LAYOUT.format(root=self.root, splits=self.splits)
+    def _check_file(self, path: str | Path) -> None:
+        if not os.path.isfile(path):
+            layout = _LAYOUT.format(root=self.root, splits=self.splits)
+            raise FileNotFoundError(f"{path} does not exist; {layout}")

@@ -2,8 +2,9 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
+from torchvision.transforms.functional import pil_to_tensor
 from typing_extensions import override
 
 from ser_lightning.data.sources.base import (
     ImageSet,
     Source,
     UnreadableImage,
+    file_state,
     folder_path,
     hold_out,
 )
-from ser_lightning.data.sources.decode import without_pillows_limit
+from ser_lightning.data.sources.decode import AS_STORED, pixel_limit
+from ser_lightning.numbers import PositiveInt, checked
 
 _TRAIN_SPLITS = ("train", "trainval", "train-standard")
 _EVALUATION_SPLITS = ("test", "val", "valid")
@@ -31,7 +35,7 @@ def _to_rgb(image: Image.Image | Tensor) -> Tensor:
     """(3, H, W) uint8 image of what a torchvision data set returns."""
     if isinstance(image, Tensor):
         return image.expand(3, -1, -1)
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return pil_to_tensor(image.convert("RGB"))
 
 
 def _labels(dataset: Any) -> Tensor:
@@ -51,26 +55,31 @@ def _class_names(dataset: Any, labels: Tensor) -> tuple[str, ...]:
     return tuple(str(names[i]) if i < len(names) else str(i) for i in range(count))
 
 
+def _folders(dataset: Any) -> list[Path]:
+    """Where a torchvision data set has its files; it calls its folders anything, or nothing."""
+    root = Path(getattr(dataset, "root", ""))
+    named = [getattr(dataset, name) for name in dir(dataset) if name.endswith("folder")]
+    own = [root / name for name in named if isinstance(name, str | Path)]
+    return [path for path in own if path.is_dir()] or [root] * hasattr(dataset, "root")
+
+
 class TorchvisionImages(ImageSet):
-    """One split of a torchvision data set.
+    """One split of a torchvision data set, which gives pairs of an image and a class id."""
 
-    Args:
-        name: the data set's name, for messages.
-        dataset: gives pairs of an image and a class id.
-        split: which of the data set's splits, for the fingerprint.
-    """
-
-    def __init__(self, name: str, dataset: Any, split: str = "") -> None:
+    def __init__(
+        self, name: str, dataset: Any, split: str = "", max_pixels: int = AS_STORED.max_pixels
+    ) -> None:
         self.name = name
         self.dataset = dataset
         self.split = split
+        self.max_pixels = max_pixels
         self.labels = _labels(dataset)
         self.class_names = _class_names(dataset, self.labels)
 
     @override
     def read(self, index: int) -> Tensor:
         try:
-            with without_pillows_limit():
+            with pixel_limit(self.max_pixels):
                 return _to_rgb(self.dataset[index][0])
         except (OSError, ValueError, SyntaxError, RuntimeError) as error:
             raise UnreadableImage(f"{self.name}, image {index}: {error}") from error
@@ -79,7 +88,14 @@ class TorchvisionImages(ImageSet):
     def _names(self) -> Iterable[bytes]:
         return (f"{self.name} {self.split}".encode(),)
 
+    @override
+    def _content(self) -> Iterator[bytes]:
+        files = {path for folder in _folders(self.dataset) for path in folder.rglob("*")}
+        for path in sorted(files):
+            yield str(path).encode() + (file_state(path) if path.is_file() else b"")
 
+
+@checked
 class TorchvisionSet(Source):
     """A classification data set of torchvision, such as CIFAR10, STL10, Food101 or EuroSAT.
 
@@ -93,34 +109,44 @@ class TorchvisionSet(Source):
         download: fetches missing files.
         train_split: name of the training split where the default does not suit, for instance
             "unlabeled" for STL10; for EMNIST, the part of the set that both splits come from.
+        max_pixels: most pixels to decode of a file; larger files count as unreadable.
     """
 
+    PLACES = (*Source.PLACES, "name", "train_split")  # the name below has them
+
     def __init__(
-        self, name: str, root: str, download: bool = False, train_split: str | None = None
+        self,
+        name: str,
+        root: str,
+        download: bool = False,
+        train_split: str | None = None,
+        max_pixels: PositiveInt = AS_STORED.max_pixels,
     ) -> None:
         folder_path(root)
         self.name = name
         self.root = root
         self.download = download
         self.train_split = train_split
+        self.max_pixels = max_pixels
         self._class = _dataset_class(name)
         self._opened: dict[str, TorchvisionImages] = {}
         self._parameters = _constructor_parameters(self._class)
         if train_split is not None and "split" not in self._parameters:
             raise ValueError(f"train_split {train_split!r} has no effect: {name} names no splits")
         given = {"root", "train"} | ({"split"} if train_split is not None else set())
-        required = [
-            key for key, p in self._parameters.items() if p.default is inspect.Parameter.empty
+        empty = inspect.Parameter.empty
+        missing = [
+            key for key, p in self._parameters.items() if p.default is empty and key not in given
         ]
-        if not set(required) <= given:
-            missing = ", ".join(key for key in required if key not in given)
-            raise ValueError(f"torchvision's {name} needs {missing}, which is not supported here")
+        if missing:
+            raise ValueError(
+                f"torchvision's {name} needs {', '.join(missing)}, which is not supported here"
+            )
 
     @property
     @override
     def dataset_name(self) -> str:
-        part = self.train_split if "train" in self._parameters else None
-        return "_".join(filter(None, (self.name, part))).lower()
+        return self.named("_".join(filter(None, (self.name, self.train_split))).lower())
 
     @override
     def prepare(self) -> None:
@@ -130,43 +156,34 @@ class TorchvisionSet(Source):
 
     @override
     def train(self) -> ImageSet:
-        """Opens the training split.
-
-        Raises:
-            FileNotFoundError: files are missing.
-            ValueError: the data set has no such split.
-        """
-        if "train" in self._parameters:
-            return self._open(train=True, **self._part)
-        if "split" in self._parameters:
-            splits = _TRAIN_SPLITS if self.train_split is None else (self.train_split,)
-            return self._open_first(splits)
-        return hold_out(self._open())[0]
+        """Opens the split; FileNotFoundError, or ValueError where there is no such split."""
+        splits = _TRAIN_SPLITS if self.train_split is None else (self.train_split,)
+        found = self._split(True, splits)
+        return hold_out(self._open())[0] if found is None else found
 
     @override
     def evaluation(self) -> ImageSet | None:
+        found = self._split(False, _EVALUATION_SPLITS)
+        return hold_out(self._open())[1] if found is None else found
+
+    def _split(self, train: bool, names: Sequence[str]) -> ImageSet | None:
+        """Opens the first split that the data set knows; None where it has no splits."""
         if "train" in self._parameters:
-            return self._open(train=False, **self._part)
-        if "split" in self._parameters:
-            return self._open_first(_EVALUATION_SPLITS)
-        return hold_out(self._open())[1]
-
-    @property
-    def _part(self) -> dict[str, str]:
-        return {} if self.train_split is None else {"split": self.train_split}
-
-    def _open_first(self, splits: Sequence[str]) -> ImageSet:
-        """Opens the first split that the data set knows; it tells by a ValueError."""
-        *others, last = splits
+            part = {} if self.train_split is None else {"split": self.train_split}
+            return self._open(train=train, **part)
+        if "split" not in self._parameters:
+            return None
+        *others, last = names
         for split in others:
-            with suppress(ValueError):
+            with suppress(ValueError):  # as sets say that they have no such split
                 return self._open(split=split)
         return self._open(split=last)
 
     def _open(self, **options: Any) -> TorchvisionImages:
         split = repr(sorted(options.items()))
         if split not in self._opened:
-            self._opened[split] = TorchvisionImages(self.name, self._dataset(**options), split)
+            dataset = self._dataset(**options)
+            self._opened[split] = TorchvisionImages(self.name, dataset, split, self.max_pixels)
         return self._opened[split]
 
     def _dataset(self, **options: Any) -> Any:
@@ -201,11 +218,8 @@ def _constructor_parameters(dataset_class: type) -> dict[str, inspect.Parameter]
     for ancestor in dataset_class.__mro__:
         if "__init__" not in vars(ancestor):
             continue
-        parameters = dict(inspect.signature(vars(ancestor)["__init__"]).parameters)
-        parameters.pop("self")
-        for key, parameter in parameters.items():
-            if parameter.kind not in variable:
-                found.setdefault(key, parameter)
-        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        _, *parameters = inspect.signature(vars(ancestor)["__init__"]).parameters.values()
+        found = {p.name: p for p in parameters if p.kind not in variable} | found
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
             break
     return found

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from typing_extensions import override
 
-from ser_lightning.data.detection import DetectionBatch, DetectionDataModule
+from ser_lightning.data.benchmarks.detection import DetectionBatch, DetectionDataModule
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.sources.coco import Boxes
 from ser_lightning.distributed import gather_ragged

@@ -1,14 +1,19 @@
 """3DIEBench: official lists, whole objects in a split, one random view per epoch."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from object_tree import NUM_VIEWS, SYNSETS, shade, write_bench
-from ser_lightning.data import CropViews, Shapes, threediebench
+from ser_lightning.data import CropViews, Shapes
+from ser_lightning.data.benchmarks import threediebench
+from ser_lightning.data.benchmarks.threediebench import ThreeDIEBenchDataModule, drawn_views
 from ser_lightning.data.plan import BatchKey
+from ser_lightning.data.sources import opening
 from ser_lightning.data.sources.threediebench import ThreeDIEBench
-from ser_lightning.data.threediebench import ThreeDIEBenchDataModule
 
 
 @pytest.fixture(scope="module")
@@ -48,25 +53,25 @@ def test_lists_name_fifty_views_of_each_object(bench):
     assert train.class_names == test.class_names == SYNSETS
     assert train.labels[:NUM_VIEWS].tolist() == [0] * NUM_VIEWS
     assert train.labels[NUM_VIEWS].item() == 1
-    assert train.path(4 * NUM_VIEWS + 7) == bench / SYNSETS[1] / "train1" / "image_7.jpg"
+    assert train.path(4 * NUM_VIEWS + 7) == str(bench / SYNSETS[1] / "train1" / "image_7.jpg")
     assert views_of(test.read(2 * NUM_VIEWS + 41)[None] / 255) == [41]
 
 
 def test_lists_may_lie_elsewhere(bench, copy):
     source = ThreeDIEBench(str(bench), splits=str(copy))
-    assert source.train().path(0) == bench / SYNSETS[0] / "train0" / "image_0.jpg"
+    assert source.train().path(0) == str(bench / SYNSETS[0] / "train0" / "image_0.jpg")
 
 
 def test_splits_have_whole_objects_and_do_not_overlap(bench):
     data = module(bench)
     train, holdout, test = (data.images(split) for split in ("train", "holdout", "test"))
     assert (len(train), len(holdout), len(test)) == (9, 3 * NUM_VIEWS, 3 * NUM_VIEWS)
-    held_out = {holdout.path(i).parent for i in range(len(holdout))}
-    trained = {train.images.path(i * NUM_VIEWS).parent for i in range(len(train))}
+    held_out = {Path(holdout.path(i)).parent for i in range(len(holdout))}
+    trained = {Path(train.images.path(i * NUM_VIEWS)).parent for i in range(len(train))}
     assert len(held_out) == 3
     assert len(held_out | trained) == 12
     assert sorted(holdout.object_labels.tolist()) == [0, 1, 2]
-    assert all("val" in test.path(i).parent.name for i in range(len(test)))
+    assert all("val" in Path(test.path(i)).parent.name for i in range(len(test)))
 
 
 def test_epoch_shows_every_object_once_from_a_side_of_its_own(bench):
@@ -92,14 +97,13 @@ def test_view_is_a_function_of_seed_epoch_and_object(bench):
     first = batch(0, BatchKey(1, 2))
     again = batch(0, BatchKey(1, 2), before=[BatchKey(0, 0), BatchKey(4, 1)])
     assert torch.equal(first.pixels, again.pixels)
-    views = module(bench).images("train").redrawn(3, 1)
-    assert [views.view(i) for i in range(9)] == [views.redrawn(3, 1).view(i) for i in range(9)]
-    assert [views.view(i) for i in range(9)] != [views.redrawn(4, 1).view(i) for i in range(9)]
+    views = drawn_views(3, 1, np.arange(9))
+    assert views.tolist() == [drawn_views(3, 1, np.array([i])).item() for i in range(9)]
+    assert views.tolist() != drawn_views(4, 1, np.arange(9)).tolist()
 
 
-def test_views_of_many_epochs_are_uniform(bench):
-    images = module(bench).images("train")
-    views = [images.redrawn(0, epoch).view(5) for epoch in range(2000)]
+def test_views_of_many_epochs_are_uniform():
+    views = [drawn_views(0, epoch, np.array([5])).item() - 5 * NUM_VIEWS for epoch in range(2000)]
     counts = np.bincount(views, minlength=NUM_VIEWS)
     assert len(counts) == NUM_VIEWS
     assert ((counts - 40) ** 2 / 40).sum() < 86  # chi-squared, 49 degrees, p = 0.001
@@ -113,6 +117,63 @@ def test_test_split_has_all_views_in_order(bench):
 def test_clean_training_images_do_not_depend_on_the_seed(bench):
     first, other = (module(bench, seed=seed).images("train") for seed in (0, 1))
     assert all(torch.equal(first.read(i), other.read(i)) for i in range(9))
+
+
+@pytest.fixture
+def damaged(bench, tmp_path):
+    """Views 0 to 48 of a training object and three of a test object cannot be read."""
+    root = tmp_path / "damaged"
+    shutil.copytree(bench, root)
+    for view in range(49):
+        (root / SYNSETS[0] / "train0" / f"image_{view}.jpg").write_bytes(b"")
+    for view in range(3):
+        (root / SYNSETS[0] / "val0" / f"image_{view}.jpg").unlink()
+    return root
+
+
+@pytest.mark.filterwarnings("ignore:.*it is skipped")
+def test_bad_view_is_replaced_by_another_view_of_its_object_and_counted(damaged):
+    options = {"holdout_fraction": 0.0, "on_bad_image": "skip", "max_bad_share": 1.0}
+    data = module(damaged, **options)
+    dataset = data.train_dataset()
+    batches = {
+        key: dataset[key]
+        for key in (BatchKey(epoch, step) for epoch in range(3) for step in range(4))
+    }
+    for epoch in range(3):
+        indices = torch.cat([b.indices for key, b in batches.items() if key.epoch == epoch])
+        assert sorted(indices.tolist()) == list(range(12))  # every object, each epoch
+    shown = [
+        view
+        for batch in batches.values()
+        for view, index in zip(views_of(batch.pixels), batch.indices.tolist(), strict=True)
+        if index == 0
+    ]
+    assert shown == [49] * 3  # all that can be used of it
+    bad = {int(i) for batch in batches.values() for i in batch.unreadable}
+    assert bad == dataset.make.reader.bad  # files, not objects
+    assert 3 < len(bad) <= len(bad & set(range(49)))
+    again = module(damaged, **options).train_dataset()
+    key = BatchKey(2, 1)
+    assert torch.equal(again[key].pixels, batches[key].pixels)  # whatever was read before
+
+
+@pytest.mark.filterwarnings("ignore:.*it is skipped")
+def test_bad_views_of_the_test_are_left_out_one_by_one(damaged):
+    data = module(damaged, on_bad_image="skip", max_bad_share=1.0)
+    batches = list(data.test_dataloader())
+    assert sum(len(batch.pixels) for batch in batches) == 3 * NUM_VIEWS - 3
+    assert data.unreadable["test"] == {0, 1, 2}
+
+
+def test_what_was_found_is_printed(bench, monkeypatch):
+    printed = []
+    monkeypatch.setattr(opening, "rank_zero_info", printed.append)
+    module(bench)
+    (text,) = printed
+    assert "3diebench, 600 images to train on, 3 classes (02691156, 02747177, 04554684)" in text
+    assert "150 images to evaluate on" in text
+    assert f"50 views of each of 12 and 3 objects in {bench}, by the lists of {bench}" in text
 
 
 def test_parts_count_objects_and_images(bench):

@@ -35,8 +35,8 @@ class ArrayImages(ImageSet):
         self.labels = labels[self.first : self.first + len(labels) // NUM_SEVERITIES]
         self.class_names = ()
 
+    @override
     def read(self, index: int) -> Tensor:
-        """Reads one image."""
         return torch.from_numpy(np.array(_array(self.path)[self.first + index])).permute(2, 0, 1)
 
     @override
@@ -51,15 +51,7 @@ class ArrayImages(ImageSet):
 def open_cifar_c(
     root: Path, corruptions: Sequence[str], layout: str
 ) -> dict[tuple[str, int], ArrayImages]:
-    """Opens the files of all corruptions.
-
-    Args:
-        root: folder of `<corruption>.npy` and `labels.npy`.
-        corruptions: names.
-        layout: the expected layout, for messages.
-
-    Returns:
-        Images by corruption and severity.
+    """Opens `<corruption>.npy` and `labels.npy` of a folder: images by corruption and severity.
 
     Raises:
         FileNotFoundError: a file is missing.

@@ -1,4 +1,4 @@
-"""Batches of images of different sizes with their boxes, as pure functions of their key."""
+"""COCO's images of different sizes with their boxes: resized and flipped together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from ser_lightning.data.plan import AspectPlan, BatchKey, Plan
 from ser_lightning.data.reading import Handful, Reader, made
 from ser_lightning.data.sources.base import Source
 from ser_lightning.data.sources.coco import CocoDetection, CocoImages
+from ser_lightning.data.sources.opening import open_source
 from ser_lightning.data.sources.released import COCO_VAL, count_reasons
 from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.randomness import Stream, generator, uniforms
@@ -121,13 +122,7 @@ class DetectionTraining:
 
 @dataclass(frozen=True)
 class DetectionTest:
-    """Makes a batch of clean images.
-
-    Attributes:
-        reader: of the images to evaluate; slots are their positions.
-        short_side: wanted length of the shorter side in pixels.
-        long_side: longest allowed side in pixels.
-    """
+    """Makes a batch of clean images; slots are positions of the reader's images."""
 
     reader: Reader
     short_side: int = 800
@@ -191,7 +186,6 @@ class DetectionDataModule(LabelledDataModule):
             )
         if not short_sides:
             raise ValueError("short_sides is empty; the usual ones are 480 to 800")
-        self.coco = source
         self.short_sides = tuple(short_sides)
         self.test_short_side = test_short_side
         self.long_side = long_side
@@ -200,7 +194,9 @@ class DetectionDataModule(LabelledDataModule):
     def setup(self, stage: str) -> None:
         if self._splits:
             return
-        train, test = self.coco.train(), self.coco.evaluation()
+        train, test = open_source(self.source)
+        assert isinstance(train, CocoImages)
+        assert isinstance(test, CocoImages)
         train = train.part(train.with_objects())
         self._splits = {
             "train": _some(train, self.num_train, 0),
@@ -221,11 +217,6 @@ class DetectionDataModule(LabelledDataModule):
         # the category ids from 0, the background, to the largest: 91 for COCO
         return max(self.images("train").num_categories, self.images("test").num_categories)
 
-    @property
-    @override
-    def dataset_name(self) -> str:
-        return "coco2017"
-
     @override
     def plan(self, trainer: L.Trainer | None = None) -> Plan:
         return AspectPlan(**vars(super().plan(trainer)), is_wide=self.images("train").is_wide)
@@ -243,13 +234,9 @@ class DetectionDataModule(LabelledDataModule):
 
     @override
     def describe(self) -> dict[str, Any]:
-        return {
-            "short_side": self.test_short_side,
-            "long_side": self.long_side,
-            "interpolation": "bilinear",
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
+        sizes = {"short_side": self.test_short_side, "long_side": self.long_side}
+        kind = {"interpolation": "bilinear", "mean": list(self.mean), "std": list(self.std)}
+        return sizes | kind
 
 
 def _some(images: CocoImages, size: int | None, counter: int) -> CocoImages:

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from coco_tree import write_coco
-from ser_lightning.data import Shapes, detection, loaders
-from ser_lightning.data.detection import DetectionDataModule, resized
+from ser_lightning.data import Shapes, loaders
+from ser_lightning.data.benchmarks import detection
+from ser_lightning.data.benchmarks.detection import DetectionDataModule, resized
 from ser_lightning.data.plan import BatchKey
+from ser_lightning.data.sources import opening
 from ser_lightning.data.sources.coco import CocoDetection
 
 CHANNEL = {1: 0, 3: 1, 90: 2}
@@ -79,6 +81,21 @@ def test_images_without_objects_are_left_out_of_training_only(root):
     assert data.num_classes == 91
     assert data.is_whole()
     assert data.dataset_name == "coco2017"
+
+
+def test_what_was_found_is_printed(root, monkeypatch):
+    printed = []
+    monkeypatch.setattr(opening, "rank_zero_info", printed.append)
+    module(root)
+    (text,) = printed
+    for line in (
+        "data: coco2017, 8 images to train on",
+        "data: 5 images to evaluate on",
+        f"data: {root}/train2017 is read for training, {root}/val2017 for evaluation",
+        "3 categories (",
+        "images without a box to train on, left out of training: 2",
+    ):
+        assert line in text
 
 
 def test_another_number_of_test_images_is_marked(root, monkeypatch):

@@ -1,0 +1,137 @@
+"""3DIEBench in splits of whole objects, one random view of each an epoch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ser_lightning.batch import EvaluationBatch
+from ser_lightning.data.datasets import LabelledCrops, balanced_subset, training_batch
+from ser_lightning.data.draws import Draws
+from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.plan import BatchKey, Plan
+from ser_lightning.data.reading import Reader, made
+from ser_lightning.data.sources.base import Part, Source
+from ser_lightning.data.sources.opening import open_source
+from ser_lightning.data.sources.released import BENCH3D_VAL, count_reasons
+from ser_lightning.data.sources.threediebench import NUM_VIEWS, ObjectImages, ThreeDIEBench
+from ser_lightning.randomness import Stream, generator, uniforms
+
+
+def drawn_views(seed: int, epoch: int, objects: np.ndarray) -> np.ndarray:
+    """Which of its views shows each of some objects, a function of (seed, epoch, object).
+
+    Args:
+        seed: of the data path.
+        epoch: which epoch's views.
+        objects: (N,) numbers of the objects.
+
+    Returns:
+        (N,) int64 places among all views of all objects.
+    """
+    draws = uniforms(seed, Stream.AUGMENT, epoch, objects, 1, 1)[:, 0]  # crops have view 0
+    return objects * NUM_VIEWS + (draws * NUM_VIEWS).astype(np.int64)
+
+
+class RandomViews(Part):
+    """One random view of every object, the same for every seed."""
+
+    def __init__(self, images: ObjectImages) -> None:
+        objects = np.arange(len(images.object_labels))
+        super().__init__(images, drawn_views(0, 0, objects))
+
+
+class ViewReader(Reader):
+    """Reads views, by places among all views; where one is bad, another one of its object.
+
+    Which one depends on (seed, epoch, view) alone.
+    """
+
+    @override
+    def replaced(self, position: int, seed: int, epoch: int) -> tuple[Tensor, int]:
+        image = self.read(position)
+        if image is not None:
+            return image, position
+        others = generator(seed, Stream.REPLACEMENT, epoch, position).permutation(NUM_VIEWS)
+        for view in (position - position % NUM_VIEWS + others).tolist():
+            image = self.read(view)
+            if image is not None:
+                return image, view
+        return super().replaced(position, seed, epoch)
+
+
+@dataclass(frozen=True)
+class _ViewCrops(LabelledCrops):
+    """Makes this rank's crops of the epoch's views; the reader is of all views."""
+
+    def __call__(self, key: BatchKey) -> EvaluationBatch:
+        objects, _ = self.plan.indices(key)
+        views = drawn_views(self.plan.seed, key.epoch, objects)
+        numbers, _ = Draws(self.plan.seed, key, objects).view(0)
+        pixels, _, found = made(
+            self.reader.handfuls(views, (self.plan.seed, key.epoch)),
+            lambda handful: self.crop.cut(handful.images, numbers[handful.rows], self.clean.size),
+        )
+        batch = training_batch(
+            self.reader.images.labels, self.clean.normalise(pixels), views, found
+        )
+        bad = [view for view in sorted(self.reader.bad) if view // NUM_VIEWS in objects]
+        unreadable = torch.tensor(bad, dtype=torch.int64)
+        return batch._replace(indices=batch.indices // NUM_VIEWS, unreadable=unreadable)
+
+
+class ThreeDIEBenchDataModule(LabelledDataModule):
+    """3DIEBench in three splits of whole objects: train, a hold-out part of it, and test.
+
+    An epoch of training shows one random view of each object, the other two splits all views.
+    Where a view cannot be read and bad images are skipped, another one of its object is shown.
+    Clean images of the training split are one view of each object, the same for every seed.
+    Differs: SIE draws a random view of each object for validation too; here the result does not
+    depend on a draw.
+
+    Args:
+        source: the lists of objects.
+        options: as `LabelledDataModule`; `num_train` counts objects, `num_test` images.
+    """
+
+    def __init__(self, source: Source, **options: Any) -> None:
+        super().__init__(source, **options)
+        if not isinstance(source, ThreeDIEBench):
+            raise ValueError(
+                f"{type(source).__name__} has no views of objects; use --data.source ThreeDIEBench "
+                "--data.source.root FOLDER"
+            )
+
+    @override
+    def setup(self, stage: str) -> None:
+        if self._splits:
+            return
+        train, test = open_source(self.source)
+        assert isinstance(train, ObjectImages)
+        assert test is not None
+        if self.num_train is not None:
+            train = train.objects(_some(train.object_labels, self.num_train, 0))
+        num_objects = len(train.object_labels)
+        held_out = _some(train.object_labels, round(self.holdout_fraction * num_objects), 1)
+        rest = np.setdiff1d(np.arange(num_objects), held_out)
+        chosen = self.num_test
+        self._splits = {
+            "train": RandomViews(train.objects(rest)),
+            "holdout": train.objects(held_out),
+            "test": test if chosen is None else Part(test, _some(test.labels, chosen, 2)),
+        }
+        self._marks = count_reasons({"the test split": len(test)}, BENCH3D_VAL)
+
+    @override
+    def training_batches(self, plan: Plan) -> _ViewCrops:
+        views = self.train_images
+        assert isinstance(views, RandomViews)
+        reader = ViewReader(views.images, self.on_bad_image, self.max_bad_share)
+        return _ViewCrops(reader, plan, self.crop, self.clean)
+
+
+def _some(labels: Tensor, size: int, counter: int) -> np.ndarray:
+    return balanced_subset(labels, size, generator(0, Stream.SUBSET, counter))
