@@ -1,12 +1,15 @@
 """Small backbones, batches and objectives that tests of several rooms share."""
 
 import inspect
-import socket
-import subprocess
-import sys
+from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
+from io import BytesIO
+from multiprocessing import get_context
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import PartitionedBatch, View, ViewRecord
@@ -139,18 +142,24 @@ def take_rank(batch, rank, world_size):
     return batch._replace(**dict(zip(("crop", "invertible", "extra"), parts, strict=True)))
 
 
-def run_processes(script, *args, world_size=2, timeout=120):
-    """Runs `script` once per rank with arguments rank, world size, port and `args`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    commands = [
-        [sys.executable, str(script), str(rank), str(world_size), str(port), *map(str, args)]
-        for rank in range(world_size)
-    ]
-    processes = [
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands
-    ]
-    errors = [process.communicate(timeout=timeout)[1] for process in processes]
-    failed = [error for process, error in zip(processes, errors, strict=True) if process.returncode]
-    assert not failed, "\n".join(failed)
+def run_processes(function, *args, world_size=2):
+    """What `function(*args)` returns on every rank of a process group on this machine.
+
+    The ranks are forked from one process that has imported the package, once per test process.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["ser_lightning.evaluation", "ser_lightning.objectives"])
+    with TemporaryDirectory() as folder, ProcessPoolExecutor(world_size, context) as pool:
+        group = {"init_method": f"file://{folder}/init", "world_size": world_size}
+        ranks = [pool.submit(_run_rank, function, args, group, r) for r in range(world_size)]
+        return [torch.load(BytesIO(rank.result())) for rank in ranks]
+
+
+def _run_rank(function, args, group, rank):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", **group, rank=rank, timeout=timedelta(minutes=2))
+    try:
+        torch.save(function(*args), buffer := BytesIO())
+    finally:
+        dist.destroy_process_group()  # so that the other ranks fail with this one
+    return buffer.getvalue()

@@ -15,6 +15,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
 from timm.models.vision_transformer import Block
 from torch.utils._pytree import tree_flatten, tree_map_only
 
@@ -116,6 +118,15 @@ def command_line():
     return ParsedOnly(["fit", "--config", TINY])
 
 
+class FitParser(NamedTuple):
+    """The parser of `fit` alone: in the parser of all commands a run is checked twice."""
+
+    parser: LightningArgumentParser
+
+    def parse_args(self, args):
+        return Namespace(subcommand=args[0], fit=self.parser.parse_args(args[1:]))
+
+
 @cache
 def parsed(args):
     """The configuration of a run, with what follows from its add-on."""
@@ -123,7 +134,7 @@ def parsed(args):
     here = [str(ROOT / a) if a.startswith("configs/") else a for a in args]
     if not any("data.source" in a or Path(a).stem in ("fashion_mnist", "demo") for a in here):
         here += ["--data.source.root", "images"]
-    cli.parse_arguments(cli.parser, ["fit", *here])
+    cli.parse_arguments(FitParser(cli._parser("fit")), ["fit", *here])
     settle(cli.config["fit"])
     return cli.config
 
@@ -160,7 +171,7 @@ def build(args):
     cli = command_line()
     cli.config = parsed(args)
     with torch.device("meta"):
-        parts = cli.parser.instantiate_classes(cli.config)["fit"]
+        parts = cli._parser("fit").instantiate_classes(cli.config["fit"])
     cli.model, cli.datamodule = parts.model, parts.data
     SERCommandLine.after_instantiate_classes(cli)
     return Built(parts.model, parts.data, cli.config["fit"].as_dict())

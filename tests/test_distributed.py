@@ -1,14 +1,11 @@
 """Collectives: identity on one process, the single-process result and gradient on two."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
 
 from ser_lightning import distributed
+from support import run_processes
 
 WORLD = 2
 
@@ -27,15 +24,12 @@ def test_all_reduce_mean_of_integers_is_floating_point():
     assert distributed.all_reduce_mean(torch.tensor(3)).dtype == torch.float32
 
 
-def test_collectives_on_two_processes_equal_one_process(tmp_path):
-    command = [sys.executable, __file__, str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(rank)]) for rank in range(WORLD)]
-    assert [process.wait(timeout=60) for process in processes] == [0] * WORLD
+def test_collectives_on_two_processes_equal_one_process():
+    results = run_processes(_collectives, world_size=WORLD)
     inputs = _inputs()
     whole = torch.cat(inputs).requires_grad_()
     reference_loss = _loss(whole, whole)
     reference_loss.backward()
-    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
 
     assert [r["rank"] for r in results] == [0, 1]
     assert all(r["world"] == WORLD for r in results)
@@ -92,15 +86,14 @@ def _gradient_of_sum(x, in_place=False):
     return torch.autograd.grad(_loss_of_sum(product), x)[0]
 
 
-def _worker(rank, folder):
-    init = f"file://{Path(folder) / 'init'}"
-    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=WORLD)
+def _collectives():
+    rank = dist.get_rank()
     x = _inputs()[rank].requires_grad_()
     everyone = distributed.gather_with_gradient(x)
     loss = _loss(x, everyone)
     loss.backward()
     own_rank = torch.tensor(float(rank))
-    result = {
+    return {
         "rank": distributed.rank(),
         "world": distributed.world_size(),
         "gather": distributed.gather(x),
@@ -118,9 +111,3 @@ def _worker(rank, folder):
         "mean": distributed.all_reduce_mean(own_rank).item(),
         "untouched": own_rank.item(),
     }
-    torch.save(result, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _worker(int(sys.argv[2]), sys.argv[1])

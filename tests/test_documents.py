@@ -5,16 +5,16 @@ Every `ser-fit fit` line is built and takes a step in `test_configs.py`.
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from ser_lightning.cli import COMMANDS, main
+from ser_lightning.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-TINY = str(ROOT / "tests" / "tiny.yaml")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -43,10 +43,10 @@ def commands():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(trained_run, tmp_path_factory):
     """A folder with a finished run where README has one."""
     folder = tmp_path_factory.mktemp("documents")
-    main(["fit", "--config", TINY, "--run_dir", str(folder / "runs" / "moco_ser")])
+    shutil.copytree(trained_run, folder / "runs" / "moco_ser")
     return folder
 
 

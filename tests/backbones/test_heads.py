@@ -1,15 +1,12 @@
 """Heads: sizes, and batch normalisation on two processes equal to one."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from ser_lightning.backbones.heads import CrossRankBatchNorm1d, mlp
+from support import run_processes
 
 WORLD = 2
 
@@ -37,11 +34,8 @@ def test_one_process_is_plain_batch_norm_with_the_same_state():
     assert torch.equal(ours.eval()(x), plain.eval()(x))
 
 
-def test_batch_norm_on_two_processes_equals_one_process(tmp_path):
-    command = [sys.executable, __file__, str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(rank)]) for rank in range(WORLD)]
-    assert [process.wait(timeout=60) for process in processes] == [0] * WORLD
-    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
+def test_batch_norm_on_two_processes_equals_one_process():
+    results = run_processes(_rank_results, world_size=WORLD)
     for name in CASES:
         reference = _run(nn.BatchNorm1d, name, torch.cat(_inputs(name)))
         ours = [result[name] for result in results]
@@ -107,18 +101,12 @@ def _run(kind, name, x):
     }
 
 
-def _worker(rank, folder):
-    init = f"file://{Path(folder) / 'init'}"
-    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=WORLD)
+def _rank_results():
+    rank = dist.get_rank()
     result = {name: _run(CrossRankBatchNorm1d, name, _inputs(name)[rank]) for name in CASES}
     norm = CrossRankBatchNorm1d(1, momentum=1.0)
     result["bfloat16"] = norm(_bfloat16_input(rank)).detach()
     result["running_mean"] = norm.running_mean
     if rank == 0:  # no collective in evaluation, or this rank would wait for ever
         norm.eval()(_bfloat16_input(rank))
-    torch.save(result, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _worker(int(sys.argv[2]), sys.argv[1])
+    return result

@@ -1,6 +1,7 @@
 """`ser-fit evaluate`: a checkpoint in, a record out."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,6 @@ from ser_lightning.results.record import class_map_sha256, read_record, result_p
 from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[2]
-TINY = str(ROOT / "tests" / "tiny.yaml")
 KNN = str(ROOT / "configs" / "eval" / "knn.yaml")
 STAGES = sorted((ROOT / "configs" / "eval").glob("*.yaml"))
 CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
@@ -33,10 +33,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def checkpoint(trained_run, tmp_path_factory):
     """The checkpoint of a finished tiny run."""
-    run = tmp_path_factory.mktemp("tiny") / "run"
-    main(["fit", "--config", TINY, "--run_dir", str(run), "--trainer.max_epochs", "2"])
+    run = shutil.copytree(trained_run, tmp_path_factory.mktemp("tiny") / "run")
     return run / "checkpoints" / "last.ckpt"
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,12 @@ class ParsedOnly(Parsed):
 
 
 @pytest.fixture
-def tiny_run(tmp_path):
-    """A finished tiny run: its folder."""
-    main(["fit", "--config", TINY, "--run_dir", str(tmp_path / "run")])
-    return tmp_path / "run"
+def tiny_run(trained_run, tmp_path):
+    """A finished tiny run: its folder, which is put back as it was after the test."""
+    untouched = shutil.copytree(trained_run, tmp_path / "untouched")
+    yield trained_run
+    shutil.rmtree(trained_run)
+    shutil.move(untouched, trained_run)
 
 
 @pytest.fixture(autouse=True)
@@ -245,7 +248,7 @@ def test_value_that_is_taken_from_elsewhere_is_refused_in_a_file(tmp_path, capsy
 
 
 def test_checkpoint_of_another_run_does_not_overwrite_this_one(tiny_run, tmp_path, capsys):
-    main(["fit", "--config", TINY, "--run_dir", "other"])
+    shutil.copytree(tiny_run, "other")
     path = str(tiny_run / "checkpoints" / "last.ckpt")
     options = ["--config", TINY, "--run_dir", "other", "--ckpt_path", path]
     assert "already holds a run" in error_of(["fit", *options], capsys)

@@ -1,10 +1,8 @@
-"""A tiny training run with online evaluation; also a script, run in one or two processes."""
-
-import json
-import sys
+"""A tiny training run with online evaluation, in one or two processes."""
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
@@ -88,19 +86,9 @@ def trainer(callback, root, **options):
     return L.Trainer(**{**defaults, **options})
 
 
-def main(root, rank, world_size, port):
-    """Validates random weights in one of several processes and writes the metrics."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size
-    )
+def validate_as_a_rank(root):
+    """The metrics of random weights, in one of several processes."""
     callback = OnlineEvaluation(k=5, num_equivariance_images=10)
-    _, evaluation = loaders(world_size, rank)
-    run = trainer(callback, root, logger=False)
-    run.validate(Module(), evaluation, verbose=False)
-    with open(f"{root}/{rank}.json", "w") as file:
-        json.dump(callback.latest, file)
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], *(int(x) for x in sys.argv[2:]))
+    _, evaluation = loaders(dist.get_world_size(), dist.get_rank())
+    trainer(callback, root, logger=False).validate(Module(), evaluation, verbose=False)
+    return dict(callback.latest)

@@ -1,18 +1,12 @@
 """Online evaluation inside Lightning's loops."""
 
-import importlib.util
-import json
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from evaluation import online_run
 from ser_lightning.backbones import SplitViT
 from ser_lightning.data import Shapes
 from ser_lightning.data.clean import Clean
@@ -29,11 +23,7 @@ from ser_lightning.evaluation import (
 from ser_lightning.evaluation.metrics.diagnostics import spatial_moments, spatial_variance_ratio
 from ser_lightning.evaluation.online import even_subset
 from ser_lightning.evaluation.per_image import Rows
-
-SCRIPT = Path(__file__).with_name("online_run.py")
-_spec = importlib.util.spec_from_file_location("online_run", SCRIPT)
-online_run = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(online_run)
+from support import run_processes
 
 NAMES = {
     "knn_top1",
@@ -255,14 +245,6 @@ def test_rows_are_sorted_and_counted_once():
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [
-        subprocess.Popen([sys.executable, SCRIPT, str(tmp_path), str(rank), "2", str(port)])
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=240) for process in processes] == [0, 0]
-    results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    results = run_processes(online_run.validate_as_a_rank, tmp_path)
     assert results[0] == results[1]
     assert results[0] == pytest.approx(direct_metrics(online_run.Module().backbone), rel=1e-4)

@@ -1,12 +1,9 @@
 """Two processes with half the batch each do the same mathematics as one with all of it."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
-from objectives.two_processes import CASES, step
+from objectives.two_processes import CASES, step, steps
 from support import run_processes
 
 TOLERANCE = 1e-10  # relative; measured 3e-13 in float64
@@ -14,14 +11,9 @@ POSITION_TOLERANCE = 1e-7  # timm resamples the position embedding in float32; m
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks():
     """Every case as two processes computed it, by rank."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        run_processes(Path(__file__).with_name("two_processes.py"), folder)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return run_processes(steps)
 
 
 def assert_close_as_a_whole(values, expected):

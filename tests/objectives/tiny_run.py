@@ -26,34 +26,28 @@ class Run(NamedTuple):
     optimizer: dict[str, Any]
 
 
-class Stopped(Exception):
-    """Ends a run as a crash would, after its checkpoint."""
-
-
 class Recorder(L.Callback):
-    """Notes every loss; saves and stops after a step, where ModelCheckpoint would save."""
+    """Notes every loss; saves after a step, where ModelCheckpoint would save."""
 
-    def __init__(self, path=None, stop_after=None):
+    def __init__(self, path=None, save_after=None):
         self.losses = []
         self.path = path
-        self.stop_after = stop_after
+        self.save_after = save_after
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.losses.append(outputs["loss"].item())
         is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if trainer.global_step == self.stop_after and is_step:
-            trainer.save_checkpoint(self.path)
-            raise Stopped
+        if trainer.global_step == self.save_after and is_step:
+            trainer.save_checkpoint(self.path)  # what a crash here would leave
 
 
 def tiny_fit(
-    cls, stop_after=None, save_to=None, resume_from=None, accumulate=1, num_local=0,
+    cls, save_after=None, save_to=None, resume_from=None, accumulate=1, num_local=0,
     add_on=None, **options,
 ):  # fmt: skip
     """Trains `cls` with SER, or another add-on, for two epochs of six batches of 16 images.
 
-    Raises:
-        Stopped: after step `stop_after`, whose checkpoint is then in `save_to`.
+    The checkpoint of step `save_after` is then in `save_to`, for a run that goes on from there.
     """
     options = {"warmup_epochs": 1, "base_learning_rate": 2e-3, "global_batch_size": 16} | options
     if add_on is None:
@@ -71,7 +65,7 @@ def tiny_fit(
         rotated=RotatedCrops(8, (0.1, 0.3)),
         needs=module.regularizer.needs,
     )
-    recorder = Recorder(save_to, stop_after)
+    recorder = Recorder(save_to, save_after)
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,

@@ -1,6 +1,5 @@
-"""A script: one rank's losses, gradients and buffers of every objective on its slice of a batch."""
+"""One rank's losses, gradients and buffers of every objective on its slice of a batch."""
 
-import sys
 from typing import NamedTuple
 
 import torch
@@ -74,14 +73,6 @@ def step(case, rank=0, world_size=1):
     return loss / world_size, gradients, buffers
 
 
-if __name__ == "__main__":
-    rank, world_size, port, path = sys.argv[1:]
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
-        rank=int(rank),
-        world_size=int(world_size),
-    )
-    results = {tuple(case): step(case, int(rank), int(world_size)) for case in CASES}
-    torch.save(results, f"{path}/{rank}.pt")
-    dist.destroy_process_group()
+def steps():
+    """The steps of every case on this rank."""
+    return {tuple(case): step(case, dist.get_rank(), dist.get_world_size()) for case in CASES}

@@ -1,7 +1,4 @@
-"""Inputs and an oracle for the tests of SER; as a script, one rank's loss and gradients."""
-
-import sys
-from pathlib import Path
+"""Inputs and an oracle for the tests of SER, and one rank's loss and gradients."""
 
 import torch
 import torch.distributed as dist
@@ -127,18 +124,8 @@ def loss_and_gradients(images, with_target):
     return output.loss.detach(), [x.grad for x in maps], [p.grad for p in regularizer.parameters()]
 
 
-def main(rank, world_size, port, folder):
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size
-    )
-    share = 4 // world_size
-    images = slice(rank * share, (rank + 1) * share)
-    torch.save(
-        [loss_and_gradients(images, with_target) for with_target in (True, False)],
-        Path(folder) / f"{rank}.pt",
-    )
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), sys.argv[4])
+def rank_losses_and_gradients():
+    """Loss and gradients of this rank's images, with a momentum branch and without."""
+    share = 4 // dist.get_world_size()
+    images = slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
+    return [loss_and_gradients(images, with_target) for with_target in (True, False)]

@@ -1,8 +1,5 @@
 """SER on whole batches: pairs of views, what is detached, and two processes."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -16,6 +13,7 @@ from regularizers.ser_parts import (
     momentum_features,
     oracle,
     pairs_and_batch,
+    rank_losses_and_gradients,
     tokens_of,
 )
 from support import run_processes
@@ -101,10 +99,8 @@ def test_candidates_of_local_pairs_carry_a_gradient_without_a_momentum_branch_on
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-14)
 
 
-def test_two_processes_equal_one_process_with_all_images(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
-    run_processes(Path(__file__).with_name("ser_parts.py"), tmp_path, world_size=WORLD)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
+def test_two_processes_equal_one_process_with_all_images():
+    ranks = run_processes(rank_losses_and_gradients, world_size=WORLD)
     for case, with_target in enumerate((True, False)):
         loss, map_grads, parameter_grads = loss_and_gradients(slice(None), with_target)
         losses, rank_map_grads, rank_parameter_grads = zip(*(r[case] for r in ranks), strict=True)

@@ -1,21 +1,8 @@
-"""The checkpoint that the stages are tested on: trained once per test process."""
+"""The checkpoint that the stages are tested on."""
 
 import shutil
-from pathlib import Path
 
 import pytest
-
-from ser_lightning.cli import main
-
-TINY = Path(__file__).parents[2] / "tiny.yaml"
-
-
-@pytest.fixture(scope="session")
-def trained_run(tmp_path_factory):
-    """The folder of a finished tiny run; to be copied, not written to."""
-    run = tmp_path_factory.mktemp("trained") / "run"
-    main(["fit", "--config", str(TINY), "--run_dir", str(run)])
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from coco_tree import write_coco
+from evaluation.stages.two_process_detection import rank_result
 from ser_lightning.commands.evaluate import StageCommandLine, evaluate
 from ser_lightning.data.benchmarks.detection import DetectionTest
 from ser_lightning.evaluation.metrics import average_precision
@@ -171,14 +172,9 @@ def test_trained_detector_finds_rectangles(checkpoint, coco, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_measure_what_one_does(checkpoint, coco, tmp_path):
-    for world_size in (1, 2):
-        folder = tmp_path / str(world_size)
-        folder.mkdir()
-        script = Path(__file__).with_name("two_process_detection.py")
-        run_processes(script, checkpoint, coco, folder, world_size=world_size)
-    (one,) = (torch.load(path) for path in (tmp_path / "1").iterdir())
-    both = [torch.load(path) for path in (tmp_path / "2").iterdir()]
+def test_two_processes_measure_what_one_does(checkpoint, coco):
+    (one,) = run_processes(rank_result, checkpoint, coco, world_size=1)
+    both = run_processes(rank_result, checkpoint, coco)
     assert sorted(one["measured"]) == list(range(5))
     for result in both:
         assert sorted(result["measured"]) == list(range(5))

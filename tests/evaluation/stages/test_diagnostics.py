@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from ser_lightning.cli import main
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import CropViews, InvertibleViews, Shapes, render
 from ser_lightning.data.datasets import AugmentedImages
@@ -76,14 +75,12 @@ def test_token_pass_is_the_ratio_of_the_regularised_block():
     assert module.ratio == pytest.approx(expected, rel=1e-4)
 
 
-def test_record_has_every_number_within_its_range(tmp_path):
-    tiny, run = str(ROOT / "tests" / "tiny.yaml"), tmp_path / "run"
-    main(["fit", "--config", tiny, "--run_dir", str(run)])
+def test_record_has_every_number_within_its_range(checkpoint):
     config = str(ROOT / "configs" / "eval" / "diagnostics.yaml")
-    args = ["--config", config, "--checkpoint", str(run / "checkpoints" / "last.ckpt")]
+    args = ["--config", config, "--checkpoint", str(checkpoint)]
     args += ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--data.num_workers", "0"]
     evaluate([*args, "--model.num_images", "16", "--model.crop.scale", "[0.5, 1.0]"])
-    record = read_record(run / "results" / f"diagnostics-{SHAPES}.json")
+    record = read_record(checkpoint.parents[1] / "results" / f"diagnostics-{SHAPES}.json")
     assert record.num_samples == 24
     assert record.counts == {"view_images": 16}
     assert record.protocol["crop"]["init_args"]["scale"] == [0.5, 1.0]

@@ -1,9 +1,6 @@
-"""A script: one rank's pass of the detection stage over its share of a tiny COCO."""
-
-import sys
+"""One rank's pass of the detection stage over its share of a tiny COCO."""
 
 import torch
-import torch.distributed as dist
 
 from ser_lightning.data.benchmarks.detection import DetectionDataModule
 from ser_lightning.data.sources.coco import CocoDetection
@@ -11,14 +8,9 @@ from ser_lightning.evaluation.detector import build_detector
 from ser_lightning.evaluation.metrics.average_precision import mean_average_precision
 from ser_lightning.evaluation.stages.detection import DetectionStage
 
-if __name__ == "__main__":
-    rank, world_size, port, checkpoint, coco, folder = sys.argv[1:]
-    dist.init_process_group(
-        "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
-        rank=int(rank),
-        world_size=int(world_size),
-    )
+
+def rank_result(checkpoint, coco):
+    """Images and metrics of an untrained detector, as this rank has them."""
     stage = DetectionStage(checkpoint)
     torch.manual_seed(0)
     stage.detector = build_detector("fcos", stage.backbone, 91, (0.5,) * 3, (0.2,) * 3, 32)
@@ -34,9 +26,7 @@ if __name__ == "__main__":
             stage.test_step(batch, number)
     stage.on_test_epoch_end()
     truth = [images.boxes(index) for index in range(len(images))]
-    result = {
+    return {
         "measured": stage.measured.tolist(),
         "metrics": mean_average_precision(stage.detections, truth),
     }
-    torch.save(result, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
