@@ -81,7 +81,7 @@ def test_fit_prints_random_init_next_to_trained(tmp_path, capsys):
     table = capsys.readouterr().out
     assert "random init" in table
     assert "k-NN top-1" in table
-    assert "equivariance to rotation, after block 1" in table
+    assert "equivariance, rotation block 1" in table
 
 
 def test_saved_configuration_can_be_run_again(tiny_run, tmp_path):

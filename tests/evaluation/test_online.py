@@ -15,12 +15,12 @@ from ser_lightning.data.loaders import BatchLoader, SlotKeys
 from ser_lightning.data.reading import Reader
 from ser_lightning.evaluation import (
     OnlineEvaluation,
-    equivariance_scores,
     feature_std,
     knn_accuracy,
     rankme,
 )
 from ser_lightning.evaluation.metrics.diagnostics import spatial_moments, spatial_variance_ratio
+from ser_lightning.evaluation.metrics.equivariance import FAMILIES, Reference, companion_scores
 from ser_lightning.evaluation.online import even_subset
 from ser_lightning.evaluation.per_image import Rows
 from support import run_processes
@@ -29,7 +29,8 @@ NAMES = {
     "knn_top1",
     "knn_top5",
     *(
-        f"equivariance/{f}_{at}"
+        f"equivariance/{row}{f}_{at}"
+        for row in ("", "mean_centred/")
         for f in ("rotation", "flip", "scale")
         for at in ("block1", "final")
     ),
@@ -56,13 +57,18 @@ def direct_metrics(backbone):
         (maps,) = backbone.token_maps(queries.pixels, [1])
     accuracy = knn_accuracy(bank_features, bank.label, features, queries.label, 5)[5]
     rows = torch.tensor([i for i in range(23) if i * 10 % 23 < 10])
-    scores = equivariance_scores(backbone, queries.pixels[rows], [1, 2], torch.arange(10))
+    maps_of_rows = backbone.token_maps(queries.pixels[rows], [1, 2])
+    mean = tuple(m.detach().mean((0, 2, 3)) for m in maps_of_rows)
+    scores = companion_scores(
+        backbone, queries.pixels[rows], [1, 2], torch.arange(10), Reference(mean)
+    )
     return {
         "knn_top1": accuracy.top1,
         "knn_top5": accuracy.top5,
         **{
-            f"equivariance/{family}_{at}": scores[family][layer].mean().item()
-            for family in scores
+            f"equivariance/{name}{family}_{at}": scores[row][family][layer].mean().item()
+            for row, name in (("score", ""), ("mean_centred", "mean_centred/"))
+            for family in FAMILIES
             for layer, at in ((1, "block1"), (2, "final"))
         },
         "rankme": rankme(features),
@@ -86,7 +92,7 @@ def test_baseline_is_measured_before_the_first_step_and_logged(tmp_path, capsys)
     assert logged[0]["step"] == "0"
     assert any(row["val/knn_top1"] for row in logged)
     assert {f"val/{name}" for name in NAMES} <= set(run.callback_metrics)
-    assert {"knn", "rot", "flip", "scale", "rankme"} == set(run.progress_bar_metrics)
+    assert {"knn", "turns"} == set(run.progress_bar_metrics)
 
 
 def test_latest_and_history_follow_the_trained_weights(tmp_path):
@@ -168,7 +174,8 @@ def test_layer_at_the_depth_is_scored_once(tmp_path):
     callback = OnlineEvaluation(k=50, num_equivariance_images=3)  # k above the bank of 31
     fit(callback, tmp_path, online_run.Module(layer=2))
     names = {name for name in callback.latest if name.startswith("equivariance")}
-    assert names == {f"equivariance/{f}_final" for f in ("rotation", "flip", "scale")}
+    families = [f"{row}{f}" for row in ("", "mean_centred/") for f in FAMILIES]
+    assert names == {f"equivariance/{family}_final" for family in families}
 
 
 def test_partial_sanity_check_is_no_baseline(tmp_path):

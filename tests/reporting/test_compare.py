@@ -182,11 +182,15 @@ def test_unknown_cost_is_a_dash_with_the_reason(tmp_path):
 
 
 def test_online_metrics_stand_in_rows_with_random_init_in_brackets():
-    before = {"knn_top1": 31.25, "knn_top5": 80.0, "equivariance/rotation_block3": 0.8012}
+    before = {
+        "knn_top1": 31.25,
+        "knn_top5": 80.0,
+        "equivariance/mean_centred/rotation_block3": 0.8012,
+    }
     after = {
         "knn_top1": 60.0,
         "knn_top5": 95.0,
-        "equivariance/rotation_block3": 0.95,
+        "equivariance/mean_centred/rotation_block3": 0.95,
         "equivariance/rotation_final": 0.91,
         "rankme": 40.26,
         "feature_std": 0.0123456,

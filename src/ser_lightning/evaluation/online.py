@@ -17,7 +17,7 @@ from ser_lightning.evaluation.metrics.diagnostics import (
     spatial_moments,
     spatial_variance_ratio,
 )
-from ser_lightning.evaluation.metrics.equivariance import FAMILIES, equivariance_scores
+from ser_lightning.evaluation.metrics.equivariance import FAMILIES, Reference, companion_scores
 from ser_lightning.evaluation.metrics.knn import knn_accuracy
 from ser_lightning.evaluation.per_image import GatheredRows, Rows
 from ser_lightning.evaluation.shared_images import num_shared
@@ -26,6 +26,11 @@ from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
 _KEPT = (
     "baseline", "baseline_name", "latest", "history", "num_classes", "num_bank", "num_queries",
 )  # fmt: skip
+
+
+_BATCH = 64  # images of a pass for the scores
+_ROWS = {"mean_centred": "mean_centred/", "score": ""}
+"""The two scores of equivariance, and what stands before the family in their names."""
 
 
 @checked
@@ -38,8 +43,11 @@ class OnlineEvaluation(L.Callback):
 
     With `num_sanity_val_steps=-1` the sanity check before the first step measures the starting
     weights in full. It is kept as `baseline`, also in checkpoints: a number without it says
-    little, because a random ViT already scores about 0.8 for equivariance. The last step of a fit
-    is always measured, whatever the interval of the validations.
+    little. The last step of a fit is always measured, whatever the interval of the validations.
+
+    All tokens of a map have something in common, in a random ViT nearly all that they are, so that
+    its raw score of equivariance, `equivariance/<family>_<place>`, is about 0.8. The score to read
+    is `equivariance/mean_centred/<family>_<place>`, without the mean token of the scored images.
 
     Attributes:
         baseline: metrics of the starting weights by name; empty until measured.
@@ -73,8 +81,8 @@ class OnlineEvaluation(L.Callback):
         self.num_classes = self.num_bank = self.num_queries = 0
         self._shares_images = False
         self._overlaps: dict[tuple[int, ...], bool] = {}
-        self._columns: list[tuple[str, int]] = []
-        self._bank = self._queries = self._scores = Rows(0)
+        self._bank = self._queries = Rows(0)
+        self._scored: list[tuple[Tensor, Tensor]] = []  # positions and pixels, to be scored at last
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -110,12 +118,10 @@ class OnlineEvaluation(L.Callback):
                 "labelled bank and the queries"
             )
         backbone = _backbone(pl_module)
-        layers = sorted({backbone.layer, backbone.depth})
-        self._columns = [(family, layer) for family in FAMILIES for layer in layers]
         self._shares_images = self._bank_and_queries_overlap(trainer)
         self._bank = Rows(backbone.width)
         self._queries = Rows(2 * backbone.width + 1)
-        self._scores = Rows(len(self._columns))
+        self._scored = []
 
     @override
     def on_validation_batch_end(
@@ -137,21 +143,11 @@ class OnlineEvaluation(L.Callback):
         within, mean = spatial_moments(prefixes[0].tokens)
         values = torch.cat([features, within[:, None], mean], dim=1)
         self._queries.add(batch.indices, batch.label, values)
-        self._score(trainer, backbone, batch)
-
-    def _score(self, trainer: L.Trainer, backbone: SplitViT, batch: EvaluationBatch) -> None:
-        """Scores the equivariance of those images of a batch that are in the even subset."""
         chosen, position = even_subset(
             batch.indices.cpu(), _num_queries(trainer), self.num_equivariance_images
         )
-        if len(chosen) == 0:
-            return
-        layers = sorted({layer for _, layer in self._columns})
-        scores = equivariance_scores(
-            backbone, batch.pixels[chosen.to(batch.pixels.device)], layers, position
-        )
-        values = torch.stack([scores[family][layer] for family, layer in self._columns], dim=1)
-        self._scores.add(position, torch.full_like(position, -1), values)
+        if len(chosen):
+            self._scored.append((position, batch.pixels[chosen.to(batch.pixels.device)]))
 
     @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -171,10 +167,7 @@ class OnlineEvaluation(L.Callback):
         place = _at(backbone, backbone.layer)
         short = {
             "knn": "knn_top1",
-            "rot": f"equivariance/rotation_{place}",
-            "flip": f"equivariance/flip_{place}",
-            "scale": f"equivariance/scale_{place}",
-            "rankme": "rankme",
+            "turns": f"equivariance/mean_centred/rotation_{place}",
         }
         for name, full in short.items():
             if full in metrics:
@@ -198,20 +191,44 @@ class OnlineEvaluation(L.Callback):
 
     def _compute(self, backbone: SplitViT, device: torch.device) -> dict[str, float]:
         """Turns the rows of all processes into numbers, equal on every process."""
-        bank, queries, scores = (
-            rows.gather() for rows in (self._bank, self._queries, self._scores)
-        )
-        self._bank = self._queries = self._scores = Rows(0)
+        bank, queries = self._bank.gather(), self._queries.gather()
+        self._bank = self._queries = Rows(0)
         self.num_bank, self.num_queries = len(bank.label), len(queries.label)
         features, within, mean = queries.values.split([backbone.width, 1, backbone.width], dim=1)
         metrics = self._classify(bank, queries._replace(values=features), device)
-        for (family, layer), column in zip(self._columns, scores.values.T, strict=True):
-            if len(column):
-                metrics[f"equivariance/{family}_{_at(backbone, layer)}"] = column.mean().item()
+        metrics |= self._equivariance(backbone, device)
         metrics["rankme"] = rankme(features.to(device))
         metrics["feature_std"] = feature_std(features)
         metrics["token_spatial_variance"] = spatial_variance_ratio(within[:, 0], mean)
         return metrics
+
+    def _equivariance(self, backbone: SplitViT, device: torch.device) -> dict[str, float]:
+        """Scores the chosen images of all processes, each once; every process must call it.
+
+        They were collected over the queries, so that each pass has as many as a batch.
+        """
+        layers = sorted({backbone.layer, backbone.depth})
+        columns = [(row, f, layer) for row in _ROWS for f in FAMILIES for layer in layers]
+        means, scores = Rows(len(layers) * backbone.width), Rows(len(columns))
+        batches = _full_batches(self._scored)
+        self._scored = []
+        for position, pixels in batches:
+            with torch.autocast(device.type, enabled=False):
+                maps = backbone.token_maps(pixels, layers)
+            tokens = torch.stack([x.flatten(2).mean(2) for x in maps], 1)
+            means.add(position, torch.full_like(position, -1), tokens.flatten(1))
+        mean = means.gather().values.double().mean(0).float().unflatten(0, (len(layers), -1))
+        reference = Reference(tuple(mean.to(device)))
+        for position, pixels in batches:
+            found = companion_scores(backbone, pixels, layers, position, reference)
+            values = torch.stack([found[row][f][layer] for row, f, layer in columns], 1)
+            scores.add(position, torch.full_like(position, -1), values)
+        gathered = scores.gather().values
+        return {
+            f"equivariance/{_ROWS[row]}{family}_{_at(backbone, layer)}": column.mean().item()
+            for (row, family, layer), column in zip(columns, gathered.T, strict=True)
+            if len(column)
+        }
 
     def _bank_and_queries_overlap(self, trainer: L.Trainer) -> bool:
         """Whether an image would be its own nearest neighbour; says so once for a pair of sets."""
@@ -281,6 +298,14 @@ def even_subset(index: Tensor, total: int, count: int) -> tuple[Tensor, Tensor]:
     count = min(count, total)
     chosen = ((index * count) % max(total, 1) < count).nonzero()[:, 0]
     return chosen, index[chosen] * count // max(total, 1)
+
+
+def _full_batches(parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Positions and pixels of parts of batches, put together in batches of `_BATCH`."""
+    if not parts:
+        return []
+    position, pixels = (torch.cat(column) for column in zip(*parts, strict=True))
+    return list(zip(position.split(_BATCH), pixels.split(_BATCH), strict=True))
 
 
 def _at(backbone: SplitViT, layer: int) -> str:

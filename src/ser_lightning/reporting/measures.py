@@ -36,10 +36,13 @@ _METRICS = {
 
 def describe_metric(name: str) -> OnlineMetric:
     """How a metric of the online evaluation is shown."""
-    if match := re.fullmatch(r"equivariance/(\w+)_(?:block(\d+)|final)", name):
-        family, block = match.groups()
-        place, short = (f"after block {block}", f"eq. {family}") if block else ("final", "")
-        return OnlineMetric(f"equivariance to {family}, {place}", short)
+    pattern = r"equivariance/(mean_centred/)?(\w+)_(?:block(\d+)|final)"
+    if match := re.fullmatch(pattern, name):
+        is_centred, family, block = match.groups()
+        kind = "equivariance" if is_centred else "raw equivariance"
+        place = f"block {block}" if block else "final"
+        short = f"eq. {family}" if block and is_centred else ""
+        return OnlineMetric(f"{kind}, {family} {place}", short)
     return _METRICS.get(name, OnlineMetric(name))
 
 
@@ -84,8 +87,8 @@ def _note(name: str, num_classes: int, width: int | None) -> str:
     if name.startswith("equivariance/"):
         return "1 is exact"
     notes = {
-        "rankme": "dimensions in use" + (f", at most {width}" if width else ""),
-        "feature_std": "0 is collapsed" + (f", {width**-0.5:.4f} is spread out" if width else ""),
-        "token_spatial_variance": "0 is a map without structure",
+        "rankme": f"of {width} dimensions" if width else "dimensions in use",
+        "feature_std": f"{width**-0.5:.4f} at best" if width else "0 is collapsed",
+        "token_spatial_variance": "0: no structure",
     }
     return notes.get(name, "")

@@ -153,13 +153,14 @@ class Reference(NamedTuple):
 
     Attributes:
         mean: per layer the (C,) mean token over all images and positions.
-        positions: (R,) int64 counters of some images, at least two.
+        positions: (R,) int64 counters of some images, at least two; none leave the chance level
+            undefined.
         maps: per layer their (R, C, h, w) maps.
     """
 
     mean: tuple[Tensor, ...]
-    positions: Tensor
-    maps: tuple[Tensor, ...]
+    positions: Tensor = torch.empty(0, dtype=torch.int64)
+    maps: tuple[Tensor, ...] = ()
 
 
 def reference_positions(num_images: int) -> Tensor:
@@ -247,11 +248,12 @@ def companion_scores(
                     continue
                 if after.shape == before.shape:
                     values["no_action"][family][layer][rows] = token_cosine(after, before)
-                places = position.cpu()[rows.cpu()]
-                chosen = other_image(places, reference.positions).to(rows.device)
+                if reference.maps:
+                    places = position.cpu()[rows.cpu()]
+                    chosen = other_image(places, reference.positions).to(rows.device)
+                    other = act(element, reference.maps[i][chosen])
+                    values["chance"][family][layer][rows] = token_cosine(after, other)
                 mean = reference.mean[i][:, None, None]
-                other = act(element, reference.maps[i][chosen])
-                values["chance"][family][layer][rows] = token_cosine(after, other)
                 centred = token_cosine(after - mean, expected - mean)
                 values["mean_centred"][family][layer][rows] = centred
     return values
