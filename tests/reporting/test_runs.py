@@ -194,9 +194,10 @@ def test_new_settings_of_image_files_at_their_defaults_are_no_other_configuratio
 
 
 def test_colours_that_are_those_of_crops_left_out_are_no_other_configuration(tmp_path):
-    assert json.loads(
-        json.dumps({"view_1": asdict(MOCO_VIEW_1), "view_2": asdict(MOCO_VIEW_2)})
-    ) == DEFAULT_VIEWS
+    assert (
+        json.loads(json.dumps({"view_1": asdict(MOCO_VIEW_1), "view_2": asdict(MOCO_VIEW_2)}))
+        == DEFAULT_VIEWS
+    )
     old = config()
     old["data"]["crop"] = None
     today = deepcopy(old)
