@@ -1,17 +1,22 @@
-"""README and CONTRIBUTING: their snippets run as they stand, their commands and links exist.
+"""README and CONTRIBUTING: their snippets run as they stand, their commands in a short form.
 
-Every `ser-fit fit` line is built and takes a step in `test_configs.py`.
+Every `ser-fit fit` line is built and takes a step on the meta device in `test_configs.py`, too.
 """
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from ser_lightning.cli import COMMANDS
+from benchmark_trees import imagenet_head, write_imagenet_c, write_images
+from ser_lightning.cli import COMMANDS, main
+from ser_lightning.data.sources.released import imagenet_synsets
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,13 +38,18 @@ def blocks(language):
     }
 
 
-def commands():
-    """Every line of a shell block, with its continuation lines, without comments."""
-    for block in blocks("bash").values():
-        for line in re.sub(r"\\\n", " ", block).splitlines():
-            words = shlex.split(line, comments=True)
-            if words and words[0] in ("make", "ser-fit", "pip"):
-                yield words
+def commands(pages=PAGES):
+    """Every command of the shell blocks and in the text, after what its block has set."""
+    for page in pages:
+        text = page.read_text()
+        for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            assigned = ""
+            for line in re.sub(r"\\\n *", "", block).splitlines():
+                words = shlex.split(line, comments=True)
+                assigned += f"{words[0]}; " if re.match(r"[A-Z]+=", line) else ""
+                if words and words[0] in ("make", "ser-fit"):
+                    yield assigned + line.partition("  #")[0].strip()
+        yield from re.findall(r"`((?:ser-fit|make|python) [^`]+)`", text)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +85,10 @@ def test_snippet_runs_as_it_stands(name, run, monkeypatch):
 def test_commands_are_there():
     targets = (ROOT / "Makefile").read_text()
     seen = set()
-    for words in commands():
+    for command in commands():
+        words = command.rpartition("; ")[2].split()
         seen.add(words[0])
-        verb = words[1]
+        verb = words[1].replace("<stage>", "knn").replace("<name>", "knn")
         if words[0] == "ser-fit":
             assert verb.startswith("-") or verb in COMMANDS, words
         elif words[0] == "make" and verb.endswith("-eval"):
@@ -85,6 +96,86 @@ def test_commands_are_there():
         elif words[0] == "make":
             assert re.search(rf"^{verb}:", targets, re.MULTILINE), words
     assert seen >= {"make", "ser-fit"}
+
+
+CPU = "--trainer.accelerator cpu --trainer.devices 1 --trainer.precision 32"
+FEW = f"--data.num_workers 0 --data.global_batch_size 8 {CPU}"
+STEP = f"{FEW} --trainer.max_epochs 1 --trainer.limit_train_batches 1 --model.warmup_epochs 0"
+FIT = f"{STEP} --data.invertible.ratio 0.25 --data.bank_size 8 --data.num_queries 8 "
+FIT += "--evaluation.num_equivariance_images 4"
+SHORT = {  # what makes a command short, by its beginning; the longest one counts
+    "make": "-n",
+    "make demo": "DEMO='--trainer.max_epochs 1 --trainer.limit_train_batches 2 "
+    "--model.warmup_epochs 0 --data.bank_size 64'",
+    "make linear-eval": "ARGS='--config configs/eval/small/linear.yaml --trainer.max_epochs 1 "
+    f"{FEW}'",
+    "make imagenet-c-eval": f"ARGS='{FEW}'",
+    "make knn-eval": f"ARGS='{FEW}'",
+    "make evaluate ARGS=--small": f"ARGS='--small --only diagnostics {CPU}'",
+    "make evaluate": f"ARGS='--small --only knn imagenet-c --data.num_workers 0 {CPU}'",
+    "python": "",
+    "ser-fit": "",
+    "ser-fit fit --config": FIT,
+    "ser-fit fit --config configs/moco_ser.yaml --config configs/fashion_mnist.yaml": (
+        f"{FIT} --data.source Shapes --data.source.num_train 64 --data.source.num_evaluation 24"
+    ),
+    "ser-fit validate": f"{CPU} --data.validate_bank_size 8",
+}
+STANDS_FOR = {"FILE": "$CKPT", "<Name>": "SimCLR", "<stage>": "knn", "<name>": "knn", "...": "",
+              "CKPT=...": "CKPT=$CKPT", "[DATA=...]": "", "[ARGS=...]": ""}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def surroundings(tmp_path_factory):
+    """What the documents' commands find around them: a checkout, runs, images."""
+    run = tmp_path_factory.mktemp("surroundings")
+    blocks = ["--model.backbone.vit_options", "{embed_dim: 32, depth: 4, num_heads: 2}"]
+    main(["fit", "--config", TINY, "--run_dir", str(run / "runs" / "moco_ser"), *blocks])
+    for name in ("configs", "tests", "studies", "benchmarks", "Makefile", "pyproject.toml"):
+        (run / name).symlink_to(ROOT / name)
+    for name in ("moco", "moco_ser_seed1"):
+        shutil.copytree(run / "runs" / "moco_ser", run / "runs" / name)
+    imagenet_head(run / "runs" / "moco_ser")
+    classes = imagenet_synsets()[:4]
+    write_images(run / "data" / "imagenet" / "train", classes, per_class=6)
+    write_images(run / "data" / "imagenet" / "val", classes, per_class=3, seed=1)
+    write_imagenet_c(run / "data" / "imagenet-c", classes[:2])
+    write_images(run / "pictures", ("cats", "dogs"), per_class=12)
+    return run
+
+
+def shortened(command):
+    """A command as it is run here: short, with something in place of what it leaves open."""
+    for name, value in sorted(STANDS_FOR.items(), key=lambda pair: -len(pair[0])):
+        command = command.replace(name, value)
+    line = command.rpartition("; ")[2]
+    begin = max((begin for begin in SHORT if line.startswith(begin)), key=len)
+    return f"{command} {SHORT[begin]}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("command", dict.fromkeys(commands(PAGES[:2])))
+def test_command_runs_in_its_short_form(command, surroundings):
+    ours = Path(sys.executable).parent
+    line = shortened(command).replace("/data", f"{surroundings}/data")
+    line = re.sub(r"\bmake ", f"make -o .venv/.ready BIN={ours} ", line)
+    python = shlex.quote(sys.executable)
+    result = subprocess.run(
+        ["bash", "-c", f'ser-fit() {{ {python} -m ser_lightning "$@"; }}; {line}'],
+        cwd=surroundings,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+            "CKPT": "runs/moco_ser/checkpoints/last.ckpt",
+            "HOME": str(surroundings),
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{ours}:{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, f"{line}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
