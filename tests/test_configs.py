@@ -368,6 +368,18 @@ def test_overlay_of_a_data_set_serves_runs_with_and_without_an_add_on(with_ser, 
     assert partition["ratio"] == 0.05
 
 
+def test_overlays_for_small_images_differ_in_what_their_headers_say_and_nothing_else():
+    """Each stands alone, so that a run of one `--config` more is a small one: they repeat."""
+    overlays = [yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+                for name in ("fashion_mnist", "small_photos")]  # fmt: skip
+    one, two = map(leaves, overlays)
+    assert one.keys() == two.keys()
+    assert {place.rpartition(".")[2] for place in one if one[place] != two[place]} == {
+        *("image_size", "depth", "embed_dim", "mlp_ratio", "num_heads", "max_epochs"),
+        *("ratio", "size", "class_path"),  # of the invertible sub-batch, the rotated crops, images
+    }
+
+
 def test_configuration_of_version_0_1_0_keeps_its_meaning(tmp_path):
     """It repeats the width, and its null is the layer where [CLS] joins, add-on or not."""
     old = yaml.safe_load((CONFIGS / "moco_ser.yaml").read_text())
