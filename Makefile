@@ -48,13 +48,9 @@ fashion-%: $(READY)
 study: $(READY) ## ask the paper's questions on Fashion-MNIST: SER and its rivals, 28 runs, resumable
 	@$(BIN)/python -m studies.fashion_mnist.run $(STUDY)
 
-# What DATA means to a stage: the folder of its source, except to these three.
-DATA_imagenet-c = --data.root $(DATA)
-DATA_imagenet-p = --data.root $(DATA)
-DATA_shift = $(foreach set,v2 r sketch,$(if $(wildcard $(DATA)/imagenet-$(set)),--data.imagenet_$(set) $(DATA)/imagenet-$(set)))
 %-eval: $(READY)
 	@test -n "$(CKPT)" || { echo "say which checkpoint: make $@ CKPT=runs/moco_ser/checkpoints/last.ckpt [DATA=/data/imagenet]"; exit 2; }
-	@$(BIN)/ser-fit evaluate --config configs/eval/$*.yaml --checkpoint $(CKPT) $(if $(DATA),$(if $(filter undefined,$(origin DATA_$*)),--data.source.root $(DATA),$(DATA_$*))) $(ARGS)
+	@$(BIN)/ser-fit evaluate --config configs/eval/$*.yaml --checkpoint $(CKPT) $(if $(DATA),--images $(DATA)) $(ARGS)
 
 evaluate: $(READY) ## run every stage whose images are there: CKPT=... [DATA=folder of data sets] [ARGS=--small]
 	@test -n "$(CKPT)" || { echo "say which checkpoint: make $@ CKPT=runs/moco_ser/checkpoints/last.ckpt [DATA=/data]"; exit 2; }

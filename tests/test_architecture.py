@@ -14,7 +14,6 @@ ALLOWED = {
     "numbers": set(),
     "optim": set(),
     "randomness": set(),
-    "resume": {"optim"},
     "trainer_rules": set(),
     "batch": {"groups"},
     "corruptions": {"randomness"},

@@ -14,6 +14,7 @@ from ser_lightning.files import CHECKPOINT_KEY
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--config", str(ROOT / "tests" / "tiny.yaml")]
+FASHION = ["--config", str(ROOT / "configs" / "fashion_mnist.yaml")]
 VERBS = [
     "fit", "validate", "test", "evaluate", "evaluate-all", "compare", "report", "cost", "demo",
 ]  # fmt: skip
@@ -109,6 +110,7 @@ def test_every_form_of_help_that_is_advertised_works(capsys):
         (["--model.help=DINO"], "ser_lightning.objectives.dino.DINO"),
         (["--data.crop.help"], "--data.crop.p_flip"),
         (["--model.optimizer.help", "SGD"], "--model.optimizer.nesterov"),
+        ([*TINY, *FASHION, "--data.source.help"], "fashion_mnist.FashionMNISTFiles"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )

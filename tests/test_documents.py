@@ -130,7 +130,8 @@ def surroundings(tmp_path_factory):
     """What the documents' commands find around them: a checkout, runs, images."""
     run = tmp_path_factory.mktemp("surroundings")
     blocks = ["--model.backbone.vit_options", "{embed_dim: 32, depth: 4, num_heads: 2}"]
-    main(["fit", "--config", TINY, "--run_dir", str(run / "runs" / "moco_ser"), *blocks])
+    tiny = str(ROOT / "tests" / "tiny.yaml")
+    main(["fit", "--config", tiny, "--run_dir", str(run / "runs" / "moco_ser"), *blocks])
     for name in ("configs", "tests", "studies", "benchmarks", "Makefile", "pyproject.toml"):
         (run / name).symlink_to(ROOT / name)
     for name in ("moco", "moco_ser_seed1"):

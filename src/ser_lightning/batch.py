@@ -27,34 +27,30 @@ class ViewRecord(NamedTuple, Generic[Array]):
     Flags are 0 or 1. The factors of the four colour operations are those drawn; they were applied
     where `jitter` is 1. A view's parameters apply in this order: crop, flip, colour operations in
     their order, grayscale, blur, solarize, then the group element, which is not part of it.
-
-    Attributes:
-        source_size: (B, 2) height and width of the source image, pixels.
-        box: (B, 4) top, left, height and width of the crop, pixels of the source image.
-        flip: (B,) flag, mirrored left to right after the crop.
-        jitter: (B,) flag, whether the four colour operations were applied.
-        order: (B, 4) which of brightness 0, contrast 1, saturation 2, hue 3 comes when.
-        brightness: (B,) factor, 1 for no change.
-        contrast: (B,) factor, 1 for no change.
-        saturation: (B,) factor, 1 for no change.
-        hue: (B,) shift, turns of the colour circle, 0 for no change.
-        gray: (B,) flag.
-        blur_sigma: (B,) standard deviation, pixels of the view; 0 for no blur.
-        solarize: (B,) flag.
     """
 
     source_size: Array
+    """(B, 2) height and width of the source image, pixels."""
     box: Array
+    """(B, 4) top, left, height and width of the crop, pixels of the source image."""
     flip: Array
+    """(B,) flag, mirrored left to right after the crop."""
     jitter: Array
+    """(B,) flag, whether the four colour operations were applied."""
     order: Array
+    """(B, 4) which of brightness 0, contrast 1, saturation 2, hue 3 comes when."""
     brightness: Array
+    """(B,) factor, 1 for no change; so are contrast and saturation."""
     contrast: Array
     saturation: Array
     hue: Array
+    """(B,) shift, turns of the colour circle, 0 for no change."""
     gray: Array
+    """(B,) flag."""
     blur_sigma: Array
+    """(B,) standard deviation, pixels of the view; 0 for no blur."""
     solarize: Array
+    """(B,) flag."""
 
     def take(self, rows: Any) -> "ViewRecord[Array]":
         """The record of some images: a slice, or their numbers."""
@@ -63,133 +59,101 @@ class ViewRecord(NamedTuple, Generic[Array]):
 
 
 class View(NamedTuple):
-    """One view of every image of a sub-batch.
-
-    Attributes:
-        pixels: (B, 3, H, W) normalised float images.
-        element: the group element that made the view; None for a crop, which has no inverse.
-        record: what was drawn for the view; None where a batch does not come from the data room.
-    """
+    """One view of every image of a sub-batch."""
 
     pixels: Tensor
+    """(B, 3, H, W) normalised."""
     element: GroupElement | None = None
+    """The group element that made the view; None for a crop, which has no inverse."""
     record: ViewRecord[Tensor] | None = None
+    """What was drawn for the view; None where a batch does not come from the data room."""
 
 
 class ViewNeeds(NamedTuple):
-    """What an add-on asks of a run: the views of a batch follow from it.
-
-    Attributes:
-        invertible: an invertible sub-batch, pairs of views with group elements.
-        plain: one further view of each image of the crop sub-batch, unchanged: as evaluation
-            resizes it and takes its centre.
-        rotated: four further views of each, a small crop turned by 0, 1, 2 and 3 quarter turns.
-        paired: images 2i and 2i + 1 of the crop sub-batch share all draws of a view.
-        cls: [CLS] where the token map is taken, so it must have joined before.
-    """
+    """What an add-on asks of a run: the views of a batch follow from it."""
 
     invertible: bool = False
+    """An invertible sub-batch, pairs of views with group elements."""
     plain: bool = False
+    """One further view of each image of the crop sub-batch, as evaluation resizes and cuts it."""
     rotated: bool = False
+    """Four further views of each, a small crop turned by 0, 1, 2 and 3 quarter turns."""
     paired: bool = False
+    """Images 2i and 2i + 1 of the crop sub-batch share all draws of a view."""
     cls: bool = False
+    """[CLS] where the token map is taken, so it must have joined before."""
 
 
 class PartitionedBatch(NamedTuple):
-    """One rank's part of a global batch, split into a crop and an invertible sub-batch.
-
-    Attributes:
-        crop: the views of the crop sub-batch, each of the same images: two global views, then n
-            local views.
-        invertible: the views of the invertible sub-batch, each of the same images and with its
-            group element: the global pair (views 0 and 1), then n / 2 local pairs (views 2k and
-            2k + 1). The views of a pair differ in colours and element only. Empty when the run
-            has no partition.
-        extra: further views of the crop sub-batch's images, which an add-on asked for: the plain
-            view, or the four rotated ones in the order of their quarter turns, with elements.
-            The invariance objective does not see them.
-        indices: (B,) positions in the data set, crop sub-batch first.
-        label: (B,) class labels, -1 where the source has none. For monitoring only.
-        num_unreadable: () how many images of this batch could not be read and were replaced.
-    """
+    """One rank's part of a global batch, split into a crop and an invertible sub-batch."""
 
     crop: tuple[View, ...]
+    """The views of the crop sub-batch, of the same images: two global, then n local ones."""
     invertible: tuple[View, ...]
+    """The views of the invertible sub-batch, of the same images and with their group elements: the
+    global pair (views 0 and 1), then n / 2 local pairs (views 2k and 2k + 1). The views of a pair
+    differ in colours and element only. Empty when the run has no partition."""
     indices: Tensor
+    """(B,) positions in the data set, crop sub-batch first."""
     label: Tensor
+    """(B,) class labels, -1 where the source has none. For monitoring only."""
     num_unreadable: Tensor
+    """() images of this batch that could not be read and were replaced."""
     extra: tuple[View, ...] = ()
+    """Further views of the crop sub-batch's images, which an add-on asked for and the invariance
+    objective does not see: the plain one, or the four rotated ones in the order of their turns."""
 
 
 class EvaluationBatch(NamedTuple):
-    """Clean images to measure a backbone on.
-
-    Attributes:
-        pixels: (B, 3, H, W) normalised float images.
-        label: (B,) class labels, -1 where the source has none.
-        indices: (B,) which of all evaluated images these are, each of them once.
-        unreadable: (n,) images that could not be read: places of those left out of an evaluation,
-            or of those that others stand in for in training.
-    """
+    """Clean images to measure a backbone on."""
 
     pixels: Tensor
+    """(B, 3, H, W) normalised."""
     label: Tensor
+    """(B,) class labels, -1 where the source has none."""
     indices: Tensor
+    """(B,) which of all evaluated images these are, each of them once."""
     unreadable: Tensor = NO_IMAGES
+    """(n,) images that could not be read: places of those left out of an evaluation, or of those
+    that others stand in for in training."""
 
 
 class Tap(NamedTuple):
-    """A place in the backbone where an add-on reads.
-
-    Attributes:
-        layer: number of blocks before it.
-        has_cls: whether [CLS] has joined by then.
-        is_final: whether it lies behind the last block and the final norm.
-    """
+    """A place in the backbone where an add-on reads."""
 
     layer: int
+    """Number of blocks before it."""
     has_cls: bool
+    """Whether [CLS] has joined by then."""
     is_final: bool
+    """Whether it lies behind the last block and the final norm."""
 
 
 class TapFeatures(NamedTuple):
-    """What a backbone computed for one view at one tap.
-
-    Attributes:
-        tokens: (B, C, h, w) map of the patch tokens.
-        cls: (B, C) the [CLS] token beside them; None where it joins later.
-    """
+    """What a backbone computed for one view at one tap."""
 
     tokens: Tensor
+    """(B, C, h, w) map of the patch tokens."""
     cls: Tensor | None
+    """(B, C) the [CLS] token beside them; None where it joins later."""
 
 
 class ViewFeatures(NamedTuple):
-    """What a backbone computed for one view.
-
-    Attributes:
-        taps: one entry per layer of the backbone's `layer`, shallowest first; usually one.
-        embedding: (B, C) the [CLS] embedding.
-    """
+    """What a backbone computed for one view."""
 
     taps: tuple[TapFeatures, ...]
+    """One entry per layer of the backbone's `layer`, shallowest first; usually one."""
     embedding: Tensor
+    """(B, C) the [CLS] embedding."""
 
 
 class BranchFeatures(NamedTuple):
-    """Features of a batch's views by one branch, in the batch's order.
-
-    The online branch has all views, a momentum branch the global ones only.
-
-    Attributes:
-        crop: features of the crop sub-batch's views.
-        invertible: features of the invertible sub-batch's views.
-        extra: taps of the extra views, for which no embedding is computed.
-    """
+    """Features of a batch's views, in its order; a momentum branch has the global ones only."""
 
     crop: tuple[ViewFeatures, ...]
     invertible: tuple[ViewFeatures, ...]
     extra: tuple[tuple[TapFeatures, ...], ...] = ()
+    """Taps of the extra views, for which no embedding is computed."""
 
 
 class LossOutput(NamedTuple):

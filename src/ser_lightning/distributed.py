@@ -4,13 +4,10 @@ All of them work on one process without an initialised process group, where they
 They are collective calls: every rank must make them, in the same order.
 """
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+from torch.distributed.nn import functional as with_gradient
 
 
 def world_size() -> int:
@@ -51,28 +48,19 @@ def gather_with_gradient(x: Tensor) -> Tensor:
     Returns:
         (world size * B, ...), equal on every rank.
     """
-    if world_size() == 1:
-        return x
-    gathered: Tensor = _GatherWithGradient.apply(x)
-    return gathered
+    return x if world_size() == 1 else torch.cat(with_gradient.all_gather(x))
 
 
 def sum_with_gradient(x: Tensor) -> Tensor:
-    """Sums a tensor over ranks; gradients flow to all of them.
+    """The sum of a tensor over ranks; gradients flow to all of them.
 
     The backward pass sums the gradient over ranks too. Together with the average over ranks that
     DDP takes, a loss that every rank computes in full from the sum has the exact gradient of the
     single-process loss; an in-place all-reduce would give 1 / world size of it.
-
-    Args:
-        x: any shape, the same on every rank.
-
-    Returns:
-        The sum, equal on every rank.
     """
     if world_size() == 1:
         return x
-    total: Tensor = _SumWithGradient.apply(x)
+    total: Tensor = with_gradient.all_reduce(x)
     return total
 
 
@@ -102,14 +90,7 @@ def gather_ragged(x: Tensor) -> Tensor:
 
 
 def all_reduce_mean(x: Tensor) -> Tensor:
-    """Averages a tensor over ranks; no gradient flows.
-
-    Args:
-        x: any shape, the same on every rank.
-
-    Returns:
-        The mean, detached, equal on every rank and floating point even for integer input.
-    """
+    """The mean of a tensor over ranks, floating point even for integers; no gradient flows."""
     x = x.detach()
     x = x if x.is_floating_point() else x.float()
     if world_size() == 1:
@@ -117,39 +98,6 @@ def all_reduce_mean(x: Tensor) -> Tensor:
     total = x.to(_collective_device(x), copy=True, memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return (total / world_size()).to(x.device)
-
-
-class _GatherWithGradient(Function):
-    """All-gather whose backward is a sum over ranks and a local slice."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.num_rows = x.shape[0]
-        return _all_gather(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _summed(gradient).narrow(0, rank() * ctx.num_rows, ctx.num_rows)
-
-
-class _SumWithGradient(Function):
-    """All-reduce whose backward is an all-reduce."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _summed(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _summed(gradient)
-
-
-def _summed(x: Tensor) -> Tensor:
-    total = x.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total
 
 
 def _all_gather(x: Tensor) -> Tensor:

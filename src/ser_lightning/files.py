@@ -3,7 +3,7 @@
 import hashlib
 import os
 import pickle
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 import yaml
 
 CHECKPOINT_KEY = "ser_lightning"  # of this package's record in a checkpoint
-LAST_CHECKPOINT = "last.ckpt"
+PARTIAL = ".partial"
 
 # What the classes of version 0.1.0 are called now, and then where they are, by the beginning of
 # their import path.
@@ -61,17 +61,13 @@ def load_checkpoint(path: str | Path, **options: Any) -> dict[str, Any]:
         raise UnsafeCheckpointError(
             f"checkpoint {path} was not loaded: it is damaged, or holds more than tensors and "
             "plain values, which could run foreign code; save its state dict alone, best as "
-            f"safetensors ({_first_line(error)})"
+            f"safetensors ({str(error).strip().partition(chr(10))[0]})"
         ) from error
 
 
 def last_checkpoint(folder: Path) -> Path:
     """The path of the latest checkpoint in a folder of checkpoints."""
-    return folder / LAST_CHECKPOINT
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
+    return folder / "last.ckpt"
 
 
 def checkpoint_config(path: str | Path) -> dict[str, Any] | None:
@@ -102,9 +98,6 @@ def upgraded(config: Any) -> Any:
     return config
 
 
-PARTIAL = ".partial"
-
-
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder, and renames it to `path` on success.
@@ -113,12 +106,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     file at `path` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(PARTIAL, f".{path.name}.", path.parent)
-    os.close(handle)
-    partial = Path(name)
+    partial = path.parent / f".{path.name}.{uuid.uuid4().hex}{PARTIAL}"
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())  # mkstemp's are private
         _flush(partial)
         partial.replace(path)
         _flush(path.parent)
@@ -134,18 +124,12 @@ def sweep(folder: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Hashes a file's bytes, a megabyte at a time."""
+    """SHA-256 of the file."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _flush(path: Path) -> None:

@@ -92,12 +92,7 @@ def within(
 ) -> Range:
     """The type of the numbers from `low` to `high`, whose name is its range.
 
-    Args:
-        kind: int or float.
-        low: the least number.
-        high: the greatest number.
-        above: leaves out `low` itself.
-        below: leaves out `high` itself.
+    `above` leaves out `low` itself, `below` leaves out `high`.
     """
     numbers: Any = Integral if kind is int else Real
     if high < math.inf:
@@ -118,13 +113,7 @@ def within(
 
 
 def interval(low: float, high: float = math.inf, *, above: bool = False) -> Range:
-    """The type of two numbers in increasing order, both from `low` to `high`; they may be equal.
-
-    Args:
-        low: the least number.
-        high: the greatest number.
-        above: leaves out `low` itself.
-    """
+    """The type of two numbers a <= b, both from `low` to `high`; `above` leaves out `low`."""
     side = within(float, low, high, above=above)
     bounds = f"{low:g} {'<' if above else '<='} a <= b"
     name = f"[a, b] with {bounds}" + (f" <= {high:g}" if high < math.inf else "")

@@ -21,15 +21,9 @@ OptimizerFactory = Callable[[Iterable[Any], float], torch.optim.Optimizer]
 def decay_groups(
     parameters: Iterable[nn.Parameter], decay_biases: bool = True
 ) -> list[dict[str, Any]]:
-    """Groups parameters by whether the optimizer's weight decay acts on them.
+    """One group of parameters, or without `decay_biases` two: the second is not decayed.
 
-    Args:
-        parameters: what is to be trained.
-        decay_biases: whether biases, norms and other vectors are decayed as well.
-
-    Returns:
-        One group, or two: tensors of two and more dimensions, then vectors and scalars with a
-        `weight_decay` of 0.
+    It has the vectors and scalars, as biases and norms, with a `weight_decay` of 0.
     """
     everything = list(parameters)
     if decay_biases:
@@ -65,27 +59,14 @@ def cosine(step: float, num_steps: float, start: float, end: float) -> float:
 
 
 def warmup_cosine(step: float, num_steps: float, warmup_steps: float, floor: float = 0.0) -> float:
-    """Rises linearly from 0 to 1 during warm-up, then falls to `floor` along half a cosine.
-
-    Args:
-        step: optimizer steps taken so far.
-        num_steps: optimizer steps of the whole run.
-        warmup_steps: length of the warm-up.
-        floor: the value at the end.
-    """
+    """Rises linearly from 0 to 1 during warm-up, then falls to `floor` along half a cosine."""
     if step < warmup_steps:
         return step / warmup_steps
     return cosine(step - warmup_steps, num_steps - warmup_steps, 1.0, floor)
 
 
 class RunLength(NamedTuple):
-    """How long a run is, in optimizer steps.
-
-    Attributes:
-        num_steps: optimizer steps of the whole run.
-        steps_per_epoch: optimizer steps of an epoch.
-        option: the trainer's option that ends it.
-    """
+    """How long a run is, in optimizer steps, and the trainer's option that ends it."""
 
     num_steps: int
     steps_per_epoch: int
@@ -244,10 +225,7 @@ def scaled_learning_rate(
 ) -> float:
     """The peak learning rate: `base_learning_rate` at a batch of 256, scaled to another batch.
 
-    Args:
-        base_learning_rate: peak for 256 images.
-        global_batch_size: images per optimizer step.
-        scaling: "linear" in the batch size, as most methods; "sqrt" as SimCLR for its long runs.
+    "linear" in the batch size, as most methods; "sqrt" as SimCLR for its long runs.
     """
     factor = global_batch_size / REFERENCE_BATCH_SIZE
     return base_learning_rate * (math.sqrt(factor) if scaling == "sqrt" else factor)

@@ -45,15 +45,12 @@ def _counter(counter: Sequence[int]) -> np.ndarray:
 
 
 def generator(seed: int, stream: Stream, *counter: int) -> np.random.Generator:
-    """Makes the generator of one place of a run.
+    """A fresh generator for one place of a run; the same arguments give the same numbers.
 
     Args:
         seed: the run's seed.
         stream: what the numbers are for.
         counter: up to three numbers that tell the place, for instance epoch and step.
-
-    Returns:
-        A fresh generator; the same arguments give the same numbers.
 
     Raises:
         ValueError: a negative number, or more than three counters.
@@ -70,22 +67,10 @@ def uniforms(
     view: int,
     count: int,
 ) -> np.ndarray:
-    """Draws one row of uniform numbers per image.
+    """(len(indices), count) float64 in [0, 1), a row per image of the data set.
 
     Equal to stacking `generator(seed, stream, epoch, index, view).random(count)`, without
-    building a generator per row.
-
-    Args:
-        seed: the run's seed.
-        stream: what the numbers are for.
-        epoch: the epoch.
-        indices: positions of the images in the data set.
-        view: which view of the image.
-        count: how many numbers an image needs.
-
-    Returns:
-        (len(indices), count) float64 in [0, 1); row i depends on indices[i], not on its
-        neighbours or its place.
+    building a generator per row: row i depends on indices[i], not on its neighbours or its place.
 
     Raises:
         ValueError: a negative number.

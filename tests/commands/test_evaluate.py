@@ -13,7 +13,11 @@ from PIL import Image
 
 from results.result_records import record
 from ser_lightning.cli import main
-from ser_lightning.commands.evaluate import StageCommandLine, refuse_a_part
+from ser_lightning.commands.evaluate import (
+    StageCommandLine,
+    options_of_images,
+    refuse_a_part,
+)
 from ser_lightning.data import Shapes
 from ser_lightning.evaluation.stages.detection import DetectionStage
 from ser_lightning.results.hits import hits_path
@@ -169,6 +173,43 @@ def test_images_come_from_the_checkpoint_unless_said_otherwise(checkpoint):
     assert data.source.train().read(0).shape == (3, 16, 16)
     assert data.evaluation_crop_fraction == 1.0
     assert data.image_size == 16
+
+
+def images_of(stage, folder):
+    """What `--images` means to a stage, by its configuration."""
+    config = ROOT / "configs" / "eval" / f"{stage}.yaml"
+    return options_of_images(["--config", str(config), "--images", str(folder)])
+
+
+@pytest.mark.parametrize(
+    ("stage", "option"),
+    [
+        ("linear", "--data.source.root"),
+        ("3diebench", "--data.source.root"),
+        ("detection", "--data.source.root"),
+        ("imagenet-c", "--data.root"),
+        ("imagenet-p", "--data.root"),
+    ],
+)
+def test_images_are_in_the_folder_that_the_stage_reads(stage, option):
+    assert images_of(stage, "/data/there") == [option, "/data/there"]
+    assert options_of_images(["--model", "KNNStage"]) == []
+
+
+def test_images_of_shift_are_in_the_folders_of_its_sets(tmp_path):
+    (tmp_path / "imagenet-r").mkdir()
+    assert images_of("shift", tmp_path) == ["--data.imagenet_r", f"{tmp_path}/imagenet-r"]
+    (tmp_path / "imagenet-v2").mkdir()
+    assert images_of("shift", tmp_path)[:2] == ["--data.imagenet_v2", f"{tmp_path}/imagenet-v2"]
+    with pytest.raises(ValueError, match="none holds none of imagenet-v2, imagenet-r, imagenet-s"):
+        images_of("shift", tmp_path / "none")
+
+
+def test_images_are_read_in_place_of_the_checkpoints_own(checkpoint, tmp_path):
+    root = photographs(tmp_path / "own", *SPLITS)
+    args = ["--config", KNN, "--checkpoint", str(checkpoint), "--data.source", "ImageFolder"]
+    data = StageCommandLine([*args, "--images", str(root), *CPU]).datamodule
+    assert data.source.root == str(root)
 
 
 def test_missing_checkpoint_gets_a_short_message(tmp_path, capsys):

@@ -137,6 +137,8 @@ def test_unknown_stages_and_folders_are_refused(commands, checkpoint, data):
         main(["evaluate-all", "--checkpoint", checkpoint, "--only", "lin", "knn"])
     with pytest.raises(SystemExit, match="none is no folder; give the one that holds imagenet"):
         main(["evaluate-all", "--checkpoint", checkpoint, "--data_root", str(data / "none")])
+    with pytest.raises(SystemExit, match=r"checkpoint none\.ckpt does not exist"):
+        main(["evaluate-all", "--checkpoint", "none.ckpt"])
     assert commands == []
 
 

@@ -231,6 +231,7 @@ def test_add_on_within_another_keeps_its_invertible_images():
         (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
         (["--model.warmup_epochs", "5"], "warm-up of 5"),
         (["--trainer.max_epochs", "-1"], "the run has no end"),
+        (["--trainer.devices", "64"], "devices 64 would start as many processes on a CPU of"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )

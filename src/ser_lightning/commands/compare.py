@@ -30,12 +30,10 @@ def compare(args: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, help="file to write the tables to, too")
     options = parser.parse_args(args)
     runs = unique_folders(options.runs)
-    online = [_online(run) for run in runs]
+    is_told = len({run.name for run in runs}) == len(runs)
+    measured = [m for run in runs if (m := _online(run, run.name if is_told else str(run)))]
     groups = group_folders(runs)
     tables = [runs_table(groups, [group_cost(group) for group in groups], options.baseline)]
-    names = [run.name for run in runs]
-    names = names if len(set(names)) == len(names) else [str(run) for run in runs]
-    measured = [m._replace(name=name) for m, name in zip(online, names, strict=True) if m]
     tables += [online_table(measured)] if measured else []
     text = to_markdown("Runs", _INTRODUCTION, tables)
     print(text)
@@ -44,8 +42,8 @@ def compare(args: Sequence[str]) -> None:
             partial.write_text(text, encoding="utf-8")
 
 
-def _online(run: Path) -> RunMetrics | None:
-    """The last online evaluation, without a name; None for a run that has other results."""
+def _online(run: Path, name: str) -> RunMetrics | None:
+    """The last online evaluation; None for a run that has other results only."""
     path = last_checkpoint(run / CHECKPOINT_FOLDER)
     has_results = any((run / RESULT_FOLDER).glob("*.json"))
     if not (path.is_file() or has_results):
@@ -54,7 +52,7 @@ def _online(run: Path) -> RunMetrics | None:
     measured = stored.get("callbacks", {}).get("OnlineEvaluation", {})
     if measured.get("history"):
         last = measured["history"][-1]
-        return RunMetrics("", measured["baseline"], last["metrics"], last["step"])
+        return RunMetrics(name, measured["baseline"], last["metrics"], last["step"])
     if not has_results:
         raise ValueError(
             f"{run} has not been measured yet: its first epoch has not ended, or validation was "

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from ser_lightning.batch import (
@@ -36,15 +37,12 @@ class UnknownCost(ValueError):  # noqa: N818 - it is an answer, not a mistake
 
 
 class Cost(NamedTuple):
-    """What training takes.
-
-    Attributes:
-        num_parameters: trainable ones: without momentum branch and frozen patch embedding.
-        macs_per_image: multiply-accumulates of one forward pass, per image of the batch.
-    """
+    """What training takes."""
 
     num_parameters: int
+    """Trainable ones: without momentum branch and frozen patch embedding."""
     macs_per_image: float
+    """Multiply-accumulates of one forward pass, per image of the batch."""
 
 
 def cost(args: Sequence[str]) -> None:
@@ -69,12 +67,9 @@ def run_cost(config: Mapping[str, Any]) -> Cost:
     in contrastive losses, are left out: their number per image is the batch size's. Source: SER,
     Table 17, whose 18.48 and 18.63 GMAC are counted like this.
 
-    Args:
-        config: content of the run's fit.yaml.
-
     Raises:
-        UnknownCost: if the model cannot be built or its loss not be computed from this
-            configuration alone.
+        UnknownCost: the model cannot be built, or its loss not be computed, from this content of a
+            fit.yaml alone.
     """
     try:
         with torch.no_grad():
@@ -114,30 +109,21 @@ def _build(config: Mapping[str, Any]) -> Objective:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Objective, "model")
     objective: Objective = parser.instantiate(parser.parse_object({"model": model})).model
-    attention: list[Any] = [
-        module for module in objective.modules() if hasattr(module, "fused_attn")
-    ]
-    for module in attention:
-        module.fused_attn = False
+    for module in objective.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # type: ignore[assignment]
     return objective.train()
 
 
 def _resized(x: Any, num_images: int) -> Any:
     """Features of the same shapes on the CPU, for another number of images."""
-    if isinstance(x, Tensor):
-        return torch.zeros(num_images, *x.shape[1:])
-    if isinstance(x, tuple):
-        items = [_resized(item, num_images) for item in x]
-        return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
-    return x
+    return tree_map_only(Tensor, lambda t: torch.zeros(num_images, *t.shape[1:]), x)
 
 
 def _macs_of_losses(
-    objective: Objective,
-    online: BranchFeatures,
-    target: BranchFeatures | None,
+    objective: Objective, online: BranchFeatures, target: BranchFeatures | None,
     batch: PartitionedBatch,
-) -> float:
+) -> float:  # fmt: skip
     """Multiply-accumulates of heads and add-on for a batch, pairs of images included."""
     with FlopCounterMode(display=False) as counter:
         objective.invariance_loss(joint_embeddings(online), joint_embeddings(target))
@@ -158,15 +144,9 @@ def _batch(objective: Objective, config: Mapping[str, Any], num_images: int) -> 
     needs = ViewNeeds() if objective.regularizer is None else objective.regularizer.needs
     turned = _arguments(data.get("rotated")).get("size", ROTATED_SIZE)
     extra = [size] * needs.plain + [turned] * 4 * needs.rotated
+    further = tuple(_view(num_images, side, patch_size) for side in extra)
     index = torch.arange(num_images)
-    return PartitionedBatch(
-        views,
-        views,
-        index,
-        torch.zeros_like(index),
-        torch.tensor(0),
-        tuple(_view(num_images, side, patch_size) for side in extra),
-    )
+    return PartitionedBatch(views, views, index, 0 * index, torch.tensor(0), further)
 
 
 def _view(num_images: int, size: int, patch_size: int) -> View:
@@ -178,6 +158,5 @@ def _view(num_images: int, size: int, patch_size: int) -> View:
 
 def _arguments(node: Any) -> dict[str, Any]:
     """What a class is built with, with or without class_path around it; empty for null."""
-    node = node or {}
-    arguments: dict[str, Any] = node.get("init_args", node)
+    arguments: dict[str, Any] = (node or {}).get("init_args", node or {})
     return arguments

@@ -1,7 +1,6 @@
 """`ser-fit evaluate`: one stage of evaluation on one checkpoint, through LightningCLI."""
 
 import os
-import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -15,28 +14,28 @@ from typing_extensions import override
 
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
-from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.evaluation.stage import Folders, Stage, StageResult
 from ser_lightning.files import checkpoint_config
 from ser_lightning.results.hits import write_hits
 from ser_lightning.results.record import ResultRecord, class_map_sha256, write_record
 from ser_lightning.runtime import (
     ShortErrorParser,
     checked_seed,
+    chosen_class,
     default_progress,
+    find_class,
     options,
     packaged,
+    refuse_more_processes_than_cores,
     run_folder_of,
 )
 
 MAX_LINES = 20  # of a result on the screen
 
-_FROM_CHECKPOINT = (
-    "source",
-    "num_workers",
-    "mean",
-    "std",
-    "evaluation_crop_fraction",
-)
+_OFF = ("use_distributed_sampler", "logger", "enable_checkpointing", "enable_model_summary")
+_FROM_CHECKPOINT = ("source", "num_workers", "mean", "std", "evaluation_crop_fraction")
+_OF_A_FOLDER = ("train", "evaluation", "labels")
+"""Options of a source that say what is where below its root; they do not fit another root."""
 
 
 class StageCommandLine(LightningCLI):
@@ -46,7 +45,7 @@ class StageCommandLine(LightningCLI):
     Results go to `results/` of the checkpoint's run.
     """
 
-    def __init__(self, args: list[str] | None = None) -> None:
+    def __init__(self, args: list[str]) -> None:
         super().__init__(
             Stage,
             LabelledDataModule,
@@ -57,41 +56,41 @@ class StageCommandLine(LightningCLI):
             parser_class=ShortErrorParser,
             parser_kwargs={"prog": "ser-fit evaluate", "description": "Evaluate a checkpoint."},
             save_config_callback=None,
-            trainer_defaults={
-                "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,
-                "logger": False,
-                "enable_checkpointing": False,
-                "enable_model_summary": False,
-            },
+            trainer_defaults={"num_sanity_val_steps": 0, **dict.fromkeys(_OFF, False)},
             args=args,
             run=False,
         )
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--checkpoint", type=str, required=True, help="File to evaluate.")
-        parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="Folder for results/ and the feature cache. Default: the checkpoint's run.",
+        images = (
+            "Folder of the images to measure, in place of those that the checkpoint was trained "
+            "on: a source's root, released corruptions, or the sets of `shift`."
         )
+        folder = "Folder for results/ and the feature cache. Default: the checkpoint's run."
+        parser.add_argument("--checkpoint", type=str, required=True, help="File to evaluate.")
+        parser.add_argument("--images", type=str | None, default=None, help=images)
+        parser.add_argument("--run_dir", type=str | None, default=None, help=folder)
         parser.link_arguments("checkpoint", "model.init_args.checkpoint")
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=checked_seed)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=checked_seed)
         parser.link_arguments(
-            "model", "data.init_args.image_size", _image_size, apply_on="instantiate"
+            "model",
+            "data.init_args.image_size",
+            lambda stage: stage.backbone.image_size,
+            apply_on="instantiate",
         )
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        args = [packaged(argument) for argument in (sys.argv[1:] if args is None else args)]
+        args = [packaged(argument) for argument in args]
+        args += options_of_images(args)
         path = next(iter(options(args, "--checkpoint")), None)
         if path is not None:  # its own data come first
             has_other_root = bool(options(args, "--data.source.root"))
             args = ["--config", _data_of(Path(path), has_other_root), *args]
         self.config = parser.parse_args(args)
+        self.run_dir = Path(self.config.run_dir or run_folder_of(self.config.checkpoint))
         refuse_a_part(self.config.trainer)
 
     @override
@@ -99,40 +98,48 @@ class StageCommandLine(LightningCLI):
         config = self._get(self.config_init, "trainer")
         if config["enable_progress_bar"] is not False:
             config["callbacks"] = [*(config["callbacks"] or []), default_progress()]
-        kwargs["default_root_dir"] = str(run_dir(self.config))
-        return super().instantiate_trainer(**kwargs)
+        kwargs["default_root_dir"] = str(self.run_dir)
+        trainer = super().instantiate_trainer(**kwargs)
+        refuse_more_processes_than_cores(trainer)
+        return trainer
 
 
-def run_dir(config: Any) -> Path:
-    """The run that a checkpoint belongs to, or what `--run_dir` says."""
-    return Path(config.run_dir) if config.run_dir else run_folder_of(config.checkpoint)
+def options_of_images(args: list[str]) -> list[str]:
+    """What `--images` means to the stage that is to be run."""
+    stage = find_class(Stage, chosen_class(args, "model") or "")
+    folder = next(iter(options(args, "--images")), None)
+    if stage is None or folder is None:
+        return []
+    folders: Folders = stage.folders  # type: ignore[attr-defined]
+    if len(folders) == 1:
+        return [f"--{folders[0][1]}", folder]
+    given = folder_options(folders, Path(folder))
+    if not given:
+        names = ", ".join(name for name, _ in folders)
+        raise ValueError(f"--images {folder} holds none of {names}; give the folder around them")
+    return given
+
+
+def folder_options(folders: Folders, root: Path) -> list[str]:
+    """The options for those folders below a root that are there."""
+    present = [(option, root / name) for name, option in folders if (root / name).is_dir()]
+    return [part for option, path in present for part in (f"--{option}", str(path))]
 
 
 def refuse_a_part(trainer: Any) -> None:
-    """Refuses to leave images out behind the stages' back.
-
-    Raises:
-        ValueError: if the trainer is to stop a test early.
-    """
-    found = {}
-    if trainer.fast_dev_run:
-        found["fast_dev_run"] = trainer.fast_dev_run
+    """Refuses to stop a test early: images would be left out behind the stages' back."""
     limit = trainer.limit_test_batches
-    if limit is not None and (limit != 1 or isinstance(limit, int)):  # 1 is one batch, 1.0 is all
-        found["limit_test_batches"] = limit
-    for name, value in found.items():
-        raise ValueError(
-            f"trainer.{name} {value} would leave images out, and no record would say so; remove "
-            "it, and give --data.num_train N and --data.num_test N for a shorter run"
-        )
-
-
-def _image_size(stage: Stage) -> int:
-    return stage.backbone.image_size
-
-
-_OF_A_FOLDER = ("train", "evaluation", "labels")
-"""Options of a source that say what is where below its root; they do not fit another root."""
+    is_all = limit is None or (limit == 1 and isinstance(limit, float))  # 1 is one batch
+    for name, is_whole in (
+        ("fast_dev_run", not trainer.fast_dev_run),
+        ("limit_test_batches", is_all),
+    ):
+        if not is_whole:
+            raise ValueError(
+                f"trainer.{name} {getattr(trainer, name)} would leave images out, and no record "
+                "would say so; remove it, and give --data.num_train N and --data.num_test N for a "
+                "shorter run"
+            )
 
 
 def stored_source(checkpoint: Path, has_other_root: bool) -> dict[str, Any]:
@@ -192,19 +199,18 @@ def evaluate(args: list[str]) -> None:
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         data.prepare_data()
     start = time.monotonic()
-    folder = run_dir(cli.config)
     data.needs_labels = stage.needs_labels
     stage.settings = settings(cli)
-    results = stage.run(trainer, data, folder)
+    results = stage.run(trainer, data, cli.run_dir)
     seconds = time.monotonic() - start
     if trainer.is_global_zero:
         for result in results:
-            _keep(cli, result, folder, seconds)
+            _keep(cli, result, seconds)
 
 
-def _keep(cli: StageCommandLine, result: StageResult, folder: Path, seconds: float) -> None:
+def _keep(cli: StageCommandLine, result: StageResult, seconds: float) -> None:
     """Writes the files of a result, and shows it."""
-    stage = cli.model
+    stage, folder = cli.model, cli.run_dir
     path = write_record(_record(cli, result, seconds), folder, stage.variant)
     if result.label is not None:
         write_hits(path, result.hits, result.label, result.data_sha256)
@@ -262,6 +268,12 @@ def _how(arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_AS_MEASURED = (
+    "dataset", "network", "feature", "protocol", "selected", "num_samples", "data_sha256",
+    "metrics", "counts", "unofficial_reasons",
+)  # fmt: skip
+
+
 def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> ResultRecord:
     stage, data = cli.model, cli.datamodule
     names = stage.class_names(data, result.dataset)
@@ -275,20 +287,11 @@ def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> Resul
     nothing = {**dict.fromkeys(of_checkpoint), "weights_key": ""}
     return ResultRecord(
         stage=stage.name,
-        dataset=result.dataset,
-        network=result.network,
         **(of_checkpoint if result.network is None else nothing),
-        feature=result.feature,
+        **{name: getattr(result, name) for name in _AS_MEASURED},
         transform=data.describe(),
-        protocol=result.protocol,
-        selected=result.selected,
         seed=stage.seed,
         data_root=str(getattr(data, "data_root", getattr(data.source, "root", ""))),
-        num_samples=result.num_samples,
         class_map_sha256=class_map_sha256(names) if names else None,
-        data_sha256=result.data_sha256,
-        metrics=dict(result.metrics),
-        counts=result.counts,
-        unofficial_reasons=result.unofficial_reasons,
         wall_seconds=seconds,
     )

@@ -9,21 +9,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from ser_lightning.commands.evaluate import require_checkpoint, stored_source
+from ser_lightning.commands.evaluate import folder_options, require_checkpoint, stored_source
 from ser_lightning.evaluation import stages  # noqa: F401 - so that they are known
-from ser_lightning.evaluation.stage import Folders, Stage, stage_classes
+from ser_lightning.evaluation.stage import Stage, stage_classes
 from ser_lightning.reporting.report import write_report
 from ser_lightning.runtime import options, packaged, run_folder_of
 
 
 class Planned(NamedTuple):
-    """A stage to run.
-
-    Attributes:
-        stage: its class; its configuration is `configs/eval/<name>.yaml`.
-        options: of `ser-fit evaluate`, beside configuration and checkpoint.
-        skipped: why it is not run; empty if it is.
-    """
+    """A stage, options of `ser-fit evaluate` for its images, and why it is not run, if so."""
 
     stage: type[Stage]
     options: tuple[str, ...] = ()
@@ -37,47 +31,39 @@ def plan(root: Path | None) -> list[Planned]:
         root: folder with the data sets that the stages name, as far as they are there; None for
             the images that the checkpoint was trained on, from which some are generated.
     """
-    return [_planned(stage, root) for stage in sorted(_stages(), key=_place)]
+    return [_planned(stage, root) for stage in _stages()]
 
 
 def _stages() -> list[type[Stage]]:
-    """The stages of the package that have a configuration, but for other recipes of the same."""
-    return [
-        stage
-        for stage in stage_classes()
-        if not stage.is_alternative and Path(_config(stage)).is_file()
-    ]
+    """The stages that have a configuration, but for other recipes of the same.
 
-
-def _place(stage: type[Stage]) -> tuple[object, ...]:
-    """Own images come first, heads before what tests them, and short stages before training."""
-    return stage.folders != Stage.folders, not stage.needs_head, stage.trains, stage.name
+    Own images come first, heads before what tests them, and short stages before training.
+    """
+    usual = (stage for stage in stage_classes() if not stage.is_alternative)
+    return sorted(
+        (stage for stage in usual if Path(_config(stage)).is_file()),
+        key=lambda stage: (
+            stage.folders != Stage.folders, not stage.needs_head, stage.trains, stage.name
+        ),
+    )  # fmt: skip
 
 
 def _planned(stage: type[Stage], root: Path | None) -> Planned:
-    given: tuple[str, ...]
+    given: list[str] = []
     if root is not None:
-        given = _given(stage.folders, root)
+        given = folder_options(stage.folders, root)
         if not given:
             missing = " and ".join(str(root / name) for name, _ in stage.folders)
             return Planned(stage, skipped=f"{missing} does not exist")
-        given += _given(stage.further_folders, root)
-    elif stage.folders == Stage.folders:
-        given = ()
+        given += folder_options(stage.further_folders, root)
     elif stage.can_generate:
-        given = ("--data.generated", "true")
-    else:
+        given = ["--data.generated", "true"]
+    elif stage.folders != Stage.folders:
         return Planned(stage, skipped="needs --data_root FOLDER")
     if root is not None and stage.package and not importlib.util.find_spec(stage.package[0]):
         skipped = f"pip install 'ser-lightning[{stage.package[1]}]' first"
-        return Planned(stage, given, skipped)
-    return Planned(stage, given)
-
-
-def _given(folders: Folders, root: Path) -> tuple[str, ...]:
-    """The options for those folders that are there."""
-    present = [(name, option) for name, option in folders if (root / name).is_dir()]
-    return tuple(part for name, option in present for part in (f"--{option}", str(root / name)))
+        return Planned(stage, tuple(given), skipped)
+    return Planned(stage, tuple(given))
 
 
 def evaluate_all(args: Sequence[str]) -> None:
@@ -87,15 +73,11 @@ def evaluate_all(args: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser("ser-fit evaluate-all", description=evaluate_all.__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="file to evaluate")
-    parser.add_argument(
-        "--data_root",
-        type=Path,
-        help=f"folder with {', '.join(_folders())}; default: the images that the checkpoint was "
-        "trained on",
-    )
-    parser.add_argument(
-        "--small", action="store_true", help="shorter recipes, for small images and a CPU"
-    )
+    sets = ", ".join(dict.fromkeys(name for stage in _stages() for name, _ in stage.folders))
+    root = f"folder with {sets}; default: the images that the checkpoint was trained on"
+    small = "shorter recipes, for small images and a CPU"
+    parser.add_argument("--data_root", type=Path, help=root)
+    parser.add_argument("--small", action="store_true", help=small)
     parser.add_argument("--only", nargs="+", help="names of the stages to run")
     known, others = parser.parse_known_args(args)
     require_checkpoint(known.checkpoint)
@@ -105,9 +87,8 @@ def evaluate_all(args: Sequence[str]) -> None:
     outcomes: dict[str, bool] = {}
     for planned in wanted:
         name = planned.stage.name
-        skipped = planned.skipped
-        if not skipped and planned.stage.needs_labels and planned.stage.folders == Stage.folders:
-            skipped = unlabelled
+        needs_classes = planned.stage.needs_labels and planned.stage.folders == Stage.folders
+        skipped = planned.skipped or (unlabelled if needs_classes else "")
         skipped = skipped or _without_head(planned.stage, run, known.data_root, others)
         if skipped:
             print(f"== {name}: skipped, {skipped}", flush=True)
@@ -124,13 +105,6 @@ def evaluate_all(args: Sequence[str]) -> None:
         raise ValueError(f"these stages failed, see above: {', '.join(failed)}")
     if not outcomes:
         raise ValueError("no stage was run; see above what each of them lacks")
-
-
-def _folders() -> dict[str, None]:
-    """What a folder of data sets may hold, by the stages' own words."""
-    return dict.fromkeys(
-        name for stage in sorted(_stages(), key=_place) for name, _ in stage.folders
-    )
 
 
 def _wanted(planned: list[Planned], only: list[str] | None, root: Path | None) -> list[Planned]:

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from ser_lightning.runtime import (
     options,
     packaged,
     refuse_linked_keys,
+    refuse_more_processes_than_cores,
     settle,
     stored_configuration,
     usable_for,
@@ -47,6 +49,14 @@ _LINKED = {
     ("data", "seed"): "seed_everything",
     ("model.init_args", "seed"): "seed_everything",
     ("model.init_args", "global_batch_size"): "data.global_batch_size",
+}
+
+
+_DESCRIPTION = "Pretrain with SER, and measure as training does."
+_DATA_FROM_MODEL: dict[str, Callable[[Objective], Any]] = {
+    "image_size": lambda model: model.backbone.image_size,
+    "patch_size": lambda model: model.backbone.patch_size,
+    "needs": lambda model: getattr(model.regularizer, "needs", ViewNeeds()),
 }
 
 
@@ -63,10 +73,7 @@ class SERCommandLine(LightningCLI):
             load_from_checkpoint_support=False,
             seed_everything_default=0,
             parser_class=ShortErrorParser,
-            parser_kwargs={
-                "prog": "ser-fit",
-                "description": "Pretrain with SER, and measure as training does.",
-            },
+            parser_kwargs={"prog": "ser-fit", "description": _DESCRIPTION},
             save_config_callback=ConfigurationSaver,
             trainer_defaults={"num_sanity_val_steps": -1, "use_distributed_sampler": False},
             args=args,
@@ -74,33 +81,25 @@ class SERCommandLine(LightningCLI):
 
     @override
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        loaders = {"train_dataloaders", "val_dataloaders", "dataloaders"}
         given = {"model", "datamodule", "verbose"}  # by us, to the trainer's method
-        return {self.verb: loaders | given}
+        return {self.verb: given | {"train_dataloaders", "val_dataloaders", "dataloaders"}}
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="Folder of the run: checkpoints, logs, configuration. Default: runs/<config>, or "
-            "with nothing but a checkpoint the folder it lies in.",
+        folder = (
+            "Folder of the run: checkpoints, logs, configuration. Default: runs/<config>, or "
+            "with nothing but a checkpoint the folder it lies in."
         )
-        parser.add_argument(
-            "--allow_random_weights",
-            type=bool,
-            default=False,
-            help="Let validate and test measure a freshly initialised backbone.",
-        )
+        random = "Let validate and test measure a freshly initialised backbone."
+        parser.add_argument("--run_dir", type=str | None, default=None, help=folder)
+        parser.add_argument("--allow_random_weights", type=bool, default=False, help=random)
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(OnlineEvaluation, "evaluation")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=checked_seed)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=checked_seed)
         parser.link_arguments("data.global_batch_size", "model.init_args.global_batch_size")
-        parser.link_arguments("model", "data.image_size", _image_size, apply_on="instantiate")
-        parser.link_arguments("model", "data.patch_size", _patch_size, apply_on="instantiate")
-        parser.link_arguments("model", "data.needs", _needs, apply_on="instantiate")
+        for name, of_model in _DATA_FROM_MODEL.items():
+            parser.link_arguments("model", f"data.{name}", of_model, apply_on="instantiate")
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -147,7 +146,8 @@ class SERCommandLine(LightningCLI):
         if path and not Path(path).is_file():
             raise ValueError(f'checkpoint {path} does not exist; give a file, or "last"')
         is_other = not path or Path(path).resolve() != last.resolve()
-        if self.subcommand == "fit" and is_other and last.is_file() and not _is_ddp_child():
+        is_first_rank = int(os.environ.get("LOCAL_RANK", "0")) == 0
+        if self.subcommand == "fit" and is_other and last.is_file() and is_first_rank:
             raise ValueError(
                 f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
                 "another --run_dir"
@@ -164,11 +164,8 @@ class SERCommandLine(LightningCLI):
         current = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
         changed = differences(stored, read_config(current)) if stored else []
         if changed:
-            lines = "\n  ".join(changed)
-            rank_zero_info(
-                f"this {self.subcommand} differs from the configuration in {path}; the values on "
-                f"the right are used:\n  {lines}"
-            )
+            head = f"this {self.subcommand} differs from the configuration in {path}; "
+            rank_zero_info("\n  ".join([f"{head}the values on the right are used:", *changed]))
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -176,7 +173,8 @@ class SERCommandLine(LightningCLI):
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = str(self.run_dir / CHECKPOINT_FOLDER)
         config["callbacks"] = [*_as_list(config["callbacks"]), Preemption(checkpoint)]
-        if config["enable_progress_bar"] is not False and not _has_progress(config["callbacks"]):
+        has_progress = any(isinstance(each, ProgressBar) for each in config["callbacks"])
+        if config["enable_progress_bar"] is not False and not has_progress:
             config["callbacks"].append(default_progress())
         plugins = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
         if SLURMEnvironment.detect():
@@ -184,7 +182,9 @@ class SERCommandLine(LightningCLI):
         kwargs |= {"plugins": plugins, "default_root_dir": str(self.run_dir)}
         if config["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(str(self.run_dir), name="", version="")
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        refuse_more_processes_than_cores(trainer)
+        return trainer
 
     @override
     def after_instantiate_classes(self) -> None:
@@ -203,14 +203,16 @@ class SERCommandLine(LightningCLI):
     def validate(self, **arguments: Any) -> None:
         """Measures; the table is ours alone."""
         self.trainer.validate(**arguments, verbose=False)
+        self.print_summary()
 
     def test(self, **arguments: Any) -> None:
         """Measures; the table is ours alone."""
         self.trainer.test(**arguments, verbose=False)
+        self.print_summary()
 
     def after_fit(self) -> None:
         """Prints random init next to trained, and what to type next."""
-        self._print_summary()
+        self.print_summary()
         path = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
         if self.trainer.is_global_zero and path.is_file():
             checkpoint = shlex.quote(str(path))
@@ -220,15 +222,7 @@ class SERCommandLine(LightningCLI):
                 f"{checkpoint}\n            make linear-eval CKPT={checkpoint}"
             )
 
-    def after_validate(self) -> None:
-        """Prints what was measured."""
-        self._print_summary()
-
-    def after_test(self) -> None:
-        """Prints what was measured."""
-        self._print_summary()
-
-    def _print_summary(self) -> None:
+    def print_summary(self) -> None:
         """Prints a table; a baseline measured with another k-NN bank is left out."""
         evaluation = self._get(self.config_init, "evaluation")
         if not (self.trainer.is_global_zero and evaluation.latest):
@@ -248,30 +242,8 @@ class SERCommandLine(LightningCLI):
                 print(f"Measured after step {measured} of {self.trainer.global_step}.")
 
 
-def _image_size(model: Objective) -> int:
-    return model.backbone.image_size
-
-
-def _patch_size(model: Objective) -> int:
-    return model.backbone.patch_size
-
-
-def _needs(model: Objective) -> ViewNeeds:
-    return model.regularizer.needs if model.regularizer is not None else ViewNeeds()
-
-
-def _is_ddp_child() -> bool:
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0
-
-
 def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list) else [value]
-
-
-def _has_progress(callbacks: list[Any]) -> bool:
-    return any(isinstance(callback, ProgressBar) for callback in callbacks)
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def fit(args: list[str]) -> None:

@@ -1,6 +1,7 @@
 """What keeps a run going: configuration, folder, checkpoints, signals, progress, help."""
 
 from ser_lightning.runtime.checkpoint import AtomicCheckpointIO, RunCheckpoint
+from ser_lightning.runtime.class_help import chosen_class, find_class
 from ser_lightning.runtime.configuration import (
     checked_seed,
     content_of,
@@ -9,6 +10,7 @@ from ser_lightning.runtime.configuration import (
     refuse_linked_keys,
     settle,
 )
+from ser_lightning.runtime.launch import refuse_more_processes_than_cores
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import Preemption
 from ser_lightning.runtime.progress import ProgressLines, default_progress
@@ -31,13 +33,16 @@ __all__ = [
     "RunCheckpoint",
     "ShortErrorParser",
     "checked_seed",
+    "chosen_class",
     "content_of",
     "default_progress",
     "default_run_dir",
     "differences",
+    "find_class",
     "options",
     "packaged",
     "refuse_linked_keys",
+    "refuse_more_processes_than_cores",
     "run_folder_of",
     "settle",
     "stored_configuration",

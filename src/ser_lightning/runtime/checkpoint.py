@@ -93,16 +93,14 @@ class RunCheckpoint(ModelCheckpoint):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Knows that the step it resumed from, or started at, needs no saving."""
         super().on_train_start(trainer, pl_module)
-        self._last_global_step_saved = trainer.global_step
+        self._last_global_step_saved = trainer.global_step  # resumed or started there
 
     @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any
     ) -> None:
-        """Writes on schedule, but only between optimizer steps: gradients are not saved."""
-        if not trainer.fit_loop.epoch_loop._should_accumulate():
+        if not trainer.fit_loop.epoch_loop._should_accumulate():  # gradients are not saved
             super().on_train_batch_end(trainer, pl_module, *batch)
 
     @override

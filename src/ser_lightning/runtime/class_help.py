@@ -37,33 +37,32 @@ def class_help(roots: dict[str, type], args: list[str], key: str, name: str) -> 
         name: of a class; "" takes the chosen one, or the only one.
 
     Raises:
-        ValueError: if the option or the class does not exist.
+        ValueError: the option or the class does not exist.
     """
-
-    def chosen(place: str) -> str | None:
-        return _chosen(args, place)
-
-    hint = hint_at(roots, key, chosen)
+    hint = _hint_at(roots, key, args)
     if not named_classes(hint):
         raise ValueError(f"--{key} is no option that takes a class")
     classes = concrete_classes(hint)
-    name = name or chosen(key) or ""
-    cls = find_class(hint, name) if name else classes[0] if len(classes) == 1 else None
+    name = name or chosen_class(args, key) or ""
+    cls = find_class(hint, name) if name or len(classes) != 1 else classes[0]
     if cls is not None:
         return _help_of(cls, key, hint)
     if name:
         names = ", ".join(fitting.__name__ for fitting in classes)
         raise ValueError(f"--{key}{_SUFFIX} {name}: no such class; those that fit: {names}")
     width = max(len(cls.__name__) for cls in classes)
-    lines = [f"  {cls.__name__:<{width}}  {_first_line(cls)}" for cls in classes]
+    lines = [
+        f"  {cls.__name__:<{width}}  {(inspect.getdoc(cls) or '').partition(chr(10))[0]}"
+        for cls in classes
+    ]
     head = f"--{key} takes one of these classes; --{key}{_SUFFIX} CLASS lists its options:"
     return "\n".join([head, *lines])
 
 
-def _chosen(args: list[str], place: str) -> str | None:
+def chosen_class(args: list[str], place: str) -> str | None:
     """The class path that options and configurations name for a key; the last one counts."""
     names = [value for value in options(args, f"--{place}") if value.isidentifier() or "." in value]
-    for config in options(args, "--config", "-c"):
+    for config in reversed(options(args, "--config", "-c")):
         node: Any = content_of(config)
         for part in place.split("."):
             node = node.get("init_args", node) if isinstance(node, dict) else {}
@@ -80,10 +79,6 @@ def _help_of(cls: type, key: str, hint: Any) -> str:
     skip: set[str | int] = {len(get_args(hint)[0])} if is_made_later else set()
     parser.add_class_arguments(cls, key, skip=skip, fail_untyped=False)
     return f"{cls.__module__}.{cls.__name__}\n\n{parser.format_help().strip()}"
-
-
-def _first_line(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").strip().partition("\n")[0]
 
 
 def parameters(cls: type) -> dict[str, Any]:
@@ -134,20 +129,13 @@ def find_class(hint: Any, name: str) -> type | None:
     return cls if inspect.isclass(cls) and issubclass(cls, bases) else None
 
 
-def hint_at(roots: dict[str, type], key: str, chosen: Callable[[str], str | None]) -> Any:
-    """The annotation of an option such as `model.regularizer`; None if there is no such option.
-
-    Args:
-        roots: class of every section.
-        key: the option, without dashes.
-        chosen: the class that a configuration names for a key; None where it names none.
-    """
+def _hint_at(roots: dict[str, type], key: str, args: list[str]) -> Any:
+    """The annotation of an option such as `model.regularizer`; None if there is no such option."""
     first, *rest = [part for part in key.split(".") if part != "init_args"]
     hint: Any = roots.get(first)
     place = first
     for part in rest:
-        name = chosen(place)
-        cls = find_class(hint, name) if name else None
+        cls = find_class(hint, chosen_class(args, place) or "")
         bases = [cls] if cls else [*named_classes(hint), *concrete_classes(hint)]
         hint = next((parameters(base)[part] for base in bases if part in parameters(base)), None)
         place += f".{part}"

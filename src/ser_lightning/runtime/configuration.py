@@ -7,10 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
-from ser_lightning.files import read_config, upgraded
+from ser_lightning.files import read_config
 
 
 def options(args: list[str], *names: str) -> list[str]:
@@ -25,28 +24,8 @@ def options(args: list[str], *names: str) -> list[str]:
 
 def content_of(config: str) -> dict[str, Any]:
     """A configuration file's content; empty where it is no file, which the parser will say."""
-    return read_config(Path(config).read_text()) if _is_file(config) else {}
-
-
-def _is_file(config: str) -> bool:
-    """False for a configuration's text too, which can stand in the place of a file."""
-    return "\n" not in config and Path(config).is_file()
-
-
-def in_todays_words(args: list[str], *names: str) -> list[str]:
-    """Replaces configuration files of an earlier version, given to an option, by their content."""
-    args = list(args)
-    for position, argument in enumerate(args):
-        name, separator, value = argument.partition("=")
-        if name not in names or not (separator or position + 1 < len(args)):
-            continue
-        config = value if separator else args[position + 1]
-        old = yaml.safe_load(Path(config).read_text()) if _is_file(config) else None
-        new = upgraded(old)
-        if new != old:
-            text = yaml.safe_dump(new, sort_keys=False)
-            args[position + (not separator)] = f"{name}={text}" if separator else text
-    return args
+    is_text = "\n" in config  # of a configuration, which can stand in the place of a file
+    return {} if is_text or not Path(config).is_file() else read_config(Path(config).read_text())
 
 
 def refuse_linked_keys(configs: list[str], linked: dict[tuple[str, str], str]) -> None:
@@ -68,7 +47,7 @@ def refuse_linked_keys(configs: list[str], linked: dict[tuple[str, str], str]) -
 def packaged(argument: str) -> str:
     """Finds configs/... in the installed package, where there is no checkout around it."""
     path = Path(__file__).parents[1] / argument
-    is_config = argument.startswith("configs/") and argument.endswith(".yaml")
+    is_config = argument.startswith("configs/") and path.is_file()
     return str(path) if is_config and not Path(argument).exists() else argument
 
 

@@ -2,21 +2,23 @@
 
 import ctypes
 import logging
+import os
 import sys
 import traceback
 import warnings
 from importlib import import_module
 from pathlib import Path
 
-import lightning
+import lightning as L
 import torch
 import torch.utils.data
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CPUAccelerator
 
-_CHECKERS = [
+_CHECK_SETTINGS = [  # folders whose complaints about a value are likely about the user's
     Path(__file__).parents[1],
-    Path(lightning.__file__).parent,
+    Path(L.__file__).parent,
     Path(torch.utils.data.__file__).parent,
 ]
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # parameters of glibc's mallopt
@@ -26,13 +28,7 @@ _NOISE = ("litlogger", "litmodels", "`weights_only` was not set")
 
 
 def run(module: str, function: str, args: list[str]) -> None:
-    """Runs a command; mistakes of the user end in a short message and status 1.
-
-    Args:
-        module: import path of the command's module.
-        function: name of the function that takes the arguments.
-        args: the arguments, without the command itself.
-    """
+    """Runs a command's function of its arguments; mistakes of the user end in a short message."""
     _quieten()
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
@@ -48,6 +44,16 @@ def run(module: str, function: str, args: list[str]) -> None:
         sys.exit(f"ser-fit: error: {_message(found)}")
 
 
+def refuse_more_processes_than_cores(trainer: L.Trainer) -> None:
+    """Refuses processes that would only wait for each other; two may share a core, for a test."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > max(cores or 1, 2):
+        raise ValueError(
+            f"trainer.devices {trainer.num_devices} would start as many processes on a CPU of "
+            f"{cores} cores; use at most {cores}, best 1: a process uses all cores by itself"
+        )
+
+
 def _mistake(error: BaseException | None) -> BaseException | None:
     """What the user can mend, perhaps wrapped by a library; None for a bug."""
     while error is not None:
@@ -56,15 +62,12 @@ def _mistake(error: BaseException | None) -> BaseException | None:
         if type(error).__module__.startswith("ser_lightning."):
             return error
         frames = traceback.extract_tb(error.__traceback__)
-        if isinstance(error, ValueError) and frames and _checks_settings(frames[-1].filename):
-            return error
+        if isinstance(error, ValueError) and frames:
+            file = Path(frames[-1].filename)
+            if any(file.is_relative_to(folder) for folder in _CHECK_SETTINGS):
+                return error
         error = error.__cause__ or error.__context__
     return None
-
-
-def _checks_settings(file: str) -> bool:
-    """Whether a value that a file complains about is likely the user's."""
-    return any(Path(file).is_relative_to(folder) for folder in _CHECKERS)
 
 
 def _message(error: BaseException) -> str:
@@ -91,9 +94,8 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library took the settings; elsewhere than on glibc nothing happens.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    is_linux = sys.platform.startswith("linux")
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if is_linux else None
     if mallopt is None:
         return False
     settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _PAD))

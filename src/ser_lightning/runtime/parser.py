@@ -5,9 +5,11 @@ import re
 import sys
 from typing import Any, NoReturn
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
+from ser_lightning.files import upgraded
 from ser_lightning.runtime.class_help import (
     asked_for,
     class_help,
@@ -16,7 +18,6 @@ from ser_lightning.runtime.class_help import (
     named_classes,
     parameters,
 )
-from ser_lightning.runtime.configuration import in_todays_words
 
 _UNKNOWN = re.compile(
     r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)|unrecognized arguments: --([\w.]+)"
@@ -64,17 +65,23 @@ class ShortErrorParser(LightningArgumentParser):
         if asked is not None:
             print(class_help(self.roots, args, *asked))
             sys.exit(0)
-        args = in_todays_words(args, "--config", "-c")
         return super().parse_args(args, *rest, **kwargs)
+
+    @override
+    def parse_string(self, content: str, *rest: Any, **kwargs: Any) -> Any:
+        """Parses a configuration, of an earlier version too."""
+        stored = yaml.safe_load(content)
+        new = upgraded(stored)
+        text = content if new == stored else yaml.safe_dump(new, sort_keys=False)
+        return super().parse_string(text, *rest, **kwargs)
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exits with status 2 after a few lines about what is wrong."""
         if not self.exit_on_error:
             super().error(message, ex)
-        lines = [line.strip() for line in message.strip().splitlines()]
+        lines = [_LINK.sub("", line.strip()) for line in message.splitlines()]
         lines = [line for line in lines if line and not line.removeprefix("- ").startswith(_NOISE)]
-        lines = [_LINK.sub("", line) for line in lines]
         text = _NO_CLASS.sub(r"\1 is no class", "\n  ".join(lines))
         if "required" in text and "model" in text:
             text += "\n  give a configuration, for example --config configs/moco_ser.yaml"

@@ -25,9 +25,6 @@ class Preemption(L.Callback):
     the host and one step behind, so that neither a GPU nor a rank ever waits: they all leave at
     the same step, whichever of them got the signal. A second signal acts at once, as usual. On
     SLURM, SIGUSR1 (`#SBATCH --signal=USR1@120`) also puts the job back into the queue.
-
-    Args:
-        checkpoint: writes the checkpoint.
     """
 
     def __init__(self, checkpoint: RunCheckpoint) -> None:
@@ -39,7 +36,6 @@ class Preemption(L.Callback):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Installs the handlers, after Lightning's own."""
         if trainer.world_size > 1:
             self._group = dist.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
@@ -92,7 +88,7 @@ class Preemption(L.Callback):
 
 def _requeue() -> None:
     job = os.environ.get("SLURM_ARRAY_JOB_ID")
-    task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    name = f"{job}_{task}" if job else os.environ.get("SLURM_JOB_ID")
+    array = f"{job}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
+    name = array if job else os.environ.get("SLURM_JOB_ID")
     if name:
         subprocess.run(["scontrol", "requeue", name], check=False)

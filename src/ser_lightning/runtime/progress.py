@@ -36,13 +36,11 @@ class ProgressLines(ProgressBar):
         self._test_start = self._last_line = 0.0
 
     @override
-    def disable(self) -> None:
-        """Prints nothing; Lightning calls it on all ranks but the first."""
+    def disable(self) -> None:  # on all ranks but the first
         self._enabled = False
 
     @override
     def enable(self) -> None:
-        """Prints again."""
         self._enabled = True
 
     @override
@@ -66,13 +64,8 @@ class ProgressLines(ProgressBar):
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in metrics.items()
         )
-        left = timedelta(seconds=round(seconds * (total - step)))
-        print(
-            f"epoch {trainer.current_epoch + 1}  step {step}/{int(total)}  {values}  "
-            f"{seconds:.3g} s/step  {left} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        place = f"epoch {trainer.current_epoch + 1}  step {step}/{int(total)}  {values}"
+        _line(place, seconds, "step", total - step)
 
     @override
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -80,22 +73,18 @@ class ProgressLines(ProgressBar):
 
     @override
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any,
+        batch_idx: int, dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
         now, done, total = time.monotonic(), batch_idx + 1, trainer.num_test_batches[dataloader_idx]
         if not self._enabled or (now - self._last_line < self.seconds and done != total):
             return
         self._last_line = now
-        seconds = (now - self._test_start) / done
-        left = timedelta(seconds=round(seconds * (total - done)))
-        print(
-            f"{type(pl_module).__name__}  batch {done}/{total}  {seconds:.3g} s/batch  {left} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        place = f"{type(pl_module).__name__}  batch {done}/{total}"
+        _line(place, (now - self._test_start) / done, "batch", total - done)
+
+
+def _line(place: str, seconds: float, unit: str, num_left: float) -> None:
+    left = timedelta(seconds=round(seconds * num_left))
+    line = f"{place}  {seconds:.3g} s/{unit}  {left} left"
+    print(line, file=sys.stderr, flush=True)

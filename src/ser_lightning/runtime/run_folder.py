@@ -1,5 +1,6 @@
 """A run's folder: where it is, and the configuration that it and its checkpoints hold."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from ser_lightning.runtime.configuration import content_of, options
 CHECKPOINT_FOLDER = "checkpoints"
 CONFIGURATION = "fit.yaml"
 
-_COMPARED = ("seed_everything", "model", "data", "evaluation", "trainer")
-
+_COMPARED = ("seed_everything", "model", "data", "evaluation")
 _COMPARED_OF_TRAINER = (
     "max_epochs", "max_steps", "precision", "accumulate_grad_batches", "limit_train_batches",
 )  # fmt: skip
@@ -121,37 +121,28 @@ class ConfigurationSaver(SaveConfigCallback):
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lists what changes results and differs between two configurations.
+    """What changes results, such as "model.init_args.temperature: 0.2 -> 0.7", sorted by name.
 
     That is all of seed, model, data and evaluation, and a few settings of the trainer; not the
     hardware, nor options that are new and null.
-
-    Returns:
-        Lines such as "model.init_args.temperature: 0.2 -> 0.7", sorted by name.
     """
     before, after = _leaves(old), _leaves(new)
     names = before.keys() | {name for name, value in after.items() if value is not None}
-    return [
-        f"{name}: {before.get(name, '(not set)')} -> {after.get(name, '(not set)')}"
-        for name in sorted(names)
-        if before.get(name, "(not set)") != after.get(name, "(not set)")
-    ]
+    pairs = {name: [side.get(name, "(not set)") for side in (before, after)] for name in names}
+    return [f"{name}: {old} -> {new}" for name, (old, new) in sorted(pairs.items()) if old != new]
 
 
 def _leaves(config: dict[str, Any]) -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
+    """What is compared, by dotted name."""
+    trainer = config.get("trainer") or {}
+    kept = {section: config[section] for section in _COMPARED if section in config}
+    kept |= {f"trainer.{name}": trainer[name] for name in _COMPARED_OF_TRAINER if name in trainer}
+    return dict(_walk("", kept))
 
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict) and value:
-            for key, child in value.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), child)
-        else:
-            leaves[prefix] = value
 
-    walk("", {section: config[section] for section in _COMPARED if section in config})
-    hardware = {
-        name
-        for name in leaves
-        if name.startswith("trainer.") and name.split(".")[1] not in _COMPARED_OF_TRAINER
-    }
-    return {name: value for name, value in leaves.items() if name not in hardware}
+def _walk(place: str, node: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict) and node:
+        for key, child in node.items():
+            yield from _walk(f"{place}.{key}" if place else str(key), child)
+    else:
+        yield place, node
