@@ -21,12 +21,9 @@ def _array(path: Path) -> np.ndarray:
 
 
 class ArrayImages(ImageSet):
-    """One severity of a corruption: a fifth of a file. Labels are class ids, without names.
+    """One severity of a corruption, 1 to 5: a fifth of a file. Labels are ids without names.
 
-    Args:
-        path: an .npy file of (5 N, H, W, 3) uint8 images, severity after severity.
-        severity: 1 to 5.
-        labels: (5 N,) int64 class ids.
+    The .npy file has (5 N, H, W, 3) uint8 images, severity after severity, and (5 N,) labels.
     """
 
     def __init__(self, path: Path, severity: int, labels: Tensor) -> None:

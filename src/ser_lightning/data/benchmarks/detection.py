@@ -60,11 +60,6 @@ class _Item(NamedTuple):
 def resized(image: Tensor, short_side: int, long_side: int) -> tuple[Tensor, Tensor]:
     """Brings the shorter side of an image to a length, or its longer one to the limit.
 
-    Args:
-        image: (3, H, W) uint8.
-        short_side: wanted length of the shorter side in pixels.
-        long_side: longest allowed side in pixels.
-
     Returns:
         (3, h, w) uint8 of the same aspect, bilinear and antialiased, and the (4,) factors of its
         boxes: w/W, h/H, w/W, h/H.

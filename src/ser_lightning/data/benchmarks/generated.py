@@ -63,8 +63,7 @@ class CorruptedImages(Derived):
 
     What is drawn for an image depends on its place only.
 
-    Args:
-        images: the images.
+    Attributes:
         conditions: corruption and severity; CLEAN leaves the image as it is.
         seed: of the whole set.
         reduce: what is done before; None corrupts images as large as they are.
@@ -95,8 +94,7 @@ class CorruptedImages(Derived):
 class Sequences(Derived):
     """Images as generated sequences, (T, 3, H, W); what is drawn depends on an image's place only.
 
-    Args:
-        images: the images.
+    Attributes:
         name: of the perturbation.
         seed: of the whole set.
         reduce: images are resized before they are perturbed, and the middle is cut out after it;

@@ -13,18 +13,12 @@ from ser_lightning.data.sources.splits import Images, class_folders
 
 
 def find_folders(root: Path, names: Sequence[str], layout: str) -> dict[str, Path]:
-    """Finds folders by name: in root, or up to two levels below it.
+    """The path of each name that is found in root, or up to two levels below it.
 
-    Args:
-        root: where to look; ImageNet-C is often kept as `<root>/<group>/<corruption>`.
-        names: wanted names.
-        layout: the expected layout, for messages.
-
-    Returns:
-        Path by name, of those found.
+    ImageNet-C is often kept as `<root>/<group>/<corruption>`.
 
     Raises:
-        FileNotFoundError: there is no root.
+        FileNotFoundError: there is no root; the message shows the expected layout.
         ValueError: a name is there twice.
     """
     if not root.is_dir():
@@ -54,15 +48,9 @@ def class_files(
 ) -> Listing:
     """Lists the files in a folder's class folders, and counts what else is there.
 
-    Args:
-        folder: holds class folders, and they hold files.
-        class_names: the classes that may be there.
-        layout: the expected layout, for messages.
-        extensions: of the files, in lower case.
-
     Raises:
         FileNotFoundError: there is no such folder, or no file in it.
-        ValueError: it has other class folders.
+        ValueError: it has folders of other classes.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; expected\n{layout}")

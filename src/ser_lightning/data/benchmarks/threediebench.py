@@ -22,16 +22,7 @@ from ser_lightning.randomness import Stream, generator, uniforms
 
 
 def drawn_views(seed: int, epoch: int, objects: np.ndarray) -> np.ndarray:
-    """Which of its views shows each of some objects, a function of (seed, epoch, object).
-
-    Args:
-        seed: of the data path.
-        epoch: which epoch's views.
-        objects: (N,) numbers of the objects.
-
-    Returns:
-        (N,) int64 places among all views of all objects.
-    """
+    """Which of its views shows each of (N,) objects, as (N,) places among all views of all."""
     draws = uniforms(seed, Stream.AUGMENT, epoch, objects, 1, 1)[:, 0]  # crops have view 0
     return objects * NUM_VIEWS + (draws * NUM_VIEWS).astype(np.int64)
 

@@ -1,5 +1,6 @@
 """Decoding the videos of ImageNet-P."""
 
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,7 @@ def read_video(path: str) -> Tensor:
 class Videos(FolderImages):
     """The videos of one perturbation; what `read` gives has frames in front, (T, 3, H, W).
 
-    Args:
-        folder: holds one folder per class.
-        paths: (N,) bytes, videos relative to it, sorted.
-        class_names: names of the class folders.
-        num_frames: that a video must have.
-        stride: takes every so-manieth frame, from the first one on.
+    A video must have so many frames; every so-manieth is taken, from the first one on.
     """
 
     def __init__(
@@ -77,5 +73,5 @@ class Videos(FolderImages):
         return frames[:: self.stride]
 
     @override
-    def describe(self) -> dict[str, Any]:
-        return {"stride": self.stride}
+    def _names(self) -> Iterable[bytes]:
+        return self.paths.tobytes(), bytes([self.stride])

@@ -56,8 +56,8 @@ class ImageSet(ABC):
 
     def listing(self) -> str:
         """SHA-256 of names, labels, classes and decoding; the same for copies on two disks."""
-        parts = [type(self).__name__, self.class_names, self.describe()]
-        return _sha256(repr(parts).encode(), self.labels.numpy().tobytes(), *self._names())
+        kind = repr((type(self).__name__, self.class_names)).encode()
+        return _sha256(kind, self.labels.numpy().tobytes(), *self._names())
 
     def fingerprint(self) -> str:
         """SHA-256 of the listing and the images' content, for which files' sizes and times stand.
@@ -71,7 +71,7 @@ class ImageSet(ABC):
         return {}
 
     def _names(self) -> Iterable[bytes]:
-        """What tells the images of a listing apart, beside their labels."""
+        """What else tells the images of a listing apart: names, and how files are decoded."""
         return ()
 
     def _content(self) -> Iterable[bytes]:

@@ -89,7 +89,7 @@ class FolderImages(FileImages):
 
     @override
     def _names(self) -> Iterable[bytes]:
-        return (self.paths.tobytes(),)
+        return self.paths.tobytes(), repr(self.decode).encode()
 
 
 LOOSE = "images beside class folders"

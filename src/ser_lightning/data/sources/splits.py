@@ -51,12 +51,6 @@ def find_splits(root: Path, paths: np.ndarray, train: str, evaluation: str) -> S
     The named ones go before `TRAIN_NAMES` and `EVALUATION_NAMES`. A folder that holds nothing but
     another one stands for that one.
 
-    Args:
-        root: the folder.
-        paths: its images, relative and sorted.
-        train: name of the folder for training.
-        evaluation: name of the folder for evaluation.
-
     Raises:
         FileNotFoundError: a folder that was named is missing, or a split holds no image.
         ValueError: it is not clear whether a folder is a split or a class.

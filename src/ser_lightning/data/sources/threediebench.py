@@ -5,6 +5,7 @@ Source: Garrido et al. 2023 (SIE), whose repository has the lists.
 
 import os
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -94,25 +95,20 @@ class ThreeDIEBench(Source):
             f"lists of {self.splits}; other folders are left out",
         )
 
+    @cache  # noqa: B019 - of a source there are one or two
     def _open(self) -> tuple[ObjectImages, ObjectImages]:
         lists = [self._list(split) for split in ("train", "val")]
-        names = self._class_names(
-            [folder for folders, _ in lists for folder in folders],
-            np.concatenate([labels for _, labels in lists]),
-        )
-        train, evaluation = (self._images(folders, labels, names) for folders, labels in lists)
-        return train, evaluation
+        names = self._class_names([pair for split in lists for pair in zip(*split, strict=True)])
+        sets = []
+        for folders, labels in lists:
+            encoded = np.array([folder.encode() for folder in folders])
+            images = ObjectImages(folder_path(self.root), encoded, torch.tensor(labels), names)
+            if not any(os.path.isfile(images.path(view)) for view in range(NUM_VIEWS)):
+                self._check_file(images.path(0))
+            sets.append(images)
+        return sets[0], sets[1]
 
-    def _images(
-        self, folders: list[str], labels: np.ndarray, names: tuple[str, ...]
-    ) -> ObjectImages:
-        encoded = np.array([folder.encode() for folder in folders])
-        images = ObjectImages(folder_path(self.root), encoded, torch.from_numpy(labels), names)
-        if not any(os.path.isfile(images.path(view)) for view in range(NUM_VIEWS)):
-            self._check_file(images.path(0))
-        return images
-
-    def _list(self, split: str) -> tuple[list[str], np.ndarray]:
+    def _list(self, split: str) -> tuple[list[str], list[int]]:
         """The folders of a split's objects, without the leading slash of the files, and labels."""
         folder = Path(self.splits).expanduser()
         files = [folder / f"{split}_{kind}.npy" for kind in ("images", "labels")]
@@ -124,20 +120,19 @@ class ThreeDIEBench(Source):
                 f"{files[0]} lists {len(objects)} objects and {files[1].name} {len(labels)} "
                 "labels; take both files from the same release"
             )
-        return [str(path).strip("/") for path in objects], labels.astype(np.int64)
+        return [str(path).strip("/") for path in objects], [int(label) for label in labels]
 
-    def _class_names(self, folders: list[str], labels: np.ndarray) -> tuple[str, ...]:
+    def _class_names(self, objects: list[tuple[str, int]]) -> tuple[str, ...]:
         """The synset of every label; an empty name where a label has no object."""
-        names = [""] * (int(labels.max()) + 1)
-        for folder, label in zip(folders, labels.tolist(), strict=True):
+        names: dict[int, str] = {}
+        for folder, label in objects:
             synset = folder.split("/")[0]
-            if names[label] not in ("", synset):
+            if names.setdefault(label, synset) != synset:
                 raise ValueError(
                     f"label {label} belongs to {names[label]} and to {synset} in the lists of "
                     f"{self.splits}; take all four files from the same release"
                 )
-            names[label] = synset
-        return tuple(names)
+        return tuple(names.get(label, "") for label in range(max(names) + 1))
 
     def _check_file(self, path: str | Path) -> None:
         if not os.path.isfile(path):
