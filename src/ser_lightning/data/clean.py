@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ser_lightning.batch import ViewRecord
-from ser_lightning.data.crops import middle, whole
+from ser_lightning.data.crops import middle, needed_side, whole
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, HostView, normalise
 
 
@@ -44,6 +44,11 @@ class Clean:
     def resized(self) -> int:
         """Length that the shorter side has before the middle is cut out."""
         return round(self.size / self.crop_fraction)
+
+    @property
+    def needed_side(self) -> int:
+        """Height and width with which an image looks as in full size."""
+        return needed_side(self.resized)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Standardises uint8 images."""

@@ -20,6 +20,8 @@ from ser_lightning.batch import ViewRecord
 Interpolation = Literal["bilinear", "bicubic"]
 MAX_ASPECT = 16
 """Longer images are cut before they are resized; the usual ones are not, bit for bit as ever."""
+DETAIL = 1.5
+"""Pixels of a cut for each pixel of its view, on a side: with fewer of them a view would change."""
 _ATTEMPTS = 10
 NUM_UNIFORMS = 2 * _ATTEMPTS + 2  # an area and an aspect per attempt, then the position
 
@@ -40,6 +42,19 @@ def whole(images: Sequence[Tensor]) -> ViewRecord[np.ndarray]:
     box = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
     order = np.tile(np.arange(4), (len(sizes), 1))
     return ViewRecord(sizes, box, no, no, order, one, one, one, zero, no, zero, no)
+
+
+def needed_side(
+    size: int, scale: tuple[float, float] = (1, 1), ratio: tuple[float, float] = (1, 1)
+) -> int:
+    """Height and width that an image needs, so that its smallest crop has `DETAIL`.
+
+    Args:
+        size: side of the view in pixels.
+        scale: smallest and largest area of a crop, as a share of the image's.
+        ratio: smallest and largest width / height of a crop.
+    """
+    return math.ceil(DETAIL * size / math.sqrt(scale[0] * min(ratio[0], 1 / ratio[1])))
 
 
 def carried(boxes: np.ndarray, sizes: np.ndarray, to: np.ndarray) -> np.ndarray:

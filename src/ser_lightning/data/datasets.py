@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ser_lightning.batch import EvaluationBatch
+from ser_lightning.data import crops
 from ser_lightning.data.clean import Clean
 from ser_lightning.data.draws import Canvas, Draws
 from ser_lightning.data.pipelines import NO_EXTRA_VIEWS, CropViews, ExtraViews, InvertibleViews
@@ -116,8 +117,13 @@ class TrainingViews:
             )
 
         replace = self.plan.seed, key.epoch
+        needed = max(
+            self.crop.needed_side(self.canvas.size), self.extra.needed_side(self.crop.ratio)
+        )
+        # a box that is carried to an image of another shape may be smaller
+        min_side = None if self.paired else needed
         (views, extra), _, positions = made(
-            self.reader.handfuls(indices, replace, self.paired), make
+            self.reader.handfuls(indices, replace, self.paired, min_side), make
         )
         return views, extra, positions
 
@@ -127,8 +133,9 @@ class TrainingViews:
         if pipeline is None:  # without a partition there are no invertible images
             return (), indices
         draws = Draws(self.plan.seed, key, indices)
+        needed = pipeline.needed_side(self.canvas, self.crop)
         views, _, positions = made(
-            self.reader.handfuls(indices, (self.plan.seed, key.epoch)),
+            self.reader.handfuls(indices, (self.plan.seed, key.epoch), min_side=needed),
             lambda handful: pipeline.make(
                 handful.images, draws.take(handful.rows), self.canvas, self.crop
             ),
@@ -156,8 +163,9 @@ class LabelledCrops:
         """The batch of a step."""
         indices, _ = self.plan.indices(key)
         numbers, _ = Draws(self.plan.seed, key, indices).view(0)
+        needed = crops.needed_side(self.clean.size, self.crop.scale, self.crop.ratio)
         pixels, _, positions = made(
-            self.reader.handfuls(indices, (self.plan.seed, key.epoch)),
+            self.reader.handfuls(indices, (self.plan.seed, key.epoch), min_side=needed),
             lambda handful: self.crop.cut(handful.images, numbers[handful.rows], self.clean.size),
         )
         return training_batch(
@@ -199,7 +207,7 @@ class CleanImages:
         """The images of some slots."""
         wanted = slots if self.positions is None else self.positions[slots]
         pixels, rows, positions = made(
-            self.reader.handfuls(wanted),
+            self.reader.handfuls(wanted, min_side=self.clean.needed_side),
             lambda handful: torch.stack([self.clean.cut(image) for image in handful.images]),
         )
         return EvaluationBatch(
@@ -248,8 +256,12 @@ class AugmentedImages:
 
     def __call__(self, slots: np.ndarray) -> HostBatch:
         """The views of some slots."""
+        needed = max(
+            self.crop.without_local().needed_side(self.canvas.size),
+            self.invertible.needed_side(self.canvas, self.crop.without_local()),
+        )
         (crop, invertible), rows, positions = made(
-            self.reader.handfuls(self.positions[slots]), self._views
+            self.reader.handfuls(self.positions[slots], min_side=needed), self._views
         )
         return HostBatch(
             crop,

@@ -22,6 +22,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.batch import EvaluationBatch
+from ser_lightning.data.crops import needed_side
 from ser_lightning.data.datasets import training_batch
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.pipelines import CropViews
@@ -70,12 +71,14 @@ class AugmentedCrops:
             generators.
         num_repeats: how often an image occurs in its step, each time augmented differently. A step
             takes ceil(batch size / num_repeats) images, the last one as often as there is room.
+        needed_side: height and width of an image that suffice; None for its full size.
     """
 
     reader: Reader
     plan: Plan
     transform: Any
     num_repeats: int = 1
+    needed_side: int | None = None
 
     def __call__(self, key: BatchKey) -> EvaluationBatch:
         """The batch of a step."""
@@ -86,7 +89,8 @@ class AugmentedCrops:
             return torch.stack([self.augment(image, key.epoch, *row) for image, *row in rows])
 
         replace = self.plan.seed, key.epoch
-        pixels, _, positions = made(self.reader.handfuls(indices, replace), make)
+        handfuls = self.reader.handfuls(indices, replace, min_side=self.needed_side)
+        pixels, _, positions = made(handfuls, make)
         return training_batch(self.reader.images.labels, pixels, indices, positions)
 
     def places(self, key: BatchKey) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +165,8 @@ class FinetuneDataModule(LabelledDataModule):
     @override
     def training_batches(self, plan: Plan) -> AugmentedCrops:
         reader = self.reader(self.train_images)
-        return AugmentedCrops(reader, plan, self.transform(), self.num_repeats)
+        needed = needed_side(self.image_size, self.crop.scale, self.crop.ratio)
+        return AugmentedCrops(reader, plan, self.transform(), self.num_repeats, needed)
 
     def transform(self) -> Any:
         """What is done to a training image, from PIL to a (3, S, S) normalised tensor.

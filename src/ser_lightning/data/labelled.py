@@ -167,12 +167,15 @@ class LabelledDataModule(ImageDataModule):
 
     def describe(self) -> dict[str, Any]:
         """How clean images are prepared, in plain values for a record and for a cache's key."""
+        images = self._splits.get("test")
+        is_reduced = images is not None and images.describe().get("reduced", False)
         return {
             "image_size": self.image_size,
             "resize": self.clean.resized,
             "interpolation": "bicubic",
             "mean": list(self.mean),
             "std": list(self.std),
+            **({"reduced_to": self.clean.needed_side} if is_reduced else {}),
         }
 
 

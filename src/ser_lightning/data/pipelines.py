@@ -77,10 +77,20 @@ class CropViews:
         Returns:
             Two global views, then the local ones.
         """
-        views = [(recipe, self.scale, canvas.size) for recipe in self.recipes]
+        views = enumerate(self._views(canvas.size))
+        return tuple(self.view(images, draws, number, *view) for number, view in views)
+
+    def _views(self, size: int) -> list[tuple[PhotometricRecipe, tuple[float, float], int]]:
+        """Colours, area and side in pixels of every view."""
+        views = [(recipe, self.scale, size) for recipe in self.recipes]
         if self.local is not None:
             views += [(self.local.view, self.local.scale, self.local.size)] * self.local.num
-        return tuple(self.view(images, draws, number, *view) for number, view in enumerate(views))
+        return views
+
+    def needed_side(self, size: int) -> int:
+        """Height and width of an image that suffice for views of which the global have a size."""
+        views = self._views(size)
+        return max(crops.needed_side(side, scale, self.ratio) for _, scale, side in views)
 
     def view(
         self,
@@ -189,6 +199,13 @@ class InvertibleViews:
         Returns:
             The global pair, then the local pairs: as many views as the crop pipeline's.
         """
+        return tuple(
+            view
+            for number, pair in enumerate(self._pairs(canvas, crop))
+            for view in self._pair(images, draws, number, pair, canvas.grid(pair.size))
+        )
+
+    def _pairs(self, canvas: Canvas, crop: CropViews) -> list[_Pair]:
         first, second = self.recipes
         recipes = (first or crop.recipes[0], second or crop.recipes[1])
         pairs = [_Pair(recipes, self.scale, canvas.size)]
@@ -196,10 +213,14 @@ class InvertibleViews:
             local = crop.local
             assert local.num % 2 == 0, "the data module refuses odd numbers"
             pairs += [_Pair((local.view, local.view), local.scale, local.size)] * (local.num // 2)
-        return tuple(
-            view
-            for number, pair in enumerate(pairs)
-            for view in self._pair(images, draws, number, pair, canvas.grid(pair.size))
+        return pairs
+
+    def needed_side(self, canvas: Canvas, crop: CropViews) -> int:
+        """Height and width of an image that suffice for all views; arguments as `make`."""
+        ratio = self.cropper.ratio
+        return max(
+            crops.needed_side(pair.size, *((pair.scale, ratio) if pair.scale else ()))
+            for pair in self._pairs(canvas, crop)
         )
 
     def _pair(
@@ -261,6 +282,12 @@ class ExtraViews:
             turns = _quarter_turns(len(images), canvas.grid(small.size))
             views.append(view._replace(elements=turns))
         return tuple(views)
+
+    def needed_side(self, ratio: tuple[float, float]) -> int:
+        """Height and width of an image that suffice for the views, with this aspect of crops."""
+        plain = 0 if self.plain is None else self.plain.needed_side
+        small = self.rotated
+        return max(plain, 0 if small is None else crops.needed_side(small.size, small.scale, ratio))
 
 
 NO_EXTRA_VIEWS = ExtraViews()

@@ -68,13 +68,16 @@ class Reader:
         self.bad: set[int] = set()
         self._num_read = 0
 
-    def read(self, position: int, of: int | None = None) -> Tensor | None:
+    def read(
+        self, position: int, of: int | None = None, min_side: int | None = None
+    ) -> Tensor | None:
         """Reads one image; None if it cannot be read and is to be skipped.
 
         Args:
             position: which image.
             of: size of the set whose share is counted; by default the images read so far, which
                 stand for the whole where the order is random.
+            min_side: height and width that suffice; None for the full size.
 
         Raises:
             UnreadableImage: it cannot be read and `on_bad_image` is "fail", or too many cannot.
@@ -83,7 +86,9 @@ class Reader:
             return None
         self._num_read += 1
         try:
-            return self.images.read(position)
+            if min_side is None:
+                return self.images.read(position)
+            return self.images.read_reduced(position, min_side)
         except UnreadableImage as error:
             if self.on_bad_image == "fail":
                 raise UnreadableImage(
@@ -95,7 +100,9 @@ class Reader:
             self._check_share(error, min(self._num_read, len(self.images)) if of is None else of)
             return None
 
-    def replaced(self, position: int, seed: int, epoch: int) -> tuple[Tensor, int]:
+    def replaced(
+        self, position: int, seed: int, epoch: int, min_side: int | None = None
+    ) -> tuple[Tensor, int]:
         """Reads one image, or one drawn from all over the set where it cannot be read.
 
         Which one depends on (seed, epoch, position) alone; with the image comes its position.
@@ -103,18 +110,22 @@ class Reader:
         Raises:
             UnreadableImage: as `read`.
         """
-        image = self.read(position)
+        image = self.read(position, min_side=min_side)
         if image is not None:
             return image, position
         others = generator(seed, Stream.REPLACEMENT, epoch, position)
         while True:
             other = int(others.integers(len(self.images)))
-            image = self.read(other)
+            image = self.read(other, min_side=min_side)
             if image is not None:
                 return image, other
 
     def handfuls(
-        self, positions: np.ndarray, replace: tuple[int, int] | None = None, pairs: bool = False
+        self,
+        positions: np.ndarray,
+        replace: tuple[int, int] | None = None,
+        pairs: bool = False,
+        min_side: int | None = None,
     ) -> Iterator[Handful]:
         """Reads the images of a batch, as many at a time as fit into `HANDFUL`.
 
@@ -123,14 +134,15 @@ class Reader:
             replace: seed and epoch, which others stand in for unreadable ones; None leaves them
                 out.
             pairs: whether images 2i and 2i + 1 belong together.
+            min_side: as `read`.
         """
         held: list[tuple[Tensor, int, int]] = []
         size = 0
         for row, wanted in enumerate(positions.tolist()):
             if replace is None:
-                image, position = self.read(wanted, of=len(self.images)), wanted
+                image, position = self.read(wanted, len(self.images), min_side), wanted
             else:
-                image, position = self.replaced(wanted, *replace)
+                image, position = self.replaced(wanted, *replace, min_side)
             if image is None:
                 continue
             held.append((image, position, row))
