@@ -49,24 +49,16 @@ def needed_side(
 ) -> int:
     """Height and width that an image needs, so that its smallest crop has `DETAIL`.
 
-    Args:
-        size: side of the view in pixels.
-        scale: smallest and largest area of a crop, as a share of the image's.
-        ratio: smallest and largest width / height of a crop.
+    `size` is the view's side in pixels; `scale` and `ratio` are as in `crop_boxes`.
     """
     return math.ceil(DETAIL * size / math.sqrt(scale[0] * min(ratio[0], 1 / ratio[1])))
 
 
 def carried(boxes: np.ndarray, sizes: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """Carries boxes to images of other sizes: the same shares of their sides.
+    """Carries (B, 4) int64 boxes to images of other sizes: the same shares of their sides.
 
-    Args:
-        boxes: (B, 4) int64 top, left, height, width.
-        sizes: (B, 2) height and width of the images they are in.
-        to: (B, 2) height and width of the other images.
-
-    Returns:
-        (B, 4) int64 boxes, rounded to whole pixels, of at least one, inside the other images.
+    `sizes` and `to` are (B, 2) heights and widths. The result is rounded to whole pixels, at least
+    one, inside the other images.
     """
     scaled = np.rint(boxes * np.tile(to / sizes, 2)).astype(np.int64)
     sides = np.clip(scaled[:, 2:], 1, to)
@@ -133,15 +125,8 @@ def crop_and_resize(
 ) -> Tensor:
     """Cuts a box out of an image and resizes it, antialiased, to a square.
 
-    Args:
-        image: (3, H, W) uint8 image.
-        box: (4,) top, left, height, width.
-        size: side of the result in pixels.
-        flip: mirrors the result left to right.
-        interpolation: the filter.
-
-    Returns:
-        (3, size, size) uint8 image that shares no memory with the input.
+    Takes a uint8 (3, H, W) image and a (4,) box of top, left, height, width; `flip` mirrors the
+    result left to right. Returns uint8 (3, size, size) that shares no memory with the input.
     """
     top, left, height, width = (int(value) for value in box)
     crop = image[None, :, top : top + height, left : left + width]
@@ -184,9 +169,6 @@ def middle(
         resized: length of the resized shorter side in pixels.
         size: side of the result in pixels, at most as long.
         interpolation: the filter.
-
-    Returns:
-        (..., 3, size, size) uint8.
     """
     height, width = image.shape[-2:]
     if image.dim() == 3 and max(height, width) > MAX_ASPECT * min(height, width):

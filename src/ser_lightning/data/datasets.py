@@ -26,21 +26,15 @@ Batch = TypeVar("Batch")
 
 
 class LeftOut(NamedTuple):
-    """What stands for a batch of which nothing could be read.
-
-    Attributes:
-        unreadable: (B,) its slots.
-    """
+    """The (B,) slots of a batch of which nothing could be read."""
 
     unreadable: Tensor
 
 
 class Batches(Dataset, Generic[Key, Batch]):
-    """Maps a key to a batch.
+    """Maps a key to the batch that `make` makes of it, and of nothing else.
 
-    Args:
-        make: makes the batch of a key, and depends on nothing else.
-        num_images: images in all batches, over all ranks.
+    Its length is the number of images in all batches, over all ranks.
     """
 
     def __init__(self, make: Callable[[Key], Batch], num_images: int) -> None:
@@ -63,15 +57,9 @@ class Batches(Dataset, Generic[Key, Batch]):
 class TrainingViews:
     """Makes this rank's host batch of a step.
 
-    Attributes:
-        reader: of the training split.
-        plan: which images a step takes.
-        crop: the crop pipeline; its local crops hold for the invertible pipeline too.
-        invertible: the invertible pipeline; None without a partition.
-        canvas: sizes of the views.
-        extra: further views of the crop sub-batch's images.
-        paired: whether images 2i and 2i + 1 of the crop sub-batch share the draws of image 2i, in
-            every view. A box is drawn for the even image and carried to the other one.
+    Local crops hold for both pipelines; extra views are of the crop sub-batch's images. If paired,
+    images 2i and 2i + 1 of that sub-batch share the draws of image 2i, in every view: a box is
+    drawn for the even image and carried to the other one.
     """
 
     reader: Reader
@@ -145,14 +133,7 @@ class TrainingViews:
 
 @dataclass(frozen=True)
 class LabelledCrops:
-    """Makes this rank's random crops of a step, one per image, normalised.
-
-    Attributes:
-        reader: of the images to train on.
-        plan: which images a step takes.
-        crop: boxes, flips and filter; its colours are not used.
-        clean: size and normalisation.
-    """
+    """Makes this rank's random crops of a step, one per image, normalised, in their own colours."""
 
     reader: Reader
     plan: Plan
@@ -176,13 +157,10 @@ class LabelledCrops:
 def training_batch(
     labels: Tensor, pixels: Tensor, indices: np.ndarray, positions: np.ndarray
 ) -> EvaluationBatch:
-    """Puts a batch of normalised images together.
+    """Puts normalised images (B, 3, H, W) and their labels together.
 
-    Args:
-        labels: (N,) of the whole set.
-        pixels: (B, 3, H, W) images.
-        indices: (B,) positions that were asked for.
-        positions: (B,) positions that the images came from.
+    `labels` are (N,) of the whole set, `indices` (B,) the positions that were asked for, and
+    `positions` (B,) those that the images came from.
     """
     index = torch.from_numpy(positions)
     unreadable = torch.from_numpy(indices[positions != indices])
@@ -193,10 +171,7 @@ def training_batch(
 class CleanImages:
     """Makes a batch of clean images; those that cannot be read are left out, or an error.
 
-    Attributes:
-        reader: of the split.
-        clean: their preparation.
-        positions: which image is in a slot; None if they are the same.
+    `positions` says which image is in a slot; None if they are the same.
     """
 
     reader: Reader
@@ -222,21 +197,12 @@ class CleanImages:
 class AugmentedImages:
     """Makes a batch of images that each have views of both pipelines, to be rendered.
 
-    Unlike in a training batch, both pipelines show the same images. Views depend on the seed and
-    on the image, not on its batch; all images share the grids and the parities of the turns of an
-    invertible view.
-
-    Attributes:
-        reader: of the split.
-        positions: which image is in a slot.
-        num_views: views per image and pipeline, an even number: recipes come in pairs.
-        crop: the crop pipeline; its local crops are left out.
-        invertible: the invertible pipeline.
-        canvas: sizes of the views.
-        seed: seed of the views.
+    Unlike in a training batch, both pipelines show the same images, without local crops. Views
+    depend on the seed and on the image, not on its batch; all images share the grids and the
+    parities of the turns of an invertible view.
 
     Raises:
-        ValueError: the number of views is odd or below 2.
+        ValueError: the number of views, per image and pipeline, is odd or below 2.
     """
 
     reader: Reader
@@ -285,16 +251,10 @@ class AugmentedImages:
 
 
 def balanced_subset(labels: Tensor, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws a subset in which every class has (almost) the same number of images.
+    """Sorted positions of a subset in which every class has (almost) the same number of images.
 
-    Args:
-        labels: (N,) class labels; equal labels where there are none.
-        size: number of images wanted; all N when it is at least N.
-        rng: the generator, so that the same subset can be drawn again.
-
-    Returns:
-        Sorted positions. Classes smaller than their share give all they have, and the others
-        make up for it.
+    Classes smaller than their share give all they have, and the others make up for it; all images
+    are taken when `size` is at least their number. Equal labels stand for none.
     """
     if size >= len(labels):
         return np.arange(len(labels))

@@ -35,11 +35,9 @@ from ser_lightning.randomness import Stream, generator
 
 @contextmanager
 def seeded_globals(draws: np.random.Generator) -> Iterator[None]:
-    """Seeds the global generators for a while, for libraries that take no generator of their own.
+    """Seeds the generators of Python, NumPy and PyTorch's CPU for a while, and puts them back.
 
-    Args:
-        draws: gives one seed to each of Python's, NumPy's and PyTorch's CPU generator. All three
-            have their old state again afterwards; those of GPUs are not touched.
+    For libraries that take no generator of their own. GPUs' generators are not touched.
     """
     seeds = [int(seed) for seed in draws.integers(2**32, size=3)]
     with isolate_rng(include_cuda=False):
@@ -64,14 +62,8 @@ def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 class AugmentedCrops:
     """Makes this rank's augmented images of a step, normalised.
 
-    Attributes:
-        reader: of the images to train on.
-        plan: how many images a step takes, over how many ranks.
-        transform: of timm, from a PIL image to a normalised tensor; may draw from the global
-            generators.
-        num_repeats: how often an image occurs in its step, each time augmented differently. A step
-            takes ceil(batch size / num_repeats) images, the last one as often as there is room.
-        needed_side: height and width of an image that suffice; None for its full size.
+    A step takes ceil(batch size / num_repeats) images, each `num_repeats` times, the last one as
+    often as there is room, and each time augmented differently.
     """
 
     reader: Reader
@@ -94,7 +86,7 @@ class AugmentedCrops:
         return training_batch(self.reader.images.labels, pixels, indices, positions)
 
     def places(self, key: BatchKey) -> tuple[np.ndarray, np.ndarray]:
-        """This rank's images of a step, (B,) positions, and which repeat of the image each is.
+        """(B,) positions of this rank's images of a step, and which repeat of the image each is.
 
         The ranks take turns, so that the repeats of an image are spread over them.
         """

@@ -151,9 +151,7 @@ class LabelledDataModule(ImageDataModule):
     def clean_loader(self, split: Split, num_images: int | None = None) -> BatchLoader:
         """Loads the clean images of a split, this rank's share, in order.
 
-        Args:
-            split: which images.
-            num_images: how many of them, the same number of each class; None takes all.
+        `num_images` of them, the same number of each class, or all.
         """
         return self.clean_images(self.images(split), num_images, 3, split)
 

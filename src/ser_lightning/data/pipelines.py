@@ -67,16 +67,7 @@ class CropViews:
         return alone
 
     def make(self, images: Sequence[Tensor], draws: Draws, canvas: Canvas) -> tuple[HostView, ...]:
-        """Crops every image once per view.
-
-        Args:
-            images: uint8 images (3, H, W), of any sizes.
-            draws: their random numbers.
-            canvas: the size of the global views.
-
-        Returns:
-            Two global views, then the local ones.
-        """
+        """Crops uint8 images (3, H, W), of any sizes: two global views, then the local ones."""
         views = enumerate(self._views(canvas.size))
         return tuple(self.view(images, draws, number, *view) for number, view in views)
 
@@ -137,10 +128,8 @@ class CropViews:
 
 
 class _Pair(NamedTuple):
-    """How a pair of invertible views is made."""
-
     recipes: tuple[PhotometricRecipe, PhotometricRecipe]
-    scale: tuple[float, float] | None  # area of the crop that both share; None: the whole image
+    scale: tuple[float, float] | None  # area of the crop that both views share; None: everything
     size: int  # side of the upright views in pixels
 
 
@@ -189,15 +178,8 @@ class InvertibleViews:
     ) -> tuple[HostView, ...]:
         """Makes the views of every image, with the group elements still to be applied.
 
-        Args:
-            images: uint8 images (3, H, W), of any sizes.
-            draws: their random numbers.
-            canvas: the size of the upright global views.
-            crop: the crop pipeline, whose local crops come in pairs here, and whose colours are
-                those of global views that have none of their own.
-
-        Returns:
-            The global pair, then the local pairs: as many views as the crop pipeline's.
+        The global pair, then as many local pairs as the crop pipeline has pairs of local crops. Its
+        colours are those of global views that have none of their own.
         """
         return tuple(
             view
@@ -253,10 +235,8 @@ _ROTATED_VIEW = 2**32  # the view's number in random draws: beyond those of loca
 class ExtraViews:
     """Makes the plain view, the rotated ones, or both in this order.
 
-    Attributes:
-        plain: how the whole image is shown, as evaluation does, with its colours; None for not.
-        rotated: the crop to show in four turns; None for none. Its aspect, flips and filter are
-            those of the other crops.
+    The plain view shows the whole image as evaluation does, with its colours; the rotated one is a
+    crop in four turns, whose aspect, flips and filter are those of the other crops.
     """
 
     plain: Clean | None = None
@@ -265,14 +245,7 @@ class ExtraViews:
     def make(
         self, images: Sequence[Tensor], draws: Draws, canvas: Canvas, crop: CropViews
     ) -> tuple[HostView, ...]:
-        """Makes the views of every image; the rotated ones are one host view, turned later.
-
-        Args:
-            images: uint8 images (3, H, W), of any sizes.
-            draws: their random numbers.
-            canvas: the size of a token.
-            crop: the crop pipeline.
-        """
+        """Makes the views of every image; the rotated ones are one host view, turned later."""
         views = []
         if self.plain is not None:
             views.append(self.plain.view(images))
