@@ -106,11 +106,7 @@ class ImageDataModule(L.LightningDataModule):
         return 0
 
     def plan(self, trainer: L.Trainer | None = None) -> Plan:
-        """Which training images a step takes on this rank.
-
-        Args:
-            trainer: the one that trains; by default the one that this module is attached to, or a
-                single process.
+        """Which training images a step takes on this rank; by default of the attached trainer.
 
         Raises:
             ValueError: the batch does not divide by devices, or is larger than the data set.
@@ -186,8 +182,7 @@ class ImageDataModule(L.LightningDataModule):
         Args:
             make: makes the batch of some slots.
             name: name of the set, for what is said about unreadable images.
-            parts: number of images and of images per batch; of each part, where no batch is to
-                have images of two.
+            parts: number of images, and images per batch, of each part; no batch has images of two.
         """
         dataset = Batches(make, sum(num_images for num_images, _ in parts))
         positions = getattr(make, "positions", None)
@@ -202,11 +197,8 @@ class ImageDataModule(L.LightningDataModule):
     ) -> BatchLoader:
         """Loads clean images of a split in order, this rank's share.
 
-        Args:
-            images: the split.
-            size: how many of them, the same number of each class; None takes all.
-            counter: number of the subset that is drawn, the same one for every seed.
-            name: as `in_order`.
+        `size` images, the same number of each class, or all for None; `counter` numbers the subset
+        that is drawn, the same one for every seed.
         """
         size = len(images) if size is None else size
         chosen = balanced_subset(images.labels, size, generator(0, Stream.SUBSET, counter))

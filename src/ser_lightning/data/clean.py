@@ -8,20 +8,15 @@ import torch
 from torch import Tensor
 
 from ser_lightning.batch import ViewRecord
-from ser_lightning.data.crops import middle, whole
+from ser_lightning.data.crops import middle, needed_side, whole
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, HostView, normalise
 
 
 @dataclass(frozen=True)
 class Clean:
-    """The preparation of clean images.
+    """The preparation of clean images: side of the result, share of the resized side, channels.
 
-    Attributes:
-        size: side of the result in pixels.
-        crop_fraction: share of the resized image's side that the central crop keeps. ImageNet's
-            custom is 224 of 256; 1 keeps the whole height or width.
-        mean: (3,) channel means.
-        std: (3,) channel standard deviations.
+    ImageNet's custom keeps 224 of 256; a fraction of 1 keeps the whole height or width.
     """
 
     size: int
@@ -30,20 +25,18 @@ class Clean:
     std: Sequence[float] = IMAGENET_STD
 
     def cut(self, image: Tensor) -> Tensor:
-        """Resizes the shorter side, bicubic, and cuts the middle out.
-
-        Args:
-            image: (..., 3, H, W) uint8 image, or frames.
-
-        Returns:
-            (..., 3, size, size) uint8.
-        """
+        """Resizes the shorter side of uint8 (..., 3, H, W) and cuts the middle out of it."""
         return middle(image, self.resized, self.size)
 
     @property
     def resized(self) -> int:
         """Length that the shorter side has before the middle is cut out."""
         return round(self.size / self.crop_fraction)
+
+    @property
+    def needed_side(self) -> int:
+        """Height and width with which an image looks as in full size."""
+        return needed_side(self.resized)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Standardises uint8 images."""

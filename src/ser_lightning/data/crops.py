@@ -20,6 +20,8 @@ from ser_lightning.batch import ViewRecord
 Interpolation = Literal["bilinear", "bicubic"]
 MAX_ASPECT = 16
 """Longer images are cut before they are resized; the usual ones are not, bit for bit as ever."""
+DETAIL = 1.5
+"""Pixels of a cut for each pixel of its view, on a side: with fewer of them a view would change."""
 _ATTEMPTS = 10
 NUM_UNIFORMS = 2 * _ATTEMPTS + 2  # an area and an aspect per attempt, then the position
 
@@ -42,16 +44,21 @@ def whole(images: Sequence[Tensor]) -> ViewRecord[np.ndarray]:
     return ViewRecord(sizes, box, no, no, order, one, one, one, zero, no, zero, no)
 
 
+def needed_side(
+    size: int, scale: tuple[float, float] = (1, 1), ratio: tuple[float, float] = (1, 1)
+) -> int:
+    """Height and width that an image needs, so that its smallest crop has `DETAIL`.
+
+    `size` is the view's side in pixels; `scale` and `ratio` are as in `crop_boxes`.
+    """
+    return math.ceil(DETAIL * size / math.sqrt(scale[0] * min(ratio[0], 1 / ratio[1])))
+
+
 def carried(boxes: np.ndarray, sizes: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """Carries boxes to images of other sizes: the same shares of their sides.
+    """Carries (B, 4) int64 boxes to images of other sizes: the same shares of their sides.
 
-    Args:
-        boxes: (B, 4) int64 top, left, height, width.
-        sizes: (B, 2) height and width of the images they are in.
-        to: (B, 2) height and width of the other images.
-
-    Returns:
-        (B, 4) int64 boxes, rounded to whole pixels, of at least one, inside the other images.
+    `sizes` and `to` are (B, 2) heights and widths. The result is rounded to whole pixels, at least
+    one, inside the other images.
     """
     scaled = np.rint(boxes * np.tile(to / sizes, 2)).astype(np.int64)
     sides = np.clip(scaled[:, 2:], 1, to)
@@ -118,15 +125,8 @@ def crop_and_resize(
 ) -> Tensor:
     """Cuts a box out of an image and resizes it, antialiased, to a square.
 
-    Args:
-        image: (3, H, W) uint8 image.
-        box: (4,) top, left, height, width.
-        size: side of the result in pixels.
-        flip: mirrors the result left to right.
-        interpolation: the filter.
-
-    Returns:
-        (3, size, size) uint8 image that shares no memory with the input.
+    Takes a uint8 (3, H, W) image and a (4,) box of top, left, height, width; `flip` mirrors the
+    result left to right. Returns uint8 (3, size, size) that shares no memory with the input.
     """
     top, left, height, width = (int(value) for value in box)
     crop = image[None, :, top : top + height, left : left + width]
@@ -169,9 +169,6 @@ def middle(
         resized: length of the resized shorter side in pixels.
         size: side of the result in pixels, at most as long.
         interpolation: the filter.
-
-    Returns:
-        (..., 3, size, size) uint8.
     """
     height, width = image.shape[-2:]
     if image.dim() == 3 and max(height, width) > MAX_ASPECT * min(height, width):

@@ -105,8 +105,13 @@ class PartitionedDataModule(ImageDataModule):
                 self.invertible.ratio, self.global_batch_size, world_size, accumulate
             )
         count = self._num_invertible or 0
-        if self.needs.paired:
-            _check_pairs((self.global_batch_size // accumulate - count) // world_size)
+        num_crop = (self.global_batch_size // accumulate - count) // world_size
+        if self.needs.paired and num_crop % 2:
+            raise ValueError(
+                f"a rank's crop sub-batch has {num_crop} images, which do not form the pairs that "
+                "the add-on needs; make it even with another `data.global_batch_size` or partition "
+                "ratio"
+            )
         return count
 
     @override
@@ -197,11 +202,3 @@ class PartitionedDataModule(ImageDataModule):
                 f"the checkpoint was trained on other batches: {'; '.join(changed)}. Resume with "
                 "the old values, or start a new run in another --run_dir"
             )
-
-
-def _check_pairs(num_crop: int) -> None:
-    if num_crop % 2:
-        raise ValueError(
-            f"a rank's crop sub-batch has {num_crop} images, which do not form the pairs that the "
-            "add-on needs; make it even with another `data.global_batch_size` or partition ratio"
-        )

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ser_lightning.batch import EvaluationBatch
+from ser_lightning.data import crops
 from ser_lightning.data.clean import Clean
 from ser_lightning.data.draws import Canvas, Draws
 from ser_lightning.data.pipelines import NO_EXTRA_VIEWS, CropViews, ExtraViews, InvertibleViews
@@ -25,21 +26,15 @@ Batch = TypeVar("Batch")
 
 
 class LeftOut(NamedTuple):
-    """What stands for a batch of which nothing could be read.
-
-    Attributes:
-        unreadable: (B,) its slots.
-    """
+    """The (B,) slots of a batch of which nothing could be read."""
 
     unreadable: Tensor
 
 
 class Batches(Dataset, Generic[Key, Batch]):
-    """Maps a key to a batch.
+    """Maps a key to the batch that `make` makes of it, and of nothing else.
 
-    Args:
-        make: makes the batch of a key, and depends on nothing else.
-        num_images: images in all batches, over all ranks.
+    Its length is the number of images in all batches, over all ranks.
     """
 
     def __init__(self, make: Callable[[Key], Batch], num_images: int) -> None:
@@ -62,15 +57,9 @@ class Batches(Dataset, Generic[Key, Batch]):
 class TrainingViews:
     """Makes this rank's host batch of a step.
 
-    Attributes:
-        reader: of the training split.
-        plan: which images a step takes.
-        crop: the crop pipeline; its local crops hold for the invertible pipeline too.
-        invertible: the invertible pipeline; None without a partition.
-        canvas: sizes of the views.
-        extra: further views of the crop sub-batch's images.
-        paired: whether images 2i and 2i + 1 of the crop sub-batch share the draws of image 2i, in
-            every view. A box is drawn for the even image and carried to the other one.
+    Local crops hold for both pipelines; extra views are of the crop sub-batch's images. If paired,
+    images 2i and 2i + 1 of that sub-batch share the draws of image 2i, in every view: a box is
+    drawn for the even image and carried to the other one.
     """
 
     reader: Reader
@@ -116,8 +105,13 @@ class TrainingViews:
             )
 
         replace = self.plan.seed, key.epoch
+        needed = max(
+            self.crop.needed_side(self.canvas.size), self.extra.needed_side(self.crop.ratio)
+        )
+        # a box that is carried to an image of another shape may be smaller
+        min_side = None if self.paired else needed
         (views, extra), _, positions = made(
-            self.reader.handfuls(indices, replace, self.paired), make
+            self.reader.handfuls(indices, replace, self.paired, min_side), make
         )
         return views, extra, positions
 
@@ -127,8 +121,9 @@ class TrainingViews:
         if pipeline is None:  # without a partition there are no invertible images
             return (), indices
         draws = Draws(self.plan.seed, key, indices)
+        needed = pipeline.needed_side(self.canvas, self.crop)
         views, _, positions = made(
-            self.reader.handfuls(indices, (self.plan.seed, key.epoch)),
+            self.reader.handfuls(indices, (self.plan.seed, key.epoch), min_side=needed),
             lambda handful: pipeline.make(
                 handful.images, draws.take(handful.rows), self.canvas, self.crop
             ),
@@ -138,14 +133,7 @@ class TrainingViews:
 
 @dataclass(frozen=True)
 class LabelledCrops:
-    """Makes this rank's random crops of a step, one per image, normalised.
-
-    Attributes:
-        reader: of the images to train on.
-        plan: which images a step takes.
-        crop: boxes, flips and filter; its colours are not used.
-        clean: size and normalisation.
-    """
+    """Makes this rank's random crops of a step, one per image, normalised, in their own colours."""
 
     reader: Reader
     plan: Plan
@@ -156,8 +144,9 @@ class LabelledCrops:
         """The batch of a step."""
         indices, _ = self.plan.indices(key)
         numbers, _ = Draws(self.plan.seed, key, indices).view(0)
+        needed = crops.needed_side(self.clean.size, self.crop.scale, self.crop.ratio)
         pixels, _, positions = made(
-            self.reader.handfuls(indices, (self.plan.seed, key.epoch)),
+            self.reader.handfuls(indices, (self.plan.seed, key.epoch), min_side=needed),
             lambda handful: self.crop.cut(handful.images, numbers[handful.rows], self.clean.size),
         )
         return training_batch(
@@ -168,13 +157,10 @@ class LabelledCrops:
 def training_batch(
     labels: Tensor, pixels: Tensor, indices: np.ndarray, positions: np.ndarray
 ) -> EvaluationBatch:
-    """Puts a batch of normalised images together.
+    """Puts normalised images (B, 3, H, W) and their labels together.
 
-    Args:
-        labels: (N,) of the whole set.
-        pixels: (B, 3, H, W) images.
-        indices: (B,) positions that were asked for.
-        positions: (B,) positions that the images came from.
+    `labels` are (N,) of the whole set, `indices` (B,) the positions that were asked for, and
+    `positions` (B,) those that the images came from.
     """
     index = torch.from_numpy(positions)
     unreadable = torch.from_numpy(indices[positions != indices])
@@ -185,10 +171,7 @@ def training_batch(
 class CleanImages:
     """Makes a batch of clean images; those that cannot be read are left out, or an error.
 
-    Attributes:
-        reader: of the split.
-        clean: their preparation.
-        positions: which image is in a slot; None if they are the same.
+    `positions` says which image is in a slot; None if they are the same.
     """
 
     reader: Reader
@@ -199,7 +182,7 @@ class CleanImages:
         """The images of some slots."""
         wanted = slots if self.positions is None else self.positions[slots]
         pixels, rows, positions = made(
-            self.reader.handfuls(wanted),
+            self.reader.handfuls(wanted, min_side=self.clean.needed_side),
             lambda handful: torch.stack([self.clean.cut(image) for image in handful.images]),
         )
         return EvaluationBatch(
@@ -214,21 +197,12 @@ class CleanImages:
 class AugmentedImages:
     """Makes a batch of images that each have views of both pipelines, to be rendered.
 
-    Unlike in a training batch, both pipelines show the same images. Views depend on the seed and
-    on the image, not on its batch; all images share the grids and the parities of the turns of an
-    invertible view.
-
-    Attributes:
-        reader: of the split.
-        positions: which image is in a slot.
-        num_views: views per image and pipeline, an even number: recipes come in pairs.
-        crop: the crop pipeline; its local crops are left out.
-        invertible: the invertible pipeline.
-        canvas: sizes of the views.
-        seed: seed of the views.
+    Unlike in a training batch, both pipelines show the same images, without local crops. Views
+    depend on the seed and on the image, not on its batch; all images share the grids and the
+    parities of the turns of an invertible view.
 
     Raises:
-        ValueError: the number of views is odd or below 2.
+        ValueError: the number of views, per image and pipeline, is odd or below 2.
     """
 
     reader: Reader
@@ -248,8 +222,12 @@ class AugmentedImages:
 
     def __call__(self, slots: np.ndarray) -> HostBatch:
         """The views of some slots."""
+        needed = max(
+            self.crop.without_local().needed_side(self.canvas.size),
+            self.invertible.needed_side(self.canvas, self.crop.without_local()),
+        )
         (crop, invertible), rows, positions = made(
-            self.reader.handfuls(self.positions[slots]), self._views
+            self.reader.handfuls(self.positions[slots], min_side=needed), self._views
         )
         return HostBatch(
             crop,
@@ -273,16 +251,10 @@ class AugmentedImages:
 
 
 def balanced_subset(labels: Tensor, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws a subset in which every class has (almost) the same number of images.
+    """Sorted positions of a subset in which every class has (almost) the same number of images.
 
-    Args:
-        labels: (N,) class labels; equal labels where there are none.
-        size: number of images wanted; all N when it is at least N.
-        rng: the generator, so that the same subset can be drawn again.
-
-    Returns:
-        Sorted positions. Classes smaller than their share give all they have, and the others
-        make up for it.
+    Classes smaller than their share give all they have, and the others make up for it; all images
+    are taken when `size` is at least their number. Equal labels stand for none.
     """
     if size >= len(labels):
         return np.arange(len(labels))

@@ -14,12 +14,7 @@ _NUM_UNIFORMS = _NUM_CROP_UNIFORMS + photometric.NUM_UNIFORMS
 
 
 class Canvas(NamedTuple):
-    """How large views are.
-
-    Attributes:
-        size: side of an upright global view in pixels.
-        patch_size: side of a token in pixels.
-    """
+    """Sides in pixels of an upright global view and of a token."""
 
     size: int
     patch_size: int
@@ -35,11 +30,9 @@ class Draws(NamedTuple):
 
     Attributes:
         seed: the run's seed.
-        key: epoch and step; crops depend on the epoch alone, grid size and parity of the turns on
-            the step.
+        key: crops depend on its epoch alone, grid size and parity of the turns on the step too.
         indices: (B,) positions of the images in the data set.
-        paired: whether images 2i and 2i + 1 share the numbers of image 2i, and show the same part
-            of them, in shares of their sides.
+        paired: whether images 2i and 2i + 1 share the numbers of image 2i, and show the same part.
     """
 
     seed: int

@@ -22,6 +22,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.batch import EvaluationBatch
+from ser_lightning.data.crops import needed_side
 from ser_lightning.data.datasets import training_batch
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.pipelines import CropViews
@@ -34,11 +35,9 @@ from ser_lightning.randomness import Stream, generator
 
 @contextmanager
 def seeded_globals(draws: np.random.Generator) -> Iterator[None]:
-    """Seeds the global generators for a while, for libraries that take no generator of their own.
+    """Seeds the generators of Python, NumPy and PyTorch's CPU for a while, and puts them back.
 
-    Args:
-        draws: gives one seed to each of Python's, NumPy's and PyTorch's CPU generator. All three
-            have their old state again afterwards; those of GPUs are not touched.
+    For libraries that take no generator of their own. GPUs' generators are not touched.
     """
     seeds = [int(seed) for seed in draws.integers(2**32, size=3)]
     with isolate_rng(include_cuda=False):
@@ -63,19 +62,15 @@ def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 class AugmentedCrops:
     """Makes this rank's augmented images of a step, normalised.
 
-    Attributes:
-        reader: of the images to train on.
-        plan: how many images a step takes, over how many ranks.
-        transform: of timm, from a PIL image to a normalised tensor; may draw from the global
-            generators.
-        num_repeats: how often an image occurs in its step, each time augmented differently. A step
-            takes ceil(batch size / num_repeats) images, the last one as often as there is room.
+    A step takes ceil(batch size / num_repeats) images, each `num_repeats` times, the last one as
+    often as there is room, and each time augmented differently.
     """
 
     reader: Reader
     plan: Plan
     transform: Any
     num_repeats: int = 1
+    needed_side: int | None = None
 
     def __call__(self, key: BatchKey) -> EvaluationBatch:
         """The batch of a step."""
@@ -86,11 +81,12 @@ class AugmentedCrops:
             return torch.stack([self.augment(image, key.epoch, *row) for image, *row in rows])
 
         replace = self.plan.seed, key.epoch
-        pixels, _, positions = made(self.reader.handfuls(indices, replace), make)
+        handfuls = self.reader.handfuls(indices, replace, min_side=self.needed_side)
+        pixels, _, positions = made(handfuls, make)
         return training_batch(self.reader.images.labels, pixels, indices, positions)
 
     def places(self, key: BatchKey) -> tuple[np.ndarray, np.ndarray]:
-        """This rank's images of a step, (B,) positions, and which repeat of the image each is.
+        """(B,) positions of this rank's images of a step, and which repeat of the image each is.
 
         The ranks take turns, so that the repeats of an image are spread over them.
         """
@@ -161,7 +157,8 @@ class FinetuneDataModule(LabelledDataModule):
     @override
     def training_batches(self, plan: Plan) -> AugmentedCrops:
         reader = self.reader(self.train_images)
-        return AugmentedCrops(reader, plan, self.transform(), self.num_repeats)
+        needed = needed_side(self.image_size, self.crop.scale, self.crop.ratio)
+        return AugmentedCrops(reader, plan, self.transform(), self.num_repeats, needed)
 
     def transform(self) -> Any:
         """What is done to a training image, from PIL to a (3, S, S) normalised tensor.

@@ -151,9 +151,7 @@ class LabelledDataModule(ImageDataModule):
     def clean_loader(self, split: Split, num_images: int | None = None) -> BatchLoader:
         """Loads the clean images of a split, this rank's share, in order.
 
-        Args:
-            split: which images.
-            num_images: how many of them, the same number of each class; None takes all.
+        `num_images` of them, the same number of each class, or all.
         """
         return self.clean_images(self.images(split), num_images, 3, split)
 
@@ -167,12 +165,15 @@ class LabelledDataModule(ImageDataModule):
 
     def describe(self) -> dict[str, Any]:
         """How clean images are prepared, in plain values for a record and for a cache's key."""
+        images = self._splits.get("test")
+        is_reduced = images is not None and images.describe().get("reduced", False)
         return {
             "image_size": self.image_size,
             "resize": self.clean.resized,
             "interpolation": "bicubic",
             "mean": list(self.mean),
             "std": list(self.std),
+            **({"reduced_to": self.clean.needed_side} if is_reduced else {}),
         }
 
 

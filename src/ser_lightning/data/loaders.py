@@ -29,10 +29,7 @@ class _WholeKeys(DistributedSampler):
 class StepKeys(_WholeKeys):
     """Yields the keys of the steps left in the current epoch.
 
-    Args:
-        dataset: the data set that the keys are for.
-        steps_per_epoch: number of steps in an epoch.
-        position: returns (epoch, step) of the next step to train; asked when iteration begins.
+    `position` gives the next step to train; it is asked when iteration begins.
     """
 
     def __init__(
@@ -54,12 +51,8 @@ class SlotKeys(_WholeKeys):
     """Yields the slots of each batch of this rank's share of a set, in order, each slot once.
 
     The ranks take turns. Rank and number of ranks are those of the process group when iteration
-    begins, so that a loader may be made before there is one.
-
-    Args:
-        dataset: the data set that the slots are for.
-        parts: number of images and of images per batch of each part of the set; no batch has
-            images of two parts.
+    begins, so that a loader may be made before there is one. `parts` are numbers of images, and of
+    images per batch; no batch has images of two parts.
     """
 
     def __init__(self, dataset: Dataset, *parts: tuple[int, int]) -> None:
@@ -145,15 +138,7 @@ def step_loader(
     num_workers: int,
     note: Callable[[list[int]], None] | None = None,
 ) -> LazyLoader:
-    """The loader of training batches.
-
-    Args:
-        dataset: finished batches by `BatchKey`.
-        steps_per_epoch: number of steps in an epoch.
-        position: returns the key of the next step to train.
-        num_workers: worker processes; 0 loads in the training process.
-        note: as in `BatchLoader`.
-    """
+    """The loader of training batches; arguments as `StepKeys` and `BatchLoader`."""
     keys = StepKeys(dataset, steps_per_epoch, position)
     return LazyLoader(dataset, keys, num_workers, note)
 

@@ -69,15 +69,9 @@ MOCO_VIEW_2 = PhotometricRecipe(p_blur=0.1, p_solarize=0.2)
 def draw(
     recipe: PhotometricRecipe, uniforms: np.ndarray, record: ViewRecord[np.ndarray]
 ) -> ViewRecord[np.ndarray]:
-    """Turns uniform numbers into the colours of a batch.
+    """Turns (B, NUM_UNIFORMS) uniform numbers in [0, 1) into the colours of a record of crops.
 
-    Args:
-        recipe: what to draw from.
-        uniforms: (B, NUM_UNIFORMS) numbers in [0, 1).
-        record: the crops of the B images.
-
-    Returns:
-        The record with its colours; a row depends on its own uniform numbers only.
+    A row depends on its own uniform numbers only.
     """
     u = uniforms.T
 
@@ -103,14 +97,11 @@ def apply(record: ViewRecord[np.ndarray], pixels: Tensor) -> Tensor:
     """Applies colour jitter in the drawn order, then grayscale, blur and solarize.
 
     Every operation touches only the images that need it; which ones is known on the host, so
-    that a device is never waited for.
+    that a device is never waited for. The record's flags may be numbers.
 
     Args:
-        record: what was drawn for B images; flags may be numbers.
-        pixels: (B, 3, H, W) float images in [0, 1], on any device.
-
-    Returns:
-        (B, 3, H, W) images in [0, 1]; the input is left as it is.
+        record: what was drawn for B images.
+        pixels: (B, 3, H, W) float images in [0, 1], on any device; left as they are.
     """
     if len(record.jitter) != len(pixels):
         raise ValueError(f"a record of {len(record.jitter)} images for {len(pixels)} images")

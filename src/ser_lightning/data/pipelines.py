@@ -67,20 +67,21 @@ class CropViews:
         return alone
 
     def make(self, images: Sequence[Tensor], draws: Draws, canvas: Canvas) -> tuple[HostView, ...]:
-        """Crops every image once per view.
+        """Crops uint8 images (3, H, W), of any sizes: two global views, then the local ones."""
+        views = enumerate(self._views(canvas.size))
+        return tuple(self.view(images, draws, number, *view) for number, view in views)
 
-        Args:
-            images: uint8 images (3, H, W), of any sizes.
-            draws: their random numbers.
-            canvas: the size of the global views.
-
-        Returns:
-            Two global views, then the local ones.
-        """
-        views = [(recipe, self.scale, canvas.size) for recipe in self.recipes]
+    def _views(self, size: int) -> list[tuple[PhotometricRecipe, tuple[float, float], int]]:
+        """Colours, area and side in pixels of every view."""
+        views = [(recipe, self.scale, size) for recipe in self.recipes]
         if self.local is not None:
             views += [(self.local.view, self.local.scale, self.local.size)] * self.local.num
-        return tuple(self.view(images, draws, number, *view) for number, view in enumerate(views))
+        return views
+
+    def needed_side(self, size: int) -> int:
+        """Height and width of an image that suffice for views of which the global have a size."""
+        views = self._views(size)
+        return max(crops.needed_side(side, scale, self.ratio) for _, scale, side in views)
 
     def view(
         self,
@@ -127,10 +128,8 @@ class CropViews:
 
 
 class _Pair(NamedTuple):
-    """How a pair of invertible views is made."""
-
     recipes: tuple[PhotometricRecipe, PhotometricRecipe]
-    scale: tuple[float, float] | None  # area of the crop that both share; None: the whole image
+    scale: tuple[float, float] | None  # area of the crop that both views share; None: everything
     size: int  # side of the upright views in pixels
 
 
@@ -179,16 +178,16 @@ class InvertibleViews:
     ) -> tuple[HostView, ...]:
         """Makes the views of every image, with the group elements still to be applied.
 
-        Args:
-            images: uint8 images (3, H, W), of any sizes.
-            draws: their random numbers.
-            canvas: the size of the upright global views.
-            crop: the crop pipeline, whose local crops come in pairs here, and whose colours are
-                those of global views that have none of their own.
-
-        Returns:
-            The global pair, then the local pairs: as many views as the crop pipeline's.
+        The global pair, then as many local pairs as the crop pipeline has pairs of local crops. Its
+        colours are those of global views that have none of their own.
         """
+        return tuple(
+            view
+            for number, pair in enumerate(self._pairs(canvas, crop))
+            for view in self._pair(images, draws, number, pair, canvas.grid(pair.size))
+        )
+
+    def _pairs(self, canvas: Canvas, crop: CropViews) -> list[_Pair]:
         first, second = self.recipes
         recipes = (first or crop.recipes[0], second or crop.recipes[1])
         pairs = [_Pair(recipes, self.scale, canvas.size)]
@@ -196,10 +195,14 @@ class InvertibleViews:
             local = crop.local
             assert local.num % 2 == 0, "the data module refuses odd numbers"
             pairs += [_Pair((local.view, local.view), local.scale, local.size)] * (local.num // 2)
-        return tuple(
-            view
-            for number, pair in enumerate(pairs)
-            for view in self._pair(images, draws, number, pair, canvas.grid(pair.size))
+        return pairs
+
+    def needed_side(self, canvas: Canvas, crop: CropViews) -> int:
+        """Height and width of an image that suffice for all views; arguments as `make`."""
+        ratio = self.cropper.ratio
+        return max(
+            crops.needed_side(pair.size, *((pair.scale, ratio) if pair.scale else ()))
+            for pair in self._pairs(canvas, crop)
         )
 
     def _pair(
@@ -232,10 +235,8 @@ _ROTATED_VIEW = 2**32  # the view's number in random draws: beyond those of loca
 class ExtraViews:
     """Makes the plain view, the rotated ones, or both in this order.
 
-    Attributes:
-        plain: how the whole image is shown, as evaluation does, with its colours; None for not.
-        rotated: the crop to show in four turns; None for none. Its aspect, flips and filter are
-            those of the other crops.
+    The plain view shows the whole image as evaluation does, with its colours; the rotated one is a
+    crop in four turns, whose aspect, flips and filter are those of the other crops.
     """
 
     plain: Clean | None = None
@@ -244,14 +245,7 @@ class ExtraViews:
     def make(
         self, images: Sequence[Tensor], draws: Draws, canvas: Canvas, crop: CropViews
     ) -> tuple[HostView, ...]:
-        """Makes the views of every image; the rotated ones are one host view, turned later.
-
-        Args:
-            images: uint8 images (3, H, W), of any sizes.
-            draws: their random numbers.
-            canvas: the size of a token.
-            crop: the crop pipeline.
-        """
+        """Makes the views of every image; the rotated ones are one host view, turned later."""
         views = []
         if self.plain is not None:
             views.append(self.plain.view(images))
@@ -261,6 +255,12 @@ class ExtraViews:
             turns = _quarter_turns(len(images), canvas.grid(small.size))
             views.append(view._replace(elements=turns))
         return tuple(views)
+
+    def needed_side(self, ratio: tuple[float, float]) -> int:
+        """Height and width of an image that suffice for the views, with this aspect of crops."""
+        plain = 0 if self.plain is None else self.plain.needed_side
+        small = self.rotated
+        return max(plain, 0 if small is None else crops.needed_side(small.size, small.scale, ratio))
 
 
 NO_EXTRA_VIEWS = ExtraViews()

@@ -26,17 +26,10 @@ class BatchKey(NamedTuple):
 def count_invertible(
     partition_ratio: float, global_batch_size: int, num_devices: int = 1, accumulate: int = 1
 ) -> int:
-    """Says how many images of a forward pass go through the invertible pipeline.
+    """Images of a forward pass over all ranks that go through the invertible pipeline.
 
-    Args:
-        partition_ratio: the wanted share of the global batch, in (0, 1].
-        global_batch_size: images per optimizer step.
-        num_devices: number of ranks, each of which gets the same count.
-        accumulate: forward passes that share an optimizer step, each with the same count.
-
-    Returns:
-        Invertible images of a pass over all ranks: the share of the global batch, rounded to the
-        same number for each rank and pass, at least one on each rank and two in all.
+    The share of the global batch, rounded to the same number for each rank and each of the passes
+    that share an optimizer step, at least one on each rank and two in all.
 
     Raises:
         ValueError: the ratio is outside (0, 1], or gives fewer than two images: a single image
@@ -59,13 +52,10 @@ def count_invertible(
 
 
 def per_device(global_batch_size: int, num_devices: int, accumulate: int = 1) -> int:
-    """Divides the global batch size by devices and accumulation steps.
-
-    Returns:
-        Images per device and forward pass.
+    """Images per device and forward pass.
 
     Raises:
-        ValueError: it does not divide, with the nearest sizes that do.
+        ValueError: the global batch size does not divide; names the nearest sizes that do.
     """
     parts = num_devices * accumulate
     if global_batch_size % parts or global_batch_size < parts:
@@ -119,12 +109,10 @@ class Plan:
         return self.num_images // (self.batch_size * self.accumulate) * self.accumulate
 
     def indices(self, key: BatchKey) -> tuple[np.ndarray, np.ndarray]:
-        """This rank's images of a step.
+        """Positions of this rank's images of a step: the crop and the invertible sub-batch.
 
-        Returns:
-            Positions in the data set of the crop sub-batch and of the invertible sub-batch. The
-            last `num_invertible` images of the global batch are the invertible ones; every rank
-            takes a contiguous slice of both parts.
+        The last `num_invertible` images of the global batch are the invertible ones; every rank
+        takes a contiguous slice of both parts.
         """
         start = key.step * self.batch_size
         batch = _epoch_order(self.seed, key.epoch, self.num_images)[start : start + self.batch_size]
@@ -143,11 +131,7 @@ def _epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AspectPlan(Plan):
-    """A plan whose global batches are all wide or all tall images, so that less is padded.
-
-    Attributes:
-        is_wide: (num_images,) whether an image is at least as wide as high.
-    """
+    """A plan whose global batches are all wide or all tall images, so that less is padded."""
 
     is_wide: np.ndarray = field(kw_only=True, repr=False, compare=False)
 
@@ -160,16 +144,8 @@ class AspectPlan(Plan):
 def aspect_order(seed: int, epoch: int, is_wide: np.ndarray, batch_size: int) -> np.ndarray:
     """Divides an epoch into batches of images of one orientation, in random order.
 
-    What is left of both orientations forms at most one mixed batch.
-
-    Args:
-        seed: of the data path.
-        epoch: the epoch.
-        is_wide: (N,) orientation of every image.
-        batch_size: images per batch.
-
-    Returns:
-        (N // batch_size, batch_size) positions, each at most once.
+    What is left of both orientations forms at most one mixed batch. Returns (N // batch_size,
+    batch_size) positions, each at most once.
     """
     rng = generator(seed, Stream.ORDER, epoch)
     order = rng.permutation(len(is_wide))

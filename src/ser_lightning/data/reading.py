@@ -68,13 +68,16 @@ class Reader:
         self.bad: set[int] = set()
         self._num_read = 0
 
-    def read(self, position: int, of: int | None = None) -> Tensor | None:
+    def read(
+        self, position: int, of: int | None = None, min_side: int | None = None
+    ) -> Tensor | None:
         """Reads one image; None if it cannot be read and is to be skipped.
 
         Args:
             position: which image.
             of: size of the set whose share is counted; by default the images read so far, which
                 stand for the whole where the order is random.
+            min_side: height and width that suffice; None for the full size.
 
         Raises:
             UnreadableImage: it cannot be read and `on_bad_image` is "fail", or too many cannot.
@@ -83,7 +86,9 @@ class Reader:
             return None
         self._num_read += 1
         try:
-            return self.images.read(position)
+            if min_side is None:
+                return self.images.read(position)
+            return self.images.read_reduced(position, min_side)
         except UnreadableImage as error:
             if self.on_bad_image == "fail":
                 raise UnreadableImage(
@@ -95,26 +100,29 @@ class Reader:
             self._check_share(error, min(self._num_read, len(self.images)) if of is None else of)
             return None
 
-    def replaced(self, position: int, seed: int, epoch: int) -> tuple[Tensor, int]:
+    def replaced(
+        self, position: int, seed: int, epoch: int, min_side: int | None = None
+    ) -> tuple[Tensor, int]:
         """Reads one image, or one drawn from all over the set where it cannot be read.
 
         Which one depends on (seed, epoch, position) alone; with the image comes its position.
-
-        Raises:
-            UnreadableImage: as `read`.
         """
-        image = self.read(position)
+        image = self.read(position, min_side=min_side)
         if image is not None:
             return image, position
         others = generator(seed, Stream.REPLACEMENT, epoch, position)
         while True:
             other = int(others.integers(len(self.images)))
-            image = self.read(other)
+            image = self.read(other, min_side=min_side)
             if image is not None:
                 return image, other
 
     def handfuls(
-        self, positions: np.ndarray, replace: tuple[int, int] | None = None, pairs: bool = False
+        self,
+        positions: np.ndarray,
+        replace: tuple[int, int] | None = None,
+        pairs: bool = False,
+        min_side: int | None = None,
     ) -> Iterator[Handful]:
         """Reads the images of a batch, as many at a time as fit into `HANDFUL`.
 
@@ -123,23 +131,29 @@ class Reader:
             replace: seed and epoch, which others stand in for unreadable ones; None leaves them
                 out.
             pairs: whether images 2i and 2i + 1 belong together.
+            min_side: as `read`.
         """
-        held: list[tuple[Tensor, int, int]] = []
+        images: list[Tensor] = []
+        rows: list[int] = []
+        found: list[int] = []
         size = 0
         for row, wanted in enumerate(positions.tolist()):
             if replace is None:
-                image, position = self.read(wanted, of=len(self.images)), wanted
+                image, position = self.read(wanted, len(self.images), min_side), wanted
             else:
-                image, position = self.replaced(wanted, *replace)
+                image, position = self.replaced(wanted, *replace, min_side)
             if image is None:
                 continue
-            held.append((image, position, row))
+            images.append(image)
+            rows.append(row)
+            found.append(position)
             size += image.nbytes
-            if size >= HANDFUL and not (pairs and len(held) % 2):
-                yield _handful(held)
-                held, size, image = [], 0, None  # dropped before the next one is read
-        if held:
-            yield _handful(held)
+            if size >= HANDFUL and not (pairs and len(rows) % 2):
+                yield Handful(images, np.array(rows), np.array(found))
+                # dropped before the next one is read
+                images, rows, found, size, image = [], [], [], 0, None
+        if rows:
+            yield Handful(images, np.array(rows), np.array(found))
 
     def _check_share(self, error: UnreadableImage, of: int) -> None:
         """Refuses to go on where more images are bad than allowed."""
@@ -150,11 +164,6 @@ class Reader:
                 f"the share of {self.max_bad_share}; the last one: {error}. Repair or remove them, "
                 "or allow more: --data.max_bad_share"
             )
-
-
-def _handful(held: Sequence[tuple[Tensor, int, int]]) -> Handful:
-    images, positions, rows = zip(*held, strict=True)
-    return Handful(list(images), np.array(rows), np.array(positions))
 
 
 def folder_of(images: ImageSet) -> str:
@@ -169,13 +178,8 @@ def made(
 ) -> tuple[T, np.ndarray, np.ndarray]:
     """Makes a batch of handfuls, each of which is dropped before the next one is read.
 
-    Args:
-        handfuls: the images.
-        make: what to make of a handful; a structure that `joined` knows.
-
-    Returns:
-        What was made of all of them, the (B,) rows of the batch that it has, and the (B,)
-        positions they came from.
+    `make` gives a structure that `joined` knows. With the batch come the (B,) rows that it has, and
+    the (B,) positions they came from.
 
     Raises:
         NothingReadError: there are no images.
@@ -191,10 +195,9 @@ def made(
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """Puts structures of the same kind together, row after row.
+    """Puts structures of the same kind together, row after row, tuples field by field.
 
-    Tensors and arrays have their rows in the first dimension, lists have one entry per row;
-    tuples are joined field by field; of anything else, all parts have the same.
+    Lists have one entry per row; of what has no rows, all parts have the same.
     """
     first = parts[0]
     if len(parts) == 1:

@@ -19,7 +19,6 @@ ChannelStds = tuple[Ratio, Ratio, Ratio]
 """Their standard deviations."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_WIDTHS = (2, 4, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1)  # of the fields of ViewRecord, in their order
 
 
 class HostView(NamedTuple):
@@ -62,14 +61,7 @@ def render(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> PartitionedBatch:
-    """Applies colours, normalisation and geometry on the device where the pixels are.
-
-    Args:
-        batch: what a worker made, moved to the device.
-        patch_size: side of a token in pixels.
-        mean: (3,) channel means.
-        std: (3,) channel standard deviations.
-    """
+    """Applies colours, normalisation and geometry on the device where the pixels are."""
 
     def views(hosts: tuple[HostView, ...]) -> tuple[View, ...]:
         return tuple(view for host in hosts for view in _render_view(host, patch_size, mean, std))
@@ -107,17 +99,12 @@ def to_device(
 ) -> ViewRecord[Tensor]:
     """Moves a record beside the pixels: columns of one (B, 19) float32 tensor, in one transfer."""
     columns = [
-        field.astype(np.float32).reshape(-1, width)
-        for field, width in zip(record, _WIDTHS, strict=True)
+        field.astype(np.float32).reshape(len(field), *field.shape[1:] or (1,)) for field in record
     ]
     packed = torch.from_numpy(np.concatenate(columns, axis=1)).to(device, non_blocking=True)
-    fields = packed.split(_WIDTHS, dim=1)
-    return ViewRecord(
-        *(
-            field.squeeze(1) if width == 1 else field
-            for field, width in zip(fields, _WIDTHS, strict=True)
-        )
-    )
+    fields = packed.split([column.shape[1] for column in columns], dim=1)
+    ranks = (field.ndim for field in record)
+    return ViewRecord(*(f if n > 1 else f[:, 0] for f, n in zip(fields, ranks, strict=True)))
 
 
 def replay(
@@ -137,11 +124,8 @@ def replay(
         size: side of the view in pixels, before its group element.
         interpolation: the resize filter of the pipeline that made the view.
 
-    Returns:
-        (B, 3, size, size) float32 images in [0, 1], on the host.
-
     Raises:
-        ValueError: if the images are not as many, or not of the sizes, as the record's.
+        ValueError: the images are not as many, or not of the sizes, as the record's.
     """
     drawn: ViewRecord[np.ndarray] = ViewRecord(*(field.cpu().double().numpy() for field in record))
     sizes = drawn.source_size

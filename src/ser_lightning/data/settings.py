@@ -52,11 +52,7 @@ class RotatedCrops:
 
 
 def check_size(name: str, size: int, patch_size: int) -> None:
-    """Refuses images that patches do not tile.
-
-    Raises:
-        ValueError: the size is not a multiple of the patch size.
-    """
+    """Refuses, by ValueError, images that patches do not tile."""
     if size % patch_size:
         nearest = max(round(size / patch_size), 1) * patch_size
         raise ValueError(
@@ -65,11 +61,7 @@ def check_size(name: str, size: int, patch_size: int) -> None:
 
 
 def check_local(local: LocalCrops, patch_size: int, in_pairs: bool) -> None:
-    """Refuses local crops that patches do not tile, or that form no pairs where they must.
-
-    Raises:
-        ValueError: the size is not a multiple of the patch size, or the number is odd.
-    """
+    """Refuses, by ValueError, local crops that patches do not tile, or an odd number of pairs."""
     check_size("local crop size", local.size, patch_size)
     if in_pairs and local.num % 2:
         raise ValueError(

@@ -196,6 +196,7 @@ def test_settings_of_decoding_are_used_and_described(tmp_path):
         "upright": True,
         "background": [1, 2, 3],
         "max_pixels": 178_956_970,
+        "reduced": True,
     }
     with pytest.raises(UnreadableImage, match="max_pixels"):
         ImageFolder(str(tmp_path), max_pixels=3).train().read(0)

@@ -42,16 +42,18 @@ class ViewReader(Reader):
     """
 
     @override
-    def replaced(self, position: int, seed: int, epoch: int) -> tuple[Tensor, int]:
-        image = self.read(position)
+    def replaced(
+        self, position: int, seed: int, epoch: int, min_side: int | None = None
+    ) -> tuple[Tensor, int]:
+        image = self.read(position, min_side=min_side)
         if image is not None:
             return image, position
         others = generator(seed, Stream.REPLACEMENT, epoch, position).permutation(NUM_VIEWS)
         for view in (position - position % NUM_VIEWS + others).tolist():
-            image = self.read(view)
+            image = self.read(view, min_side=min_side)
             if image is not None:
                 return image, view
-        return super().replaced(position, seed, epoch)
+        return super().replaced(position, seed, epoch, min_side)
 
 
 @dataclass(frozen=True)

@@ -45,15 +45,18 @@ class Decode:
             they are stored, as published pipelines do. (Pillow itself turns TIFF files.)
         background: red, green and blue behind transparent areas.
         max_pixels: most pixels to decode of a file.
+        reduced: whether JPEG's decoder may leave out detail that no view shows.
     """
 
     upright: bool = False
     background: tuple[Level, Level, Level] = (255, 255, 255)
     max_pixels: PositiveInt = 178_956_970  # where Pillow's own limit lies
+    reduced: bool = False
 
     def describe(self) -> dict[str, Any]:
-        """The settings in plain values, for a record."""
-        return {**asdict(self), "background": list(self.background)}
+        """The settings in plain values, for a record; of the last one, only that it is on."""
+        settings = asdict(self) | {"background": list(self.background)}
+        return {name: value for name, value in settings.items() if name != "reduced" or value}
 
 
 AS_STORED = Decode()
