@@ -38,11 +38,6 @@ def relative_learning_rate(step: int, num_steps: int, warmup_steps: int) -> floa
     """The learning rate as a share of its peak: a linear rise, then a tenth after each drop.
 
     Source: ViTDet.
-
-    Args:
-        step: optimizer steps taken so far.
-        num_steps: optimizer steps of the whole run.
-        warmup_steps: length of the warm-up.
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
@@ -106,19 +101,14 @@ class DetectionStage(Stage):
             )
         self.check_training(trainer)
         data.setup("fit")
-        self.detector = build_detector(
-            self.head,
-            self.backbone,
-            data.num_classes,
-            data.mean,
-            data.std,
-            self.channels,
-            _REDUCED.get(str(trainer.precision)),
-        )
+        reduced = _REDUCED.get(str(trainer.precision))
+        what = self.backbone, data.num_classes, data.mean, data.std
+        self.detector = build_detector(self.head, *what, self.channels, reduced)
         with warnings.catch_warnings():
             # The frozen backbone is meant to be.
             warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
             trainer.fit(self, data.train_loader(trainer))
+        reasons = self.shortened(trainer)
         check_finite(self.detector, "weights of the detector", "lower model.learning_rate")
         trainer.test(self, data.test_dataloader(), verbose=False)
         images = data.images("test")
@@ -133,7 +123,7 @@ class DetectionStage(Stage):
                 len(self.measured),
                 counts={"detections": len(self.detections)},
                 feature={"tokens_of_block": self.backbone.depth, "norm": True},
-                reasons=self.shortened(trainer),
+                reasons=reasons,
             )
         ]
 
