@@ -33,8 +33,7 @@ class Features(NamedTuple):
 
     Attributes:
         values: (N, layers, C) float32 [CLS] tokens of the last blocks, each through the final norm,
-            the last one last; or other features of N images. A memory map: reading rows reads these
-            rows only.
+            the last one last; or other features. A memory map: reading rows reads these only.
         label: (n,) int64 classes of the rows.
         rows: (n,) which of the N images count: all, but for unreadable ones.
     """
@@ -133,7 +132,7 @@ def cached_features(
         data: gives the clean loader.
         split: which images.
         trainer: runs the pass; its devices share the work.
-        run_dir: folder of the run, on a disk that all processes see; the cache is in `features/`.
+        run_dir: the run, on a disk that all processes see; the cache is in `features/`.
     """
     data.setup("test")
     images, extractor = data.images(split), CLSTokens(backbone)

@@ -4,7 +4,6 @@ Which ones, such as the grid of learning rates, the stages say: `stages/linear.p
 """
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -22,6 +21,7 @@ from ser_lightning.batch import EvaluationBatch
 from ser_lightning.distributed import gather
 from ser_lightning.evaluation.features import CleanRows, FeatureBatch
 from ser_lightning.evaluation.metrics.accuracy import Accuracy, AccuracyCounter
+from ser_lightning.evaluation.stage import fit_on_frozen
 from ser_lightning.optim import RunLength, restate_progress, run_length
 
 SELECTION_SHARE = 0.2  # SER: of 50 epochs, from epoch 40 on
@@ -274,7 +274,4 @@ def fit_probe(
     trainer.fit_loop.epoch_progress.reset()
     trainer.fit_loop.epoch_loop.batch_progress.reset()
     trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.reset()
-    with warnings.catch_warnings():
-        # The frozen backbone is meant to be.
-        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
-        trainer.fit(probe, train)
+    fit_on_frozen(trainer, probe, train)

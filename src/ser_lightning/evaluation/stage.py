@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from ser_lightning.backbones import Branch, SplitViT
@@ -258,6 +260,13 @@ def check_finite(module: nn.Module, what: str, remedy: str) -> None:
             f"{what}: {len(broken)} are not finite, such as {broken[0]}, the training diverged and "
             f"no record is written; {remedy}"
         )
+
+
+def fit_on_frozen(trainer: L.Trainer, module: L.LightningModule, train: DataLoader) -> None:
+    """Trains without a warning that a part of the module is in evaluation mode, as it is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+        trainer.fit(module, train)
 
 
 def stage_classes(parent: type[Stage] = Stage) -> list[type[Stage]]:

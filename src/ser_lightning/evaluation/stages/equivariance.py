@@ -29,6 +29,11 @@ from ser_lightning.evaluation.per_image import PerImagePass, Rows
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import PositiveInt, checked
 
+_PROTOCOL = {
+    "families": list(FAMILIES), "rotation": "1 to 3 quarter turns", "identity": False,
+    "precision": "float32",
+}  # fmt: skip
+
 
 class ReferencePass(L.LightningModule):
     """Collects the `reference` of a set: its mean token per layer, and maps of a few images."""
@@ -153,13 +158,7 @@ class EquivarianceStage(Stage):
                 _metrics(named, self.backbone.depth),
                 trained.num_images,
                 feature={"token_maps_after_blocks": list(layers), "final_norm": "last block only"},
-                protocol={
-                    "num_images": num_images,
-                    "families": list(FAMILIES),
-                    "rotation": "1 to 3 quarter turns",
-                    "identity": False,
-                    "precision": "float32",
-                },
+                protocol={"num_images": num_images, **_PROTOCOL},
                 reasons=part,
             )
         ]

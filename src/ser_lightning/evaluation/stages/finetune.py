@@ -110,7 +110,7 @@ class FinetuneStage(Stage):
     """Trains backbone and classifier together and measures them after the last epoch.
 
     Nothing is selected, neither an epoch nor a setting; a hold-out part, if there is one, is
-    watched only. The training lasts `trainer.max_epochs` and writes no checkpoint.
+    watched only. The training lasts as long as the trainer says and writes no checkpoint.
 
     Args:
         checkpoint: file of a pretraining run.
@@ -179,10 +179,8 @@ class FinetuneStage(Stage):
         self.check_training(trainer)
         trainer.fit(self, datamodule=data)
         reasons = self.shortened(trainer)
-        what = (
-            f"weights after {trainer.global_step} steps at a peak learning rate of "
-            f"{self.peak_learning_rate(data):g}"
-        )
+        peak = self.peak_learning_rate(data)
+        what = f"weights after {trainer.global_step} steps at a peak learning rate of {peak:g}"
         check_finite(self.classifier, what, "lower `model.base_learning_rate`")
         trainer.test(self, datamodule=data, verbose=False)
         accuracy, metrics = self.accuracies[""], dict[str, float]()
@@ -211,7 +209,6 @@ class FinetuneStage(Stage):
         if hasattr(self, "classifier"):
             return
         data: FinetuneDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        num_classes = data.num_classes
         if not len(data.images("holdout")):
             self.trainer.limit_val_batches = 0  # Lightning would warn of an empty loader
         self.mixer = None
@@ -223,15 +220,16 @@ class FinetuneStage(Stage):
                     "`data.global_batch_size` that gives an even number, or set `model.mixup` and "
                     "`model.cutmix` to 0"
                 )
-            smoothed = {"label_smoothing": self.label_smoothing, "num_classes": num_classes}
+            smoothed = {"label_smoothing": self.label_smoothing, "num_classes": data.num_classes}
             self.mixer = Mixup(self.mixup, self.cutmix, **smoothed)
         # holds self.backbone too, whose parameters count once
         self.classifier = FinetunedClassifier(
-            self.backbone, num_classes, self.head_scale, self.seed
+            self.backbone, data.num_classes, self.head_scale, self.seed
         )
+        self.measured = {"": self.classifier}
         if self.ema_decay is not None:
-            self.averaged = momentum_copy(self.classifier)
-        self.counter, self.averaged_counter = AccuracyCounter(), AccuracyCounter()
+            self.averaged = self.measured["_ema"] = momentum_copy(self.classifier)
+        self.counters = {note: AccuracyCounter() for note in self.measured}
 
     @override
     def training_step(self, batch: EvaluationBatch, batch_idx: int) -> Tensor:
@@ -259,23 +257,20 @@ class FinetuneStage(Stage):
 
     @override
     def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        self.counter.update(self.classifier(batch.pixels), batch.label)
+        self.counters[""].update(self.classifier(batch.pixels), batch.label)
 
     @override
     def on_validation_epoch_end(self) -> None:  # nothing depends on it
-        self.log("holdout/top1", self.counter.compute().top1, prog_bar=True, batch_size=1)
+        self.log("holdout/top1", self.counters[""].compute().top1, prog_bar=True, batch_size=1)
 
     @override
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        self.counter.update(self.classifier(batch.pixels), batch.label)
-        if self.averaged is not None:
-            self.averaged_counter.update(self.averaged(batch.pixels), batch.label)
+        for note, model in self.measured.items():
+            self.counters[note].update(model(batch.pixels), batch.label)
 
     @override
     def on_test_epoch_end(self) -> None:
-        self.accuracies = {"": self.counter.compute()}
-        if self.averaged is not None:
-            self.accuracies["_ema"] = self.averaged_counter.compute()
+        self.accuracies = {note: counter.compute() for note, counter in self.counters.items()}
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
