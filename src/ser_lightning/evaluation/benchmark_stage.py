@@ -50,22 +50,16 @@ class BenchmarkStage(Stage):
 
     @abstractmethod
     def summands(self, logits: Tensor, label: Tensor, batch: ConditionBatch) -> Tensor:
-        """What is summed over samples.
+        """What is summed over samples, (B, num_sums).
 
         Args:
             logits: (B, classes) for images, (B, T, classes) for videos.
             label: (B,) places of the right classes among the logits.
             batch: the samples.
-
-        Returns:
-            (B, num_sums).
         """
 
     def measure(self, trainer: L.Trainer, data: BenchmarkDataModule, folder: Path) -> Tensor:
-        """Tests the head on all conditions.
-
-        Returns:
-            (conditions, num_sums) float64 sums over all samples, the same on every rank.
+        """Tests the head: (conditions, num_sums) float64 sums over all samples, equal on all ranks.
 
         Raises:
             ValueError: the head does not fit, or was trained on other weights.
@@ -74,15 +68,6 @@ class BenchmarkStage(Stage):
         default = head_path(folder, data.dataset_name, self.variant)
         self.head_file = Path(self.head) if self.head else default
         self.classifier = LinearClassifier.load(self.head_file)
-        self._check_head()
-        table = logit_table(data.conditions, self.classifier.class_names, str(self.head_file))
-        self._conditions = tuple(data.conditions)
-        self.register_buffer("logit_ids", table, persistent=False)
-        self.sums = torch.zeros(len(data.conditions), self.num_sums, dtype=torch.float64)
-        trainer.test(self, data.test_dataloader(), verbose=False)
-        return self.sums
-
-    def _check_head(self) -> None:
         origin = self.classifier.origin
         if origin is not None and origin.checkpoint != self.checkpoint_hash:
             raise ValueError(
@@ -90,6 +75,12 @@ class BenchmarkStage(Stage):
                 f"{self.checkpoint_hash} of {self.checkpoint}; run the linear stage on this "
                 "checkpoint (make linear-eval)"
             )
+        table = logit_table(data.conditions, self.classifier.class_names, str(self.head_file))
+        self._conditions = tuple(data.conditions)
+        self.register_buffer("logit_ids", table, persistent=False)
+        self.sums = torch.zeros(len(data.conditions), self.num_sums, dtype=torch.float64)
+        trainer.test(self, data.test_dataloader(), verbose=False)
+        return self.sums
 
     def benchmark(self, data: LabelledDataModule) -> Any:
         """The data module, which must be one for this stage.
@@ -122,27 +113,16 @@ class BenchmarkStage(Stage):
         metrics: dict[str, float],
         num_samples: int,
         *,
-        dataset: str,
         conditions: Sequence[Condition] | None = None,
         protocol: dict[str, Any] | None = None,
         reasons: Sequence[str] = (),
         **others: Any,
     ) -> StageResult:
-        """Puts a result together that says which head was tested.
+        """A result of some conditions, by default all, that says which head was tested.
 
         How the head was trained is part of the protocol. Which one it is, and what was chosen for
         it, differs from run to run, so it is `selected`. A head whose numbers may not be compared
-        makes the result unofficial.
-
-        Args:
-            data: the images.
-            metrics: by name.
-            num_samples: images or videos.
-            dataset: name of the images.
-            conditions: those that the result is of; by default all.
-            protocol: what `settings` does not say.
-            reasons: why the numbers may not be compared, beside those of the conditions.
-            others: further fields.
+        makes the result unofficial. See `Stage.result`.
         """
         origin = self.classifier.origin
         conditions = self._conditions if conditions is None else conditions
@@ -156,7 +136,6 @@ class BenchmarkStage(Stage):
             data,
             metrics,
             num_samples,
-            dataset=dataset,
             feature={"cls_of_blocks": self.classifier.layers},
             protocol={**(protocol or {}), "head": None if origin is None else origin.protocol},
             selected={
@@ -175,11 +154,10 @@ class BenchmarkStage(Stage):
 
     @override
     def class_names(self, data: LabelledDataModule, dataset: str) -> dict[str, int]:
-        own = [c.name == dataset for c in self._conditions]
+        is_own = {c.name: c.name == dataset for c in self._conditions}
         places: dict[str, int] = {}
-        rows = zip(self._conditions, self.logit_ids.tolist(), own, strict=True)
-        for condition, row, is_own in rows:
-            if is_own or not any(own):
+        for condition, row in zip(self._conditions, self.logit_ids.tolist(), strict=True):
+            if is_own[condition.name] or not any(is_own.values()):
                 names = condition.images.class_names or range(len(self.classifier.class_names))
                 pairs = zip(map(str, names), row, strict=False)
                 places |= {name: place for name, place in pairs if place >= 0}
@@ -194,7 +172,7 @@ def logit_table(
     Args:
         conditions: images whose labels are places in their class names; without names labels are
             class ids already.
-        class_names: names of the logits.
+        class_names: of the logits.
         head: where they are from, for messages.
 
     Returns:

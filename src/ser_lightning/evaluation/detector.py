@@ -47,9 +47,6 @@ class SimpleFeaturePyramid(nn.Module):
         channels: channels of every level.
         scales: sizes of the levels relative to the token map, from large to small: of 4, 2, 1, 0.5.
         num_extra: levels after these.
-
-    Attributes:
-        out_channels: channels of every level; torchvision's detectors ask for it.
     """
 
     def __init__(self, width: int, channels: int, scales: Sequence[float], num_extra: int) -> None:
@@ -66,7 +63,7 @@ class SimpleFeaturePyramid(nn.Module):
             )
             self.levels.append(level)
         self.num_extra = num_extra
-        self.out_channels = channels
+        self.out_channels = channels  # torchvision's detectors ask for it
 
     def forward(self, tokens: Tensor) -> OrderedDict[str, Tensor]:
         """(B, C, h, w) token map to the levels "p0", "p1", ..., each (B, channels, h', w')."""
@@ -79,15 +76,8 @@ class SimpleFeaturePyramid(nn.Module):
 class FrozenPyramid(nn.Module):
     """The pyramid on the patch tokens of a frozen ViT after its final norm.
 
-    No gradient reaches the ViT, and it stays in evaluation mode. The pyramid computes in float32.
-
-    Args:
-        backbone: the ViT.
-        pyramid: takes its token maps.
-        precision: what the ViT computes in under autocast; None for its own.
-
-    Attributes:
-        out_channels: channels of every level.
+    No gradient reaches the ViT, and it stays in evaluation mode. The pyramid computes in float32;
+    `precision` is what the ViT computes in under autocast, None for its own.
     """
 
     def __init__(
@@ -119,9 +109,9 @@ class FrozenPyramid(nn.Module):
 
 Head = Literal["faster_rcnn", "retinanet", "fcos"]
 MAX_DETECTIONS = 100
-_SCORE_THRESHOLD = 0.05
-_NMS_THRESHOLD = 0.5
 _ASPECTS = (0.5, 1.0, 2.0)
+_LIMITS: dict[str, Any] = {"score_thresh": 0.05, "nms_thresh": 0.5}
+_LIMITS["detections_per_img"] = MAX_DETECTIONS
 
 
 class _Padded(GeneralizedRCNNTransform):
@@ -136,8 +126,8 @@ def build_detector(
     head: Head,
     backbone: SplitViT,
     num_classes: int,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
+    mean: Sequence[float],
+    std: Sequence[float],
     channels: int = 256,
     precision: torch.dtype | None = None,
 ) -> nn.Module:
@@ -191,9 +181,7 @@ def _faster_rcnn(pyramid: FrozenPyramid, num_classes: int, patch_size: int) -> n
         box_roi_pool=MultiScaleRoIAlign(["p0", "p1", "p2", "p3"], 7, 2),
         box_head=FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [hidden], LayerNorm2d),
         box_predictor=FastRCNNPredictor(hidden, num_classes),
-        box_score_thresh=_SCORE_THRESHOLD,
-        box_nms_thresh=_NMS_THRESHOLD,
-        box_detections_per_img=MAX_DETECTIONS,
+        **{f"box_{name}": value for name, value in _LIMITS.items()},
     )
 
 
@@ -204,9 +192,7 @@ def _retinanet(pyramid: FrozenPyramid, num_classes: int, patch_size: int) -> nn.
         pyramid,
         num_classes,
         anchor_generator=AnchorGenerator(sizes, (_ASPECTS,) * 5),
-        score_thresh=_SCORE_THRESHOLD,
-        nms_thresh=_NMS_THRESHOLD,
-        detections_per_img=MAX_DETECTIONS,
+        **_LIMITS,
     )
 
 
@@ -216,7 +202,5 @@ def _fcos(pyramid: FrozenPyramid, num_classes: int, patch_size: int) -> nn.Modul
         pyramid,
         num_classes,
         anchor_generator=AnchorGenerator(sizes, ((1.0,),) * 5),
-        score_thresh=_SCORE_THRESHOLD,
-        nms_thresh=_NMS_THRESHOLD,
-        detections_per_img=MAX_DETECTIONS,
+        **_LIMITS,
     )

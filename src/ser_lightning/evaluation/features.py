@@ -33,8 +33,7 @@ class Features(NamedTuple):
 
     Attributes:
         values: (N, layers, C) float32 [CLS] tokens of the last blocks, each through the final norm,
-            the last one last; or other features of N images. A memory map: reading rows reads these
-            rows only.
+            the last one last; or other features. A memory map: reading rows reads these only.
         label: (n,) int64 classes of the rows.
         rows: (n,) which of the N images count: all, but for unreadable ones.
     """
@@ -69,11 +68,7 @@ class Extractor(nn.Module):
 
 
 class CLSTokens(Extractor):
-    """[CLS] after the last blocks, each through the final norm: (B, layers, C).
-
-    Args:
-        backbone: frozen.
-    """
+    """[CLS] after the last blocks of a frozen backbone, through the final norm: (B, layers, C)."""
 
     def __init__(self, backbone: SplitViT) -> None:
         super().__init__()
@@ -87,13 +82,7 @@ class CLSTokens(Extractor):
 
 
 class FeaturePass(L.LightningModule):
-    """Writes the features of a clean loader into a file, each process its own rows.
-
-    Args:
-        extractor: computes them.
-        path: the `.npy` file to make, in a folder that is there.
-        num_images: images of the loader, over all processes.
-    """
+    """Writes features of a number of images into a new `.npy` file, each process its own rows."""
 
     def __init__(self, extractor: Extractor, path: Path, num_images: int) -> None:
         super().__init__()
@@ -131,11 +120,11 @@ def cached_features(
     trainer: L.Trainer,
     run_dir: Path,
 ) -> Features:
-    """Computes the features of a split, or finds them from an earlier stage.
+    """Computes the features of a split, or finds them from an earlier stage; every rank calls it.
 
-    Every rank calls it. The cache's key is what the features depend on: checkpoint, images (names,
-    sizes and times of files) and their preparation, layers, precision, and the version of this
-    code. A file appears complete or not at all.
+    The cache's key is what the features depend on: checkpoint, images (names, sizes and times of
+    files) and their preparation, layers, precision, and the version of this code. A file appears
+    complete or not at all.
 
     Args:
         backbone: frozen.
@@ -143,7 +132,7 @@ def cached_features(
         data: gives the clean loader.
         split: which images.
         trainer: runs the pass; its devices share the work.
-        run_dir: folder of the run, on a disk that all processes see; the cache is in `features/`.
+        run_dir: the run, on a disk that all processes see; the cache is in `features/`.
     """
     data.setup("test")
     images, extractor = data.images(split), CLSTokens(backbone)
@@ -184,14 +173,9 @@ def cached_features(
 def write_features(
     extractor: Extractor, loader: BatchLoader, num_images: int, path: Path, trainer: L.Trainer
 ) -> np.ndarray:
-    """Writes the features of clean images into a `.npy` file; every rank calls it.
+    """Writes the features of clean images into a `.npy` file that all processes see.
 
-    Args:
-        extractor: computes them.
-        loader: this rank's images.
-        num_images: images over all ranks.
-        path: the file, on a disk that all processes see.
-        trainer: runs the pass.
+    Every rank calls it with its loader and the number of images over all ranks.
 
     Returns:
         (n,) int64 rows that were written, over all ranks.
@@ -212,13 +196,7 @@ def write_features(
 
 
 class FeatureBatch(NamedTuple):
-    """Frozen features in the place of images.
-
-    Attributes:
-        features: (B, ...) features.
-        label: (B,) class labels.
-        slot: (B,) int64 places in the global batch, whose images are in random order.
-    """
+    """Features (B, ...), labels (B,) and places (B,) in the global batch, in random order."""
 
     features: Tensor
     label: Tensor
@@ -226,12 +204,7 @@ class FeatureBatch(NamedTuple):
 
 
 class TrainingRows(Dataset):
-    """Maps a `BatchKey` to this rank's rows of the features.
-
-    Args:
-        features: features of the training split.
-        plan: which rows a step takes.
-    """
+    """Maps a `BatchKey` to this rank's rows of the training features."""
 
     def __init__(self, features: Features, plan: Plan) -> None:
         self.features = features
@@ -247,14 +220,7 @@ class TrainingRows(Dataset):
 
 
 class CleanRows(Dataset):
-    """Rows of a split in order: item i is this rank's i-th batch, each row exactly once.
-
-    Args:
-        features: features of the split.
-        batch_size: rows per batch.
-        rank: this process.
-        world_size: number of processes.
-    """
+    """Rows of a split in order: item i is this rank's i-th batch, each row exactly once."""
 
     def __init__(
         self, features: Features, batch_size: int, rank: int = 0, world_size: int = 1
@@ -267,9 +233,8 @@ class CleanRows(Dataset):
         return math.ceil(len(self.slots) / self.batch_size)
 
     def __getitem__(self, batch: int) -> FeatureBatch:
-        return _rows(
-            self.features, self.slots[batch * self.batch_size : (batch + 1) * self.batch_size]
-        )
+        start = batch * self.batch_size
+        return _rows(self.features, self.slots[start : start + self.batch_size])
 
 
 def _rows(features: Features, index: np.ndarray, first_slot: int = 0) -> FeatureBatch:

@@ -44,34 +44,17 @@ class HeadOrigin(NamedTuple):
 
 
 def head_path(folder: Path, dataset_name: str, variant: str = "") -> Path:
-    """Where the linear stage keeps its head.
-
-    Args:
-        folder: the run.
-        dataset_name: which images it was trained on.
-        variant: `Stage.variant` of the linear stage.
-    """
+    """Where the linear stage of a run keeps its head for a data set and `Stage.variant`."""
     name = "-".join(part for part in ("linear", dataset_name, variant) if part)
     return folder / "results" / f"{name}.safetensors"
 
 
 class LinearClassifier(nn.Module):
-    """Logits from the [CLS] tokens of some blocks, side by side.
-
-    Args:
-        layers: numbers of the blocks.
-        width: channels of a token.
-        class_names: one per class; their order is that of the logits.
-
-    Attributes:
-        origin: how it came about; None where its file does not say so.
-    """
-
-    origin: HeadOrigin | None
+    """Logits, in the order of `class_names`, from the [CLS] of some blocks side by side."""
 
     def __init__(self, layers: Sequence[int], width: int, class_names: Sequence[str]) -> None:
         super().__init__()
-        self.origin = None
+        self.origin: HeadOrigin | None = None  # where its file does not say how it came about
         self.layers = list(layers)
         self.class_names = list(class_names)
         self.linear = nn.Linear(len(self.layers) * width, len(self.class_names))

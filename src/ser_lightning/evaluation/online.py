@@ -175,19 +175,9 @@ class OnlineEvaluation(L.Callback):
                     name, metrics[full], prog_bar=True, logger=False, sync_dist=True, batch_size=1
                 )
 
-    @override
-    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.on_validation_epoch_start(trainer, pl_module)
-
-    @override
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *batch: Any
-    ) -> None:
-        self.on_validation_batch_end(trainer, pl_module, outputs, *batch)
-
-    @override
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.on_validation_epoch_end(trainer, pl_module)
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
 
     def _compute(self, backbone: SplitViT, device: torch.device) -> dict[str, float]:
         """Turns the rows of all processes into numbers, equal on every process."""

@@ -4,7 +4,6 @@ Which ones, such as the grid of learning rates, the stages say: `stages/linear.p
 """
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -22,6 +21,7 @@ from ser_lightning.batch import EvaluationBatch
 from ser_lightning.distributed import gather
 from ser_lightning.evaluation.features import CleanRows, FeatureBatch
 from ser_lightning.evaluation.metrics.accuracy import Accuracy, AccuracyCounter
+from ser_lightning.evaluation.stage import fit_on_frozen
 from ser_lightning.optim import RunLength, restate_progress, run_length
 
 SELECTION_SHARE = 0.2  # SER: of 50 epochs, from epoch 40 on
@@ -85,14 +85,7 @@ def deep_head(in_features: int, num_outputs: int, hidden: int = 1024) -> nn.Sequ
 
 
 class Choice(NamedTuple):
-    """A head at the end of an epoch.
-
-    Attributes:
-        head: its number.
-        epoch: after how many epochs.
-        holdout_top1: its accuracy on the held-out images, in percent; NaN without any.
-        classifier: (B, D) features to (B, classes) logits.
-    """
+    """A head at the end of an epoch, and its held-out accuracy in percent; NaN without images."""
 
     head: int
     epoch: int
@@ -106,9 +99,6 @@ class Probe(L.LightningModule):
     All heads are measured on the held-out rows after every epoch. Of the last fifth of the epochs,
     the best head and epoch are chosen (the first of equals). A test measures the chosen head, and
     next to it the one that is best after the last epoch.
-
-    Args:
-        heads: to train.
 
     Attributes:
         holdout: this rank's held-out rows, given by `fit_probe`; None chooses nothing.
@@ -195,7 +185,7 @@ class Probe(L.LightningModule):
             )
         if self.selected is None and self.heads.chooses:
             assert self.heads.num_heads == 1
-            self.selected = self._choice(0, run_length(self.trainer).num_epochs, math.nan)
+            self.selected = self._choice(0, self.current_epoch, math.nan)
         self.last = self.last or self.selected
 
     @override
@@ -220,6 +210,17 @@ class Probe(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.accuracies = [counter.compute() for counter in self._counters]
 
+    def selection(self) -> dict[str, Any]:
+        """What was chosen on held-out images, and what the heads reached there, in plain values."""
+        assert self.selected is not None
+        head, epoch, holdout_top1, _ = self.selected
+        return {
+            **self.heads.describe(head),
+            "epoch": epoch,
+            "holdout_top1": None if math.isnan(holdout_top1) else holdout_top1,
+            "holdout_top1_last_epoch": self.holdout_top1[-1] if self.holdout_top1 else None,
+        }
+
     def _choice(self, head: int, epoch: int, holdout_top1: float) -> Choice:
         return Choice(head, epoch, holdout_top1, self.heads.single(head).requires_grad_(False))
 
@@ -229,13 +230,7 @@ class Probe(L.LightningModule):
 
 
 class CropProbe(Probe):
-    """Trains heads on random crops, which pass through the frozen backbone.
-
-    Args:
-        backbone: frozen.
-        layers: the blocks whose [CLS] tokens are read, through the final norm.
-        heads: to train.
-    """
+    """Trains heads on crops' [CLS] after some blocks of the frozen backbone, by the final norm."""
 
     def __init__(self, backbone: SplitViT, layers: Sequence[int], heads: Heads) -> None:
         super().__init__(heads)
@@ -259,13 +254,7 @@ class CropProbe(Probe):
 def fit_probe(
     trainer: L.Trainer, probe: Probe, train: DataLoader, holdout: CleanRows | None
 ) -> None:
-    """Trains heads as long as the trainer says and chooses one.
-
-    Args:
-        trainer: may have trained before.
-        probe: to train.
-        train: batches for its `training_step`.
-        holdout: this rank's held-out rows; None where nothing was held out.
+    """Trains heads as long as the trainer says, which may have trained before, and chooses one.
 
     Raises:
         ValueError: if there are several heads and nothing to choose one with, or the trainer would
@@ -285,7 +274,4 @@ def fit_probe(
     trainer.fit_loop.epoch_progress.reset()
     trainer.fit_loop.epoch_loop.batch_progress.reset()
     trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.reset()
-    with warnings.catch_warnings():
-        # The frozen backbone is meant to be.
-        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
-        trainer.fit(probe, train)
+    fit_on_frozen(trainer, probe, train)

@@ -1,6 +1,5 @@
 """What the stages that train a probe share: crops or cached features in, one result out."""
 
-import math
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
@@ -56,25 +55,12 @@ class ProbeStage(Stage):
 
     @abstractmethod
     def heads(self, in_features: int, num_classes: int, global_batch_size: int) -> Heads:
-        """The heads to train, the same on every rank.
-
-        Args:
-            in_features: width of the features.
-            num_classes: number of logits.
-            global_batch_size: images per optimizer step, over all devices.
-        """
+        """The heads to train, the same on every rank."""
 
     def keep(
         self, probe: Probe, result: StageResult, data: LabelledDataModule, folder: Path
     ) -> None:
-        """Writes what should outlive the stage; called on one rank.
-
-        Args:
-            probe: trained and tested.
-            result: what the record will say.
-            data: the images.
-            folder: the run.
-        """
+        """Writes what should outlive the stage; called on one rank."""
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
@@ -98,65 +84,44 @@ class ProbeStage(Stage):
             train = data.train_loader(trainer)
         holdout = rows("holdout") if len(data.images("holdout")) else None
         fit_probe(trainer, probe, train, holdout)
+        reasons = self.shortened(trainer)
         assert probe.selected is not None
         chosen = heads.describe(probe.selected.head)
         check_finite(probe.selected.classifier, f"weights of the head {chosen}", "lower its rate")
         test = rows("test")
-        loader = evaluation_loader(test, 0)
-        trainer.test(probe, loader, verbose=False)
-        result = self._result(probe, test, data, trainer)
+        trainer.test(probe, evaluation_loader(test, 0), verbose=False)
+        result = self._result(probe, test, data, reasons)
         if trainer.is_global_zero:
             self.keep(probe, result, data, folder)
         trainer.strategy.barrier("probe kept")
         return [result]
 
-    def _reasons(self, data: LabelledDataModule, trainer: L.Trainer) -> list[str]:
-        reasons = self.shortened(trainer)
-        reasons += ["trained on clean images, without crops"] if self.cache_features else []
+    def _result(
+        self, probe: Probe, test: CleanRows, data: LabelledDataModule, reasons: list[str]
+    ) -> StageResult:
         num_holdout = len(data.images("holdout"))
+        if self.cache_features:
+            reasons.append("trained on clean images, without crops")
         if 0 < num_holdout < MIN_HOLDOUT:
             some = f"selected on {num_holdout:,} held-out images, fewer than {MIN_HOLDOUT:,}"
             reasons.append(some)
-        return reasons
-
-    def _result(
-        self, probe: Probe, test: CleanRows, data: LabelledDataModule, trainer: L.Trainer
-    ) -> StageResult:
         chosen, last = probe.accuracies
         assert chosen.num_samples == len(test.features.rows)
-        hits = Rows(1)
         slots = torch.from_numpy(test.slots)
+        hits = Rows(1)
         hits.add(slots, test.features.label[slots], probe.hits[:, None])
         label, right = hits.gather()
+        metrics = {"top1": chosen.top1, "top5": chosen.top5}
+        metrics |= {"top1_last_epoch": last.top1, "top5_last_epoch": last.top5}
         return self.result(
             data,
-            {
-                "top1": chosen.top1,
-                "top5": chosen.top5,
-                "top1_last_epoch": last.top1,
-                "top5_last_epoch": last.top5,
-            },
+            metrics,
             chosen.num_samples,
             counts={"hits": chosen.num_hits, "hits_last_epoch": last.num_hits},
             feature={"cls_of_blocks": self.layers, "norm": "final"},
-            protocol={
-                "num_train": len(data.images("train")),
-                "num_holdout": len(data.images("holdout")),
-            },
-            selected=selection(probe),
-            reasons=self._reasons(data, trainer),
+            protocol={"num_train": len(data.images("train")), "num_holdout": num_holdout},
+            selected=probe.selection(),
+            reasons=reasons,
             hits={"top1": right[:, 0]},
             label=label,
         )
-
-
-def selection(probe: Probe) -> dict[str, Any]:
-    """What was chosen on held-out images, and what the heads reached there, in plain values."""
-    assert probe.selected is not None
-    head, epoch, holdout_top1, _ = probe.selected
-    return {
-        **probe.heads.describe(head),
-        "epoch": epoch,
-        "holdout_top1": None if math.isnan(holdout_top1) else holdout_top1,
-        "holdout_top1_last_epoch": probe.holdout_top1[-1] if probe.holdout_top1 else None,
-    }

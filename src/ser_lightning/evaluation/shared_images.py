@@ -11,12 +11,7 @@ from ser_lightning.data.sources.folder import FileImages
 
 
 def num_shared(first: "ImageSet | Chosen", second: "ImageSet | Chosen") -> int:
-    """The number of images that are in both sets: the same file, or place in the same set.
-
-    Args:
-        first: a set, or a set and the positions that count.
-        second: the same.
-    """
+    """How many images are in both sets (or the chosen ones): one file, or place in one set."""
     return len(_identities(first) & _identities(second))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from ser_lightning.backbones import Branch, SplitViT
@@ -60,12 +62,7 @@ class StageResult:
 
 
 def result_branch(checkpoint: str) -> Branch:
-    """Whose weights stand for a run: what the objective that it names says.
-
-    Args:
-        checkpoint: file of a pretraining run. An objective that is not installed here counts as
-            one of which the trained branch is the result.
-    """
+    """Whose weights stand for a run: what its objective says, "online" if it is not installed."""
     config = checkpoint_config(checkpoint) or {}
     module, _, name = config.get("model", {}).get("class_path", "").rpartition(".")
     try:
@@ -92,8 +89,6 @@ class Stage(L.LightningModule, ABC):
         seed: seed of heads and draws; taken from `seed_everything`.
 
     Attributes:
-        default_branch: whose weights stand for the checkpoint's objective.
-        branch: whose weights are measured.
         settings: how stage, data and trainer were set, in plain values, for the protocol of every
             result; whoever runs the stage gives it.
     """
@@ -199,9 +194,11 @@ class Stage(L.LightningModule, ABC):
         for _, images in sorted(data.unreadable.items()):  # of all ranks
             found = gather_ragged(torch.tensor(sorted(images), dtype=torch.int64))
             images.update(found.tolist())
+        # whatever the disk they lie on: names, labels and classes
+        listings = [images.listing() for images in self.measured_sets(data, dataset)]
         return StageResult(
             dataset=dataset or data.dataset_name,
-            data_sha256=data_sha256(self.measured_sets(data, dataset)),
+            data_sha256=hashlib.sha256("\n".join(listings).encode()).hexdigest(),
             metrics=metrics,
             num_samples=num_samples,
             protocol={**self.settings, **(protocol or {})},
@@ -210,11 +207,7 @@ class Stage(L.LightningModule, ABC):
         )
 
     def check_training(self, trainer: L.Trainer) -> None:
-        """Refuses a training that is not told how long it is, or whose steps would differ.
-
-        Raises:
-            ValueError: names the setting and the remedy.
-        """
+        """Refuses a training that is not told how long it is, or whose steps would differ."""
         check_trainer(trainer, self)
         if trainer.max_epochs is None and trainer.max_steps == -1:
             raise ValueError(
@@ -223,11 +216,7 @@ class Stage(L.LightningModule, ABC):
             )
 
     def shortened(self, trainer: L.Trainer) -> list[str]:
-        """Why numbers after a training that was stopped may not be compared; empty if it was not.
-
-        Args:
-            trainer: the one that trained.
-        """
+        """Why a training that ended early makes numbers unofficial; to be asked after `fit`."""
         done, asked = trainer.global_step, run_length(trainer).num_steps
         return [] if done == asked else [f"trained {done} of {asked} steps"]
 
@@ -259,12 +248,6 @@ class Stage(L.LightningModule, ABC):
         return None  # trains nothing
 
 
-def data_sha256(sets: Sequence[ImageSet]) -> str:
-    """The identity of images, whatever the disk they lie on: names, labels and classes."""
-    listings = [images.listing() for images in sets]
-    return hashlib.sha256("\n".join(listings).encode()).hexdigest()
-
-
 def check_finite(module: nn.Module, what: str, remedy: str) -> None:
     """Refuses weights that are no numbers, of which nothing may be recorded.
 
@@ -277,6 +260,13 @@ def check_finite(module: nn.Module, what: str, remedy: str) -> None:
             f"{what}: {len(broken)} are not finite, such as {broken[0]}, the training diverged and "
             f"no record is written; {remedy}"
         )
+
+
+def fit_on_frozen(trainer: L.Trainer, module: L.LightningModule, train: DataLoader) -> None:
+    """Trains without a warning that a part of the module is in evaluation mode, as it is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+        trainer.fit(module, train)
 
 
 def stage_classes(parent: type[Stage] = Stage) -> list[type[Stage]]:

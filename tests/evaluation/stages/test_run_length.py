@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ser_lightning.commands.evaluate import StageCommandLine, evaluate
+from ser_lightning.data.benchmarks.detection import DetectionBatch
 from ser_lightning.evaluation.features import FeatureBatch
 from ser_lightning.evaluation.probe import Probe, fit_probe
 from ser_lightning.evaluation.stages.detection import DetectionStage

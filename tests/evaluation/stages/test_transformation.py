@@ -28,6 +28,7 @@ from ser_lightning.evaluation.stages.transformation import (
     task_input,
     version_features,
 )
+from ser_lightning.optim import RunLength
 from ser_lightning.results.record import read_record
 from support import tiny_backbone
 from tiny_names import SHAPES
@@ -126,7 +127,7 @@ def test_each_head_gets_the_gradient_of_its_own_loss():
         expected = torch.autograd.grad(own, list(head.parameters()))
         for parameter, gradient in zip(head.parameters(), expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
-    optimizer = module.configure(num_epochs=1)
+    optimizer = module.configure(RunLength(1, 1, "trainer.max_epochs"))
     optimized = [p for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in optimized} == {id(p) for p in module.parameters()}
     assert optimizer.defaults["lr"] == 1e-3

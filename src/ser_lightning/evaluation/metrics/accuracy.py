@@ -38,14 +38,6 @@ class AccuracyCounter:
 
 
 def top_hits(logits: Tensor, label: Tensor) -> Tensor:
-    """Whether the right class is the best, and among the five best (of fewer, among all).
-
-    Args:
-        logits: (B, classes).
-        label: (B,) right classes.
-
-    Returns:
-        (B, 2) bool.
-    """
+    """(B, 2) bool: the right class (B,) is the best of the logits (B, classes), or among five."""
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices == label[:, None]
     return torch.stack([best[:, 0], best.any(1)], dim=1)

@@ -18,11 +18,7 @@ METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
 
 
 def require_coco_eval() -> None:
-    """Asks for the package that counts matches.
-
-    Raises:
-        ValueError: if it is not installed.
-    """
+    """Raises a ValueError if the package that counts matches is not installed."""
     if find_spec("faster_coco_eval") is None:
         raise ValueError(
             "mean average precision needs faster-coco-eval, which is not installed; run "

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def rankme(features: Tensor, eps: float = 1e-7) -> float:
-    """Computes the effective rank of a feature matrix, between 1 and min(N, K).
+    """The effective rank of a feature matrix, between 1 and min(N, K).
 
     With the singular values s of the matrix, not centred:
 
@@ -16,33 +16,24 @@ def rankme(features: Tensor, eps: float = 1e-7) -> float:
 
     Source: Garrido et al. 2023, arXiv 2210.02885, Eq. 1.
 
-    Args:
-        features: (N, K) embeddings; N should be well above K, 10,000 rows where there are.
-        eps: added to the normalised singular values.
-
-    Returns:
-        The effective rank; nan for fewer than 2 rows or where a feature is not finite.
+    N should be well above K, 10,000 rows where there are. Nan for fewer than 2 rows or where a
+    feature is not finite.
     """
     if len(features) < 2 or not bool(features.isfinite().all()):
         return math.nan
     singular = torch.linalg.svdvals(features.float())
-    p = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny) + eps
-    return torch.exp(-(p * p.log()).sum()).item()
+    return _effective_rank(singular, eps)
 
 
 def feature_std(features: Tensor) -> float:
-    """Computes the mean over channels of the standard deviation of the unit-length embeddings.
+    """The mean over channels of the standard deviation of the unit-length embeddings.
 
     About 1 / sqrt(K) where embeddings spread over the sphere, 0 where all are the same. The
     standard deviation is that of the population: sum_d std_d^2 = 1 - |mean|^2.
 
     Source: SimSiam (Chen & He 2021), section 4.1.
 
-    Args:
-        features: (N, K) embeddings of any length.
-
-    Returns:
-        The mean standard deviation; nan for fewer than 2 rows.
+    Nan for fewer than 2 rows.
     """
     if len(features) < 2:
         return math.nan
@@ -50,7 +41,7 @@ def feature_std(features: Tensor) -> float:
 
 
 def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-8) -> float:
-    """Computes the effective rank of what tells images apart, against what views of one change.
+    """The effective rank of what tells images apart, against what views of one change.
 
     With the mean mu_i of the q views z_ij of image i, and the mean mu of all:
 
@@ -61,14 +52,9 @@ def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-8) -> float:
 
     Source: Thilak et al. 2023, arXiv 2312.04000.
 
-    Args:
-        views: (n, q, K) embeddings of q views of each of n images; n should be above K.
-        delta: added to the diagonal of S_w.
-        eps: added to the normalised eigenvalues.
-
-    Returns:
-        The effective rank, between 1 and min(K, n - 1); nan for fewer than 2 images or views, or
-        where an embedding is not finite. Computed in double precision on the CPU.
+    Of (n, q, K) embeddings of q views of n images; n should be above K. Between 1 and
+    min(K, n - 1); nan for fewer than 2 images or views, or where an embedding is not finite.
+    Computed in double precision on the CPU.
     """
     num_images, num_views, width = views.shape
     if num_images < 2 or num_views < 2 or not bool(views.isfinite().all()):
@@ -84,24 +70,17 @@ def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-8) -> float:
     whitened = torch.linalg.solve_triangular(factor, between.T, upper=False)
     spectrum = torch.linalg.svdvals(whitened).square()
     spectrum = torch.cat([spectrum, spectrum.new_zeros(width - len(spectrum))])
-    p = spectrum / spectrum.sum().clamp_min(torch.finfo(spectrum.dtype).tiny) + eps
-    return torch.exp(-(p * p.log()).sum()).item()
+    return _effective_rank(spectrum, eps)
 
 
 def alignment(first: Tensor, second: Tensor, alpha: float = 2) -> float:
-    """Computes the mean distance between unit-length embeddings of two views, to a power.
+    """The mean distance between unit-length embeddings of two views, to a power.
 
         E || z(x) - z(x+) ||_2^alpha,   between 0 and 2^alpha; 0 is perfect invariance
 
     Source: Wang & Isola 2020, arXiv 2005.10242, Eq. 2.
 
-    Args:
-        first: (N, K) embeddings of a view of each image, of any length.
-        second: (N, K) embeddings of another view of the same images.
-        alpha: the power.
-
-    Returns:
-        The mean; nan for fewer than 2 images.
+    Of (N, K) embeddings of any length; nan for fewer than 2 images.
     """
     if len(first) < 2:
         return math.nan
@@ -110,18 +89,14 @@ def alignment(first: Tensor, second: Tensor, alpha: float = 2) -> float:
 
 
 def uniformity(features: Tensor, t: float = 2) -> float:
-    """Computes how evenly unit-length embeddings fill the sphere; lower is more evenly.
+    """How evenly unit-length embeddings fill the sphere; lower is more evenly.
 
         log E_{i != j} exp(-t || z_i - z_j ||^2),   between -4t and 0; 0 where all are the same
 
     Source: Wang & Isola 2020, arXiv 2005.10242, Eq. 3.
 
-    Args:
-        features: (N, K) embeddings of any length; the memory grows with N^2, 4,096 take 0.4 GB.
-        t: the inverse width of the kernel.
-
-    Returns:
-        The logarithm; nan for fewer than 2 rows.
+    Of (N, K) embeddings of any length; the memory grows with N^2, 4,096 take 0.4 GB. Nan for fewer
+    than 2 rows.
     """
     num_rows = len(features)
     if num_rows < 2:
@@ -133,10 +108,7 @@ def uniformity(features: Tensor, t: float = 2) -> float:
 
 
 def spatial_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Reduces token maps to what `spatial_variance_ratio` needs, image by image.
-
-    Args:
-        maps: (B, C, h, w) token maps.
+    """Reduces (B, C, h, w) token maps to what `spatial_variance_ratio` needs, image by image.
 
     Returns:
         (B,) the variance over the positions, summed over channels, and (B, C) the mean token.
@@ -147,22 +119,22 @@ def spatial_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spatial_variance_ratio(within: Tensor, mean: Tensor) -> float:
-    """Computes which part of the variance of tokens lies within images, between 0 and 1.
+    """Which part of the variance of tokens lies within images, between 0 and 1.
 
     Equals the ratio for the pooled tokens of all images, by the law of total variance, provided
     that all maps have the same size. Source: the early alarm for the trivial solution of SER
     appendix A.4.
 
-    Args:
-        within: (N,) variance over positions per image.
-        mean: (N, C) mean token per image.
-
-    Returns:
-        The ratio: 0 where every map is constant in space, the trivial solution of an equivariance
-        loss; nan for fewer than 2 images or where nothing varies at all.
+    Of the results of `spatial_moments`. 0 where every map is constant in space, the trivial
+    solution of an equivariance loss; nan for fewer than 2 images or where nothing varies at all.
     """
     if len(within) < 2:
         return math.nan
     inside = within.double().mean()
     between = mean.double().var(dim=0, correction=0).sum()
     return (inside / (inside + between)).item()
+
+
+def _effective_rank(spectrum: Tensor, eps: float) -> float:
+    p = spectrum / spectrum.sum().clamp_min(torch.finfo(spectrum.dtype).tiny) + eps
+    return torch.exp(-(p * p.log()).sum()).item()

@@ -7,7 +7,7 @@ Source: SER Table 4. Its formula is not in the text; this is the cosine over cha
 over positions, that Zhang 2019 uses for shifts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -38,15 +38,7 @@ class TokenMapper(Protocol):
 
 
 def token_cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Computes the cosine over channels, averaged over positions.
-
-    Args:
-        first: (B, C, h, w) token maps.
-        second: (B, C, h, w) token maps in the same frame.
-
-    Returns:
-        (B,) float32 in [-1, 1].
-    """
+    """The cosine over channels of (B, C, h, w) maps in one frame, averaged over positions: (B,)."""
     return F.cosine_similarity(first.float(), second.float(), dim=1).flatten(1).mean(1)
 
 
@@ -94,14 +86,7 @@ def family_elements(
 
 @lru_cache(maxsize=16)
 def scale_grids(grid: tuple[int, int], seed: int = 0) -> tuple[tuple[int, int], ...]:
-    """Draws the grids of the scale family by the area and aspect law of pretraining.
-
-    Args:
-        grid: the backbone's grid (h, w), which is never among the results.
-        seed: seed of the draw.
-
-    Returns:
-        `NUM_SCALES` grids (h, w).
+    """`NUM_SCALES` grids (h, w) by the area and aspect law of pretraining, never the given one.
 
     Raises:
         ValueError: if the grid is so small that every draw rounds to itself.
@@ -134,16 +119,8 @@ def equivariance_scores(
     little without that baseline. Computed in float32 outside any autocast, one pass of the
     backbone for all layers.
 
-    Args:
-        backbone: the encoder f, in evaluation mode.
-        pixels: (B, 3, H, W) normalised images.
-        layers: after which blocks; the depth means after the final norm.
-        position: (B,) int64 counter of the images in the evaluation set; picks the elements.
-        seed: seed of the elements.
-        families: which transformations.
-
     Returns:
-        For each family and layer the (B,) float32 scores, on the device of the pixels.
+        For each family and layer the (B,) float32 scores; arguments are `companion_scores`'s.
     """
     return companion_scores(backbone, pixels, layers, position, None, seed, families)["score"]
 
@@ -164,13 +141,7 @@ class Reference(NamedTuple):
 
 
 def reference_positions(num_images: int) -> Tensor:
-    """Spreads the images that lend their maps for the chance level evenly over the set.
-
-    Args:
-        num_images: the size of the evaluation set.
-
-    Returns:
-        (R,) int64 counters, R at most `NUM_REFERENCES`.
+    """Counters (R,) of the images that lend their maps for the chance level, evenly over the set.
 
     Raises:
         ValueError: if there is only one image, which has no other one.
@@ -185,15 +156,7 @@ def reference_positions(num_images: int) -> Tensor:
 
 
 def other_image(position: Tensor, references: Tensor) -> Tensor:
-    """Picks for every image one of the references, never itself.
-
-    Args:
-        position: (B,) int64 counter of the images in the evaluation set.
-        references: (R,) int64 counters of the references, at least two.
-
-    Returns:
-        (B,) int64 numbers of references, which depend on the counter of the image alone.
-    """
+    """Numbers (B,) of references (R,), one for every counter (B,) of an image and never itself."""
     position = position.cpu()
     chosen = position % len(references)
     return (chosen + (references[chosen] == position).long()) % len(references)
@@ -235,50 +198,41 @@ def companion_scores(
         row: {family: {layer: nothing.clone() for layer in layers} for family in families}
         for row in ROWS
     }
+
     with torch.autocast(pixels.device.type, enabled=False):
         base = backbone.token_maps(pixels, layers)
-        for family, rows, element, maps in _transformed(
-            backbone, pixels, layers, position, seed, families
-        ):
-            for i, (layer, after) in enumerate(zip(layers, maps, strict=True)):
-                before = base[i][rows]
-                expected = act(element, before)
-                values["score"][family][layer][rows] = token_cosine(after, expected)
-                if reference is None:
-                    continue
-                if after.shape == before.shape:
-                    values["no_action"][family][layer][rows] = token_cosine(after, before)
-                if reference.maps:
-                    places = position.cpu()[rows.cpu()]
-                    chosen = other_image(places, reference.positions).to(rows.device)
-                    other = act(element, reference.maps[i][chosen])
-                    values["chance"][family][layer][rows] = token_cosine(after, other)
-                mean = reference.mean[i][:, None, None]
-                centred = token_cosine(after - mean, expected - mean)
-                values["mean_centred"][family][layer][rows] = centred
+        for family in families:
+            for of_batch, element in family_elements(family, position, backbone.grid, seed):
+                rows = of_batch.to(pixels.device)
+                moved = act(element, pixels[rows], backbone.patch_size)
+                maps = backbone.token_maps(moved, layers)
+                places = position.cpu()[of_batch.cpu()]
+                for i, layer in enumerate(layers):
+                    found = _scores(element, base[i][rows], maps[i], reference, i, places)
+                    for row, value in found.items():
+                        values[row][family][layer][rows] = value
     return values
 
 
-class _Transformed(NamedTuple):
-    """Rows of a batch under one transformation of a family, and their (n, C, h, w) maps."""
-
-    family: str
-    rows: Tensor
-    element: GroupElement
-    maps: tuple[Tensor, ...]
-
-
-def _transformed(
-    backbone: TokenMapper,
-    pixels: Tensor,
-    layers: Sequence[int],
+def _scores(
+    element: GroupElement,
+    before: Tensor,
+    after: Tensor,
+    reference: Reference | None,
+    number: int,
     position: Tensor,
-    seed: int,
-    families: Sequence[str],
-) -> Iterator[_Transformed]:
-    """Maps of the transformed images; together every row of the batch once per family."""
-    for family in families:
-        for rows, element in family_elements(family, position, backbone.grid, seed):
-            chosen = rows.to(pixels.device)
-            moved = act(element, pixels[chosen], backbone.patch_size)
-            yield _Transformed(family, chosen, element, backbone.token_maps(moved, layers))
+) -> dict[str, Tensor]:
+    """The rows that are defined for maps of one layer, f(x) and f(g.x)."""
+    expected = act(element, before)
+    found = {"score": token_cosine(after, expected)}
+    if reference is None:
+        return found
+    if after.shape == before.shape:
+        found["no_action"] = token_cosine(after, before)
+    mean = reference.mean[number][:, None, None]
+    if reference.maps:
+        chosen = other_image(position, reference.positions).to(before.device)
+        others = act(element, reference.maps[number][chosen])
+        found["chance"] = token_cosine(after, others)
+    found["mean_centred"] = token_cosine(after - mean, expected - mean)
+    return found

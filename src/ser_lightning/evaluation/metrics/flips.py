@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 Reference = Literal["first", "previous"]
+"""What a frame is compared with: the first one for noises, whose frames are independent."""
 _LIST = 5
 
 
 def flip_rate(predictions: Tensor, reference: Reference, difficulty: int = 1) -> Tensor:
-    """Computes how often the prediction of a video changes.
+    """How often the prediction of a video changes; the flip probability is the mean over videos.
 
     The naive loop, with the reference r(j) = j - difficulty, or 0 for "first":
 
@@ -22,12 +23,11 @@ def flip_rate(predictions: Tensor, reference: Reference, difficulty: int = 1) ->
 
     Args:
         predictions: (V, T) int64 best class of every frame.
-        reference: with which frame a frame is compared: "first" for the noises, whose frames are
-            independent, "previous" for all others.
+        reference: with which frame a frame is compared.
         difficulty: stride of the comparison with the previous frame; all offsets count.
 
     Returns:
-        (V,) float64 in [0, 1]. The flip probability is its mean over videos.
+        (V,) float64 in [0, 1].
 
     Raises:
         ValueError: if the stride does not fit, or the reference is unknown.
@@ -37,16 +37,11 @@ def flip_rate(predictions: Tensor, reference: Reference, difficulty: int = 1) ->
 
 
 def top5_distance(before: Tensor, after: Tensor) -> Tensor:
-    """Computes the top-5 distance of rankings, which needs their five best classes only.
+    """The top-5 distance (...) int64 of two rankings (..., 5), best class first.
 
         d = sum_{i=0..4} |i - min(position of before's i-th class in after's list, 5)|
 
-    Args:
-        before: (..., 5) int64 five best classes of the reference, best first.
-        after: (..., 5) the same of the frame compared.
-
-    Returns:
-        (...) int64: 0 where the lists agree, 15 where they have no class in common.
+    0 where the lists agree, 15 where they have no class in common; not symmetric.
 
     Raises:
         ValueError: if a list does not have five classes.
@@ -63,20 +58,10 @@ def top5_distance(before: Tensor, after: Tensor) -> Tensor:
 
 
 def video_results(top5: Tensor, label: Tensor, reference: Reference, difficulty: int = 1) -> Tensor:
-    """Reduces each video to what is summed over videos.
+    """What each video has: (V, T, 5) best classes and (V,) labels to (V, 5) float64.
 
-    Args:
-        top5: (V, T, 5) int64 five best classes of every frame, best first.
-        label: (V,) int64 true classes.
-        reference: as `flip_rate`.
-        difficulty: as `flip_rate`.
-
-    Returns:
-        (V, 5) float64: flip rate, mean top-5 distance, frames whose best class is right, frames
-        that have the right class among their five, frames.
-
-    Raises:
-        ValueError: as `flip_rate` and `top5_distance`.
+    The columns are flip rate, mean top-5 distance, frames whose best class is right, frames that
+    have the right class among their five, and frames. Raises as `flip_rate` and `top5_distance`.
     """
     before, after = _pairs(top5, reference, difficulty)
     hits = top5 == label[:, None, None]
@@ -91,17 +76,7 @@ def video_results(top5: Tensor, label: Tensor, reference: Reference, difficulty:
 
 
 class PerturbationSums(NamedTuple):
-    """Sums and counts over the videos of one perturbation, in any order and number of parts.
-
-    Attributes:
-        num_videos: videos.
-        num_frames: frames of all videos, the first included.
-        top1_hits: frames whose best class is right.
-        top5_hits: frames with the right class among the five best.
-        all_right: videos all of whose frames are right.
-        flip_rate: sum over videos.
-        top5_distance: sum over videos.
-    """
+    """Sums and counts over the videos of one perturbation, in any order and number of parts."""
 
     num_videos: int
     num_frames: int
@@ -112,11 +87,7 @@ class PerturbationSums(NamedTuple):
     top5_distance: float
 
     def percentages(self) -> dict[str, float]:
-        """Divides by the counts.
-
-        Returns:
-            top1 and top5: accuracy over all frames; all_frames_right: over videos;
-            flip_probability, all in percent; and top5_distance, the mean over videos, 0 to 15.
+        """Accuracy over frames and videos and flip probability in percent, and mean distance.
 
         Raises:
             ValueError: if there is no video.
@@ -133,25 +104,10 @@ class PerturbationSums(NamedTuple):
 
 
 def summands(results: Tensor) -> Tensor:
-    """What each video adds to the sums.
-
-    Args:
-        results: (V, 5) of `video_results`.
-
-    Returns:
-        (V, fields of PerturbationSums) float64, in the order of the fields.
-    """
+    """What each video, a row of `video_results`, adds to the fields of `PerturbationSums`."""
     flips, distance, top1, top5, frames = results.double().unbind(1)
-    columns = {
-        "num_videos": torch.ones_like(frames),
-        "num_frames": frames,
-        "top1_hits": top1,
-        "top5_hits": top5,
-        "all_right": (top1 == frames).double(),
-        "flip_rate": flips,
-        "top5_distance": distance,
-    }
-    return torch.stack([columns[name] for name in PerturbationSums._fields], dim=1)
+    videos, all_right = torch.ones_like(frames), (top1 == frames).double()
+    return torch.stack([videos, frames, top1, top5, all_right, flips, distance], dim=1)
 
 
 def _pairs(frames: Tensor, reference: Reference, difficulty: int) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ s_j; each votes for its class with weight exp(s_j / temperature).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,33 +26,11 @@ class KNNAccuracy(NamedTuple):
 
 
 def knn_accuracy(
-    bank: Tensor,
-    bank_labels: Tensor,
-    queries: Tensor,
-    query_labels: Tensor,
-    k: int | Sequence[int] = 20,
-    temperature: float = 0.07,
-    chunk_size: int = 256,
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, query_labels: Tensor, *args: Any, **how: Any
 ) -> dict[int, KNNAccuracy]:
-    """Measures how often the neighbours of a query vote for its class.
-
-    Args:
-        bank: (N, K) features of the labelled bank, of any length.
-        bank_labels: (N,) int64 classes, none negative.
-        queries: (M, K) features to classify, at least one.
-        query_labels: (M,) int64 true classes, none negative.
-        k: the number of neighbours, or several.
-        temperature: temperature of the votes.
-        chunk_size: queries compared with the bank at a time; memory is chunk_size * N floats.
-
-    Returns:
-        The accuracy for every k.
-
-    Raises:
-        ValueError: as `knn_hits`.
-    """
-    hits = knn_hits(bank, bank_labels, queries, query_labels, k, temperature, chunk_size)
-    return {num_neighbours: KNNAccuracy.of(right) for num_neighbours, right in hits.items()}
+    """How often the neighbours of a query vote for its class, for every k; as `knn_hits`."""
+    hits = knn_hits(bank, bank_labels, queries, query_labels, *args, **how)
+    return {k: KNNAccuracy.of(right) for k, right in hits.items()}
 
 
 def knn_hits(
@@ -64,16 +42,16 @@ def knn_hits(
     temperature: float = 0.07,
     chunk_size: int = 256,
 ) -> dict[int, Tensor]:
-    """Says of each query which of its best classes is the true one.
+    """Says of each query which of its best classes is the true one; see `knn_predict`.
 
     Args:
-        bank: as `knn_accuracy`, and so are all others.
+        bank: (N, K) features of the labelled bank, of any length.
         bank_labels: (N,) int64 classes, none negative.
         queries: (M, K) features to classify, at least one.
         query_labels: (M,) int64 true classes, none negative.
         k: the number of neighbours, or several.
         temperature: temperature of the votes.
-        chunk_size: queries compared with the bank at a time.
+        chunk_size: queries compared with the bank at a time; memory is chunk_size * N floats.
 
     Returns:
         For every k (M, min(5, num_classes)) bool, best class first; at most one is set in a row.
@@ -111,16 +89,8 @@ def knn_predict(
         for q: for j in N_k(q): votes[q, bank_labels[j]] += exp(s_j / temperature)
 
     Votes are divided by the largest one of the query, so that no temperature overflows. Classes
-    with equal votes rank by their number.
-
-    Args:
-        bank: (N, K) features of the labelled bank, of any length.
-        bank_labels: (N,) int64 classes in 0..num_classes-1.
-        queries: (M, K) features to classify; computed on the bank's device.
-        num_classes: how many classes there are.
-        k: the number of neighbours, or several, each at most N.
-        temperature: temperature of the votes.
-        chunk_size: queries compared with the bank at a time.
+    with equal votes rank by their number. Arguments are those of `knn_hits`; computed on the bank's
+    device.
 
     Returns:
         For every k the (M, min(5, num_classes)) best classes of each query, best first, and then
@@ -130,7 +100,14 @@ def knn_predict(
         ValueError: if a k is not in 1..N, or the temperature is not positive.
     """
     counts = [k] if isinstance(k, int) else list(k)
-    _check(counts, len(bank), temperature)
+    for count in counts:
+        if not 1 <= count <= len(bank):
+            raise ValueError(
+                f"k {count} with a bank of {len(bank)} images; k must be between 1 and the size of "
+                "the bank: lower k or use a larger bank"
+            )
+    if temperature <= 0:
+        raise ValueError(f"k-NN temperature {temperature} must be positive; 0.07 is the usual one")
     bank = F.normalize(bank.float(), dim=1)
     bank_labels = bank_labels.to(bank.device)
     ranked: dict[int, list[Tensor]] = {count: [] for count in counts}
@@ -148,15 +125,3 @@ def knn_predict(
             ranked[count].append(order.where(best >= 0, -1)[:, :5])
     empty = bank_labels.new_zeros(0, min(5, num_classes))
     return {count: torch.cat(chunks) if chunks else empty for count, chunks in ranked.items()}
-
-
-def _check(counts: Sequence[int], bank_size: int, temperature: float) -> None:
-    """Refuses numbers of neighbours that the bank cannot give."""
-    for count in counts:
-        if not 1 <= count <= bank_size:
-            raise ValueError(
-                f"k {count} with a bank of {bank_size} images; k must be between 1 and the size of "
-                "the bank: lower k or use a larger bank"
-            )
-    if temperature <= 0:
-        raise ValueError(f"k-NN temperature {temperature} must be positive; 0.07 is the usual one")

@@ -4,7 +4,6 @@ Source: SER Table 11 and appendix A.3: frozen encoder, 45,000 iterations of 32 i
 neck, resolution and optimizer are not stated there; here they are those of ViTDet.
 """
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ser_lightning.evaluation.metrics.average_precision import (
     mean_average_precision,
     require_coco_eval,
 )
-from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
+from ser_lightning.evaluation.stage import Stage, StageResult, check_finite, fit_on_frozen
 from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, PositiveInt, checked
 from ser_lightning.optim import decay_groups, run_length, scheduled
 
@@ -38,11 +37,6 @@ def relative_learning_rate(step: int, num_steps: int, warmup_steps: int) -> floa
     """The learning rate as a share of its peak: a linear rise, then a tenth after each drop.
 
     Source: ViTDet.
-
-    Args:
-        step: optimizer steps taken so far.
-        num_steps: optimizer steps of the whole run.
-        warmup_steps: length of the warm-up.
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
@@ -106,19 +100,11 @@ class DetectionStage(Stage):
             )
         self.check_training(trainer)
         data.setup("fit")
-        self.detector = build_detector(
-            self.head,
-            self.backbone,
-            data.num_classes,
-            data.mean,
-            data.std,
-            self.channels,
-            _REDUCED.get(str(trainer.precision)),
-        )
-        with warnings.catch_warnings():
-            # The frozen backbone is meant to be.
-            warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
-            trainer.fit(self, data.train_loader(trainer))
+        reduced = _REDUCED.get(str(trainer.precision))
+        what = self.backbone, data.num_classes, data.mean, data.std
+        self.detector = build_detector(self.head, *what, self.channels, reduced)
+        fit_on_frozen(trainer, self, data.train_loader(trainer))
+        reasons = self.shortened(trainer)
         check_finite(self.detector, "weights of the detector", "lower model.learning_rate")
         trainer.test(self, data.test_dataloader(), verbose=False)
         images = data.images("test")
@@ -133,7 +119,7 @@ class DetectionStage(Stage):
                 len(self.measured),
                 counts={"detections": len(self.detections)},
                 feature={"tokens_of_block": self.backbone.depth, "norm": True},
-                reasons=self.shortened(trainer),
+                reasons=reasons,
             )
         ]
 
@@ -151,8 +137,7 @@ class DetectionStage(Stage):
 
     @override
     def on_test_epoch_start(self) -> None:
-        self._rows = [torch.empty(0, 7)]
-        self._indices = [torch.empty(0, dtype=torch.int64)]
+        self._rows, self._indices = [torch.empty(0, 7)], [torch.empty(0, dtype=torch.int64)]
 
     @override
     def test_step(self, batch: DetectionBatch, batch_idx: int) -> None:

@@ -4,6 +4,7 @@ Source: Garrido et al. 2023 (RankMe), Thilak et al. 2023 (LiDAR), Wang & Isola 2
 uniformity), and the early alarm for the trivial solution of SER appendix A.4.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ser_lightning.evaluation.metrics.diagnostics import (
     spatial_variance_ratio,
     uniformity,
 )
-from ser_lightning.evaluation.per_image import Rows
+from ser_lightning.evaluation.per_image import PerImagePass
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.randomness import Stream, generator
@@ -39,80 +40,54 @@ MAX_PAIRWISE = 4096
 """Images that enter the uniformity, which compares all pairs."""
 
 
-class TokenPass(L.LightningModule):
-    """Measures the spatial variance of the token map after the regularised block.
-
-    Args:
-        backbone: frozen.
-
-    Attributes:
-        ratio: the result, on every process, after `trainer.test`.
-    """
+class TokenPass(PerImagePass):
+    """The spatial variance `ratio` of the token map after the regularised block."""
 
     ratio: float
 
     def __init__(self, backbone: SplitViT) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self._rows = Rows(1 + backbone.width)
+        super().__init__(backbone, 1 + backbone.width)
 
     @override
-    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
+    def values(self, batch: EvaluationBatch) -> Tensor:
         within, mean = spatial_moments(self.backbone.prefix(batch.pixels).tokens)
-        self._rows.add(batch.indices, batch.label, torch.cat([within[:, None], mean], 1))
+        return torch.cat([within[:, None], mean], 1)
 
     @override
-    def on_test_epoch_end(self) -> None:
-        values = self._rows.gather().values
+    def finish(self, values: Tensor) -> None:
         self.ratio = spatial_variance_ratio(values[:, 0], values[:, 1:])
 
 
-class ViewPass(L.LightningModule):
-    """Computes the [CLS] embeddings of augmented views.
-
-    Args:
-        backbone: frozen.
-        num_views: views per image and pipeline.
-        mean: (3,) channel means.
-        std: (3,) channel standard deviations.
-
-    Attributes:
-        embeddings: by pipeline (N, views, C) float32, on every process, after `trainer.test`.
-    """
+class ViewPass(PerImagePass):
+    """The [CLS] `embeddings` of augmented views: by pipeline (N, views, C) float32."""
 
     embeddings: dict[str, Tensor]
 
     def __init__(
-        self,
-        backbone: SplitViT,
-        num_views: int,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
+        self, backbone: SplitViT, num_views: int, mean: Sequence[float], std: Sequence[float]
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, len(PIPELINES) * num_views * backbone.width)
+        self.num_views = num_views
         self.mean = mean
         self.std = std
-        self._shape = (num_views, backbone.width)
-        self._rows = {name: Rows(num_views * backbone.width) for name in PIPELINES}
 
     @override
-    def test_step(self, batch: HostBatch, batch_idx: int) -> None:
+    def values(self, batch: HostBatch) -> Tensor:
         views = render(batch, self.backbone.patch_size, self.mean, self.std)
-        for name, chosen in zip(PIPELINES, (views.crop, views.invertible), strict=True):
-            self._rows[name].add(batch.indices, batch.label, self._embed(chosen).flatten(1))
+        return torch.cat([self._embed(part) for part in (views.crop, views.invertible)], 1)
 
     @override
-    def on_test_epoch_end(self) -> None:
-        gathered = {name: rows.gather().values for name, rows in self._rows.items()}
-        self.embeddings = {name: rows.unflatten(1, self._shape) for name, rows in gathered.items()}
+    def finish(self, values: Tensor) -> None:
+        shape = (len(PIPELINES), self.num_views, self.backbone.width)
+        parts = values.unflatten(1, shape).unbind(1)
+        self.embeddings = dict(zip(PIPELINES, parts, strict=True))
 
     def _embed(self, views: tuple[View, ...]) -> Tensor:
-        """(B, views, C) embeddings; crops have one size, and go through in one pass."""
+        """(B, views * C) embeddings; crops have one size, and go through in one pass."""
         if len({view.pixels.shape for view in views}) > 1:
-            return torch.stack([self.backbone(view.pixels) for view in views], 1)
+            return torch.cat([self.backbone(view.pixels) for view in views], 1)
         embedded: Tensor = self.backbone(torch.cat([view.pixels for view in views]))
-        return embedded.unflatten(0, (len(views), -1)).transpose(0, 1)
+        return embedded.unflatten(0, (len(views), -1)).transpose(0, 1).flatten(1)
 
 
 @checked
@@ -158,8 +133,7 @@ class DiagnosticsStage(Stage):
         tokens = TokenPass(self.backbone)
         trainer.test(tokens, data.clean_loader("test"), verbose=False)
         views = ViewPass(self.backbone, self.num_views, data.mean, data.std)
-        loader = self._view_loader(data)
-        trainer.test(views, loader, verbose=False)
+        trainer.test(views, self._view_loader(data), verbose=False)
         spread = torch.arange(min(MAX_PAIRWISE, len(features)))
         metrics = {
             "rankme": rankme(features),

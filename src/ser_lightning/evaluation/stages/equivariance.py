@@ -25,22 +25,18 @@ from ser_lightning.evaluation.metrics.equivariance import (
     companion_scores,
     reference_positions,
 )
-from ser_lightning.evaluation.per_image import Rows
+from ser_lightning.evaluation.per_image import PerImagePass, Rows
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import PositiveInt, checked
 
+_PROTOCOL = {
+    "families": list(FAMILIES), "rotation": "1 to 3 quarter turns", "identity": False,
+    "precision": "float32",
+}  # fmt: skip
+
 
 class ReferencePass(L.LightningModule):
-    """Collects the mean token of a set per layer, and the maps of a few of its images.
-
-    Args:
-        backbone: frozen.
-        layers: after which blocks.
-        num_images: images of the set, over all processes.
-
-    Attributes:
-        reference: the result, on every process, after `trainer.test`.
-    """
+    """Collects the `reference` of a set: its mean token per layer, and maps of a few images."""
 
     reference: Reference
 
@@ -49,11 +45,10 @@ class ReferencePass(L.LightningModule):
         self.backbone = backbone
         self.layers = tuple(layers)
         self.positions = reference_positions(num_images)
-        shape = (len(self.layers), backbone.width, *backbone.grid)
-        self.shape = shape
-        self._rows = Rows(shape[0] * shape[1] * shape[2] * shape[3])
+        self.shape = (len(self.layers), backbone.width, *backbone.grid)
+        self._rows = Rows(math.prod(self.shape))
         # the sums of the mean tokens, and in the last row how many; in double precision
-        self._sums = torch.zeros(shape[0] + 1, shape[1], dtype=torch.float64)
+        self._sums = torch.zeros(len(self.layers) + 1, backbone.width, dtype=torch.float64)
 
     @override
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
@@ -75,14 +70,8 @@ class ReferencePass(L.LightningModule):
         self.reference = Reference(tuple(mean.unbind(0)), positions, tuple(maps.unbind(1)))
 
 
-class EquivariancePass(L.LightningModule):
-    """Scores every image of a set.
-
-    Args:
-        backbone: frozen.
-        layers: after which blocks.
-        reference: mean tokens and maps of the same layers.
-        seed: seed of the transformations.
+class EquivariancePass(PerImagePass):
+    """Scores every image of a set, with the reference of the same layers.
 
     Attributes:
         means: the mean over images for each row, family and layer; nan where a row is not defined.
@@ -95,25 +84,21 @@ class EquivariancePass(L.LightningModule):
     def __init__(
         self, backbone: SplitViT, layers: Sequence[int], reference: Reference, seed: int
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        self.columns = [(row, f, layer) for row in ROWS for f in FAMILIES for layer in layers]
+        super().__init__(backbone, len(self.columns))
         self.layers = tuple(layers)
         self.reference = reference
         self.seed = seed
-        self.columns = [(row, f, layer) for row in ROWS for f in FAMILIES for layer in self.layers]
-        self._rows = Rows(len(self.columns))
 
     @override
-    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
+    def values(self, batch: EvaluationBatch) -> Tensor:
         scores = companion_scores(
             self.backbone, batch.pixels, self.layers, batch.indices, self.reference, self.seed
         )
-        values = torch.stack([scores[row][f][layer] for row, f, layer in self.columns], 1)
-        self._rows.add(batch.indices, batch.label, values)
+        return torch.stack([scores[row][f][layer] for row, f, layer in self.columns], 1)
 
     @override
-    def on_test_epoch_end(self) -> None:
-        values = self._rows.gather().values
+    def finish(self, values: Tensor) -> None:
         self.num_images = len(values)
         means: Tensor = values.double().mean(0)
         self.means = dict(zip(self.columns, means.tolist(), strict=True))
@@ -158,8 +143,10 @@ class EquivarianceStage(Stage):
         total = len(data.images("test"))
         num_images = total if self.num_images is None else min(self.num_images, total)
         layers = range(self.backbone.depth + 1)
-        trained = self._pass(self.backbone, layers, num_images, trainer, data)
-        fresh = self._pass(self.random_backbone(), layers, num_images, trainer, data)
+        trained, fresh = (
+            self._pass(backbone, layers, num_images, trainer, data)
+            for backbone in (self.backbone, self.random_backbone())
+        )
         rows = {"score": "", **{row: f"{row}/" for row in ROWS[1:]}}
         named = {(rows[row], f, layer): v for (row, f, layer), v in trained.means.items()}
         for row, name in (("score", "random_init/"), ("mean_centred", "random_init_mean_centred/")):
@@ -171,13 +158,7 @@ class EquivarianceStage(Stage):
                 _metrics(named, self.backbone.depth),
                 trained.num_images,
                 feature={"token_maps_after_blocks": list(layers), "final_norm": "last block only"},
-                protocol={
-                    "num_images": num_images,
-                    "families": list(FAMILIES),
-                    "rotation": "1 to 3 quarter turns",
-                    "identity": False,
-                    "precision": "float32",
-                },
+                protocol={"num_images": num_images, **_PROTOCOL},
                 reasons=part,
             )
         ]

@@ -13,23 +13,96 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from timm.data.mixup import Mixup, mixup_target
 from timm.loss.cross_entropy import SoftTargetCrossEntropy
-from torch import Tensor
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+from torch import Tensor, nn
 from typing_extensions import override
 
-from ser_lightning.backbones import momentum_copy, update_momentum
+from ser_lightning.backbones import SplitViT, momentum_copy, update_momentum
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.finetune import FinetuneDataModule, seeded_globals
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.finetuned import (
-    FinetunedClassifier,
-    relative_learning_rate,
-    trainable_copy,
-)
 from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 from ser_lightning.numbers import BelowOne, NonNegative, Positive, Ratio, checked
-from ser_lightning.optim import run_length, scaled_learning_rate, scheduled
+from ser_lightning.optim import cosine, run_length, scaled_learning_rate, scheduled
 from ser_lightning.randomness import Stream, generator
+
+
+def trainable_copy(backbone: SplitViT, drop_path_rate: float) -> SplitViT:
+    """The same backbone with stochastic depth, of which everything is trained.
+
+    The rate is the probability that the last block's branches are dropped for an image; it rises
+    linearly from 0 at the first block.
+    """
+    options = {**backbone.arguments["vit_options"], "drop_path_rate": drop_path_rate}
+    copy = SplitViT(**{**backbone.arguments, "vit_options": options, "freeze_patch_embed": False})
+    copy.vit.load_state_dict(backbone.vit.state_dict())
+    copy.vit.requires_grad_(True)
+    return copy
+
+
+def layer_number(name: str, depth: int, cls_layer: int) -> int:
+    """Which layer a parameter belongs to: 0 (the input) to depth + 1 (final norm and head).
+
+    Block i, counted from 1, is layer i; [CLS] belongs to the first block that sees it, or to the
+    input where it stands there. Source: BEiT; MAE lr_decay.py.
+    """
+    part, _, rest = name.removeprefix("backbone.vit.").partition(".")
+    if part == "blocks":
+        return int(rest.partition(".")[0]) + 1
+    if part == "cls_token":
+        return cls_layer + 1 if cls_layer > 0 else 0
+    return 0 if part in ("patch_embed", "pos_embed", "norm_pre") else depth + 1
+
+
+def relative_learning_rate(
+    step: float, num_steps: float, warmup_steps: float, start: float, floor: float
+) -> float:
+    """The learning rate as a share of its peak: a linear rise from `start`, a cosine to `floor`."""
+    if step < warmup_steps:
+        return start + (1 - start) * step / warmup_steps
+    return cosine(step - warmup_steps, num_steps - warmup_steps, 1.0, floor)
+
+
+class FinetunedClassifier(nn.Module):
+    """A backbone of `trainable_copy` with a linear layer on its final [CLS] embedding.
+
+    The head's initial weights are truncated normals of std 0.02, times `head_scale`.
+    """
+
+    def __init__(self, backbone: SplitViT, num_classes: int, head_scale: float, seed: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.width, num_classes)
+        draws = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            nn.init.trunc_normal_(self.head.weight, std=0.02, generator=draws).mul_(head_scale)
+            self.head.bias.zero_()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) images to (B, classes) float32 logits."""
+        logits: Tensor = self.head(self.backbone(pixels))
+        return logits.float()
+
+    def group_matcher(self, coarse: bool = False) -> Any:
+        """Tells timm the layer of each parameter, by name; `coarse` has no effect."""
+        return lambda name: layer_number(name, self.backbone.depth, self.backbone.cls_layer)
+
+    def parameter_groups(
+        self, learning_rate: float, weight_decay: float, layer_decay: float
+    ) -> list[dict[str, Any]]:
+        """One group per layer and weight decay, for an optimizer.
+
+        The learning rate of layer l is `learning_rate * layer_decay ** (depth + 1 - l)`. Vectors,
+        biases, [CLS] and the position embedding are not decayed.
+        """
+        groups: list[dict[str, Any]] = param_groups_layer_decay(
+            self,
+            weight_decay,
+            no_weight_decay_list=("backbone.vit.cls_token", "backbone.vit.pos_embed"),
+            layer_decay=layer_decay,
+        )
+        return [{**group, "lr": learning_rate * group["lr_scale"]} for group in groups]
 
 
 @checked
@@ -37,7 +110,7 @@ class FinetuneStage(Stage):
     """Trains backbone and classifier together and measures them after the last epoch.
 
     Nothing is selected, neither an epoch nor a setting; a hold-out part, if there is one, is
-    watched only. The training lasts `trainer.max_epochs` and writes no checkpoint.
+    watched only. The training lasts as long as the trainer says and writes no checkpoint.
 
     Args:
         checkpoint: file of a pretraining run.
@@ -61,7 +134,6 @@ class FinetuneStage(Stage):
     name = "finetune"
     trains = True
     classifier: FinetunedClassifier
-    averaged: FinetunedClassifier | None
 
     def __init__(
         self,
@@ -93,6 +165,7 @@ class FinetuneStage(Stage):
         self.drop_path_rate = drop_path_rate
         self.head_scale = head_scale
         self.ema_decay = ema_decay
+        self.averaged: FinetunedClassifier | None = None
         self.backbone = trainable_copy(self.backbone, drop_path_rate)
         self.loss = SoftTargetCrossEntropy()
 
@@ -105,18 +178,14 @@ class FinetuneStage(Stage):
             )
         self.check_training(trainer)
         trainer.fit(self, datamodule=data)
-        what = (
-            f"weights after {trainer.global_step} steps at a peak learning rate of "
-            f"{self.peak_learning_rate(data):g}"
-        )
+        reasons = self.shortened(trainer)
+        peak = self.peak_learning_rate(data)
+        what = f"weights after {trainer.global_step} steps at a peak learning rate of {peak:g}"
         check_finite(self.classifier, what, "lower `model.base_learning_rate`")
         trainer.test(self, datamodule=data, verbose=False)
-        accuracy = self.accuracies[""]
-        metrics = {
-            f"{name}{note}": value
-            for note, measured in self.accuracies.items()
-            for name, value in (("top1", measured.top1), ("top5", measured.top5))
-        }
+        accuracy, metrics = self.accuracies[""], dict[str, float]()
+        for note, measured in self.accuracies.items():
+            metrics |= {f"top1{note}": measured.top1, f"top5{note}": measured.top5}
         return [
             self.result(
                 data,
@@ -124,16 +193,15 @@ class FinetuneStage(Stage):
                 accuracy.num_samples,
                 counts={"hits": accuracy.num_hits},
                 feature={"cls_of_blocks": [self.backbone.depth], "trained": True},
-                reasons=self.shortened(trainer),
+                reasons=reasons,
             )
         ]
 
     @override
     def train(self, mode: bool = True) -> "FinetuneStage":
         super(Stage, self).train(mode)  # the backbone included; the average never trains
-        averaged = getattr(self, "averaged", None)
-        if averaged is not None:
-            averaged.eval()
+        if self.averaged is not None:
+            self.averaged.eval()
         return self
 
     @override
@@ -141,7 +209,6 @@ class FinetuneStage(Stage):
         if hasattr(self, "classifier"):
             return
         data: FinetuneDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        num_classes = data.num_classes
         if not len(data.images("holdout")):
             self.trainer.limit_val_batches = 0  # Lightning would warn of an empty loader
         self.mixer = None
@@ -153,18 +220,16 @@ class FinetuneStage(Stage):
                     "`data.global_batch_size` that gives an even number, or set `model.mixup` and "
                     "`model.cutmix` to 0"
                 )
-            self.mixer = Mixup(
-                self.mixup,
-                self.cutmix,
-                label_smoothing=self.label_smoothing,
-                num_classes=num_classes,
-            )
+            smoothed = {"label_smoothing": self.label_smoothing, "num_classes": data.num_classes}
+            self.mixer = Mixup(self.mixup, self.cutmix, **smoothed)
         # holds self.backbone too, whose parameters count once
         self.classifier = FinetunedClassifier(
-            self.backbone, num_classes, self.head_scale, self.seed
+            self.backbone, data.num_classes, self.head_scale, self.seed
         )
-        self.averaged = None if self.ema_decay is None else momentum_copy(self.classifier)
-        self.counter, self.averaged_counter = AccuracyCounter(), AccuracyCounter()
+        self.measured = {"": self.classifier}
+        if self.ema_decay is not None:
+            self.averaged = self.measured["_ema"] = momentum_copy(self.classifier)
+        self.counters = {note: AccuracyCounter() for note in self.measured}
 
     @override
     def training_step(self, batch: EvaluationBatch, batch_idx: int) -> Tensor:
@@ -180,41 +245,32 @@ class FinetuneStage(Stage):
     def mixed(self, batch: EvaluationBatch, draws: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Mixes each image with its counterpart at the other end of the batch, in place.
 
-        Args:
-            batch: its pixels are changed.
-            draws: seeds timm's draws.
-
         Returns:
             (B, 3, H, W) images and (B, classes) float32 targets, each of which sums to 1.
         """
         if self.mixer is None:
-            num_classes = self.classifier.head.out_features
-            return batch.pixels, mixup_target(
-                batch.label, num_classes, smoothing=self.label_smoothing
-            )
-        with seeded_globals(draws):
+            num_classes, smoothing = self.classifier.head.out_features, self.label_smoothing
+            return batch.pixels, mixup_target(batch.label, num_classes, smoothing=smoothing)
+        with seeded_globals(draws):  # timm's draws
             pixels, target = self.mixer(batch.pixels, batch.label)
         return pixels, target
 
     @override
     def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        self.counter.update(self.classifier(batch.pixels), batch.label)
+        self.counters[""].update(self.classifier(batch.pixels), batch.label)
 
     @override
     def on_validation_epoch_end(self) -> None:  # nothing depends on it
-        self.log("holdout/top1", self.counter.compute().top1, prog_bar=True, batch_size=1)
+        self.log("holdout/top1", self.counters[""].compute().top1, prog_bar=True, batch_size=1)
 
     @override
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        self.counter.update(self.classifier(batch.pixels), batch.label)
-        if self.averaged is not None:
-            self.averaged_counter.update(self.averaged(batch.pixels), batch.label)
+        for note, model in self.measured.items():
+            self.counters[note].update(model(batch.pixels), batch.label)
 
     @override
     def on_test_epoch_end(self) -> None:
-        self.accuracies = {"": self.counter.compute()}
-        if self.averaged is not None:
-            self.accuracies["_ema"] = self.averaged_counter.compute()
+        self.accuracies = {note: counter.compute() for note, counter in self.counters.items()}
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -225,11 +281,8 @@ class FinetuneStage(Stage):
         length = run_length(self.trainer)
         warmup_steps = length.warmup_steps(self.warmup_epochs, "model.warmup_epochs")
         start, floor = self.warmup_learning_rate / peak, self.final_learning_rate / peak
-
-        def schedule(step: int) -> float:
-            return relative_learning_rate(step, length.num_steps, warmup_steps, start, floor)
-
-        return scheduled(optimizer, schedule)
+        shape = length.num_steps, warmup_steps, start, floor
+        return scheduled(optimizer, lambda step: relative_learning_rate(step, *shape))
 
     def peak_learning_rate(self, data: LabelledDataModule) -> float:
         """The learning rate of the head at the end of the warm-up."""

@@ -75,7 +75,7 @@ class ImageNetCStage(BenchmarkStage):
 def accuracy_metrics(
     top1: Mapping[str, Sequence[float]], top5: Mapping[str, Sequence[float]]
 ) -> dict[str, float]:
-    """Accuracy in percent by corruption, and the plain average over the 15 of the benchmark.
+    """Accuracy in percent by corruption, `top1/<corruption>` and so on, and the average of all 15.
 
     Where frost is not the official one, the average leaves it out and says so by its name:
     `avg_without_frost` is not comparable with an average over 15.
@@ -83,9 +83,6 @@ def accuracy_metrics(
     Args:
         top1: error rates at each severity, by corruption; clean images if they are known.
         top5: the same of the five best classes.
-
-    Returns:
-        `top1/<corruption>` and so on.
     """
     metrics: dict[str, float] = {}
     for name, errors in (("top1", top1), ("top5", top5)):

@@ -30,10 +30,7 @@ from ser_lightning.results.ratios import ALEXNET, mean_over
 
 
 def load_alexnet(path: str | None = None) -> nn.Module:
-    """Builds torchvision's AlexNet with its published weights, without a download.
-
-    Args:
-        path: file of the weights; by default where torch keeps what it downloads.
+    """Torchvision's AlexNet with its published weights, by default where torch keeps downloads.
 
     Raises:
         ValueError: there is no such file.
@@ -153,16 +150,13 @@ class ImageNetPStage(BenchmarkStage):
 def video_metrics(names: Sequence[str], sums: Tensor) -> dict[str, float]:
     """Accuracies in percent, flip probability in percent and top-5 distance, by perturbation.
 
-    Args:
-        names: perturbations.
-        sums: (perturbations, fields of PerturbationSums).
-
-    Returns:
-        `top1/<perturbation>` and so on; `top1/avg` and `top5/avg` over all 14 as in the paper,
-        `flip_probability/avg` and `top5_distance/avg` over the official 10.
+    `top1/avg` and `top5/avg` are over all 14 as in the paper, `flip_probability/avg` and
+    `top5_distance/avg` over the official 10. The sums have a row per name, and a column per field
+    of `PerturbationSums`.
     """
     by_name = {
-        name: _sums(row).percentages() for name, row in zip(names, sums.tolist(), strict=True)
+        name: PerturbationSums(*map(round, row[:5]), *row[5:]).percentages()
+        for name, row in zip(names, sums.tolist(), strict=True)
     }
     metrics: dict[str, float] = {}
     for metric in ("top1", "top5", "all_frames_right", "flip_probability", "top5_distance"):
@@ -173,10 +167,6 @@ def video_metrics(names: Sequence[str], sums: Tensor) -> dict[str, float]:
         if set(averaged) <= set(values):
             metrics[f"{metric}/avg"] = mean_over(values, averaged)
     return metrics
-
-
-def _sums(row: Sequence[float]) -> PerturbationSums:
-    return PerturbationSums(*(round(value) for value in row[:5]), *row[5:])
 
 
 def _counts(names: Sequence[str], sums: Tensor, kinds: Sequence[str] = _COUNTED) -> dict[str, int]:

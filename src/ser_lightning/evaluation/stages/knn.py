@@ -90,25 +90,19 @@ class KNNStage(Stage):
         ]
 
     def _hits(
-        self,
-        trainer: L.Trainer,
-        bank: Tensor,
-        bank_labels: Tensor,
-        test: Features,
-        temperature: float,
+        self, trainer: L.Trainer, bank: Tensor, labels: Tensor, test: Features, temperature: float
     ) -> dict[int, Tensor]:
         """`knn_hits` of all test images, of which each rank classifies a share."""
-        queries = test.embeddings().tensor_split(trainer.world_size)[trainer.global_rank]
-        labels = test.label.tensor_split(trainer.world_size)[trainer.global_rank]
+        rank, world_size = trainer.global_rank, trainer.world_size
+        queries = test.embeddings().tensor_split(world_size)[rank]
+        truth = test.label.tensor_split(world_size)[rank]
         found = []
         for start in range(0, len(queries), _BLOCK):
             if start:
                 rank_zero_info(f"k-NN: {start} of {len(queries)} test images")
             block = slice(start, start + _BLOCK)
-            found.append(
-                knn_hits(bank, bank_labels, queries[block], labels[block], self.k, temperature)
-            )
-        num_best = min(5, 1 + int(max(bank_labels.max(), test.label.max())))
+            found.append(knn_hits(bank, labels, queries[block], truth[block], self.k, temperature))
+        num_best = min(5, 1 + int(max(labels.max(), test.label.max())))
         none = torch.zeros(0, num_best, dtype=torch.uint8)  # no collective knows bool everywhere
         return {
             k: gather_ragged(torch.cat([none, *(hits[k].cpu() for hits in found)])).bool()

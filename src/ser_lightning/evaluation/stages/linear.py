@@ -28,24 +28,14 @@ INITIAL_STD = 0.01
 class LinearHeads(Heads):
     """K linear layers, each trained with SGD and a learning rate of its own.
 
-    The rows of one weight matrix are those of all heads, so one matrix product serves them. With
-    plain SGD a gradient of lr * loss is a step of the loss at learning rate lr: the objective
+    The rows of one weight matrix (K * classes, D) are those of all heads, so one matrix product
+    serves them. With plain SGD a gradient of lr * loss is a step of the loss at learning rate lr:
+    the objective
 
         sum over k of learning_rates[k] * loss[k]
 
     with learning rate 1 trains every head as if alone. All start from the same draw, so that a
-    head does not depend on which others there are.
-
-    Args:
-        in_features: width of the features.
-        num_classes: number of logits.
-        base_learning_rates: for a batch of 256.
-        global_batch_size: images per optimizer step; the learning rates grow linearly with it.
-        seed: seed of the initial weights.
-
-    Attributes:
-        weight: (K * classes, D).
-        bias: (K * classes,).
+    head does not depend on which others there are. Rates grow linearly with the global batch.
     """
 
     learning_rates: Tensor

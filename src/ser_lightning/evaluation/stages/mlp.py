@@ -18,14 +18,9 @@ from ser_lightning.optim import RunLength
 
 
 class DeepHead(Heads):
-    """One head of three linear layers with ReLU between them, trained with Adam.
+    """One head of three linear layers with ReLU between them, trained with Adam at a constant rate.
 
-    Args:
-        in_features: width of the features.
-        num_classes: number of logits.
-        hidden: width of the two hidden layers.
-        learning_rate: learning rate of Adam, constant and for any batch.
-        seed: seed of the initial weights, which are PyTorch's default.
+    Its initial weights are PyTorch's default, drawn by the seed.
     """
 
     num_heads = 1

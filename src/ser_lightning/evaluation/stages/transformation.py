@@ -4,7 +4,7 @@ Source: SER Table 7.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -43,13 +43,9 @@ NUM_VERSIONS = 5
 
 
 class Task(NamedTuple):
-    """What one probe of a stage tells.
+    """What one probe of a stage tells, and the name of its accuracy.
 
-    Attributes:
-        name: what the metrics call its accuracy.
-        family: a key of `FAMILIES`.
-        mode: "pair" for MLP([f(x), f(g.x)]), "single" for MLP(f(g.x)).
-        place: which of the places of the features it reads.
+    Mode "pair" is MLP([f(x), f(g.x)]), "single" is MLP(f(g.x)); it reads one place of the features.
     """
 
     name: str
@@ -59,11 +55,7 @@ class Task(NamedTuple):
 
 
 def probed_layers(layers: Sequence[Layer], depth: int) -> list[int]:
-    """Turns layers of a configuration into sorted numbers of blocks, each once.
-
-    Args:
-        layers: integers beyond the depth mean the depth, floats are fractions of it.
-        depth: number of blocks.
+    """Sorted numbers of blocks, each once; those beyond the depth mean the depth.
 
     Raises:
         ValueError: if there is none.
@@ -75,13 +67,7 @@ def probed_layers(layers: Sequence[Layer], depth: int) -> list[int]:
 
 
 def list_tasks(layers: Sequence[int], modes: Sequence[Mode], baseline: bool) -> list[Task]:
-    """Lists all probes of a stage, in the order of their metrics.
-
-    Args:
-        layers: numbers of the blocks.
-        modes: "pair", "single" or both.
-        baseline: whether the features have a second backbone's places, the random one's.
-    """
+    """All probes of a stage, in the order of their metrics; the baseline's places come last."""
     suffixes = {"pair": "", "single": "_single"}
     return [
         Task(f"{prefix}{family}_layer{layer}{suffixes[mode]}", family, mode, first + i)
@@ -93,34 +79,26 @@ def list_tasks(layers: Sequence[int], modes: Sequence[Mode], baseline: bool) -> 
 
 
 def versions(images: Tensor) -> tuple[Tensor, ...]:
-    """Shows square images in every way that a family knows, without any interpolation.
+    """(B, 3, S, S) images in every way that a family knows, without any interpolation.
 
-    Args:
-        images: (B, 3, S, S).
-
-    Returns:
-        `NUM_VERSIONS` tensors of that shape: 0 to 3 quarter turns, then the horizontal flip.
+    The `NUM_VERSIONS` are 0 to 3 quarter turns, then the horizontal flip.
     """
     return (*(torch.rot90(images, turns, (-2, -1)) for turns in range(4)), images.flip(-1))
 
 
 @torch.no_grad()
 def version_features(
-    backbones: Sequence[SplitViT], layers: Sequence[int], images: Tensor
+    backbones: Iterable[SplitViT], layers: Sequence[int], images: Tensor
 ) -> Tensor:
     """Averages the patch tokens of every version of every image, the same way at every layer.
 
     [CLS] is left out: it joins late, and early layers have none.
 
-    Args:
-        backbones: frozen, of one width.
-        layers: after which blocks; the depth means after the final norm.
-        images: (B, 3, S, S).
-
     Returns:
         (B, NUM_VERSIONS, places, C) float32, places being the layers of the first backbone, then
         those of the next one.
     """
+    backbones = list(backbones)
     features = [
         torch.stack([m.float().mean((2, 3)) for m in backbone.token_maps(version, layers)], 1)
         for version in versions(images)
@@ -130,15 +108,9 @@ def version_features(
 
 
 def task_input(task: Task, features: Tensor, label: Tensor) -> Tensor:
-    """Picks what a probe sees of images transformed as their labels say.
+    """What a probe sees, (B, 2 C) or (B, C), of images transformed as their labels (B,) say.
 
-    Args:
-        task: the probe.
-        features: (B, NUM_VERSIONS, places, C) as `version_features`.
-        label: (B,) int64 labels of the probe's family.
-
-    Returns:
-        (B, 2 C) for a pair, (B, C) for a single image.
+    The features are (B, NUM_VERSIONS, places, C), as `version_features` makes them.
     """
     here = features[:, :, task.place]
     version = torch.tensor(FAMILIES[task.family], device=label.device)[label]
@@ -147,12 +119,7 @@ def task_input(task: Task, features: Tensor, label: Tensor) -> Tensor:
 
 
 class VersionFeatures(Extractor):
-    """`version_features` as an extractor.
-
-    Args:
-        backbones: frozen, of one width.
-        layers: after which blocks.
-    """
+    """`version_features` of frozen backbones as an extractor."""
 
     def __init__(self, backbones: Sequence[SplitViT], layers: Sequence[int]) -> None:
         super().__init__()
@@ -162,7 +129,7 @@ class VersionFeatures(Extractor):
 
     @override
     def forward(self, pixels: Tensor) -> Tensor:
-        return version_features(list(self.backbones), self.layers, pixels)  # type: ignore[arg-type]
+        return version_features(self.backbones, self.layers, pixels)  # type: ignore[arg-type]
 
 
 class VersionHeads(Heads):
@@ -170,14 +137,7 @@ class VersionHeads(Heads):
 
     Training gives every label to the same number of images, in an order of its own each epoch:
     the label follows from the place in the global batch. Measuring shows every image under all
-    labels.
-
-    Args:
-        tasks: what each of them tells.
-        width: channels of a token.
-        hidden: channels of the two hidden layers.
-        learning_rate: learning rate of Adam, without weight decay.
-        seed: seed of the weights.
+    labels. Adam trains them, without weight decay.
     """
 
     chooses = False
@@ -274,9 +234,9 @@ class TransformationStage(Stage):
         data.setup("fit")
         backbones = [self.backbone, *([self.random_backbone()] if self.baseline else [])]
         tasks = list_tasks(self.layers, self.modes, self.baseline)
-        width, rank, world_size = self.backbone.width, trainer.global_rank, trainer.world_size
-        probe = Probe(VersionHeads(tasks, width, self.hidden, self.learning_rate, self.seed))
-        extractor = VersionFeatures(backbones, self.layers)
+        rank, world_size = trainer.global_rank, trainer.world_size
+        heads = VersionHeads(tasks, self.backbone.width, self.hidden, self.learning_rate, self.seed)
+        probe, extractor = Probe(heads), VersionFeatures(backbones, self.layers)
         store = folder / "features" / f"transformation-{self.checkpoint_hash[:16]}.partial"
 
         def features(split: Split, num_images: int) -> Features:
@@ -290,14 +250,14 @@ class TransformationStage(Stage):
         accumulate = trainer.accumulate_grad_batches
         per_device(self.batch_size, world_size, accumulate)
         total = len(data.images("train"))
-        num_train = total if self.num_train is None else min(self.num_train, total)
         try:
-            train = features("train", num_train)
-            num_train = len(train.rows)
-            size = self.batch_size // accumulate
+            train = features("train", min(self.num_train or total, total))
+            num_train, size = len(train.rows), self.batch_size // accumulate
             plan = Plan(num_train, size, 0, self.seed, rank, world_size, accumulate)
             rows = TrainingRows(train, plan)
-            fit_probe(trainer, probe, self._loader(trainer, rows), None)
+            loader = step_loader(rows, len(rows), lambda: BatchKey(trainer.current_epoch, 0), 0)
+            fit_probe(trainer, probe, loader, None)
+            reasons = self.shortened(trainer)
             probe.to(trainer.strategy.root_device)
             tested = features("test", len(data.images("test")))
             test = CleanRows(tested, data.evaluation_batch_size, rank, world_size)
@@ -305,28 +265,20 @@ class TransformationStage(Stage):
         finally:
             if trainer.is_global_zero:
                 shutil.rmtree(store, ignore_errors=True)
-        metrics = {
-            task.name: accuracy / len(FAMILIES[task.family])
-            for task, accuracy in zip(tasks, accuracies, strict=True)
-        }
-        num_test = len(tested.rows)
-        num_shown = {task.name: len(FAMILIES[task.family]) * num_test for task in tasks}
+        num_test, metrics, counts = len(tested.rows), {}, {}
+        for task, accuracy in zip(tasks, accuracies, strict=True):
+            num_labels = len(FAMILIES[task.family])
+            metrics[task.name] = accuracy / num_labels
+            hits = metrics[task.name] * (num_labels * num_test) / 100
+            counts[f"{task.name}_hits"] = round(hits)
         return [
             self.result(
                 data,
                 metrics,
                 num_test,
-                counts={f"{n}_hits": round(v * num_shown[n] / 100) for n, v in metrics.items()},
+                counts=counts,
                 feature={"layers": self.layers, "pooling": "mean of patch tokens"},
                 protocol={"num_train": num_train},
-                reasons=self.shortened(trainer),
+                reasons=reasons,
             )
         ]
-
-    def _loader(self, trainer: L.Trainer, rows: TrainingRows) -> Any:
-        return step_loader(
-            rows,
-            len(rows),
-            lambda: BatchKey(trainer.current_epoch, 0),
-            0,
-        )

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ser_lightning.evaluation.finetuned import (
+from ser_lightning.evaluation.stages.finetune import (
     FinetunedClassifier,
     layer_number,
     relative_learning_rate,
