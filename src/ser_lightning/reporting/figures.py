@@ -153,7 +153,7 @@ def _draw_comparisons(
         "Does the token map move with the image?",
         height,
         f"Then the token map of the moved image (after block {layer}) and the map of the image, "
-        "moved likewise, agree everywhere (yellow): score 1. In a row, alike colours are alike tokens.",
+        "moved likewise, agree everywhere (yellow). In a row, alike colours are alike tokens.",
     )
     if not comparisons:
         return
