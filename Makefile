@@ -20,8 +20,12 @@ $(READY): pyproject.toml constraints.txt
 
 install: $(READY) ## create .venv with everything pinned
 
-demo: $(READY) ## pretrain a small ViT on generated shapes, about 4 minutes on 2 cores, ends with a picture
+demo: $(READY) ## MoCo-v3 beside MoCo-v3 + SER on generated images, some minutes on 2 cores, ends with a picture
 	@$(BIN)/ser-fit demo $(DEMO)
+
+demo-photos: $(READY) ## the same on your own photographs: ROOT=folder
+	@test -n "$(ROOT)" || { echo "say which folder: make $@ ROOT=~/pictures"; exit 2; }
+	@$(BIN)/ser-fit demo --root "$(ROOT)" --run_dir runs/demo_photos $(DEMO)
 
 test: $(READY) ## run the fast tests, about 4 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
@@ -60,4 +64,4 @@ clean: ## remove caches, keep .venv and runs
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help install demo test test-slow lint bench fashion study evaluate clean
+.PHONY: help install demo demo-photos test test-slow lint bench fashion study evaluate clean

@@ -11,7 +11,13 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from ser_lightning.groups import GroupElement
-from ser_lightning.reporting import Curves, TokenComparison, TokenMaps, ViewGallery, demo_figure
+from ser_lightning.reporting import (
+    RunCurve,
+    TokenComparison,
+    TokenMaps,
+    ViewGallery,
+    demo_figure,
+)
 from ser_lightning.reporting import figures as figures_module
 
 GRID = (8, 8)
@@ -34,24 +40,24 @@ def gallery(num_images=4):
 
 
 def comparisons(num=3):
-    maps = TokenMaps(torch.randn(16, 8, 8), torch.randn(16, 7, 9), torch.randn(16, 7, 9), 0.8)
+    maps = TokenMaps(
+        torch.randn(16, 7, 9), torch.randn(16, 7, 9), torch.rand(7, 9), centred=0.8, cosine=0.9
+    )
+    encoders = dict.fromkeys(("random init", "MoCo-v3", "+ SER"), maps)
     comparison = TokenComparison(
-        "flip, 270 deg, 7x9 grid", torch.rand(3, 64, 64), torch.rand(3, 56, 72), maps, maps
+        "flip, 270 deg, 7x9 grid", torch.rand(3, 64, 64), torch.rand(3, 56, 72), encoders
     )
     return [comparison] * num
 
 
-def curves(place="block2"):
-    names = [f"equivariance/{family}_{place}" for family in ("rotation", "flip", "scale")]
-    history = [
-        {"step": step, "metrics": {"knn_top1": 40.0 + step, **dict.fromkeys(names, 0.9)}}
-        for step in (10, 20)
-    ]
-    losses = {"invariance": ([0, 10, 20], [9.0, 8.0, 7.0]), "equivariance": ([0, 10], [6.0, 5.0])}
-    return Curves(losses, history, {"knn_top1": 30.0, **dict.fromkeys(names, 0.8)}, 10)
+def curves(knn=40.0):
+    names = [f"equivariance/mean_centred/{family}" for family in ("rotation", "flip", "scale")]
+    labelled = {} if knn is None else {"knn_top1": knn}
+    metrics = [dict.fromkeys(names, score) | labelled for score in (0.7, 0.8, 0.9)]
+    return [RunCurve(name, [0, 10, 20], metrics) for name in ("MoCo-v3", "+ SER")]
 
 
-EMPTY = Curves({}, [], {})
+WORDS = "SER makes the token map turn with the image. " * 5
 
 
 def texts_of(figure):
@@ -67,15 +73,15 @@ def texts_of(figure):
     ("views", "maps", "numbers"),
     [
         (gallery(), comparisons(), curves()),
-        (gallery(7), comparisons(5), curves("final")),
-        (gallery(1), comparisons(1), EMPTY),
-        (gallery(3), [], EMPTY),
+        (gallery(7), comparisons(5), curves(None)),
+        (gallery(1), comparisons(1), []),
+        (gallery(3), [], []),
     ],
 )
 def test_no_words_overlap_or_leave_the_page(tmp_path, monkeypatch, views, maps, numbers):
     drawn = []
     monkeypatch.setattr(figures_module, "_save", lambda figure, path: drawn.append(figure))
-    demo_figure(tmp_path / "demo.png", views, maps, numbers, 2, "MoCo-v3 + SER, 20 steps")
+    demo_figure(tmp_path / "demo.png", views, maps, numbers, 2, "Title", WORDS, 10)
     (figure,) = drawn
     words = texts_of(figure)
     for (first, a), (second, b) in itertools.combinations(words, 2):
@@ -105,17 +111,18 @@ def test_failed_write_keeps_the_old_figure(tmp_path, monkeypatch):
 
     monkeypatch.setattr(FigureCanvasAgg, "print_png", fails)
     with pytest.raises(OSError, match="disk full"):
-        demo_figure(path, gallery(1), [], EMPTY, 2)
+        demo_figure(path, gallery(1), [], [], 2)
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["demo.png"]
 
 
-def test_curves_start_at_the_random_init(tmp_path, monkeypatch):
+def test_every_run_starts_at_the_random_init(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(figures_module, "_save", lambda figure, path: drawn.append(figure))
-    demo_figure(tmp_path / "demo.png", gallery(1), [], curves(), 2)
+    demo_figure(tmp_path / "demo.png", gallery(1), [], curves(), 2, num_classes=10)
     panels = drawn[0].findobj(Axes)
     (axes,) = [panel for panel in panels if "k-NN" in panel.get_title(loc="left")]
     lines = {line.get_label(): line for line in axes.lines}
-    assert lines["top-1"].get_xydata().tolist() == [[0, 30], [10, 50], [20, 60]]
-    assert list(lines["chance"].get_ydata()) == [10, 10]
+    assert lines["MoCo-v3"].get_xydata().tolist() == [[0, 40], [10, 40], [20, 40]]
+    assert lines["+ SER"].get_marker() != lines["MoCo-v3"].get_marker()
+    assert any(list(line.get_ydata()) == [10, 10] for line in axes.lines)  # chance

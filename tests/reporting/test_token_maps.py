@@ -19,18 +19,28 @@ class PatchMean(torch.nn.Module):
 
 def test_maps_of_an_equivariant_encoder_agree():
     element = GroupElement.from_turns(torch.tensor([True]), torch.tensor([1]), (3, 5))
-    maps = token_maps_of(PatchMean(), torch.randn(3, 12, 20), element, 1)
-    assert maps.original.shape == (3, 3, 5)
+    maps = token_maps_of(PatchMean(), torch.randn(3, 12, 20), element, 1, torch.zeros(3))
     assert maps.acted.shape == (3, 5, 3)
     torch.testing.assert_close(maps.transformed, maps.acted)
+    torch.testing.assert_close(maps.agreement, torch.ones(5, 3))
     assert maps.cosine == pytest.approx(1, abs=1e-6)
+    assert maps.centred == pytest.approx(1, abs=1e-6)
 
 
 def test_a_scaled_map_has_the_size_of_the_transformed_image():
     element = GroupElement.identity(1, (4, 2))
-    maps = token_maps_of(PatchMean(), torch.randn(3, 12, 12), element, 1)
+    maps = token_maps_of(PatchMean(), torch.randn(3, 12, 12), element, 1, torch.zeros(3))
     assert maps.acted.shape == maps.transformed.shape == (3, 4, 2)
     assert 0 < maps.cosine < 1
+
+
+def test_the_mean_token_counts_in_the_raw_cosine_only():
+    element, mean = GroupElement.identity(1, (4, 2)), torch.full((3,), 5.0)
+    pixels = torch.randn(3, 12, 12)
+    plain = token_maps_of(PatchMean(), pixels, element, 1, torch.zeros(3))
+    shifted = token_maps_of(PatchMean(), pixels + 5, element, 1, mean)
+    assert shifted.centred == pytest.approx(plain.centred, abs=1e-5)
+    assert shifted.cosine > 0.9 > plain.cosine
 
 
 def test_equal_tokens_have_equal_colours_in_all_maps():
@@ -45,6 +55,13 @@ def test_colours_do_not_depend_on_the_order_of_maps():
     first, second = torch.randn(8, 3, 5), torch.randn(8, 4, 4)
     forward, backward = colour_maps([first, second]), colour_maps([second, first])
     torch.testing.assert_close(forward[0], backward[1], atol=1e-5, rtol=0)
+
+
+def test_colours_run_from_blue_to_orange():
+    """Nobody needs to tell red from green: blue falls where red rises."""
+    (colours,) = colour_maps([torch.randn(8, 20, 20)])
+    hue = colours - colours.mean(2, keepdim=True)
+    assert torch.corrcoef(hue[..., [0, 2]].flatten(0, 1).T)[0, 1] < -0.9
 
 
 def test_constant_maps_have_a_colour_too():

@@ -1,16 +1,18 @@
-"""The demo: pretrain a small ViT on generated shapes, then draw what it has learned.
+"""The demo: MoCo-v3 and MoCo-v3 + SER side by side on generated images, or on your own photographs.
 
-Run by `make demo`, or `ser-fit demo [--config FILE] [--run_dir DIR]` with the options of
-`ser-fit fit`.
+Two processes of one thread each train the same small ViT from the same start, then a table and a
+picture show what SER adds. Further options are those of `ser-fit fit`, for both runs.
 """
 
 import argparse
-import copy
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,77 +22,181 @@ from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.data import BatchKey, PartitionedDataModule
 from ser_lightning.data.draws import Canvas, Draws
 from ser_lightning.data.render import HostBatch, render
+from ser_lightning.data.sources.thumbnails import write_thumbnails
+from ser_lightning.files import last_checkpoint, load_checkpoint
 from ser_lightning.groups import GroupElement, act
-from ser_lightning.reporting import Curves, TokenComparison, ViewGallery, demo_figure, token_maps_of
+from ser_lightning.reporting import (
+    RunCurve,
+    TokenComparison,
+    ViewGallery,
+    demo_figure,
+    side_by_side,
+    takeaway,
+    token_maps_of,
+)
+from ser_lightning.runtime import CHECKPOINT_FOLDER
 
-NUM_IMAGES = 4
+NUM_IMAGES = 2  # whose views are drawn
+NUM_MEAN = 256  # whose tokens make the mean token
 MARKER = ".demo"  # only a folder that the demo made is cleared by it
+LOG = "log.txt"
+NUM_STEPS = 512  # of training, about, on photographs
+NUM_MEASUREMENTS = 4
+
+PLAIN = ["--model.regularizer", "null", "--data.invertible", "null"]
+RUNS = {"MoCo-v3": ("moco", PLAIN), "+ SER": ("moco_ser", [])}
 
 
-class LossCurves(L.Callback):
-    """Keeps the loss terms: steps and values by name, as often as they are logged."""
+class Prepared(SERCommandLine):
+    """Everything that `ser-fit fit` builds before it trains, checked and not yet used."""
 
-    def __init__(self) -> None:
-        self.terms: dict[str, tuple[list[float], list[float]]] = {}
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Takes the terms of a step that is logged."""
-        if trainer.global_step % (getattr(trainer, "log_every_n_steps", 0) or 1):
-            return
-        for name, value in trainer.callback_metrics.items():
-            if name.startswith("loss/"):
-                steps, values = self.terms.setdefault(name.removeprefix("loss/"), ([], []))
-                steps.append(trainer.global_step - 1)
-                values.append(float(value))
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Does nothing: the runs are processes of their own."""
 
 
-class DemoCommandLine(SERCommandLine):
-    """Fits, then draws the run's picture into its folder."""
+class Result(NamedTuple):
+    """A finished run.
 
-    def before_fit(self) -> None:
-        """Keeps the losses, and the backbone as initialised, to be shown beside the trained one."""
-        self.losses = LossCurves()
-        trainer: Any = self.trainer
-        trainer.callbacks.append(self.losses)
-        self.initial_backbone = copy.deepcopy(self.model.backbone).eval()
-
-    def after_fit(self) -> None:
-        """Prints the table and draws the picture."""
-        super().after_fit()
-        path = self.run_dir / "demo.png"
-        evaluation = self._get(self.config_init, "evaluation")
-        curves = Curves(
-            self.losses.terms, evaluation.history, evaluation.baseline, evaluation.num_classes
-        )
-        draw_run(path, self.datamodule, self.initial_backbone, self.model.backbone, curves)
-        print(f"\nPicture: {path}   Curves: tensorboard --logdir {self.run_dir}")
-
-
-def draw_run(
-    path: Path,
-    data: PartitionedDataModule,
-    initial: SplitViT,
-    trained: SplitViT,
-    curves: Curves,
-) -> None:
-    """Draws views, token maps and curves of a finished run.
-
-    Args:
-        path: the PNG to write.
-        data: the data module, set up.
-        initial: the backbone before training.
-        trained: the backbone after training.
-        curves: what the run logged.
+    Attributes:
+        backbone: as trained, in evaluation mode.
+        curve: what it measured.
+        num_classes: of the labels; 0 where there are none.
     """
-    trained = copy.deepcopy(trained).cpu().eval()
+
+    backbone: SplitViT
+    curve: RunCurve
+    num_classes: int
+
+
+def demo(args: list[str]) -> None:
+    """Trains both runs, prints the table and draws the picture."""
+    parser = argparse.ArgumentParser(
+        "ser-fit demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="configs/demo.yaml", help="configuration of both runs")
+    parser.add_argument("--root", help="folder of your own photographs, instead of generated ones")
+    parser.add_argument("--run_dir", type=Path, default=Path("runs/demo"), help="cleared first")
+    options, further = parser.parse_known_args(args)
+    _clear(options.run_dir)
+    configs = ["--config", options.config]
+    if options.root is not None:
+        configs += ["--config", "configs/overlay/demo_photos.yaml"]
+        configs += _photographs(options.root, options.run_dir)
+    # Where the processor multiplies in bf16, that is several times faster; elsewhere far slower.
+    precision = "bf16-mixed" if _multiplies_in_bf16() else "32"
+    shared = [*configs, "--trainer.precision", precision, *further]
+    torch.set_num_threads(1)
+    prepared = Prepared(["fit", *shared, "--run_dir", str(options.run_dir)])
+    prepared.datamodule.setup("fit")
+    fit = [sys.executable, "-m", "ser_lightning", "fit", *shared]
+    _train(options.run_dir, fit)
+    results = [_read(options.run_dir / folder, name) for name, (folder, _) in RUNS.items()]
+    _present(options.run_dir / "demo.png", prepared, results)
+
+
+def _clear(run_dir: Path) -> None:
+    """Makes the demo's folder empty; one that something else made is left as it is.
+
+    Raises:
+        ValueError: the folder holds something that no demo made.
+    """
+    marker = run_dir / MARKER
+    if marker.exists():
+        shutil.rmtree(run_dir)
+    elif run_dir.is_dir() and any(run_dir.iterdir()):
+        raise ValueError(f"{run_dir} holds other files; give another --run_dir, or empty it")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def _photographs(root: str, run_dir: Path) -> list[str]:
+    """Makes small copies of a folder's photographs; options that train on them."""
+    copies = run_dir / "photographs"
+    print(f"Making small copies of the photographs in {copies} ...", flush=True)
+    return ["--data.source.root", str(copies), *_schedule(write_thumbnails(root, copies))]
+
+
+def _schedule(num_images: int) -> list[str]:
+    """Options for about as many steps as the demo has, however many images there are."""
+    batch = min(64, num_images // 2 * 2)
+    steps_per_epoch = min(num_images // batch, NUM_STEPS // NUM_MEASUREMENTS)
+    epochs = round(NUM_STEPS / steps_per_epoch)
+    options = {
+        "data.global_batch_size": batch,
+        "trainer.limit_train_batches": steps_per_epoch,
+        "trainer.max_epochs": epochs,
+        "trainer.check_val_every_n_epoch": round(epochs / NUM_MEASUREMENTS),
+        "model.warmup_epochs": epochs / 16,
+    }
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+def _multiplies_in_bf16() -> bool:
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent on other processors
+    return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+def _train(run_dir: Path, fit: Sequence[str]) -> None:
+    """Trains both runs at a time; the last one shows its progress, the others write a log."""
+    print("Training MoCo-v3 and MoCo-v3 + SER side by side, one thread each; SER's progress:")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    processes = {}
+    try:
+        for folder, own in RUNS.values():
+            path = run_dir / folder
+            path.mkdir()
+            with (path / LOG).open("w") as log:
+                shown = None if (folder, own) == list(RUNS.values())[-1] else log
+                processes[path] = subprocess.Popen(
+                    [*fit, *own, "--run_dir", str(path)],
+                    stdout=log,
+                    stderr=shown,
+                    env=environment,
+                )
+        for path, process in processes.items():
+            if process.wait():
+                lines = (path / LOG).read_text().strip().splitlines()
+                raise ValueError(
+                    f"the run in {path} ended with status {process.returncode}; the end of its "
+                    f"{LOG}:\n" + "\n".join(lines[-5:])
+                )
+    finally:
+        for process in processes.values():
+            process.terminate()  # nothing happens to one that has ended
+            process.wait()
+
+
+def _read(run_dir: Path, name: str) -> Result:
+    path = last_checkpoint(run_dir / CHECKPOINT_FOLDER)
+    backbone = SplitViT.from_checkpoint(path).eval()
+    online = load_checkpoint(path, map_location="cpu")["callbacks"]["OnlineEvaluation"]
+    measured = [{"step": 0, "metrics": online["baseline"]}, *online["history"]]
+    place = "final" if backbone.layer == backbone.depth else f"block{backbone.layer}"
+    metrics = [
+        {key.removesuffix(f"_{place}"): value for key, value in entry["metrics"].items()}
+        for entry in measured
+    ]
+    curve = RunCurve(name, [entry["step"] for entry in measured], metrics)
+    return Result(backbone, curve, online["num_classes"])
+
+
+def _present(path: Path, prepared: Prepared, results: Sequence[Result]) -> None:
+    """Prints the table and draws the picture."""
+    data, initial = prepared.datamodule, prepared.model.backbone.eval()
+    curves, num_classes = [result.curve for result in results], results[0].num_classes
+    words = takeaway(curves, num_classes)
+    encoders = {"random init": initial} | {r.curve.name: r.backbone for r in results}
     demo_figure(
         path,
         _gallery(data),
-        _comparisons(data, initial, trained),
+        _comparisons(data, encoders),
         curves,
-        trained.layer,
-        f"MoCo-v3 + SER on {type(data.source).__name__}",
+        initial.layer,
+        "What SER adds to MoCo-v3",
+        words,
+        num_classes,
     )
+    print(f"\n{side_by_side(curves, num_classes)}\n\n{words}\n\nPicture: {path}")
 
 
 def _gallery(data: PartitionedDataModule) -> ViewGallery:
@@ -124,58 +230,38 @@ def _gallery(data: PartitionedDataModule) -> ViewGallery:
     )
 
 
+@torch.no_grad()
 def _comparisons(
-    data: PartitionedDataModule, initial: SplitViT, trained: SplitViT
+    data: PartitionedDataModule, encoders: Mapping[str, SplitViT]
 ) -> list[TokenComparison]:
     """Token maps of evaluation images under a turn, a flip and a resize."""
-    pixels = next(iter(data.val_dataloader()[1])).pixels
-    height, width = trained.grid
+    backbone = next(iter(encoders.values()))
+    (height, width), layer = backbone.grid, backbone.layer
+    pixels = torch.cat([batch.pixels for batch in data.val_dataloader()[1]])
+    # drawn, since images may be sorted by class or take turns
+    pixels = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))]
+    means = {
+        name: encoder.token_maps(pixels[:NUM_MEAN], [layer])[0].mean((0, 2, 3))
+        for name, encoder in encoders.items()
+    }
     yes, no = torch.tensor([True]), torch.tensor([False])
     elements = {
-        "g: quarter turn": GroupElement(no, no, 1, trained.grid),
-        "g: flip": GroupElement(yes, no, 0, trained.grid),
-        "g: resize": GroupElement(no, no, 0, (height + 2, width - 2)),
+        "turned": GroupElement(no, no, 1, backbone.grid),
+        "flipped": GroupElement(yes, no, 0, backbone.grid),
+        "resized": GroupElement(no, no, 0, (height + 2, width - 2)),
     }
     comparisons = []
-    for number, (caption, element) in enumerate(elements.items()):
-        image = pixels[number]
-        transformed = act(element, image[None], trained.patch_size)[0]
-        comparisons.append(
-            TokenComparison(
-                caption,
-                _denormalise(image, data),
-                _denormalise(transformed, data),
-                token_maps_of(initial, image, element, trained.layer),
-                token_maps_of(trained, image, element, trained.layer),
-            )
-        )
+    for image, (caption, element) in zip(pixels, elements.items(), strict=False):
+        transformed = act(element, image[None], backbone.patch_size)[0]
+        maps = {
+            name: token_maps_of(encoder, image, element, layer, means[name])
+            for name, encoder in encoders.items()
+        }
+        shown = _denormalise(image, data), _denormalise(transformed, data)
+        comparisons.append(TokenComparison(caption, *shown, maps))
     return comparisons
 
 
-def _denormalise(pixels: Tensor, data: PartitionedDataModule) -> Tensor:
+def _denormalise(pixels: Tensor, data: Any) -> Tensor:
     mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (data.mean, data.std))
     return (pixels.cpu() * std + mean).clamp(0, 1)
-
-
-def _multiplies_in_bf16() -> bool:
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent on other processors
-    return any(getattr(torch.cpu, name, bool)() for name in names)
-
-
-def demo(args: list[str]) -> None:
-    """Clears the demo's own folder and runs it."""
-    parser = argparse.ArgumentParser("ser-fit demo", description=__doc__)
-    parser.add_argument("--config", default="configs/demo.yaml", help="configuration of the run")
-    parser.add_argument("--run_dir", type=Path, default=Path("runs/demo"), help="cleared first")
-    options, further = parser.parse_known_args(args)
-    marker = options.run_dir / MARKER
-    if marker.exists():
-        shutil.rmtree(options.run_dir)
-    options.run_dir.mkdir(parents=True, exist_ok=True)
-    marker.touch()
-    # Where the processor multiplies in bf16, that is several times faster; elsewhere far slower.
-    precision = "bf16-mixed" if _multiplies_in_bf16() else "32"
-    further = ["--trainer.precision", precision, *further]
-    DemoCommandLine(
-        ["fit", "--config", options.config, "--run_dir", str(options.run_dir), *further]
-    )

@@ -10,6 +10,7 @@ from ser_lightning.data.settings import LocalCrops, RotatedCrops
 from ser_lightning.data.sources.base import ImageSet, Source, UnreadableImage
 from ser_lightning.data.sources.fashion_mnist import FashionMNISTFiles
 from ser_lightning.data.sources.folder import ImageFolder
+from ser_lightning.data.sources.patterns import Patterns
 from ser_lightning.data.sources.shapes import Shapes
 from ser_lightning.data.sources.torchvision_set import TorchvisionSet
 
@@ -22,6 +23,7 @@ __all__ = [
     "InvertibleViews",
     "LocalCrops",
     "PartitionedDataModule",
+    "Patterns",
     "PhotometricRecipe",
     "RotatedCrops",
     "Shapes",

@@ -1,7 +1,8 @@
 """Tables and pictures of what a run did; independent of Lightning."""
 
-from ser_lightning.reporting.figures import Curves, ViewGallery, demo_figure
+from ser_lightning.reporting.figures import ViewGallery, demo_figure
 from ser_lightning.reporting.measures import summary_table
+from ser_lightning.reporting.side_by_side import RunCurve, side_by_side, takeaway
 from ser_lightning.reporting.token_maps import (
     TokenComparison,
     TokenMaps,
@@ -11,13 +12,15 @@ from ser_lightning.reporting.token_maps import (
 )
 
 __all__ = [
-    "Curves",
+    "RunCurve",
     "TokenComparison",
     "TokenMaps",
     "ViewGallery",
     "colour_maps",
     "demo_figure",
     "describe_element",
+    "side_by_side",
     "summary_table",
+    "takeaway",
     "token_maps_of",
 ]

@@ -1,13 +1,16 @@
-"""Token maps to look at: f(g.x) next to g.f(x), as colours."""
+"""Token maps to look at: f(g.x) next to g.f(x), as colours, and where they agree."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.groups import GroupElement, act
+
+_BLUE, _ORANGE = (0.0, 0.447, 0.698), (0.902, 0.624, 0.0)  # Okabe and Ito's, told apart by all
 
 
 def describe_element(element: GroupElement, i: int = 0) -> str:
@@ -31,39 +34,39 @@ class TokenMaps(NamedTuple):
     """The token maps of one image by one encoder f.
 
     Attributes:
-        original: (C, h, w) f(x).
         transformed: (C, h', w') f(g.x).
         acted: (C, h', w') the action of g on f(x); equal to `transformed` if f is equivariant.
-        cosine: over channels between the last two, averaged over positions.
+        agreement: (h', w') cosine over channels between the two, both without the mean token.
+        centred: the agreement averaged over positions: the score of this image.
+        cosine: the same with the mean token.
     """
 
-    original: Tensor
     transformed: Tensor
     acted: Tensor
+    agreement: Tensor
+    centred: float
     cosine: float
 
 
 class TokenComparison(NamedTuple):
-    """One transformation of one image, and its token maps before and after training.
+    """One transformation of one image, and its token maps by several encoders.
 
     Attributes:
         caption: the transformation in words.
         image: (3, H, W) in [0, 1].
         transformed: (3, H', W') in [0, 1].
-        random_init: maps of the encoder as initialised.
-        trained: maps of the encoder as trained.
+        maps: those of each encoder by its name, in the order to be shown.
     """
 
     caption: str
     image: Tensor
     transformed: Tensor
-    random_init: TokenMaps
-    trained: TokenMaps
+    maps: Mapping[str, TokenMaps]
 
 
 @torch.no_grad()
 def token_maps_of(
-    backbone: SplitViT, pixels: Tensor, element: GroupElement, layer: int
+    backbone: SplitViT, pixels: Tensor, element: GroupElement, layer: int, mean: Tensor
 ) -> TokenMaps:
     """Computes the token maps of an image and of its transformed copy.
 
@@ -72,26 +75,29 @@ def token_maps_of(
         pixels: (3, H, W) one normalised image.
         element: a batch of one element.
         layer: after which block; the depth means after the final norm.
+        mean: (C,) the encoder's mean token over a data set, after the same block.
 
     Returns:
         The maps in float32 on the CPU.
     """
     (original,) = backbone.token_maps(pixels[None], [layer])
     (transformed,) = backbone.token_maps(act(element, pixels[None], backbone.patch_size), [layer])
-    acted = act(element, original)
-    cosine = torch.cosine_similarity(transformed.float(), acted.float(), dim=1).mean().item()
-    original, transformed, acted = (x[0].float().cpu() for x in (original, transformed, acted))
-    return TokenMaps(original, transformed, acted, cosine)
+    first, second = transformed[0].float().cpu(), act(element, original)[0].float().cpu()
+    centre = mean.float().cpu()[:, None, None]
+    agreement = F.cosine_similarity(first - centre, second - centre, dim=0)
+    cosine = F.cosine_similarity(first, second, dim=0).mean().item()
+    return TokenMaps(first, second, agreement, agreement.mean().item(), cosine)
 
 
 def colour_maps(maps: Sequence[Tensor]) -> list[Tensor]:
-    """Shows token maps as colours: red, green, blue are the first three principal components.
+    """Shows token maps as colours: brightness is the first principal component, hue the second.
 
-    The components and the range of each colour are common to all maps, so that equal colours mean
-    similar tokens. The sign of a component is fixed by making its largest channel positive.
+    The second one runs from blue through grey to orange, so that nobody needs to tell red from
+    green. Components and ranges are common to all maps: equal colours mean similar tokens. The sign
+    of a component is fixed by making its largest channel positive.
 
     Args:
-        maps: (C, h, w) each, with C of at least 3 and of any size.
+        maps: (C, h, w) each, with C of at least 2 and of any size.
 
     Returns:
         (h, w, 3) in [0, 1] for each map.
@@ -99,11 +105,15 @@ def colour_maps(maps: Sequence[Tensor]) -> list[Tensor]:
     tokens = torch.cat([x.flatten(1).T for x in maps]).double()
     mean = tokens.mean(0)
     _, _, directions = torch.linalg.svd(tokens - mean, full_matrices=False)
-    directions = directions[:3]
+    directions = directions[:2]
     largest = directions.abs().argmax(1, keepdim=True)
     directions = directions * directions.gather(1, largest).sign()
     projected = (tokens - mean) @ directions.T
     low, high = projected.quantile(0.02, dim=0), projected.quantile(0.98, dim=0)
-    colours = ((projected - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).float()
+    first, second = ((projected - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).T
+    blue, orange = tokens.new_tensor(_BLUE), tokens.new_tensor(_ORANGE)
+    hue = blue + second[:, None] * (orange - blue)
+    level = 0.15 + 0.85 * first[:, None]  # dark, then the hue itself, then light
+    colours = torch.where(level < 0.5, 2 * level * hue, 1 - 2 * (1 - level) * (1 - hue)).float()
     parts = colours.split([x.shape[1] * x.shape[2] for x in maps])
     return [part.reshape(*x.shape[1:], 3) for part, x in zip(parts, maps, strict=True)]

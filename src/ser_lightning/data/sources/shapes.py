@@ -204,6 +204,8 @@ class Shapes(Source):
             it, the more there is to tell two images apart by without looking at the shape.
     """
 
+    _names = tuple(SHAPES)
+
     def __init__(
         self,
         num_train: PositiveInt = 4096,
@@ -225,14 +227,15 @@ class Shapes(Source):
     def evaluation(self) -> MemoryImages:
         return self._open(1, self.num_evaluation)
 
+    def _draw(self, split: int, indices: Array) -> Array:
+        return draw_shapes(split, indices, self.image_size, self.clutter)
+
     def _open(self, split: int, count: int) -> MemoryImages:
         if split not in self._splits:
             indices = np.arange(count)
-            chunks = [
-                draw_shapes(split, indices[start : start + _CHUNK], self.image_size, self.clutter)
-                for start in range(0, count, _CHUNK)
-            ]
-            labels = torch.from_numpy(indices % len(SHAPES))
+            starts = range(0, count, _CHUNK)
+            chunks = [self._draw(split, indices[start : start + _CHUNK]) for start in starts]
+            labels = torch.from_numpy(indices % len(self._names))
             pixels = torch.from_numpy(np.concatenate(chunks))
-            self._splits[split] = MemoryImages(pixels, labels, tuple(SHAPES))
+            self._splits[split] = MemoryImages(pixels, labels, self._names)
         return self._splits[split]
