@@ -47,15 +47,15 @@ _ROWS = (
 
 _NOTES = """\
 Every run pretrains a ViT (128 wide, 6 deep, 8x8 tokens of 4 pixels) on the 50,000 training images
-of CIFAR-10, stored as JPEG files again, for ten epochs in batches of 256 (1,950 steps), in bf16 on
-one CPU core. "@2" is the block that the add-on reads; rivals read [CLS], SER the token map, and with
-SER [CLS] joins after that block. SER has 8 of 256 images in the invertible pipeline, 3 % instead of
-the paper's 1 %, which would be 3 images and too few negatives. Rows of one base have the same recipe
-of crops and colours; weights are the defaults, untuned. Linear: [CLS] of the last four blocks on
-cached features of all training images, rate and epoch chosen on 500 held out; turned: the same
-probe on the test images turned by 90, 180 and 270 degrees. 20-NN: all training images, all 10,000
-test images. -C: the 14 generated corruptions other than frost at five severities, 500 test images.
-Turns: equivariance to quarter turns without the mean token, on 2,000 test images.
+of CIFAR-10, as JPEG files again, for ten epochs in batches of 256 (1,950 steps), in bf16 on one CPU
+core. "@2" is the block that the add-on reads; rivals read [CLS], SER the token map, and with SER
+[CLS] joins after that block. SER has 8 of 256 images in the invertible pipeline, 3 % instead of the
+paper's 1 %, which would be 3 images and too few negatives. Rows of one base have the same crops and
+colours; weights are the defaults, untuned. Linear: [CLS] of the last four blocks on cached features
+of all training images, rate and epoch chosen on 500 held out; turned: the same probe on the test
+images turned by 90, 180 and 270 degrees. 20-NN: all training images, all 10,000 test images. -C:
+the 14 generated corruptions other than frost at five severities, 500 test images. Turns:
+equivariance to quarter turns without the mean token, on 2,000 test images.
 [What was decided before](../studies/cifar10/README.md), and what each line can see."""
 
 _CLAIMS = (

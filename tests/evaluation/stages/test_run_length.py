@@ -10,11 +10,11 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from ser_lightning.data.detection import DetectionBatch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ser_lightning.commands.evaluate import StageCommandLine, evaluate
-from ser_lightning.data.detection import DetectionBatch
 from ser_lightning.evaluation.features import FeatureBatch
 from ser_lightning.evaluation.probe import Probe, fit_probe
 from ser_lightning.evaluation.stages.detection import DetectionStage
