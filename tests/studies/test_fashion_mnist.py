@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from studies.fashion_mnist.page import StudyRow, write_study
 
 from commands.test_fit import Parsed
 from results.result_records import config, record, run_folder
@@ -12,7 +13,6 @@ from ser_lightning.reporting.groups import group_folders
 from ser_lightning.results.hits import write_hits
 from ser_lightning.results.record import write_record
 from studies.fashion_mnist import run
-from studies.fashion_mnist.page import StudyRow, write_study
 from studies.fashion_mnist.run import PRETRAINED, ROWS, STAGES, commands, units
 
 LABELS = torch.arange(1000) % 10

@@ -8,6 +8,7 @@ from ser_lightning.data.benchmarks.conditions import BenchmarkDataModule, Condit
 from ser_lightning.data.benchmarks.imagenet_c import ImageNetCDataModule
 from ser_lightning.data.benchmarks.imagenet_p import ImageNetPDataModule
 from ser_lightning.data.benchmarks.shift import ShiftDataModule
+from ser_lightning.data.benchmarks.turned import TurnedDataModule
 
 __all__ = [
     "BenchmarkDataModule",
@@ -16,4 +17,5 @@ __all__ = [
     "ImageNetCDataModule",
     "ImageNetPDataModule",
     "ShiftDataModule",
+    "TurnedDataModule",
 ]

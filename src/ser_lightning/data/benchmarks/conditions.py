@@ -194,6 +194,21 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
             self._notes = (f"clean images of {self.source.dataset_name}", *self.source.notes())
         return images
 
+    def source_images(self) -> ImageSet:
+        """The source's whole evaluation split, to be changed; its classes are the benchmark's.
+
+        Raises:
+            ValueError: there is none, or it has no labels.
+        """
+        images = self.images_of_source()
+        if images is None or len(images) == 0 or int(images.labels.min()) < 0:
+            raise ValueError(
+                f"{type(self.source).__name__} has no evaluation split with labels; add one "
+                "(a folder `val` beside `train`, one folder per class in both)"
+            )
+        self._class_names = images.class_names
+        return images
+
     def part(self, images: ImageSet, size: int | None = None) -> ImageSet:
         """So many images, or `num_test`, the same number of each class; null takes all."""
         size = self.num_test if size is None else size
@@ -245,21 +260,6 @@ class RobustnessDataModule(BenchmarkDataModule):
     def describe(self) -> dict[str, Any]:
         is_resized = self.generated or not self.is_imagenet
         return super().describe() | ({} if is_resized else {"resize": None})
-
-    def source_images(self) -> ImageSet:
-        """The source's whole evaluation split, to be changed; its classes are the benchmark's.
-
-        Raises:
-            ValueError: there is none, or it has no labels.
-        """
-        images = self.images_of_source()
-        if images is None or len(images) == 0 or int(images.labels.min()) < 0:
-            raise ValueError(
-                f"{type(self.source).__name__} has no evaluation split with labels; add one "
-                "(a folder `val` beside `train`, one folder per class in both)"
-            )
-        self._class_names = images.class_names
-        return images
 
     def size_reasons(self, images: ImageSet) -> tuple[str, ...]:
         """A reason where released images, or videos, do not have the backbone's size."""

@@ -1,9 +1,11 @@
-"""The study's page: what each row measured, and which of the paper's claims hold at that scale."""
+"""A study's page: what each row measured, and which of the paper's claims hold at that scale."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,10 +15,6 @@ from matplotlib.ticker import MaxNLocator
 
 from ser_lightning.files import atomic_path
 from ser_lightning.reporting.compare import (
-    CORRUPTED_WITHOUT_FROST,
-    KNN,
-    LINEAR,
-    ROTATION,
     GroupCost,
     Measure,
     runs_table,
@@ -93,13 +91,8 @@ def _draw(axes: Axes, points: Sequence[Point], measure: Measure) -> None:
     axes.grid(axis="y", alpha=0.25)
 
 
-CORRUPTION = CORRUPTED_WITHOUT_FROST
-_FIGURE = {
-    LINEAR: "Linear top-1, %",
-    KNN: "20-NN top-1, %",
-    CORRUPTION: "Corrupted top-1, %",
-    ROTATION: "Equivariance to turns, final",
-}
+ONLINE = "online.json"
+"""File in a run's folder: what was measured while training."""
 
 
 class StudyRow(NamedTuple):
@@ -136,68 +129,54 @@ class Claim(NamedTuple):
     measure: Measure
 
 
-CLAIMS = (
-    Claim("SER raises linear accuracy (Table 1: 68.44 to 69.28)", "ser", "moco", LINEAR),
-    Claim(
-        "SER's views and late [CLS] alone raise it (Table 5: 68.82)", "ser_weight_0", "moco", LINEAR
-    ),
-    Claim("its loss adds to that (Table 5: 69.28)", "ser", "ser_weight_0", LINEAR),
-    Claim("SER is ahead of AugSelf (Table 1: 67.55)", "ser", "augself", LINEAR),
-    Claim("SER is ahead of STL (Table 1: 65.49)", "ser", "stl", LINEAR),
-    Claim(
-        "SER is ahead of EquiMod, which has a third view (Table 1: 68.95)", "ser", "equimod", LINEAR
-    ),
-    Claim(
-        "E-SSL, with four small views more, is ahead of MoCo-v3 (Table 1: 70.60)",
-        "essl",
-        "moco",
-        LINEAR,
-    ),
-    Claim(
-        "AugSelf gains at an early block (Table 6: 67.55 to 68.23)", "augself_2", "augself", LINEAR
-    ),
-    Claim(
-        "EquiMod gains at an early block (Table 6: 68.95 to 69.51)", "equimod_2", "equimod", LINEAR
-    ),
-    Claim(
-        "SER at an early block is ahead of SER at the last (Table 4: 68.18)", "ser", "ser_6", LINEAR
-    ),
-    Claim("SER keeps 20-NN accuracy or raises it (Table 3: 61.56 to 61.64)", "ser", "moco", KNN),
-    Claim(
-        "SER raises accuracy on corruptions (Table 12: 39.47 to 40.58)", "ser", "moco", CORRUPTION
-    ),
-    Claim(
-        "SER raises final equivariance to turns (Table 4: .804 to .840)", "ser", "moco", ROTATION
-    ),
-    Claim("SER at the last block raises it further (Table 4: .924)", "ser_6", "ser", ROTATION),
-)
+class Page(NamedTuple):
+    """What is written of a study.
+
+    Attributes:
+        title: of the page.
+        path: the Markdown file; the picture has its name with .png.
+        notes: a paragraph on sizes and settings, below the title.
+        claims: what is judged.
+        panels: title by measure, of the picture against the layer.
+        gains: title by name of what is measured while training: start, end and gain.
+    """
+
+    title: str
+    path: Path
+    notes: str
+    claims: tuple[Claim, ...]
+    panels: Mapping[Measure, str]
+    gains: Mapping[str, str] = MappingProxyType({})
 
 
-def write_study(rows: Sequence[StudyRow], page: Path, notes: str) -> None:
+def write_page(page: Page, rows: Sequence[StudyRow]) -> None:
     """Writes the page and its picture beside it, each whole or not at all.
 
     Args:
+        page: what to write, and where.
         rows: in the order of the table; the first one is the baseline.
-        page: the Markdown file; the picture has its name with .png.
-        notes: a paragraph on sizes and settings, below the title.
 
     Raises:
         ValueError: if hits cannot be read.
     """
-    picture = page.with_suffix(".png")
-    values = [{measure: _values(row, measure) for measure in _FIGURE} for row in rows]
+    picture = page.path.with_suffix(".png")
+    values = [{measure: _values(row, measure) for measure in page.panels} for row in rows]
     points = [Point(r.family, r.layer, v) for r, v in zip(rows, values, strict=True)]
-    study_figure(picture, points, _FIGURE)
+    study_figure(picture, points, page.panels)
     table = runs_table([row.runs for row in rows], [row.cost for row in rows])
     parts = [
-        to_markdown("Study: the paper's questions at small scale", notes, [table]).rstrip(),
+        to_markdown(page.title, page.notes, [table]).rstrip(),
         "## What the paper says, and what was seen here",
-        _claims({row.name: row for row in rows}),
+        _claims(page.claims, {row.name: row for row in rows}),
         _READING,
+    ]
+    if page.gains:
+        parts += ["## From its own start to the end of training", _gains(page.gains, rows)]
+    parts += [
         "## Against the layer",
         f"![Accuracy and equivariance against the layer]({picture.name})",
     ]
-    with atomic_path(page) as partial:
+    with atomic_path(page.path) as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -229,9 +208,32 @@ def _hits(row: StudyRow, measure: Measure) -> list[np.ndarray]:
     return [hits.values for hits in found if hits is not None]
 
 
-def _claims(rows: Mapping[str, StudyRow]) -> str:
+def _gains(gains: Mapping[str, str], rows: Sequence[StudyRow]) -> str:
+    """Means over seeds of what was measured while training, the gain with its spread."""
+    lines = ["| run | seeds | " + " | ".join(gains.values()) + " |"]
+    lines.append("|---|---:" * 2 + "|---:" * (len(gains) - 1) + "|")
+    for row in rows:
+        files = [folder / ONLINE for folder in row.runs.folders]
+        told = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
+        cells = [_gain(told, name) for name in gains]
+        lines.append(f"| {row.runs.name} | {len(told)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _gain(told: Sequence[Mapping[str, Any]], name: str) -> str:
+    starts = np.array([run["start"].get(name, np.nan) for run in told])
+    ends = np.array([run["history"][-1]["metrics"].get(name, np.nan) for run in told])
+    if not len(told) or np.isnan(starts + ends).any():
+        return "-"
+    digits = 1 if "knn" in name else 3
+    spread = f" +- {(ends - starts).std(ddof=1):.{digits}f}" if len(told) > 1 else ""
+    gain = f"{(ends - starts).mean():+.{digits}f}{spread}"
+    return f"{starts.mean():.{digits}f} to {ends.mean():.{digits}f} ({gain})"
+
+
+def _claims(claims: Sequence[Claim], rows: Mapping[str, StudyRow]) -> str:
     lines = ["| the paper | here | |", "|---|---:|---|"]
-    for claim in CLAIMS:
+    for claim in claims:
         if claim.better in rows and claim.worse in rows:
             seen, verdict = _judge(rows[claim.better], rows[claim.worse], claim.measure)
             lines.append(f"| {claim.text} | {seen} | {verdict} |")
