@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from ser_lightning.corruptions import sequence
+from ser_lightning.corruptions import perturb
 from ser_lightning.data.benchmarks import generated
 from ser_lightning.data.benchmarks.cifar_c import ArrayImages
 from ser_lightning.data.benchmarks.generated import CLEAN, CorruptedImages, Reduction, Sequences
@@ -42,9 +42,9 @@ def test_extremely_long_images_are_cut_before_they_are_resized(monkeypatch, size
 
     def recorded(image, *args, **options):
         shapes.append(tuple(image.shape))
-        return sequence(image, *args, **options)
+        return perturb(image, *args, **options)
 
-    monkeypatch.setattr(generated, "sequence", recorded)
+    monkeypatch.setattr(generated, "perturb", recorded)
     pixels = torch.randint(0, 256, (1, 3, 1, 1), dtype=torch.uint8).expand(-1, -1, *size)
     long = MemoryImages(pixels, torch.zeros(1, dtype=torch.int64), ("a",))
     frames = Sequences(long, "translate", 0, Reduction(32, 0.5), 1).read(0)
@@ -62,7 +62,7 @@ def test_sequences_of_long_images_that_are_cut_show_the_same_middle():
     frames = Sequences(images, "translate", 0, reduce, 1).read(0).int()
     assert max(pixels.shape[-2:]) > 16 * min(pixels.shape[-2:])
     resized = F.resize(pixels[0], [reduce.resized], antialias=True).contiguous()
-    expected = sequence(resized, "translate", 0, 0, crop=16).int()
+    expected = perturb(resized, "translate", 0, 0, crop=16).int()
     assert (frames - expected).abs().max() <= 1
 
 
