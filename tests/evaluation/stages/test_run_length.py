@@ -22,6 +22,7 @@ from ser_lightning.evaluation.stages.linear import LinearHeads
 from ser_lightning.evaluation.stages.mlp import DeepHead
 from ser_lightning.evaluation.stages.transformation import Task, VersionHeads
 from ser_lightning.results.record import read_record
+from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]
 NUM_BATCHES = 4
@@ -350,9 +351,9 @@ def test_training_that_is_not_told_how_long_it_is_is_refused(stage, checkpoint):
 def test_record_says_how_many_batches_an_epoch_has_and_where_it_ended(checkpoint, tmp_path):
     folder = ["--run_dir", str(tmp_path)]
     evaluate(command(checkpoint, "finetune", *folder, max_steps=3, limit_train_batches=2))
-    record = read_record(tmp_path / "results" / "finetune-shapes.json")
+    record = read_record(tmp_path / "results" / f"finetune-{SHAPES}.json")
     assert record.protocol["limit_train_batches"] == 2
     assert record.unofficial_reasons == ("measured on a part of the images",)
     evaluate(command(checkpoint, "finetune", *folder, max_epochs=2, max_time="00:00:00:00"))
-    record = read_record(tmp_path / "results" / "finetune-shapes.json")
+    record = read_record(tmp_path / "results" / f"finetune-{SHAPES}.json")
     assert record.unofficial_reasons[0] == "trained 0 of 8 steps"
