@@ -1,7 +1,7 @@
 """Tables and pictures of what a run did; independent of Lightning."""
 
 from ser_lightning.reporting.figures import Curves, ViewGallery, demo_figure
-from ser_lightning.reporting.measures import summary_table
+from ser_lightning.reporting.summary import summary_table
 from ser_lightning.reporting.token_maps import (
     TokenComparison,
     TokenMaps,
