@@ -14,18 +14,34 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ser_lightning.files import atomic_path
-from ser_lightning.reporting.compare import (
-    GroupCost,
-    Measure,
-    runs_table,
-)
+from ser_lightning.reporting.compare import GroupCost, runs_table
 from ser_lightning.reporting.groups import RunGroup
 from ser_lightning.reporting.intervals import Interval, paired_difference, seed_difference
 from ser_lightning.reporting.tables import to_markdown
 from ser_lightning.results.hits import load_hits
+from ser_lightning.results.measures import describe
 
 COLOURS = {"SER": "#0b6fb8", "AugSelf": "#d1570a", "EquiMod": "#8a4fb0"}
 BASELINE = "0.35"
+
+
+class Measure(NamedTuple):
+    """A number that rows are compared by.
+
+    Attributes:
+        stage: which evaluation.
+        metric: its name in the record.
+        is_paired: whether records say which test images were right.
+    """
+
+    stage: str
+    metric: str
+    is_paired: bool = False
+
+
+LINEAR = Measure("linear", "top1", is_paired=True)
+KNN = Measure("knn", "top1_k20", is_paired=True)
+CORRUPTED = Measure("imagenet-c", "top1/avg_without_frost")
 
 
 class Point(NamedTuple):
@@ -245,7 +261,7 @@ def _judge(better: StudyRow, worse: StudyRow, measure: Measure) -> tuple[str, st
     ours, theirs = (_values(row, measure) for row in (better, worse))
     if not (ours and theirs):
         return "-", "not measured"
-    digits = measure.digits
+    digits = describe(measure.metric).digits
     found = _difference(better, worse, measure)
     if found is None or min(len(ours), len(theirs)) < 2:
         return f"{np.mean(ours) - np.mean(theirs):+.{digits}f}", "cannot be told (one seed)"

@@ -6,14 +6,13 @@ decided, and what was chosen before.
 
 from pathlib import Path
 
-from ser_lightning.reporting.compare import CORRUPTED_WITHOUT_FROST, KNN, LINEAR, Measure
-from studies.page import Claim, Page
+from studies.page import CORRUPTED, KNN, LINEAR, Claim, Measure, Page
 from studies.study import Row, Study, main
 
-BLOCK = Measure("equivariance", "equivariance/mean_centred/rotation_block2", "turns, block 2", 3)
-FINAL = Measure("equivariance", "equivariance/mean_centred/rotation_final", "turns, final", 3)
-TURNED = Measure("turned", "top1/avg", "linear top-1, turned", is_paired=False)
-TOLD = Measure("transformation", "rotation_pair_layer6", "turn told, final")
+BLOCK = Measure("equivariance", "equivariance/mean_centred/rotation_block2")
+FINAL = Measure("equivariance", "equivariance/mean_centred/rotation_final")
+TURNED = Measure("turned", "top1/avg")
+TOLD = Measure("transformation", "rotation_pair_layer6")
 
 
 def _at(layer: int) -> tuple[str, ...]:
@@ -66,7 +65,7 @@ _CLAIMS = (
     Claim("its loss alone does", "ser", "ser_weight_0", KNN),
     Claim("[CLS] after block 2 alone does", "late_cls", "moco", KNN),
     Claim("SER raises corrupted accuracy (Table 12: 39.47 to 40.58)", "ser", "moco",
-          CORRUPTED_WITHOUT_FROST),
+          CORRUPTED),
     Claim("SER raises accuracy on turned images", "ser", "moco", TURNED),
     Claim("SER's map follows turns where it is trained to", "ser", "ser_weight_0", BLOCK),
     Claim("... and after the last block (Table 4: .804 to .840)", "ser", "ser_weight_0", FINAL),

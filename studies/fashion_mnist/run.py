@@ -5,9 +5,10 @@ Run by `make study`, or `python -m studies.fashion_mnist.run [options]`.
 
 from pathlib import Path
 
-from ser_lightning.reporting.compare import CORRUPTED_WITHOUT_FROST, KNN, LINEAR, ROTATION
-from studies.page import Claim, Page
+from studies.page import CORRUPTED, KNN, LINEAR, Claim, Measure, Page
 from studies.study import Row, Study, main
+
+ROTATION = Measure("equivariance", "equivariance/rotation_final")
 
 
 def _at(layer: int) -> tuple[str, ...]:
@@ -77,7 +78,7 @@ _CLAIMS = (
         "SER raises accuracy on corruptions (Table 12: 39.47 to 40.58)",
         "ser",
         "moco",
-        CORRUPTED_WITHOUT_FROST,
+        CORRUPTED,
     ),
     Claim(
         "SER raises final equivariance to turns (Table 4: .804 to .840)", "ser", "moco", ROTATION
@@ -103,7 +104,7 @@ STUDY = Study(
         panels={
             LINEAR: "Linear top-1, %",
             KNN: "20-NN top-1, %",
-            CORRUPTED_WITHOUT_FROST: "Corrupted top-1, %",
+            CORRUPTED: "Corrupted top-1, %",
             ROTATION: "Equivariance to turns, final",
         },
     ),

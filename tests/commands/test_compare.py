@@ -37,9 +37,11 @@ def run(folder, seed=0, weight=None, num_right=20, online=True, objective="MoCoV
     return folder
 
 
-def lines_of(capsys, *args):
-    compare([str(arg) for arg in args])
-    return capsys.readouterr().out.splitlines()
+def lines_of(folder, *args):
+    """The lines of the written tables."""
+    output = folder / "tables" / "runs.md"
+    compare([*map(str, args), "--output", str(output)])
+    return output.read_text().splitlines()
 
 
 def rows(lines, start):
@@ -50,10 +52,10 @@ def rows(lines, start):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in body]
 
 
-def test_configurations_have_a_row_and_runs_their_online_one(tmp_path, capsys):
+def test_configurations_have_a_row_and_runs_their_online_one(tmp_path):
     folders = [run(tmp_path / "moco" / f"seed{i}", i) for i in range(2)]
     folders += [run(tmp_path / "ser" / f"seed{i}", i, 1.0, 26 + 4 * i) for i in range(2)]
-    lines = lines_of(capsys, *folders)
+    lines = lines_of(tmp_path, *folders)
     moco, ser = rows(lines, "| run | seeds |")
     assert moco[:3] == ["moco", "2", "2"]
     assert float(moco[3]) < float(ser[3])
@@ -65,28 +67,35 @@ def test_configurations_have_a_row_and_runs_their_online_one(tmp_path, capsys):
     assert online == [[str(folder), "12", "30.0 % (10.0 %)"] for folder in folders]
 
 
-def test_baseline_can_be_chosen_and_the_tables_written(tmp_path, capsys):
+def test_baseline_can_be_chosen(tmp_path):
     folders = [run(tmp_path / "moco"), run(tmp_path / "ser", weight=1.0, num_right=30)]
-    output = tmp_path / "tables" / "runs.md"
-    lines = lines_of(capsys, *folders, "--baseline", "ser", "--output", output)
+    lines = lines_of(tmp_path, *folders, "--baseline", "ser")
     moco, ser = rows(lines, "| run | seeds |")
     assert moco[6].startswith("-25.00 [-")
     assert ser[6] == "baseline"
-    assert output.read_text().splitlines() == lines[:-1]
     with pytest.raises(ValueError, match=r'no run is called "dino"; .* moco, ser'):
         compare([*map(str, folders), "--baseline", "dino"])
 
 
-def test_records_alone_make_a_row(tmp_path, capsys):
-    lines = lines_of(capsys, run(tmp_path / "moco", online=False))
+def test_tables_on_the_terminal_hold_the_same_cells_in_80_columns(tmp_path, capsys):
+    folders = [run(tmp_path / "moco"), run(tmp_path / "ser", weight=1.0, num_right=30)]
+    lines = lines_of(tmp_path, *folders)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    for row in rows(lines, "| run | seeds |") + rows(lines, "| run | steps |"):
+        assert all(cell in printed for cell in row)
+
+
+def test_records_alone_make_a_row(tmp_path):
+    lines = lines_of(tmp_path, run(tmp_path / "moco", online=False))
     assert rows(lines, "| run | seeds |")[0][5] == "50.00"
     assert not any(line.startswith("| run | steps |") for line in lines)
 
 
-def test_cost_that_cannot_be_told_is_a_dash_with_the_reason(tmp_path, capsys):
+def test_cost_that_cannot_be_told_is_a_dash_with_the_reason(tmp_path):
     first, second = run(tmp_path / "a", objective="Nothing"), run(tmp_path / "b")
     (second / "fit.yaml").unlink()
-    lines = lines_of(capsys, first, second)
+    lines = lines_of(tmp_path, first, second)
     cells = [row[3:5] for row in rows(lines, "| run | seeds |")]
     assert cells == [["- [1]", "- [1]"], ["- [2]", "- [2]"]]
     notes = [line for line in lines if line.startswith(("1.", "2."))]

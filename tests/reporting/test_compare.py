@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from results.result_records import config, record, run_folder
-from ser_lightning.reporting.compare import GroupCost, RunMetrics, online_table, runs_table
+from ser_lightning.reporting.compare import GroupCost, runs_table
 from ser_lightning.reporting.groups import group_folders
 from ser_lightning.results.hits import write_hits
 from ser_lightning.results.record import write_record
@@ -169,8 +169,8 @@ def test_corruptions_and_equivariance_have_columns(tmp_path):
     scores = {"equivariance/flip_final": 0.9876, "equivariance/flip_block3": 0.1}
     write_record(record("equivariance", "shapes", metrics=scores), folder)
     (row,), _ = table_of(folder)
-    assert row["corrupted top-1, shapes_c"] == "40.00"
-    assert row["eq. flip, shapes"] == "0.988"
+    assert row["imagenet-c top-1, shapes_c"] == "40.00"
+    assert row["raw eq. flip, shapes"] == "0.988"
     assert len(row) == 8
 
 
@@ -179,31 +179,6 @@ def test_unknown_cost_is_a_dash_with_the_reason(tmp_path):
     table = runs_table(groups, [GroupCost(None, None, "no model")])
     assert table.rows[0].cells[3:5] == ("- [1]", "- [1]")
     assert table.notes == ("no model",)
-
-
-def test_online_metrics_stand_in_rows_with_random_init_in_brackets():
-    before = {
-        "knn_top1": 31.25,
-        "knn_top5": 80.0,
-        "equivariance/mean_centred/rotation_block3": 0.8012,
-    }
-    after = {
-        "knn_top1": 60.0,
-        "knn_top5": 95.0,
-        "equivariance/mean_centred/rotation_block3": 0.95,
-        "equivariance/rotation_final": 0.91,
-        "rankme": 40.26,
-        "feature_std": 0.0123456,
-        "something_new": 1.0,
-    }
-    other = {"knn_top1": 70.0, "rankme": 12.0}
-    table = online_table([RunMetrics("a", before, after, 5), RunMetrics("b", {}, other, 10)])
-    assert table.header == ("run", "steps", "k-NN top-1", "eq. rotation", "RankMe", "feature std")
-    assert [row.cells for row in table.rows] == [
-        ("a", "5", "60.0 % (31.2 %)", "0.950 (0.801)", "40.3 (-)", "0.0123 (-)"),
-        ("b", "10", "70.0 % (-)", "-", "12.0 (-)", "-"),
-    ]
-    assert table.caption == "In brackets: the same at random initialisation."
 
 
 def test_record_of_an_unknown_format_is_refused(tmp_path):

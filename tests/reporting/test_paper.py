@@ -3,7 +3,7 @@
 import pytest
 
 from ser_lightning.reporting.paper import (
-    MEASURES,
+    COLUMNS,
     RESULTS_FILE,
     make_subject,
     paper_tables,
@@ -30,8 +30,8 @@ def test_no_table_has_two_rows_of_one_subject():
         assert len(set(subjects)) == len(subjects)
 
 
-def test_every_column_of_the_paper_has_a_measure_and_only_those():
-    measured = {(m.table, m.column) for m in MEASURES}
+def test_every_column_of_the_paper_has_a_source_and_only_those():
+    measured = {(m.table, m.column) for m in COLUMNS}
     printed = {
         (key, column)
         for key, table in paper_tables().items()
@@ -42,8 +42,8 @@ def test_every_column_of_the_paper_has_a_measure_and_only_those():
     assert measured <= printed
 
 
-def test_a_measure_has_one_column_in_a_table():
-    keys = [(m.table, m.stage, m.dataset, m.metric) for m in MEASURES]
+def test_a_source_has_one_column_in_a_table():
+    keys = [(m.table, m.source) for m in COLUMNS]
     assert len(set(keys)) == len(keys)
 
 

@@ -39,7 +39,7 @@ def test_one_run_next_to_the_paper(tmp_path):
     run = run_folder(tmp_path / "run", [record(metrics=metrics)], config())
     tables = tables_of(run)
     assert list(tables) == ["Table 1"]
-    assert tables["Table 1"].header == ("method", "row", "imagenet1k_top1", "imagenet1k_top5")
+    assert tables["Table 1"].header == ("method", "row", "imagenet1k top-1", "imagenet1k top-5")
     assert lines_of(tables["Table 1"]) == [
         (SER, "ours [1]", "69.50", "88.00"),
         ("", "paper", "69.28 +- 0.01", "88.79 +- 0.02"),
@@ -58,11 +58,15 @@ def test_stages_of_one_run_share_a_row(tmp_path):
     ]
     tables = tables_of(run_folder(tmp_path, made, config()))
     ours, paper, delta = lines_of(tables["Table 1"])
-    assert tables["Table 1"].header[2:] == ("imagenet1k_top1", "imagenet_r_top1", "3diebench_top1")
+    assert tables["Table 1"].header[2:] == (
+        "imagenet1k top-1",
+        "imagenet_r top-1 among 1000 classes",
+        "3diebench top-1",
+    )
     assert ours[2:] == ("69.00", "18.00", "70.00")
     assert paper[2:] == ("69.28 +- 0.01", "18.95", "70.17")
     assert delta[2:] == ("-0.28", "-0.95", "-0.17")
-    assert lines_of(tables["shift on imagenet_r"]) == [("top1", "26")]
+    assert lines_of(tables["shift on imagenet_r"]) == [("top-1", "26")]
 
 
 def test_runs_that_differ_in_the_seed_are_averaged(tmp_path):
@@ -219,7 +223,7 @@ def test_corruptions_go_to_both_tables_and_the_rest_to_one_of_its_own(tmp_path):
     tables = tables_of(run_folder(tmp_path, [made], config()))
     assert list(tables) == ["Table 12", "Table 15", "imagenet-c on imagenet_c"]
     assert lines_of(tables["Table 12"])[2] == ("", "delta", "+1.00", "-0.07")
-    assert lines_of(tables["imagenet-c on imagenet_c"]) == [("relative_mce", "99.5")]
+    assert lines_of(tables["imagenet-c on imagenet_c"]) == [("relative mCE", "99.5")]
 
 
 def test_results_on_other_data_have_tables_of_their_own(tmp_path):
@@ -230,7 +234,7 @@ def test_results_on_other_data_have_tables_of_their_own(tmp_path):
     (table,) = tables_of(first, second).values()
     assert table.title == "linear on fashion_mnist"
     assert table.header == ("metric", "MoCo-v3, 2 views [1]", f"{SER} [2]")
-    assert lines_of(table) == [("top1", "69", "69")]
+    assert lines_of(table) == [("top-1", "69", "69")]
 
 
 def test_data_of_one_name_that_differ_have_tables_of_their_own(tmp_path):
@@ -244,7 +248,7 @@ def test_data_of_one_name_that_differ_have_tables_of_their_own(tmp_path):
     first, second = tables_of(*runs).values()
     assert (first.title, second.title) == ("linear on photos #1", "linear on photos #2")
     assert "linear on photos #2: 100 samples from /data/b; data of one name" in second.caption
-    assert [lines_of(table) for table in (first, second)] == [[("top1", "50")], [("top1", "60")]]
+    assert [lines_of(table) for table in (first, second)] == [[("top-1", "50")], [("top-1", "60")]]
 
 
 def test_one_run_may_have_measured_two_folders_of_one_name(tmp_path):
@@ -259,7 +263,7 @@ def test_one_run_may_have_measured_two_folders_of_one_name(tmp_path):
 def test_mce_is_relative_to_alexnet(tmp_path):
     run = run_folder(tmp_path / "run", [corrupted(0.5)], config())
     table = write_report([run], tmp_path / "out").markdown.read_text()
-    assert "| method | row | avg | mce |" in table
+    assert "| method | row | top-1, average | mCE |" in table
     assert '"divided_by": {"mce": "alexnet", "relative_mce": "left out: the error' in table
 
 
@@ -269,7 +273,7 @@ def test_numbers_that_are_not_finite_are_shown(tmp_path):
         record("diagnostics", metrics={"rankme": 3.0}, seed=1),
     ]
     (table,) = tables_of(run_folder(tmp_path, made, config())).values()
-    assert lines_of(table) == [("rankme", "nan (n=2)")]
+    assert lines_of(table) == [("RankMe", "nan (n=2)")]
 
 
 def test_paper_against_itself_has_no_delta(tmp_path):

@@ -1,20 +1,13 @@
 """A run's row is told from its configuration."""
 
-import inspect
-import json
-from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
 
 from results.result_records import config, record, run_folder
-from ser_lightning.data import ImageFolder
-from ser_lightning.data.photometric import MOCO_VIEW_1, MOCO_VIEW_2
-from ser_lightning.files import read_config
 from ser_lightning.reporting.paper import make_subject
-from ser_lightning.reporting.runs import DEFAULT_VIEWS, describe_run
+from ser_lightning.reporting.runs import describe_run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -144,66 +137,6 @@ def test_runs_that_differ_in_seed_and_hardware_share_a_configuration(tmp_path):
     )
     assert first == second
     assert first != third
-
-
-STORED = Path(__file__).parents[1] / "runtime" / "fit_0.1.0.yaml"
-
-
-def todays_words(stored):
-    """The same configuration as this version writes it."""
-    today = read_config(yaml.safe_dump(stored))
-    today["model"]["class_path"] = "ser_lightning.objectives.MoCoV3"
-    arguments = today["model"]["init_args"]
-    arguments["backbone"]["init_args"]["cls_layer"] = "auto"
-    arguments["regularizer"]["init_args"] |= {"width": None, "hidden": None}
-    today["data"]["invertible"]["init_args"] |= {"view_1": None, "view_2": None}
-    today["data"] |= {"max_bad_share": 0.01}
-    return today
-
-
-def test_a_run_of_version_0_1_0_shares_its_configuration_with_a_new_seed(tmp_path):
-    stored = yaml.safe_load(STORED.read_text())
-    today = todays_words(stored) | {"seed_everything": 1}
-    old, new = (described(tmp_path / name, c) for name, c in (("old", stored), ("new", today)))
-    assert (old.subject, old.configuration) == (new.subject, new.configuration)
-    assert (old.seed, new.seed) == (0, 1)
-
-
-@pytest.mark.parametrize("change", [{"hidden": 64}, {"temperature": 0.5}, {"weight": 0.5}])
-def test_a_run_of_version_0_1_0_is_no_seed_of_another_configuration(tmp_path, change):
-    stored = yaml.safe_load(STORED.read_text())
-    today = todays_words(stored)
-    today["model"]["init_args"]["regularizer"]["init_args"] |= change
-    old, new = (described(tmp_path / name, c) for name, c in (("old", stored), ("new", today)))
-    assert old.configuration != new.configuration
-
-
-def test_new_settings_of_image_files_at_their_defaults_are_no_other_configuration(tmp_path):
-    defaults = inspect.signature(ImageFolder).parameters
-    new = {key: defaults[key].default for key in ("background", "labels", "max_pixels", "upright")}
-    today = config()
-    today["data"]["source"] = {
-        "class_path": "ser_lightning.data.ImageFolder",
-        "init_args": {**new, "background": list(new["background"])},
-    }
-    today["data"]["source"]["init_args"]["root"] = "images"
-    old = config()
-    old["data"]["source"]["init_args"] = {"root": "images"}
-    first, second = (described(tmp_path / str(i), c) for i, c in enumerate((old, today)))
-    assert first.configuration == second.configuration
-
-
-def test_colours_that_are_those_of_crops_left_out_are_no_other_configuration(tmp_path):
-    assert (
-        json.loads(json.dumps({"view_1": asdict(MOCO_VIEW_1), "view_2": asdict(MOCO_VIEW_2)}))
-        == DEFAULT_VIEWS
-    )
-    old = config()
-    old["data"]["crop"] = None
-    today = deepcopy(old)
-    old["data"]["invertible"]["init_args"] |= DEFAULT_VIEWS
-    first, second = (described(tmp_path / str(i), c) for i, c in enumerate((old, today)))
-    assert first.configuration == second.configuration
 
 
 def test_a_configuration_changed_on_resume_counts(tmp_path):

@@ -14,7 +14,6 @@ from ser_lightning.results.ratios import (
     ALEXNET_ERROR,
     corruption_errors,
     mean_over,
-    relative_corruption_errors,
 )
 from ser_lightning.results.record import LoadedRecord, write_record
 
@@ -48,7 +47,7 @@ def test_mce_equals_what_the_counts_give(tmp_path, severities):
         for name, of in rates.items()
     }
     theirs = {n: [r[s - 1] for s in severities] for n, r in ALEXNET_CORRUPTION_ERRORS.items()}
-    relative = relative_corruption_errors(errors, 0.25, theirs, ALEXNET_ERROR)
+    relative = corruption_errors(errors, theirs, 0.25, ALEXNET_ERROR)
     assert found.metrics == {
         "top1/avg": 50.0,
         "mce": mean_over(corruption_errors(errors, theirs), CORRUPTIONS),

@@ -12,7 +12,6 @@ from ser_lightning.results.ratios import (
     accuracy_percent,
     corruption_errors,
     mean_over,
-    relative_corruption_errors,
     relative_to,
 )
 
@@ -64,7 +63,7 @@ def test_errors_equal_the_loops():
             theirs_added += baseline[name][s] - 0.25
         ce[name], relative[name] = 100 * ours / theirs, 100 * ours_added / theirs_added
     assert corruption_errors(errors, baseline) == pytest.approx(ce)
-    result = relative_corruption_errors(errors, 0.1, baseline, 0.25)
+    result = corruption_errors(errors, baseline, 0.1, 0.25)
     assert result == pytest.approx(relative)
     assert accuracy_percent(errors) == pytest.approx({"fog": 100 / 3, "snow": 170 / 3})
 
@@ -72,13 +71,13 @@ def test_errors_equal_the_loops():
 def test_the_baseline_has_a_hundred_percent_of_its_own_error():
     ce = corruption_errors(ALEXNET, ALEXNET)
     clean = ALEXNET_ERROR
-    relative = relative_corruption_errors(ALEXNET, clean, ALEXNET, clean)
+    relative = corruption_errors(ALEXNET, ALEXNET, clean, clean)
     assert ce == relative == dict.fromkeys(CORRUPTIONS, pytest.approx(100))
 
 
 def test_relative_error_is_zero_where_corruption_does_no_harm():
     errors = {"fog": [0.3] * 5}
-    result = relative_corruption_errors(errors, 0.3, ALEXNET, ALEXNET_ERROR)
+    result = corruption_errors(errors, ALEXNET, 0.3, ALEXNET_ERROR)
     assert result["fog"] == pytest.approx(0, abs=1e-9)
 
 
@@ -115,10 +114,11 @@ def test_mean_leaves_other_names_out():
         (lambda: corruption_errors({"fog": [0.5]}, ALEXNET), "1 severities and the baseline 5"),
         (lambda: corruption_errors({"fog": [50.0] * 5}, ALEXNET), "not in percent"),
         (lambda: accuracy_percent({"fog": []}), "give at least one"),
+        (lambda: corruption_errors({"fog": [0.5]}, {"fog": [0.0]}), "does not raise the baseline"),
         (lambda: relative_to({"tilt": 1.0}, {"tilt": 0.0}), "must be positive"),
         (lambda: relative_to({"tilt": 1.0}, {}), "the baseline lacks tilt"),
         (
-            lambda: relative_corruption_errors({"fog": flat(50)}, 0.1, ALEXNET, 0.99),
+            lambda: corruption_errors({"fog": flat(50)}, ALEXNET, 0.1, 0.99),
             "does not raise the baseline's error",
         ),
     ],

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from ser_lightning.commands.cost import UnknownCost, run_cost
 from ser_lightning.files import atomic_path, last_checkpoint, load_checkpoint
-from ser_lightning.reporting.compare import GroupCost, RunMetrics, online_table, runs_table
+from ser_lightning.reporting.compare import GroupCost, runs_table
 from ser_lightning.reporting.groups import RunGroup, group_folders, unique_folders
 from ser_lightning.reporting.runs import CONFIG_FILE, read_configuration
-from ser_lightning.reporting.tables import to_markdown
+from ser_lightning.reporting.summary import RunMetrics, online_table
+from ser_lightning.reporting.tables import to_markdown, to_text
 from ser_lightning.results.record import RESULT_FOLDER
 from ser_lightning.runtime import CHECKPOINT_FOLDER
 
@@ -23,11 +24,11 @@ _INTRODUCTION = (
 
 
 def compare(args: Sequence[str]) -> None:
-    """Prints Markdown tables of runs: by configuration, and what each measured while training."""
+    """Prints tables of runs: by configuration, and what each measured while training."""
     parser = argparse.ArgumentParser("ser-fit compare", description=compare.__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, as runs/moco_ser")
     parser.add_argument("--baseline", help="name of the row to compare with; default: the first")
-    parser.add_argument("--output", type=Path, help="file to write the tables to, too")
+    parser.add_argument("--output", type=Path, help="file to write the tables to, as Markdown")
     options = parser.parse_args(args)
     runs = unique_folders(options.runs)
     is_told = len({run.name for run in runs}) == len(runs)
@@ -35,10 +36,10 @@ def compare(args: Sequence[str]) -> None:
     groups = group_folders(runs)
     tables = [runs_table(groups, [group_cost(group) for group in groups], options.baseline)]
     tables += [online_table(measured)] if measured else []
-    text = to_markdown("Runs", _INTRODUCTION, tables)
-    print(text)
+    print(to_text("Runs", _INTRODUCTION, tables))
     if options.output is not None:
         with atomic_path(options.output) as partial:
+            text = to_markdown("Runs", _INTRODUCTION, tables)
             partial.write_text(text, encoding="utf-8")
 
 

@@ -22,5 +22,5 @@ def report(args: Sequence[str]) -> None:
     )
     options = parser.parse_args(args)
     files = write_report(options.runs, options.output_dir, options.baseline)
-    print(files.markdown.read_text(encoding="utf-8"))
+    print(files.text)
     print(f"Written: {files.markdown}, {files.html}")

@@ -1,8 +1,8 @@
 """Tables and pictures of what a run did; independent of Lightning."""
 
 from ser_lightning.reporting.figures import ViewGallery, demo_figure
-from ser_lightning.reporting.measures import summary_table
 from ser_lightning.reporting.side_by_side import RunCurve, side_by_side, takeaway
+from ser_lightning.reporting.summary import summary_table
 from ser_lightning.reporting.token_maps import (
     TokenComparison,
     TokenMaps,

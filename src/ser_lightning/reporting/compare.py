@@ -1,74 +1,41 @@
 """Groups of runs side by side: what they cost, what they reached, how sure a difference is."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from ser_lightning.reporting.groups import RunGroup, Sample, average, conditions, data_notes
 from ser_lightning.reporting.intervals import paired_difference
-from ser_lightning.reporting.measures import describe_metric
 from ser_lightning.reporting.tables import ReportRow, ReportTable
 from ser_lightning.results.hits import Hits, load_hits
+from ser_lightning.results.measures import describe, place
 
 
 class GroupCost(NamedTuple):
-    """What a group's model costs.
-
-    Attributes:
-        num_parameters: trainable ones; None where unknown.
-        macs_per_image: multiply-accumulates of one forward pass; None where unknown.
-        reason: why they are unknown.
-    """
+    """Trainable parameters, multiply-accumulates of a forward pass, or why they are unknown."""
 
     num_parameters: int | None
     macs_per_image: float | None
     reason: str = ""
 
 
-class Measure(NamedTuple):
-    """A number that configurations are compared by.
-
-    Attributes:
-        stage: which evaluation.
-        metric: its name in the record.
-        title: in tables.
-        digits: decimals to print.
-        is_paired: whether records say which test images were right.
-    """
+class _Column(NamedTuple):
+    """A number that configurations are compared by: of a stage, on data."""
 
     stage: str
     metric: str
-    title: str
-    digits: int = 2
-    is_paired: bool = False
-
-
-LINEAR = Measure("linear", "top1", "linear top-1", is_paired=True)
-KNN = Measure("knn", "top1_k20", "20-NN top-1", is_paired=True)
-CORRUPTED = Measure("imagenet-c", "top1/avg", "corrupted top-1")
-CORRUPTED_WITHOUT_FROST = Measure(
-    "imagenet-c", "top1/avg_without_frost", "corrupted top-1 without frost"
-)
-ROTATION, FLIP, SCALE = (
-    Measure("equivariance", f"equivariance/{family}_final", f"eq. {family}", 3)
-    for family in ("rotation", "flip", "scale")
-)
-MEASURES = (LINEAR, KNN, CORRUPTED, CORRUPTED_WITHOUT_FROST, ROTATION, FLIP, SCALE)
-
-
-class _Column(NamedTuple):
-    measure: Measure
     data: str
 
     @property
     def title(self) -> str:
-        return ", ".join(filter(None, [self.measure.title, self.data]))
+        heading = describe(self.metric).heading.format(stage=self.stage)
+        return ", ".join(filter(None, [heading, self.data]))
 
     def samples(self, group: RunGroup) -> list[Sample]:
         """Those of the group that hold the column's number, one per run."""
-        found = group.newest(self.measure.stage, self.data)
-        return [sample for sample in found if self.measure.metric in sample.record.metrics]
+        found = group.newest(self.stage, self.data)
+        return [sample for sample in found if self.metric in sample.record.metrics]
 
 
 class _NoNumberError(Exception):
@@ -112,62 +79,26 @@ def runs_table(
         ValueError: if no group has the baseline's name, or hits cannot be read.
     """
     base = _baseline(groups, baseline)
-    columns = _columns(groups)
+    columns = {column: _is_compared(column, groups) for column in _columns(groups)}
     notes = _Notes()
     header = ["run", "seeds", "views", "parameters (M)", "GMAC per image"]
     differing = data_notes(sample for group in groups for sample in group.samples)
-    for column in columns:
-        note = differing.get((column.measure.stage, column.data))
+    for column, is_compared in columns.items():
+        note = differing.get((column.stage, column.data))
         header.append(f"{column.title} {notes.mark(note)}" if note else column.title)
-        if _is_compared(column, groups):
+        if is_compared:
             header.append(f"minus {base.name} [95 %]")
     rows = []
     for group, cost in zip(groups, costs, strict=True):
         views = group.run.subject.views or "-"
         cells = [group.name, str(len(group.folders)), views, *_costs(cost, notes)]
-        for column in columns:
+        for column, is_compared in columns.items():
             cells.append(notes.cell(partial(_mean, group, column, notes)))
-            if _is_compared(column, groups):
+            if is_compared:
                 cells.append(notes.cell(partial(_difference, group, base, column)))
         rows.append(ReportRow(tuple(cells)))
     title = f"{len(groups)} configuration" + ("s" if len(groups) > 1 else "")
     return ReportTable(title, "", tuple(header), tuple(rows), tuple(notes.texts), num_labels=1)
-
-
-class RunMetrics(NamedTuple):
-    """What the online evaluation of a run measured.
-
-    Attributes:
-        name: what to call the run.
-        baseline: metrics by name before the first step.
-        latest: metrics by name at the last evaluation.
-        step: optimizer steps before the last evaluation.
-    """
-
-    name: str
-    baseline: Mapping[str, float]
-    latest: Mapping[str, float]
-    step: int
-
-
-def online_table(runs: Sequence[RunMetrics]) -> ReportTable:
-    """Sets what runs measured while training side by side: the main metrics, a row per run."""
-    described = {name: describe_metric(name) for run in runs for name in run.latest}
-    titles = list(dict.fromkeys(d.short for d in described.values() if d.short))
-    rows = []
-    for run in runs:
-        cells = dict.fromkeys(titles, "-")
-        for name in run.latest:
-            before, after = (described[name].text(m.get(name)) for m in (run.baseline, run.latest))
-            cells[described[name].short] = f"{after} ({before})"
-        rows.append(ReportRow((run.name, str(run.step), *(cells[title] for title in titles))))
-    return ReportTable(
-        "Online evaluation at the end of training",
-        "In brackets: the same at random initialisation.",
-        ("run", "steps", *titles),
-        tuple(rows),
-        num_labels=1,
-    )
 
 
 def _baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup:
@@ -179,14 +110,22 @@ def _baseline(groups: Sequence[RunGroup], name: str | None) -> RunGroup:
 
 
 def _columns(groups: Sequence[RunGroup]) -> list[_Column]:
-    """What any run has measured, by data set."""
-    names = sorted({sample.data for group in groups for sample in group.samples})
-    columns = [_Column(measure, data) for measure in MEASURES for data in names]
+    """What any run has measured, in the order of the words."""
+    samples = sorted((s for group in groups for s in group.samples), key=lambda s: s.data)
+    found = dict.fromkeys(
+        _Column(sample.record.stage, metric, sample.data)
+        for sample in samples
+        for metric in sample.record.metrics
+        if describe(metric).heading
+    )
+    columns = sorted(found, key=lambda column: (place(column.metric), column.stage))
     return [column for column in columns if any(column.samples(group) for group in groups)]
 
 
 def _is_compared(column: _Column, groups: Sequence[RunGroup]) -> bool:
-    return column.measure.is_paired and len(groups) > 1
+    """Whether records say which test images were right."""
+    paths = (sample.path for group in groups for sample in column.samples(group))
+    return len(groups) > 1 and any(load_hits(path, column.metric) for path in paths)
 
 
 def _costs(cost: GroupCost, notes: _Notes) -> tuple[str, str]:
@@ -202,24 +141,20 @@ def _mean(group: RunGroup, column: _Column, notes: _Notes) -> str:
     if not found:
         return "-"
     _check_alike(group, column, found)
-    cell = average(found, column.measure.metric)
-    text = cell.text(f".{column.measure.digits}f", cell.num_values < len(group.folders))
+    cell = average(found, column.metric)
+    text = cell.text(f".{describe(column.metric).digits}f", cell.num_values < len(group.folders))
     reasons = "; ".join(found[0].record.unofficial_reasons)
-    return f"{text} {notes.mark(f'{column.measure.stage}: {reasons}')}" if reasons else text
+    return f"{text} {notes.mark(f'{column.stage}: {reasons}')}" if reasons else text
 
 
 def _check_alike(group: RunGroup, column: _Column, found: Sequence[Sample]) -> None:
-    """Checks that the numbers of a group may be averaged.
-
-    Raises:
-        _NoNumberError: if they may not.
-    """
+    """Refuses to average what does not compare."""
     if len({conditions(sample.record) for sample in found}) > 1:
         raise _NoNumberError(
             f"{column.title} of {group.name}: the runs were not evaluated alike (protocol, kind "
             "of weights, layers or images differ)"
         )
-    values = [sample.record.metrics[column.measure.metric] for sample in found]
+    values = [sample.record.metrics[column.metric] for sample in found]
     if not all(value is not None and math.isfinite(value) for value in values):
         raise _NoNumberError(f"{column.title} of {group.name} is not a number in every run")
 
@@ -236,7 +171,7 @@ def _difference(group: RunGroup, base: RunGroup, column: _Column) -> str:
         _check_alike(side, column, found)
     if len({conditions(found[0].record, within=False) for found in both}) > 1:
         raise _NoNumberError(f"{names}: the protocols differ")
-    hits = [[_hits(sample, column.measure.metric) for sample in found] for found in both]
+    hits = [[_hits(sample, column.metric) for sample in found] for found in both]
     if len({(of_run.test_set, len(of_run.values)) for side in hits for of_run in side}) > 1:
         raise _NoNumberError(f"{names}: the test sets differ")
     first, second = ([of_run.values for of_run in side] for side in hits)
@@ -245,11 +180,7 @@ def _difference(group: RunGroup, base: RunGroup, column: _Column) -> str:
 
 
 def _hits(sample: Sample, metric: str) -> Hits:
-    """Which images were right.
-
-    Raises:
-        _NoNumberError: if that is not known.
-    """
+    """Which images were right, if that is known."""
     path, record = sample.path, sample.record
     hits = load_hits(path, metric)
     if hits is None:

@@ -17,19 +17,19 @@ _TITLES = {"rotation": "Rotation", "flip": "Horizontal flip", "scale": "Resize"}
 
 
 class _Line(NamedTuple):
-    """How a row of the record is drawn."""
+    """How a row of the record is drawn, in matplotlib's words."""
 
     label: str
-    colour: str
-    style: str = "-"
-    width: float = 1.6
+    color: str
+    linestyle: str = "-"
+    linewidth: float = 1.6
     marker: str = ""
 
 
 _LINES = {
-    "": _Line("trained", "#0b6fb8", width=2.6, marker="o"),
+    "": _Line("trained", "#0b6fb8", linewidth=2.6, marker="o"),
     "random_init": _Line("random init", "0.25", "--", marker="s"),
-    "mean_centred": _Line("trained, mean-centred", "#d1570a", width=2.0, marker="o"),
+    "mean_centred": _Line("trained, mean-centred", "#d1570a", linewidth=2.0, marker="o"),
     "random_init_mean_centred": _Line("random init, mean-centred", "#d1570a", "--", marker="s"),
     "no_action": _Line("trained, no action", "#8a4fb0", "-."),
     "chance": _Line("trained, another image (chance)", "#2a8a4a", ":", 2.0),
@@ -95,16 +95,8 @@ def _draw(axes: Axes, curves: Mapping[str, Mapping[int, float]]) -> None:
     for row, line in _LINES.items():
         if row in curves:
             depths = sorted(curves[row])
-            axes.plot(
-                depths,
-                [curves[row][depth] for depth in depths],
-                color=line.colour,
-                linestyle=line.style,
-                linewidth=line.width,
-                marker=line.marker,
-                markersize=4,
-                label=line.label,
-            )
+            values = [curves[row][depth] for depth in depths]
+            axes.plot(depths, values, markersize=4, **line._asdict())
     depths = sorted({depth for curve in curves.values() for depth in curve})
     step = 1 + len(depths) // 14
     shown = [*depths[:-1:step], depths[-1]]
@@ -113,5 +105,4 @@ def _draw(axes: Axes, curves: Mapping[str, Mapping[int, float]]) -> None:
     axes.axhline(1, color="0.8", linewidth=1, zorder=0)
     axes.grid(color="0.92", linewidth=0.8)
     axes.tick_params(labelsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)

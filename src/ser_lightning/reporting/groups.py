@@ -6,6 +6,7 @@ The report sets groups beside the paper's rows, the comparison beside each other
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -26,12 +27,7 @@ class Cell(NamedTuple):
     num_values: int
 
     def text(self, kind: str, counted: bool) -> str:
-        """Writes mean +- standard deviation (n=number).
-
-        Args:
-            kind: format of the numbers, such as ".2f".
-            counted: whether to say the number of values.
-        """
+        """Mean +- standard deviation (n=number), in a format such as ".2f"."""
         spread = "" if self.std is None else f" +- {self.std:{kind}}"
         return f"{self.mean:{kind}}{spread}" + (f" (n={self.num_values})" if counted else "")
 
@@ -40,9 +36,6 @@ class Sample(NamedTuple):
     """A measurement of one run.
 
     Attributes:
-        path: the record's file.
-        run_dir: folder of the run.
-        record: its content.
         data: name of the data set; where data of one name differ, with a number: "photos #2".
     """
 
@@ -62,7 +55,6 @@ class RunGroup(NamedTuple):
 
     Attributes:
         name: folders' name, without the seed.
-        run: what they are.
         folders: one per run.
         samples: what was measured; of repeated measurements the newest.
     """
@@ -80,8 +72,8 @@ class RunGroup(NamedTuple):
             for sample in found
             if sample.record.stage == stage and data in (None, sample.data)
         }
-        places = (folder.resolve() for folder in self.folders)
-        return [by_run[place] for place in places if place in by_run]
+        found_in_order = (by_run.get(folder.resolve()) for folder in self.folders)
+        return [sample for sample in found_in_order if sample]
 
 
 def group_runs(records: Sequence[LoadedRecord], folders: Sequence[Path] = ()) -> list[RunGroup]:
@@ -93,9 +85,6 @@ def group_runs(records: Sequence[LoadedRecord], folders: Sequence[Path] = ()) ->
     Args:
         records: results of any runs and stages.
         folders: runs that make a group even where they have no record.
-
-    Raises:
-        ValueError: if a configuration cannot be read.
     """
     read = cache(read_run)
     names = _data_names(records)
@@ -108,14 +97,13 @@ def group_runs(records: Sequence[LoadedRecord], folders: Sequence[Path] = ()) ->
         sample = Sample(path, run_dir, record, names[path])
         found.setdefault(place, {}).setdefault(run, []).append(sample)
     groups: dict[tuple[object, ...], list[tuple[Path, Run, list[Sample]]]] = {}
-    seen: dict[tuple[object, ...], int] = {}
+    seen = Counter[tuple[object, ...]]()
     for place, parts in found.items():
         for run, samples in (parts or {read(runs[place]).run(): []}).items():
-            configuration = run.subject, run.configuration
-            repetition = 0 if run.seed is None else seen.get((configuration, run.seed), 0)
-            seen[configuration, run.seed] = repetition + 1
-            member = runs[place], run, samples
-            groups.setdefault((configuration, repetition), []).append(member)
+            key = run.subject, run.configuration, run.seed
+            repetition = 0 if run.seed is None else seen[key]
+            seen[key] += 1
+            groups.setdefault((*key[:2], repetition), []).append((runs[place], run, samples))
     titles = _titles([members[0][0] for members in groups.values()])
     return [
         RunGroup(
@@ -129,11 +117,7 @@ def group_runs(records: Sequence[LoadedRecord], folders: Sequence[Path] = ()) ->
 
 
 def group_folders(folders: Sequence[Path]) -> list[RunGroup]:
-    """Groups runs, with what is in their result folders, random weights and others left out.
-
-    Raises:
-        ValueError: if a configuration or a record cannot be read.
-    """
+    """Groups runs, with what is in their result folders; random weights and others left out."""
     folders = unique_folders(folders)
     files = [file for folder in folders for file in (folder / RESULT_FOLDER).glob("*.json")]
     records = find_records(files)
@@ -142,8 +126,10 @@ def group_folders(folders: Sequence[Path]) -> list[RunGroup]:
 
 def unique_folders(folders: Sequence[Path]) -> list[Path]:
     """The folders as they are named first, each once."""
-    unique = {folder.resolve(): folder for folder in reversed(folders)}
-    return [unique[place] for place in dict.fromkeys(folder.resolve() for folder in folders)]
+    unique: dict[Path, Path] = {}
+    for folder in folders:
+        unique.setdefault(folder.resolve(), folder)
+    return list(unique.values())
 
 
 def conditions(record: ResultRecord, within: bool = True) -> str:
@@ -157,12 +143,7 @@ def conditions(record: ResultRecord, within: bool = True) -> str:
 
 
 def average(samples: Sequence[Sample], metric: str) -> Cell:
-    """Averages over checkpoints, or over evaluation seeds where there is one checkpoint.
-
-    Args:
-        samples: with the metric; None there is not a number.
-        metric: its name in the records.
-    """
+    """Averages a metric that all samples have over checkpoints, or of one over evaluation seeds."""
     values: dict[str, list[float]] = {}
     for sample in samples:
         value = sample.record.metrics[metric]
@@ -189,20 +170,20 @@ def data_notes(samples: Iterable[Sample]) -> dict[tuple[str, str], str]:
 
 def _data_names(records: Sequence[LoadedRecord]) -> dict[Path, str]:
     """The data set's name of each record, numbered where a stage had several of one name."""
-    kinds: dict[tuple[str, str], list[list[LoadedRecord]]] = {}
-    for loaded in records:
-        known = kinds.setdefault((loaded.record.stage, loaded.record.dataset), [])
-        same = (kind for kind in known if _same_data(kind[0].record, loaded.record))
-        kind = next(same, None)
-        if kind is None:
-            known.append([loaded])
-        else:
-            kind.append(loaded)
+    kinds: dict[tuple[str, str], list[ResultRecord]] = {}  # the first record of each kind of data
+    numbers: dict[Path, int] = {}
+    for path, _, record in records:
+        known = kinds.setdefault((record.stage, record.dataset), [])
+        numbers[path] = next(
+            (i for i, one in enumerate(known) if _same_data(one, record)), len(known)
+        )
+        if numbers[path] == len(known):
+            known.append(record)
     return {
-        loaded.path: dataset if len(known) == 1 else f"{dataset} #{number}"
-        for (_, dataset), known in kinds.items()
-        for number, kind in enumerate(known, 1)
-        for loaded in kind
+        path: f"{record.dataset} #{numbers[path] + 1}"
+        if len(kinds[record.stage, record.dataset]) > 1
+        else record.dataset
+        for path, _, record in records
     }
 
 

@@ -1,122 +1,102 @@
 """The numbers that the paper prints, each with what it was measured on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from ser_lightning.results.ratios import ALEXNET_CORRUPTION_ERRORS
+
 Source = tuple[str, str, str]
 """Where a number of ours is from: stage, data set, metric."""
 
 
-class Measure(NamedTuple):
-    """One column of one table of the paper, and where ours is found.
+class PaperColumn(NamedTuple):
+    """One column of one table of the paper, by their keys there, and where ours is found.
 
     Attributes:
-        table: key in paper_results.yaml.
-        column: key of the column there.
-        stage: that measured ours.
-        dataset: that it was measured on.
-        metric: name in the record's metrics.
         digits: decimals to print.
         task: the row's task, in the one table with a row per task.
     """
 
     table: str
     column: str
-    stage: str
-    dataset: str
-    metric: str
+    source: Source
     digits: int = 2
     task: str = ""
 
-    @property
-    def source(self) -> Source:
-        """Where ours is found."""
-        return self.stage, self.dataset, self.metric
 
-
-_CORRUPTIONS = (
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur",
-    "zoom_blur", "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate",
-    "jpeg_compression", "avg",
-)  # fmt: skip
-
+_CORRUPTIONS = (*ALEXNET_CORRUPTION_ERRORS, "avg")
 _PERTURBATIONS = (
     "gaussian_noise", "shot_noise", "speckle_noise", "motion_blur", "zoom_blur", "gaussian_blur",
     "snow", "spatter", "brightness", "translate", "rotate", "tilt", "scale", "shear", "avg",
 )  # fmt: skip
 
 
-def _transfer(table: str) -> tuple[Measure, ...]:
-    """Linear evaluation and shifted sets.
-
-    ImageNet-R has 200 of the 1000 classes; the paper does not say that it restricts the logits to
-    them, and its numbers look like all 1000.
-    """
-    return tuple(
-        Measure(table, f"{dataset}_top{k}", stage, dataset, f"top{k}{suffix}")
-        for stage, dataset, suffix in (
-            ("linear", "imagenet1k", ""),
-            ("shift", "imagenet_sketch", ""),
-            ("shift", "imagenet_v2", ""),
-            ("shift", "imagenet_r", "_1000way"),
-        )
-        for k in (1, 5)
-    )
+def _columns(
+    tables: str,
+    stage: str,
+    dataset: str,
+    metrics: Mapping[str, str],
+    digits: int = 2,
+    task: str = "",
+) -> list[PaperColumn]:
+    """Columns, by key with the metric of ours, that each of some tables has from one stage."""
+    return [
+        PaperColumn(f"table{table}", column, (stage, dataset, metric), digits, task)
+        for table in tables.split()
+        for column, metric in metrics.items()
+    ]
 
 
-MEASURES: tuple[Measure, ...] = (
-    Measure("table1", "params_m", "cost", "", "params_m", 1),
-    *_transfer("table1"),
-    Measure("table1", "3diebench_top1", "3diebench", "3diebench", "top1"),
-    Measure("table1", "3diebench_top5", "3diebench", "3diebench", "top5"),
-    *_transfer("table2"),
-    Measure("table3", "mlp_top1", "mlp", "imagenet1k", "top1"),
-    Measure("table3", "mlp_top5", "mlp", "imagenet1k", "top5"),
-    Measure("table3", "knn20_top1", "knn", "imagenet1k", "top1_k20"),
-    Measure("table3", "finetune_top1", "finetune", "imagenet1k", "top1"),
-    Measure("table3", "finetune_top5", "finetune", "imagenet1k", "top5"),
-    Measure("table4", "imagenet1k_top1", "linear", "imagenet1k", "top1"),
-    *(
-        Measure("table4", column, "equivariance", "imagenet1k", f"equivariance/{family}_final", 3)
-        for column, family in (
-            ("eq_rotation", "rotation"),
-            ("eq_hflip", "flip"),
-            ("eq_scale", "scale"),
-        )
-    ),
-    *(
-        Measure(table, "imagenet1k_top1", "linear", "imagenet1k", "top1")
-        for table in ("table5", "table6")
-    ),
-    *(
-        Measure(
-            "table7", f"layer{i}", "transformation", "imagenet1k", f"{family}_layer{i}", 2, task
-        )
-        for task, family in (("rotation", "rotation"), ("hflip", "flip"))
-        for i in (1, 3, 6, 9, 12)
-    ),
-    *(
-        Measure(table, "imagenet1k_top1", "linear", "imagenet1k", "top1")
-        for table in ("table8a", "table8b", "table9", "table10")
-    ),
-    Measure("table10", "imagenet1k_top5", "linear", "imagenet1k", "top5"),
-    *(
-        Measure("table11", metric, "detection", "coco2017", metric, 3)
-        for metric in ("map", "map_50", "map_75")
-    ),
-    *(Measure("table12", c, "imagenet-c", "imagenet_c", f"top1/{c}") for c in _CORRUPTIONS),
-    Measure("table12", "mce", "imagenet-c", "imagenet_c", "mce"),
-    *(Measure("table13", p, "imagenet-p", "imagenet_p", f"top1/{p}") for p in _PERTURBATIONS),
-    *(Measure("table14", p, "imagenet-p", "imagenet_p", f"top1/{p}") for p in _PERTURBATIONS),
-    *(Measure("table15", c, "imagenet-c", "imagenet_c", f"top5/{c}") for c in _CORRUPTIONS),
-    *(Measure("table16", p, "imagenet-p", "imagenet_p", f"top5/{p}") for p in _PERTURBATIONS),
-    Measure("table17", "flops_g", "cost", "", "flops_g"),
-    Measure("table17", "relative", "cost", "", "relative", 3),
-)
+def _both(prefix: str, suffix: str = "") -> dict[str, str]:
+    """Top-1 and top-5."""
+    return {f"{prefix}_top{k}": f"top{k}{suffix}" for k in (1, 5)}
+
+
+def _each(names: Sequence[str], metric: str) -> dict[str, str]:
+    return {name: f"{metric}/{name}" for name in names}
+
+
+def _layers(family: str) -> dict[str, str]:
+    return {f"layer{i}": f"{family}_layer{i}" for i in (1, 3, 6, 9, 12)}
+
+
+_EQUIVARIANCE = {
+    "eq_rotation": "equivariance/rotation_final",
+    "eq_hflip": "equivariance/flip_final",
+    "eq_scale": "equivariance/scale_final",
+}
+_IMAGENET, _C, _P = "imagenet1k", ("imagenet-c", "imagenet_c"), ("imagenet-p", "imagenet_p")
+
+COLUMNS = [
+    *_columns("1", "cost", "", {"params_m": "params_m"}, 1),
+    *_columns("1 2", "linear", _IMAGENET, _both(_IMAGENET)),
+    *_columns("1 2", "shift", "imagenet_sketch", _both("imagenet_sketch")),
+    *_columns("1 2", "shift", "imagenet_v2", _both("imagenet_v2")),
+    # It has 200 of the 1000 classes; the paper does not say that it restricts the logits to them,
+    # and its numbers look like all 1000.
+    *_columns("1 2", "shift", "imagenet_r", _both("imagenet_r", "_1000way")),
+    *_columns("1", "3diebench", "3diebench", _both("3diebench")),
+    *_columns("3", "mlp", _IMAGENET, _both("mlp")),
+    *_columns("3", "knn", _IMAGENET, {"knn20_top1": "top1_k20"}),
+    *_columns("3", "finetune", _IMAGENET, _both("finetune")),
+    *_columns("4 5 6", "linear", _IMAGENET, {"imagenet1k_top1": "top1"}),
+    *_columns("4", "equivariance", _IMAGENET, _EQUIVARIANCE, 3),
+    *_columns("7", "transformation", _IMAGENET, _layers("rotation"), task="rotation"),
+    *_columns("7", "transformation", _IMAGENET, _layers("flip"), task="hflip"),
+    *_columns("8a 8b 9", "linear", _IMAGENET, {"imagenet1k_top1": "top1"}),
+    *_columns("10", "linear", _IMAGENET, _both(_IMAGENET)),
+    *_columns("11", "detection", "coco2017", {m: m for m in ("map", "map_50", "map_75")}, 3),
+    *_columns("12", *_C, {**_each(_CORRUPTIONS, "top1"), "mce": "mce"}),
+    *_columns("13 14", *_P, _each(_PERTURBATIONS, "top1")),
+    *_columns("15", *_C, _each(_CORRUPTIONS, "top5")),
+    *_columns("16", *_P, _each(_PERTURBATIONS, "top5")),
+    *_columns("17", "cost", "", {"flops_g": "flops_g"}),
+    *_columns("17", "cost", "", {"relative": "relative"}, 3),
+]
 RESULTS_FILE = Path(__file__).with_name("paper_results.yaml")
 ALL_GROUPS = "rotation flip scale"
 
@@ -171,13 +151,7 @@ class Subject(NamedTuple):
 
 
 class PaperRow(NamedTuple):
-    """A row of the paper.
-
-    Attributes:
-        subject: what was measured.
-        values: by column; columns that the paper leaves empty are not there.
-        std: standard deviation by column, where the paper prints one.
-    """
+    """A row of the paper: values by column, and standard deviations where it prints them."""
 
     subject: Subject
     values: dict[str, float]
@@ -207,11 +181,11 @@ def make_subject(
     """Describes a row, with the settings reduced to those that differ from the usual ones.
 
     Args:
-        base: key of the base objective.
+        base: as in `Subject`.
         method: as the paper spells it in any table.
-        views: "2", "3" or "2+4".
+        views: as in `Subject`.
         settings: equiv_layer, rho, lambda, groups; None where unknown.
-        task: what the row is about in the table with a row per task, or "".
+        task: as in `Subject`.
     """
     method, implied = _SPELLINGS.get(method, (method, {}))
     usual = dict(_DEFAULTS.get(method, {}))

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from ser_lightning.files import atomic_path
 from ser_lightning.reporting.groups import Cell, Sample, average, conditions, data_notes, group_runs
 from ser_lightning.reporting.paper import (
-    MEASURES,
-    Measure,
+    COLUMNS,
+    PaperColumn,
     PaperRow,
     PaperTable,
     Source,
@@ -21,8 +21,9 @@ from ser_lightning.reporting.paper import (
     paper_tables,
 )
 from ser_lightning.reporting.runs import Run
-from ser_lightning.reporting.tables import ReportRow, ReportTable, to_html, to_markdown
+from ser_lightning.reporting.tables import ReportRow, ReportTable, to_html, to_markdown, to_text
 from ser_lightning.results.division import find_baselines, with_ratios
+from ser_lightning.results.measures import describe
 from ser_lightning.results.record import LoadedRecord, find_records
 
 _TITLE = "ser-lightning: ours and the paper's"
@@ -35,10 +36,11 @@ _INTRODUCTION = (
 
 
 class ReportFiles(NamedTuple):
-    """The written report: report.md and report.html."""
+    """The written report, report.md and report.html, and its text for a terminal."""
 
     markdown: Path
     html: Path
+    text: str
 
 
 class OurRow(NamedTuple):
@@ -47,8 +49,6 @@ class OurRow(NamedTuple):
     Attributes:
         subject: which row of the paper they are compared with.
         official: whether they may be.
-        samples: what was measured.
-        cells: by source.
         note: provenance in words.
     """
 
@@ -70,12 +70,9 @@ def write_report(
     """Compares the results of runs with the paper's and writes report.md and report.html.
 
     Args:
-        paths: run folders, folders above them, or single record files.
+        paths: as `find_records`.
         output_dir: where to write.
         baseline: run or record of another network, for ratios such as mCE relative to it.
-
-    Returns:
-        The files.
 
     Raises:
         ValueError: if a path holds no record, or a record or configuration cannot be read, or the
@@ -83,10 +80,11 @@ def write_report(
     """
     baselines = [] if baseline is None else find_baselines(baseline)
     tables = report_tables(with_ratios(find_records(paths), baselines))
-    files = ReportFiles(output_dir / "report.md", output_dir / "report.html")
-    for path, render in zip(files, (to_markdown, to_html), strict=True):
+    content = _TITLE, _INTRODUCTION, tables
+    files = ReportFiles(output_dir / "report.md", output_dir / "report.html", to_text(*content))
+    for path, text in ((files.markdown, to_markdown(*content)), (files.html, to_html(*content))):
         with atomic_path(path) as partial:
-            partial.write_text(render(_TITLE, _INTRODUCTION, tables), encoding="utf-8")
+            partial.write_text(text, encoding="utf-8")
     return files
 
 
@@ -95,12 +93,6 @@ def our_rows(records: Sequence[LoadedRecord]) -> list[OurRow]:
 
     Runs of the same configuration with checkpoints of the same name share a row; official and
     unofficial results never do, nor do results of one stage by two protocols or on other data.
-
-    Args:
-        records: results of any runs and stages.
-
-    Returns:
-        The rows in order of subject.
     """
     rows = []
     for group in group_runs(records):
@@ -162,96 +154,99 @@ def report_tables(records: Sequence[LoadedRecord]) -> list[ReportTable]:
     """Sorts results into the paper's tables, and the others into tables of their own.
 
     A table of the paper is left out where an earlier one shows all its numbers already.
-
-    Args:
-        records: results of any runs and stages.
-
-    Returns:
-        The tables in the paper's order, then one for each other stage and data set.
     """
     rows = our_rows(records)
     tables = []
     shown: set[tuple[int, Source]] = set()
     for key, paper in paper_tables().items():
-        measures = [measure for measure in MEASURES if measure.table == key]
-        lines = [
-            (subject, i)
-            for i, row in enumerate(rows)
-            for subject in _subjects(key, paper, measures, row)
-        ]
+        columns = [column for column in COLUMNS if column.table == key]
+        lines = [line for row in rows for line in _lines(key, paper, columns, row)]
         order = [row.subject for row in paper.rows]
-        lines.sort(key=lambda line: order.index(line[0]) if line[0] in order else len(order))
-        cells = {
-            (i, m.source)
-            for subject, i in lines
-            for m in measures
-            if m.task == subject.task and m.source in rows[i].cells
-        }
+        lines.sort(
+            key=lambda line: order.index(line.subject) if line.subject in order else len(order)
+        )
+        cells = {(id(line.row), c.source) for line in lines for c in line.columns.values()}
         if cells - shown:
             shown |= cells
-            pairs = [(subject, rows[i]) for subject, i in lines]
-            tables.append(_paper_table(key, paper, measures, pairs))
+            tables.append(_paper_table(key, paper, columns, lines))
     return tables + _other_tables(rows)
 
 
-def _subjects(
-    key: str, paper: PaperTable, measures: Sequence[Measure], row: OurRow
-) -> list[Subject]:
+class _Line(NamedTuple):
+    """A row of ours in a table of the paper, and by key the columns that it has a number for."""
+
+    row: OurRow
+    subject: Subject
+    columns: dict[str, PaperColumn]
+
+
+def _lines(key: str, paper: PaperTable, columns: Sequence[PaperColumn], row: OurRow) -> list[_Line]:
     """Which lines of a table a row fills: none, one, or one for each task."""
-    subjects = []
-    for task in dict.fromkeys(measure.task for measure in measures):
+    lines = []
+    for task in dict.fromkeys(column.task for column in columns):
         subject = row.subject._replace(task=task)
-        measured = [m for m in measures if m.task == task and m.source in row.cells]
-        if measured and (paper.row(subject) or any(_is_home(key, m, row) for m in measured)):
-            subjects.append(subject)
-    return subjects
+        found = {c.column: c for c in columns if c.task == task and c.source in row.cells}
+        if found and (paper.row(subject) or any(_is_home(key, c, row) for c in found.values())):
+            lines.append(_Line(row, subject, found))
+    return lines
 
 
-def _is_home(key: str, measure: Measure, row: OurRow) -> bool:
+def _is_home(key: str, column: PaperColumn, row: OurRow) -> bool:
     """Whether a number that no table of the paper has for this subject goes to this table."""
-    listing = [m for m in MEASURES if m.source == measure.source]
-    known = any(paper_tables()[m.table].row(row.subject._replace(task=m.task)) for m in listing)
+    listing = [other for other in COLUMNS if other.source == column.source]
+    tables = paper_tables()
+    known = any(tables[c.table].row(row.subject._replace(task=c.task)) for c in listing)
     return listing[0].table == key and not known
 
 
 def _paper_table(
-    key: str,
-    paper: PaperTable,
-    measures: Sequence[Measure],
-    lines: Sequence[tuple[Subject, OurRow]],
+    key: str, paper: PaperTable, columns: Sequence[PaperColumn], lines: Sequence[_Line]
 ) -> ReportTable:
     """Sets ours, paper and delta below each other, for the columns that we measured."""
-    columns = {
-        measure.column: measure.digits
-        for measure in measures
-        if any(measure.source in row.cells and measure.task == s.task for s, row in lines)
-    }
-    rows, notes = [], []
-    for subject, row in lines:
-        if row.note not in notes:
-            notes.append(row.note)
-        label = f"ours{_mark(row)} [{notes.index(row.note) + 1}]"
-        found = {m.column: row.cells.get(m.source) for m in measures if m.task == subject.task}
-        ours = [found.get(column) for column in columns]
-        row_of_paper = paper.row(subject) or PaperRow(subject, {}, {})
-        values, std = row_of_paper.values, row_of_paper.std
-        theirs = [Cell(values[c], std.get(c), 1) if c in values else None for c in columns]
-        kinds = [f".{digits}f" for digits in columns.values()]
-        texts = map(_number, ours, kinds)
-        rows.append(ReportRow((subject.label(), label, *texts), f"ours{_mark(row)}"))
+    measured = {column.column for line in lines for column in line.columns.values()}
+    kinds = {c.column: f".{c.digits}f" for c in columns if c.column in measured}
+    notes = list(dict.fromkeys(line.row.note for line in lines))
+    rows = []
+    for row, subject, found in lines:
+        in_paper = paper.row(subject) or PaperRow(subject, {}, {})
+        ours = [row.cells[found[name].source] if name in found else None for name in kinds]
+        theirs = [
+            Cell(in_paper.values[name], in_paper.std.get(name), 1)
+            if name in in_paper.values
+            else None
+            for name in kinds
+        ]
+        mark = _mark(row)
+        label = f"ours{mark} [{notes.index(row.note) + 1}]"
+        texts = map(_number, ours, kinds.values())
+        rows.append(ReportRow((subject.label(), label, *texts), f"ours{mark}"))
         if any(theirs):
-            rows.append(ReportRow(("", "paper", *map(_number, theirs, kinds)), "paper"))
-            texts = map(_delta, ours, theirs, kinds)
-            rows.append(ReportRow(("", f"delta{_mark(row)}", *texts), f"delta{_mark(row)}"))
+            texts = map(_number, theirs, kinds.values())
+            rows.append(ReportRow(("", "paper", *texts), "paper"))
+            texts = map(_delta, ours, theirs, kinds.values())
+            rows.append(ReportRow(("", f"delta{mark}", *texts), f"delta{mark}"))
     caption = ". ".join(part for part in (paper.caption, paper.note) if part) + "."
-    header = ("method", "row", *columns)
+    header = ("method", "row", *(_heading(name, columns) for name in kinds))
     title = f"Table {key.removeprefix('table')}"
     return ReportTable(title, caption, header, tuple(rows), tuple(notes))
 
 
+def _heading(name: str, columns: Sequence[PaperColumn]) -> str:
+    """A column in words, with its data set, or stage, where the table has several of a kind."""
+    sources = {column.source for column in columns if column.column == name}
+    if len(sources) > 1:  # one for each task
+        return name.replace("layer", "after block ")
+    ((stage, dataset, metric),) = sources
+    title = describe(metric).title
+    others = [column.source for column in columns if column.source not in sources]
+    if any(other[1] not in ("", dataset) for other in others):
+        return f"{dataset} {title}".strip()
+    return f"{stage} {title}" if any(other[2] == metric for other in others) else title
+
+
 def _other_tables(rows: Sequence[OurRow]) -> list[ReportTable]:
     """What the paper has no column for: one table for each stage and data."""
-    known = {measure.source for measure in MEASURES}
+    known = {column.source for column in COLUMNS}
     found: dict[tuple[str, str], dict[Source, None]] = {}
     for row in rows:
         for source in row.cells:
@@ -264,21 +259,15 @@ def _other_tables(rows: Sequence[OurRow]) -> list[ReportTable]:
         shown = [row for row in shown if sources.keys() & row.cells.keys()]
         caption = " ".join(filter(None, ["Not in the paper's tables.", notes.get((stage, data))]))
         title = " on ".join(filter(None, (stage, data)))
-        tables.append(_other_table(title, caption, list(sources), shown))
+        told = list(dict.fromkeys(row.note for row in shown))
+        heads = [f"{r.subject.label()}{_mark(r)} [{told.index(r.note) + 1}]" for r in shown]
+        lines = []
+        for source in sources:
+            numbers = (_number(row.cells.get(source), ".4g") for row in shown)
+            lines.append(ReportRow((describe(source[2]).title, *numbers)))
+        table = ReportTable(title, caption, ("metric", *heads), tuple(lines), tuple(told), 1)
+        tables.append(table)
     return tables
-
-
-def _other_table(
-    title: str, caption: str, sources: Sequence[Source], rows: Sequence[OurRow]
-) -> ReportTable:
-    """Sets runs side by side, a metric in each line."""
-    notes = list(dict.fromkeys(row.note for row in rows))
-    heads = [f"{r.subject.label()}{_mark(r)} [{notes.index(r.note) + 1}]" for r in rows]
-    lines = tuple(
-        ReportRow((source[2], *(_number(row.cells.get(source), ".4g") for row in rows)))
-        for source in sources
-    )
-    return ReportTable(title, caption, ("metric", *heads), lines, tuple(notes), num_labels=1)
 
 
 def _mark(row: OurRow) -> str:

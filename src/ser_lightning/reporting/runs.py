@@ -1,6 +1,5 @@
 """Which row of the paper a run is, told from the configuration in its folder."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,13 @@ import yaml
 
 from ser_lightning.files import read_config
 from ser_lightning.reporting.paper import ALL_GROUPS, Subject, base_name, make_subject, pretraining
+from ser_lightning.reporting.same_weights import (
+    PER_LAYER,
+    addons,
+    arguments,
+    class_name,
+    weights_hash,
+)
 from ser_lightning.results.record import ResultRecord
 
 CONFIG_FILE = "fit.yaml"
@@ -22,30 +28,7 @@ _PLAIN_VIEWS = {"EquiMod": 1}
 _TURNED_VIEWS = {"E-SSL": 4}
 """Views that add-ons bring along, by size: a global view each, and small ones."""
 
-_PER_LAYER = "PerLayer"
 _PAPER_DEPTH = 12
-
-_SAME_WEIGHTS = {
-    "num_workers", "evaluation_batch_size", "bank_size", "validate_bank_size", "num_queries",
-    "max_bad_share",
-}  # fmt: skip
-"""Settings of the data that do not change the weights; nor does the seed, to be averaged over."""
-
-_NEW_DEFAULTS = {"background": [255, 255, 255], "labels": True, "max_pixels": 178_956_970}
-"""Settings that version 0.1.0 did not write, with the values that stand for their lack."""
-
-_DEFAULT_HIDDEN = ("SERRegularizer", "AugSelf")
-"""Add-ons whose `hidden: null` is 512, or twice the width where that is less."""
-
-_COLOURS = {
-    "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "p_jitter": 0.8,
-    "p_gray": 0.2, "p_blur": 1.0, "blur_sigma": [0.1, 2.0], "p_solarize": 0.0,
-}  # fmt: skip
-DEFAULT_VIEWS = {"view_1": _COLOURS, "view_2": {**_COLOURS, "p_blur": 0.1, "p_solarize": 0.2}}
-"""MoCo-v3's, where a configuration leaves the crops out."""
-
-_TRAINER = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches",
-            "limit_train_batches")  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -65,13 +48,10 @@ class Run(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What a run's folder says; see `Run`.
+    """What a run's folder says, before a record may replace some of it; see `Run`.
 
     Attributes:
         identity: base, method, views and the settings that the paper varies.
-        configuration: as of `Run`.
-        departures: as of `Run`.
-        seed: as of `Run`.
     """
 
     identity: Mapping[str, Any]
@@ -105,7 +85,7 @@ def read_run(run_dir: Path) -> Told:
     resumed = sorted(run_dir.glob("fit.step*.yaml"))
     departures = tuple(_departures(config, bool(resumed)))
     seed = config.get("seed_everything")
-    return Told(_identity(config), _digest(config, resumed), departures, seed)
+    return Told(_identity(config), weights_hash(config, resumed), departures, seed)
 
 
 def describe_run(
@@ -119,9 +99,6 @@ def describe_run(
         record: a result of the run.
         run_dir: folder of the run.
         read: `read_run`, or the same with a memory.
-
-    Raises:
-        ValueError: as `read_run`.
     """
     if record.network is not None:
         return Run(Subject("", record.network, ""), record.network)
@@ -153,36 +130,27 @@ def read_configuration(run_dir: Path) -> dict[str, Any] | None:
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Base, method, views and the settings that the paper varies."""
-    model, data = _arguments(config["model"]), config["data"]
-    base_class = _class_name(config["model"])
-    base = _BASES.get(base_class, base_class)
-    num_local = _arguments(_arguments(data.get("crop")).get("local")).get("num", 0)
+    model, data = arguments(config["model"]), config["data"]
+    base = _BASES.get(class_name(config["model"]), class_name(config["model"]))
+    num_local = arguments(arguments(data.get("crop")).get("local")).get("num", 0)
     if model.get("regularizer") is None:
         return {"base": base, "method": base_name(base), "views": _views([], num_local)}
-    addons = _addons(model["regularizer"])
-    methods = list(dict.fromkeys(_method(addon) for addon in addons))
-    invertible = _arguments(data.get("invertible"))
-    switches = _arguments(invertible.get("group"))
+    methods = list(dict.fromkeys(_method(addon) for addon in addons(model["regularizer"])))
+    invertible = arguments(data.get("invertible"))
+    switches = arguments(invertible.get("group"))
     return {
         "base": base,
         "method": " + ".join(methods),
         "views": _views(methods, num_local),
-        "equiv_layer": _layer(_arguments(model.get("backbone"))),
+        "equiv_layer": _layer(arguments(model.get("backbone"))),
         "rho": invertible.get("ratio"),
         "lambda": _weight(model["regularizer"]),
         "groups": " ".join(name for name in ALL_GROUPS.split() if switches.get(name, True)),
     }
 
 
-def _addons(node: Any) -> list[Any]:
-    """The add-ons of a regularizer: those in a PerLayer, or itself."""
-    if _class_name(node) != _PER_LAYER:
-        return [] if node is None else [node]
-    return [addon for part in _arguments(node)["regularizers"] for addon in _addons(part)]
-
-
 def _method(addon: Any) -> str:
-    name = _class_name(addon).removesuffix("Regularizer")
+    name = class_name(addon).removesuffix("Regularizer")
     return _METHODS.get(name, name)
 
 
@@ -206,10 +174,10 @@ def _layer(backbone: Mapping[str, Any]) -> Any:
 
 def _weight(regularizer: Any) -> float | None:
     """Lambda; of add-ons in a PerLayer the sum."""
-    weight: float | None = _arguments(regularizer).get("weight")
-    if _class_name(regularizer) != _PER_LAYER:
+    weight: float | None = arguments(regularizer).get("weight")
+    if class_name(regularizer) != PER_LAYER:
         return weight
-    parts = [_weight(addon) for addon in _arguments(regularizer)["regularizers"]]
+    parts = [_weight(addon) for addon in arguments(regularizer)["regularizers"]]
     if weight is None or None in parts:
         return None
     return round(weight * sum(part for part in parts if part is not None), 3)
@@ -218,10 +186,10 @@ def _weight(regularizer: Any) -> float | None:
 def _departures(config: Mapping[str, Any], resumed: bool) -> list[str]:
     """Differences from the paper's pretraining that a reader of the delta must know."""
     paper = pretraining()
-    model, data = _arguments(config["model"]), config["data"]
-    backbone = _arguments(model.get("backbone"))
+    model, data = arguments(config["model"]), config["data"]
+    backbone = arguments(model.get("backbone"))
     trainer = config.get("trainer") or {}
-    source = _class_name(data.get("source"))
+    source = class_name(data.get("source"))
     pairs = [
         ("backbone", backbone.get("name"), paper["backbone"]),
         ("epochs", trainer.get("max_epochs"), paper["epochs"]),
@@ -239,70 +207,3 @@ def _departures(config: Mapping[str, Any], resumed: bool) -> list[str]:
     if resumed:
         notes.append("configuration changed while training")
     return notes
-
-
-def _digest(config: Mapping[str, Any], resumed: list[Path]) -> str:
-    """Hashes what determines the weights, without the seed, the same for every version's words."""
-    trainer = config.get("trainer") or {}
-    model, data = _written_alike(config["model"], config["data"])
-    content = [
-        model,
-        {key: value for key, value in data.items() if key not in _SAME_WEIGHTS},
-        {key: trainer.get(key) for key in _TRAINER},
-        [(path.name, path.read_text(encoding="utf-8")) for path in resumed],
-    ]
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _written_alike(model: Any, data: Any) -> tuple[Any, Any]:
-    """Model and data without what versions write differently for the same weights.
-
-    Since version 0.1.0 an add-on takes its width, and small heads their hidden one, from the
-    backbone, invertible views their colours from the crops, and `cls_layer` may be "auto".
-    """
-    model, data = _without_defaults(model), _without_defaults(data)
-    arguments = _arguments(model)
-    backbone, regularizer = _arguments(arguments.get("backbone")), arguments.get("regularizer")
-    if backbone.get("cls_layer") == "auto" and regularizer is None:
-        backbone["cls_layer"] = 0
-    elif backbone.get("cls_layer") == "auto":
-        del backbone["cls_layer"]
-    width = _arguments(backbone.get("vit_options")).get("embed_dim")
-    for addon in _addons(regularizer):
-        options = _arguments(addon)
-        given = options.pop("width", None) or width
-        small = 2 * given if given else 384 if "_tiny_" in str(backbone.get("name")) else 512
-        if _class_name(addon) in _DEFAULT_HIDDEN and options.get("hidden") == min(512, small):
-            del options["hidden"]
-    crop, invertible = _arguments(data.get("crop")), _arguments(data.get("invertible"))
-    for view, default in DEFAULT_VIEWS.items():
-        if invertible.get(view) == crop.get(view, default):
-            invertible.pop(view, None)
-    return model, data
-
-
-def _without_defaults(node: Any) -> Any:
-    """A copy without nulls, new settings at their defaults, and the modules of our classes."""
-    if isinstance(node, list):
-        return [_without_defaults(value) for value in node]
-    if not isinstance(node, Mapping):
-        return node
-    kept = {key: _without_defaults(v) for key, v in node.items() if v != _NEW_DEFAULTS.get(key)}
-    if str(kept.get("class_path")).startswith("ser_lightning."):
-        kept["class_path"] = _class_name(kept)
-    return kept
-
-
-def _class_name(node: Any) -> str:
-    """The last part of a class path; "" where there is none."""
-    path = node.get("class_path", "") if isinstance(node, Mapping) else node or ""
-    return str(path).rpartition(".")[2]
-
-
-def _arguments(node: Any) -> dict[str, Any]:
-    """What a class is built with, with or without class_path around it; empty for null."""
-    if not isinstance(node, dict):
-        return {}
-    arguments = node.get("init_args") or {} if "class_path" in node else node
-    return arguments if isinstance(arguments, dict) else {}

@@ -1,7 +1,9 @@
-"""A report's tables as Markdown and as one HTML page that needs nothing else."""
+"""Tables as text for a terminal, as Markdown, and as one HTML page that needs nothing else."""
 
+import textwrap
 from collections.abc import Sequence
 from html import escape
+from itertools import zip_longest
 from typing import NamedTuple
 
 
@@ -21,10 +23,7 @@ class ReportTable(NamedTuple):
     """A table to read; every cell is text already.
 
     Attributes:
-        title: one line.
         caption: what it shows; may be empty.
-        header: names of the columns.
-        rows: below it.
         notes: texts numbered from 1, as [1] in the cells.
         num_labels: how many columns on the left are words, not numbers.
     """
@@ -52,39 +51,89 @@ ol { font-size: 0.9em; }
 """
 
 
-def to_markdown(title: str, introduction: str, tables: Sequence[ReportTable]) -> str:
-    """Writes the tables one below the other.
+_WIDTH = 80  # of a terminal
+_HEADING_WIDTH, _LABEL_WIDTH = 14, 28  # at which words are folded in a table wider than that
+_GAP = "  "
+
+
+def to_text(title: str, introduction: str, tables: Sequence[ReportTable]) -> str:
+    """Writes the tables one below the other for a terminal; wide ones go on below themselves."""
+    parts = [f"{title}\n{'=' * len(title)}", _fold(introduction)]
+    for table in tables:
+        parts.append(f"{table.title}\n{'-' * len(table.title)}")
+        parts.append(_fold(table.caption))
+        rows = [table.header, *(row.cells for row in table.rows)]
+        parts.append("\n".join(text_lines(rows, table.num_labels)))
+        parts.append("\n".join(_fold(f"[{i}] {note}") for i, note in enumerate(table.notes, 1)))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def text_lines(rows: Sequence[Sequence[str]], num_labels: int) -> list[str]:
+    """Aligned lines of a table, with columns that are left over in further blocks below.
 
     Args:
-        title: heading of the report.
-        introduction: a paragraph on how to read it.
-        tables: in the order to show.
-
-    Returns:
-        Markdown with a trailing newline.
+        rows: cells, those of the header first.
+        num_labels: how many columns on the left are words, which every block has.
     """
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    if _total(widths) > _WIDTH:
+        for i, (head, *cells) in list(enumerate(columns))[num_labels:]:
+            longest = max(len(text) for text in [*cells, *head.split(), ""])
+            widths[i] = max(longest, min(len(head), _HEADING_WIDTH))
+    if _total(widths) > _WIDTH:
+        widths[:num_labels] = [min(width, _LABEL_WIDTH) for width in widths[:num_labels]]
+    labels, blocks = list(range(num_labels)), list[list[int]]()
+    for i in range(num_labels, len(columns)):
+        wanted = [*(blocks[-1] if blocks else labels), i]
+        if blocks and _total([widths[j] for j in wanted]) <= _WIDTH:
+            blocks[-1] = wanted
+        else:
+            blocks.append([*labels, i])
+    lines = []
+    for block in blocks or [labels]:
+        head, *body = (_text_row(row, block, widths, num_labels) for row in rows)
+        rule = "-" * max(map(len, [*head, *(line for row in body for line in row)]))
+        lines += ["", *head, rule, *(line for row in body for line in row)]
+    return lines[1:]
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _text_row(
+    cells: Sequence[str], block: Sequence[int], widths: Sequence[int], num_labels: int
+) -> list[str]:
+    """The lines of one row, folded where a cell is longer than its column is wide."""
+    folded = [textwrap.wrap(cells[i], max(widths[i], 1), break_on_hyphens=False) for i in block]
+    return [
+        _GAP.join(
+            f"{text:{'<' if i < num_labels else '>'}{widths[i]}}"
+            for i, text in zip(block, texts, strict=True)
+        ).rstrip()
+        for texts in zip_longest(*folded, fillvalue="")
+    ]
+
+
+def _fold(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def to_markdown(title: str, introduction: str, tables: Sequence[ReportTable]) -> str:
+    """Writes the same as Markdown."""
     parts = [f"# {title}", introduction]
     for table in tables:
         rule = ["---"] * table.num_labels + ["---:"] * (len(table.header) - table.num_labels)
         lines = [table.header, tuple(rule), *(row.cells for row in table.rows)]
-        parts.append(f"## {table.title}")
-        parts += [table.caption] if table.caption else []
+        parts += [f"## {table.title}", table.caption]
         parts.append("\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
-        parts += ["\n".join(f"{i}. {note}" for i, note in enumerate(table.notes, 1))]
-    return "\n\n".join(part for part in parts if part) + "\n"
+        parts.append("\n".join(f"{i}. {note}" for i, note in enumerate(table.notes, 1)))
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def to_html(title: str, introduction: str, tables: Sequence[ReportTable]) -> str:
-    """Writes the tables as one page without scripts and without anything to load.
-
-    Args:
-        title: heading of the report.
-        introduction: a paragraph on how to read it.
-        tables: in the order to show.
-
-    Returns:
-        The page.
-    """
+    """Writes the same as one page without scripts and without anything to load."""
     parts = [
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -109,8 +158,8 @@ def _cell(text: str) -> str:
 
 def _html_row(tag: str, row: ReportRow, num_labels: int) -> str:
     label = ' class="label"'
-    texts = [
+    cells = (
         f"<{tag}{label if i < num_labels else ''}>{escape(cell)}</{tag}>"
         for i, cell in enumerate(row.cells)
-    ]
-    return f'<tr class="{row.kind}">' + "".join(texts) + "</tr>"
+    )
+    return f'<tr class="{row.kind}">' + "".join(cells) + "</tr>"

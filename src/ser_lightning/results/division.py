@@ -14,7 +14,6 @@ from ser_lightning.results.ratios import (
     ALEXNET_ERROR,
     corruption_errors,
     mean_over,
-    relative_corruption_errors,
     relative_to,
 )
 from ser_lightning.results.record import RESULT_FOLDER, LoadedRecord, ResultRecord, find_records
@@ -33,12 +32,10 @@ Rates = dict[str, dict[int, float]]
 
 
 class _Division(NamedTuple):
-    """What dividing by another network gave.
+    """What dividing by another network gave: ratios in percent, or why they are missing, by name.
 
     Attributes:
         by: the network, for a protocol.
-        ratios: by name, in percent.
-        missing: why a ratio is not there, by name.
         reasons: the other network's, against a comparison with published numbers.
     """
 
@@ -58,10 +55,6 @@ def with_ratios(
     name of its run: `mce_vs_<run>`. The protocol then says under "divided_by" what each ratio is
     relative to, or why it was left out; the other network's reasons count too.
 
-    Args:
-        records: results of any runs and stages; those of other stages stay as they are.
-        baselines: records of other networks, to divide by.
-
     Raises:
         ValueError: if no record was made in the same way as any of the baselines.
     """
@@ -69,7 +62,9 @@ def with_ratios(
     result, used, problems = [], False, dict[str, None]()
     for loaded in records:
         record = loaded.record
-        divisions = [_published(record)] if _is_imagenet_c(record) else []
+        # AlexNet's published errors are of these images and classes
+        is_published = (record.stage, record.dataset) == (_CORRUPTED, "imagenet_c")
+        divisions = [_published(record)] if is_published else []
         for other in [*networks, *baselines] if record.network is None else []:
             if (other.record.stage, other.record.dataset) == (record.stage, record.dataset):
                 divisions.append(_divided(record, other))
@@ -135,11 +130,6 @@ def _joined(record: ResultRecord, divisions: Sequence[_Division]) -> ResultRecor
         protocol={**record.protocol, "divided_by": told},
         unofficial_reasons=tuple(reasons),
     )
-
-
-def _is_imagenet_c(record: ResultRecord) -> bool:
-    """Whether AlexNet's published errors are of the same images and classes."""
-    return (record.stage, record.dataset) == (_CORRUPTED, "imagenet_c")
 
 
 def _published(record: ResultRecord) -> _Division:
@@ -235,7 +225,7 @@ def _of_corruptions(
         why = "the error on clean images is not known; give --data.source.root DIR to imagenet-c"
         return ratios, {"relative_mce": why}
     try:
-        relative = relative_corruption_errors(ours, clean, theirs, clean_baseline)
+        relative = corruption_errors(ours, theirs, clean, clean_baseline)
     except ValueError as error:
         return ratios, {"relative_mce": str(error)}
     return {**ratios, "relative_mce": mean_over(relative, CORRUPTIONS)}, {}

@@ -32,11 +32,7 @@ def hits_path(record: Path) -> Path:
 
 
 def load_hits(record: Path, metric: str) -> Hits | None:
-    """Reads the hits of one metric of a record; None where there are none.
-
-    Args:
-        record: path of the record.
-        metric: its name there, such as "top1".
+    """Reads the hits of one metric of the record at a path; None where there are none.
 
     Raises:
         ValueError: if the file cannot be read.
@@ -66,10 +62,7 @@ def write_hits(
         hits: by the name of the record's metric, (N,) whether each test image was right, in the
             order of the test split.
         label: (N,) int64 classes of these images.
-        data_sha256: identity of the images, as in the record.
-
-    Returns:
-        The file.
+        data_sha256: as in the record.
     """
     assert all(len(right) == len(label) for right in hits.values())
     tensors = {name: right.to("cpu", torch.uint8).contiguous() for name, right in hits.items()}

@@ -38,13 +38,10 @@ ALEXNET = "alexnet"
 
 
 def accuracy_percent(errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Computes the accuracy of every corruption, averaged over its severities.
+    """Accuracy in percent of each corruption, averaged over its severities.
 
     Args:
         errors: by corruption, the error rate in [0, 1] at each severity.
-
-    Returns:
-        Percent by corruption.
 
     Raises:
         ValueError: if a corruption has no severity, or a rate is not in [0, 1].
@@ -53,55 +50,38 @@ def accuracy_percent(errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def corruption_errors(
-    errors: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]]
+    errors: Mapping[str, Sequence[float]],
+    baseline: Mapping[str, Sequence[float]],
+    clean_error: float = 0.0,
+    clean_baseline_error: float = 0.0,
 ) -> dict[str, float]:
-    """Computes the corruption error (CE) of every corruption, in percent of a baseline's.
+    """Corruption error (CE) in percent of a baseline's; with clean errors the relative one (RCE).
 
         CE_c = 100 * sum_s E_sc / sum_s B_sc
+        RCE_c = 100 * sum_s (E_sc - E_clean) / sum_s (B_sc - B_clean)
 
     Args:
         errors: by corruption, the error rate E in [0, 1] at each severity.
         baseline: the rates B of the baseline (AlexNet) at the same severities; may hold more
             corruptions.
-
-    Returns:
-        CE by corruption; 100 is as good as the baseline. mCE is `mean_over(..., CORRUPTIONS)`.
-
-    Raises:
-        ValueError: as `accuracy_percent`, or if the baseline lacks a corruption or severity.
-    """
-    _check_baseline(errors, baseline)
-    return {
-        name: 100 * _total(name, rates) / _total(name, baseline[name])
-        for name, rates in errors.items()
-    }
-
-
-def relative_corruption_errors(
-    errors: Mapping[str, Sequence[float]],
-    clean_error: float,
-    baseline: Mapping[str, Sequence[float]],
-    clean_baseline_error: float,
-) -> dict[str, float]:
-    """Computes the relative corruption error: what the corruption adds to the clean error.
-
-        RCE_c = 100 * sum_s (E_sc - E_clean) / sum_s (B_sc - B_clean)
-
-    Args:
-        errors: as `corruption_errors`.
         clean_error: the error rate in [0, 1] on the clean images.
-        baseline: as `corruption_errors`.
-        clean_baseline_error: the baseline's error rate on the clean images.
+        clean_baseline_error: the baseline's.
 
     Returns:
-        RCE by corruption, in percent; relative mCE is `mean_over(..., CORRUPTIONS)`.
+        By corruption; mCE and relative mCE are `mean_over(..., CORRUPTIONS)`.
 
     Raises:
-        ValueError: as `corruption_errors`, or if a corruption does not harm the baseline.
+        ValueError: as `accuracy_percent`, or if the baseline lacks a corruption or severity, or a
+            corruption does not harm it.
     """
-    _check_baseline(errors, baseline)
+    _check_names(errors, baseline, "the baseline")
     result = {}
     for name, rates in errors.items():
+        if len(rates) != len(baseline[name]):
+            raise ValueError(
+                f"{name} has {len(rates)} severities and the baseline {len(baseline[name])}; "
+                "measure the same ones"
+            )
         added = _total(name, rates) - len(rates) * clean_error
         baseline_added = _total(name, baseline[name]) - len(rates) * clean_baseline_error
         if baseline_added <= 0:
@@ -114,14 +94,10 @@ def relative_corruption_errors(
 
 
 def relative_to(values: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, float]:
-    """Divides by a baseline: flip rates FR from flip probabilities, T5D from top-5 distances.
+    """Percent of a baseline (AlexNet), which may hold more names, by perturbation.
 
-    Args:
-        values: by perturbation.
-        baseline: the baseline's (AlexNet's) positive values; may hold more perturbations.
-
-    Returns:
-        Percent by perturbation; mFR and mT5D are `mean_over(..., PERTURBATIONS)`.
+    Flip probabilities give flip rates FR, top-5 distances T5D; mFR and mT5D are
+    `mean_over(..., PERTURBATIONS)`.
 
     Raises:
         ValueError: if the baseline lacks a perturbation or is not positive there.
@@ -137,14 +113,7 @@ def relative_to(values: Mapping[str, float], baseline: Mapping[str, float]) -> d
 
 
 def mean_over(values: Mapping[str, float], names: Sequence[str]) -> float:
-    """Averages the values of all names, each with the same weight.
-
-    Args:
-        values: by name; others than `names` are left out.
-        names: what a benchmark averages, such as `CORRUPTIONS`.
-
-    Returns:
-        The plain mean.
+    """The plain mean of the values of the names that a benchmark averages, as `CORRUPTIONS`.
 
     Raises:
         ValueError: if a name is missing: the mean over fewer is another benchmark.
@@ -163,18 +132,6 @@ def _total(name: str, rates: Sequence[float]) -> float:
             "in percent"
         )
     return sum(rates)
-
-
-def _check_baseline(
-    errors: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]]
-) -> None:
-    _check_names(errors, baseline, "the baseline")
-    for name, rates in errors.items():
-        if len(rates) != len(baseline[name]):
-            raise ValueError(
-                f"{name} has {len(rates)} severities and the baseline {len(baseline[name])}; "
-                "measure the same ones"
-            )
 
 
 def _check_names(wanted: Iterable[str], given: Mapping[str, object], whose: str) -> None:

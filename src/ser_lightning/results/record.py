@@ -6,6 +6,7 @@ import math
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -22,21 +23,15 @@ FORMAT = 2
 _RENAMED_STAGES = {"corruption": "imagenet-c", "perturbation": "imagenet-p"}  # since format 1
 
 _PACKAGES = ("ser-lightning", "torch", "torchvision", "timm", "lightning")
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.+]*")
-_STAGE = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
 
 
-def software_versions() -> dict[str, str]:
-    """The versions of Python and of the packages that results depend on."""
-    installed = {package: _version(package) for package in _PACKAGES}
-    return {"python": platform.python_version(), **installed}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
+def _versions() -> dict[str, str]:
+    """Those of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return {**dict.fromkeys(_PACKAGES, "unknown"), **found}
 
 
 def _now() -> str:
@@ -106,13 +101,13 @@ class ResultRecord:
     data_sha256: str | None = None
     selected: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=software_versions)
+    versions: dict[str, str] = field(default_factory=_versions)
     date: str = field(default_factory=_now)
 
     def __post_init__(self) -> None:
-        for name, kind in _kinds().items():
+        for name, kind in get_type_hints(type(self)).items():
             _check_kind(name, getattr(self, name), kind)
-        _check_name("stage", self.stage, _STAGE)
+        _check_name("stage", self.stage, "_ . + -")
         for what, plain in (("dataset", self.dataset), ("network", self.network)):
             if plain:
                 _check_name(what, plain)
@@ -133,13 +128,7 @@ class ResultRecord:
 
 
 class LoadedRecord(NamedTuple):
-    """A record and where it was found.
-
-    Attributes:
-        path: the file.
-        run_dir: the folder of the run that it describes.
-        record: its content.
-    """
+    """A record, the file it was found in, and the folder of the run that it describes."""
 
     path: Path
     run_dir: Path
@@ -151,7 +140,7 @@ def result_path(run_dir: Path, record: ResultRecord, variant: str = "") -> Path:
 
     Args:
         run_dir: folder of the run.
-        record: the record.
+        record: what is to be written.
         variant: tells apart records of a stage and data set that should both be kept, such as
             "seed1" or "momentum"; "" for the default settings.
 
@@ -166,15 +155,7 @@ def result_path(run_dir: Path, record: ResultRecord, variant: str = "") -> Path:
 
 
 def write_record(record: ResultRecord, run_dir: Path, variant: str = "") -> Path:
-    """Writes a record whole or not at all, in place of an older one; call it on one rank.
-
-    Args:
-        record: the record.
-        run_dir: folder of the run.
-        variant: as `result_path`.
-
-    Returns:
-        The file.
+    """Writes a record to its `result_path`, whole or not at all; call it on one rank.
 
     Raises:
         ValueError: if a metric is not finite, or a field holds something that JSON does not know.
@@ -202,7 +183,7 @@ def write_record(record: ResultRecord, run_dir: Path, variant: str = "") -> Path
 
 
 def read_record(path: Path) -> ResultRecord:
-    """Reads a record back, of this format or an older one.
+    """Reads a record of this format or an older one.
 
     Raises:
         ValueError: if the file is no such record; the message names file and field.
@@ -222,8 +203,9 @@ def read_record(path: Path) -> ResultRecord:
     content.pop("official", None)  # follows from the reasons
     if isinstance(content.get("unofficial_reasons"), list):
         content["unofficial_reasons"] = tuple(content["unofficial_reasons"])
-    required = {f.name for f in fields(ResultRecord) if f.default is f.default_factory is MISSING}
-    missing, unknown = required - content.keys(), content.keys() - _kinds().keys()
+    known = fields(ResultRecord)
+    required = {f.name for f in known if f.default is f.default_factory is MISSING}
+    missing, unknown = required - content.keys(), content.keys() - {f.name for f in known}
     if missing or unknown:
         raise ValueError(
             f"{path}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}; run the "
@@ -248,54 +230,35 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_records(paths: Iterable[Path]) -> list[LoadedRecord]:
-    """Reads the records of run folders, of folders above them, and single record files.
-
-    Args:
-        paths: folders or files; a file found twice counts once.
-
-    Returns:
-        The records in order of path.
+    """The records of run folders, of folders above them, and single files, each once, by path.
 
     Raises:
         ValueError: if a path does not exist or holds no record, or as `read_record`.
     """
     found: dict[Path, Path] = {}
     for path in paths:
-        files = [path] if path.is_file() else _record_files(path)
+        files = [path] if path.is_file() else sorted(path.rglob(f"{RESULT_FOLDER}/*.json"))
+        if path.name == RESULT_FOLDER:
+            files += sorted(path.glob("*.json"))
         if not files:
             state = f"has no {RESULT_FOLDER}/*.json" if path.is_dir() else "does not exist"
             raise ValueError(f"{path} {state}; give run folders that were evaluated")
         for file in files:
             found.setdefault(file.resolve(), file)
-    return [
-        LoadedRecord(file, _run_dir(resolved), read_record(file))
-        for resolved, file in sorted(found.items())
-    ]
+    records = []
+    for resolved, file in sorted(found.items()):
+        folder = resolved.parent
+        run_dir = folder.parent if folder.name == RESULT_FOLDER else folder
+        records.append(LoadedRecord(file, run_dir, read_record(file)))
+    return records
 
 
 def class_map_sha256(classes: Mapping[str, int] | Sequence[str]) -> str:
-    """Hashes which label each class name has.
-
-    Args:
-        classes: the label by name, or the names in the order of their labels.
-    """
+    """Hashes which label each class name has: by name, or names in the order of their labels."""
     if not isinstance(classes, Mapping):
         classes = {name: label for label, name in enumerate(classes)}
     lines = sorted(f"{label} {name}" for name, label in classes.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _record_files(folder: Path) -> list[Path]:
-    inside = folder.glob("*.json") if folder.name == RESULT_FOLDER else ()
-    return sorted([*inside, *folder.rglob(f"{RESULT_FOLDER}/*.json")])
-
-
-def _run_dir(file: Path) -> Path:
-    return file.parent.parent if file.parent.name == RESULT_FOLDER else file.parent
-
-
-def _kinds() -> dict[str, Any]:
-    return get_type_hints(ResultRecord)
 
 
 def _check_kind(name: str, value: Any, kind: Any) -> None:
@@ -319,9 +282,9 @@ def _check_kind(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f"{name} is {value!r} ({type(value).__name__}); it must be {wanted}")
 
 
-def _check_name(what: str, name: str, pattern: re.Pattern[str] = _NAME) -> None:
-    if not pattern.fullmatch(name):
-        signs = "_ . + -" if pattern is _STAGE else "_ . +"
+def _check_name(what: str, name: str, signs: str = "_ . +") -> None:
+    allowed = f"a-z0-9{re.escape(signs.replace(' ', ''))}"
+    if not re.fullmatch(f"[a-z0-9][{allowed}]*", name):
         raise ValueError(
             f'{what} "{name}" names files; use lower-case letters, digits and the signs {signs}'
         )

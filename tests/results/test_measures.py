@@ -1,0 +1,65 @@
+"""Every number that is measured has words, and no two have the same."""
+
+import pytest
+
+from ser_lightning.corruptions import CORRUPTIONS, PERTURBATIONS
+from ser_lightning.reporting.paper import COLUMNS
+from ser_lightning.results.measures import describe, place
+
+WRITTEN = [  # by the stages, and by the evaluation during training
+    *("top1_1000way", "top1_last_epoch", "top1_ema", "top1_k20", "top1_k10", "top5_k20"),
+    *("top1_k20_T0.07", "top5_k20_T0.1", "knn_top1", "knn_top5", "top1/clean"),
+    *("top1/avg_without_frost", "top5/avg", "all_frames_right/avg", "all_frames_right/snow"),
+    *(f"flip_probability/{name}" for name in (*PERTURBATIONS, "avg")),
+    *(f"top5_distance/{name}" for name in (*PERTURBATIONS, "avg")),
+    *(f"top{k}/{name}" for k in (1, 5) for name in CORRUPTIONS),
+    *("mce", "relative_mce", "mfr", "mt5d", "mce_vs_my_run", "relative_mce_vs_my_run"),
+    *(
+        f"equivariance/{row}{family}_{at}"
+        for row in ("", "mean_centred/", "no_action/", "random_init/", "random_init_mean_centred/")
+        for family in ("rotation", "flip", "scale")
+        for at in ("block0", "block11", "final")
+    ),
+    *(f"{init}flip_layer3{mode}" for init in ("", "random_init/") for mode in ("", "_single")),
+    *("rankme", "feature_std", "token_spatial_variance", "uniformity"),
+    *("lidar_crop", "lidar_invertible", "alignment_crop", "alignment_invertible"),
+    *("map", "map_50", "map_75", "map_small", "map_medium", "map_large"),
+]
+
+
+def test_every_metric_has_words_of_its_own():
+    metrics = {*WRITTEN, *(column.source[2] for column in COLUMNS)}
+    titles = {describe(metric).title.removesuffix("my_run") for metric in metrics}
+    assert len(titles) == len(metrics)
+    assert not [title for title in titles if "_" in title or "/" in title or "{" in title]
+
+
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [
+        ("top1", "top-1"),
+        ("top1_k20", "20-NN top-1"),
+        ("top1/gaussian_noise", "top-1, gaussian noise"),
+        ("relative_mce_vs_my_run", "relative mCE against my_run"),
+        ("equivariance/flip_final", "raw equivariance, flip final"),
+        ("equivariance/mean_centred/flip_block3", "equivariance, flip block 3"),
+        ("equivariance/no_action/flip_block3", "raw equivariance, flip block 3, no action"),
+        (
+            "equivariance/random_init_mean_centred/flip_final",
+            "equivariance, flip final, random init",
+        ),
+        ("random_init/flip_layer3", "flip told after block 3, random init"),
+        ("map_50", "mAP at IoU 0.50"),
+        ("of_another_version", "of_another_version"),
+    ],
+)
+def test_words(metric, title):
+    assert describe(metric).title == title
+
+
+def test_main_metrics_have_headings():
+    headings = [describe(metric).heading for metric in ("top1", "top5", "top1_k20", "top1/avg")]
+    assert headings == ["{stage} top-1", "", "20-NN top-1", "{stage} top-1"]
+    assert describe("equivariance/flip_final").heading == "raw eq. flip"
+    assert describe("equivariance/flip_block3").heading == ""
+    assert place("top1") < place("top1_k20") < place("equivariance/flip_final") < place("new")
