@@ -10,7 +10,6 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging
-from ser_lightning.data.detection import DetectionBatch
 from torch import nn
 from torch.utils.data import DataLoader
 
