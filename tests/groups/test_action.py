@@ -85,15 +85,17 @@ def test_act_of_the_inverse_restores_the_map(a, size):
 def pairs_error(image_size, grid1, grid2, interpolation="bicubic"):
     """Largest relative error over the 64 pairs of D4 for the patch-mean encoder."""
     images = smooth_images(4, image_size)
+
+    def encoded(grid):
+        """Every element of D4, four of each, and the maps of the images it moved."""
+        for flip, turns in D4:
+            g = element(flip, turns, grid, interpolation)
+            many = g._replace(flip=g.flip.repeat(4), half_turn=g.half_turn.repeat(4))
+            yield many, patch_means(act(many, images, cell=PATCH))
+
     errors = []
-    for (flip1, turns1), (flip2, turns2) in itertools.product(D4, D4):
-        g1 = element(flip1, turns1, grid1, interpolation)
-        g2 = element(flip2, turns2, grid2, interpolation)
-        many1, many2 = (
-            g._replace(flip=g.flip.repeat(4), half_turn=g.half_turn.repeat(4)) for g in (g1, g2)
-        )
-        z1, z2 = (patch_means(act(g, images, cell=PATCH)) for g in (many1, many2))
-        carried = act(relative(many1, many2), z1)
+    for (g1, z1), (g2, z2) in itertools.product(encoded(grid1), encoded(grid2)):
+        carried = act(relative(g1, g2), z1)
         errors.append(((carried - z2).norm() / z2.norm()).item())
     return errors
 
