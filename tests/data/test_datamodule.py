@@ -216,7 +216,9 @@ def test_what_was_found_is_printed_at_the_start_once(tmp_path, monkeypatch):
     for stage in ("validate", "test"):
         data.setup(stage)
     (text,) = printed
-    assert text.startswith("data: shapes, 24 images to train on, 12 classes (")
+    assert text.startswith(
+        "data: shapes_num_evaluation_12_num_train_24, 24 images to train on, 12 classes ("
+    )
 
 
 @pytest.mark.parametrize(

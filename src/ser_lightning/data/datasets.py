@@ -5,7 +5,7 @@ Training batches are named by a `BatchKey`, evaluation batches by the slots of t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -72,63 +72,53 @@ class TrainingViews:
 
     def __call__(self, key: BatchKey) -> HostBatch:
         """The batch of a step."""
-        crop_indices, invertible_indices = self.plan.indices(key)
-        views, extra, positions = self._crops(key, crop_indices)
-        pairs, others = self._pairs(key, invertible_indices)
-        indices = np.concatenate([crop_indices, invertible_indices])
-        found = np.concatenate([positions, others])
-        unreadable = torch.from_numpy(indices[found != indices])
-        index = torch.from_numpy(found)
-        return HostBatch(
-            views,
-            pairs,
-            index,
-            self.reader.images.labels[index],
-            torch.tensor(len(unreadable)),
-            extra,
-            unreadable,
-        )
-
-    def _crops(
-        self, key: BatchKey, indices: np.ndarray
-    ) -> tuple[tuple[HostView, ...], tuple[HostView, ...], np.ndarray]:
-        """Views and extra views of the crop sub-batch, and where its images came from."""
-        if len(indices) == 0:
-            return (), (), indices
-        all_draws = Draws(self.plan.seed, key, indices, self.paired)
-
-        def make(handful: Handful) -> tuple[tuple[HostView, ...], tuple[HostView, ...]]:
-            images, draws = handful.images, all_draws.take(handful.rows)
-            return (
-                self.crop.make(images, draws, self.canvas),
-                self.extra.make(images, draws, self.canvas, self.crop),
+        crop, canvas, pipeline = self.crop, self.canvas, self.invertible
+        asked = self.plan.indices(key)
+        indices, others = asked
+        views: tuple[HostView, ...] = ()
+        extra: tuple[HostView, ...] = ()
+        pairs: tuple[HostView, ...] = ()
+        if len(indices):
+            needed = max(crop.needed_side(canvas.size), self.extra.needed_side(crop.ratio))
+            (views, extra), indices = self._made(
+                lambda images, draws: (
+                    crop.make(images, draws, canvas),
+                    self.extra.make(images, draws, canvas, crop),
+                ),
+                key,
+                indices,
+                # a box that is carried to an image of another shape may be smaller
+                None if self.paired else needed,
+                self.paired,
             )
+        if pipeline is not None:
+            needed = pipeline.needed_side(canvas, crop)
+            pairs, others = self._made(
+                lambda images, draws: pipeline.make(images, draws, canvas, crop),
+                key,
+                others,
+                needed,
+            )
+        wanted, found = np.concatenate(asked), np.concatenate([indices, others])
+        unreadable, index = torch.from_numpy(wanted[found != wanted]), torch.from_numpy(found)
+        label, num = self.reader.images.labels[index], torch.tensor(len(unreadable))
+        return HostBatch(views, pairs, index, label, num, extra, unreadable)
 
-        replace = self.plan.seed, key.epoch
-        needed = max(
-            self.crop.needed_side(self.canvas.size), self.extra.needed_side(self.crop.ratio)
+    def _made(
+        self,
+        make: Callable[[list[Tensor], Draws], Any],
+        key: BatchKey,
+        indices: np.ndarray,
+        min_side: int | None,
+        paired: bool = False,
+    ) -> tuple[Any, np.ndarray]:
+        """What is made of images and their draws, and where the images came from."""
+        draws = Draws(self.plan.seed, key, indices, paired)
+        views, _, found = made(
+            self.reader.handfuls(indices, (self.plan.seed, key.epoch), paired, min_side),
+            lambda handful: make(handful.images, draws.take(handful.rows)),
         )
-        # a box that is carried to an image of another shape may be smaller
-        min_side = None if self.paired else needed
-        (views, extra), _, positions = made(
-            self.reader.handfuls(indices, replace, self.paired, min_side), make
-        )
-        return views, extra, positions
-
-    def _pairs(self, key: BatchKey, indices: np.ndarray) -> tuple[tuple[HostView, ...], np.ndarray]:
-        """Views of the invertible sub-batch, and where its images came from."""
-        pipeline = self.invertible
-        if pipeline is None:  # without a partition there are no invertible images
-            return (), indices
-        draws = Draws(self.plan.seed, key, indices)
-        needed = pipeline.needed_side(self.canvas, self.crop)
-        views, _, positions = made(
-            self.reader.handfuls(indices, (self.plan.seed, key.epoch), min_side=needed),
-            lambda handful: pipeline.make(
-                handful.images, draws.take(handful.rows), self.canvas, self.crop
-            ),
-        )
-        return views, positions
+        return views, found
 
 
 @dataclass(frozen=True)
@@ -222,12 +212,20 @@ class AugmentedImages:
 
     def __call__(self, slots: np.ndarray) -> HostBatch:
         """The views of some slots."""
-        needed = max(
-            self.crop.without_local().needed_side(self.canvas.size),
-            self.invertible.needed_side(self.canvas, self.crop.without_local()),
-        )
+        alone, pipeline, canvas = self.crop.without_local(), self.invertible, self.canvas
+
+        def make(handful: Handful) -> tuple[tuple[HostView, ...], tuple[HostView, ...]]:
+            crop: tuple[HostView, ...] = ()
+            invertible: tuple[HostView, ...] = ()
+            for pair in range(self.num_views // 2):  # each draws as an epoch of its own
+                draws = Draws(self.seed, BatchKey(epoch=pair, step=0), handful.positions)
+                crop += alone.make(handful.images, draws, canvas)
+                invertible += pipeline.make(handful.images, draws, canvas, alone)
+            return crop, invertible
+
+        needed = max(alone.needed_side(canvas.size), pipeline.needed_side(canvas, alone))
         (crop, invertible), rows, positions = made(
-            self.reader.handfuls(self.positions[slots], min_side=needed), self._views
+            self.reader.handfuls(self.positions[slots], min_side=needed), make
         )
         return HostBatch(
             crop,
@@ -237,17 +235,6 @@ class AugmentedImages:
             torch.tensor(len(slots) - len(rows)),
             unreadable=torch.from_numpy(np.delete(slots, rows)),
         )
-
-    def _views(self, handful: Handful) -> tuple[tuple[HostView, ...], tuple[HostView, ...]]:
-        pipeline = self.crop.without_local()
-        crop: tuple[HostView, ...] = ()
-        invertible: tuple[HostView, ...] = ()
-        for pair in range(self.num_views // 2):
-            key = BatchKey(epoch=pair, step=0)  # every pair of views draws as an epoch of its own
-            draws = Draws(self.seed, key, handful.positions)
-            crop += pipeline.make(handful.images, draws, self.canvas)
-            invertible += self.invertible.make(handful.images, draws, self.canvas, pipeline)
-        return crop, invertible
 
 
 def balanced_subset(labels: Tensor, size: int, rng: np.random.Generator) -> np.ndarray:

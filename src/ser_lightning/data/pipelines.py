@@ -92,15 +92,9 @@ class CropViews:
         scale: tuple[float, float],
         size: int,
     ) -> HostView:
-        """Crops every image once.
+        """Crops every image once, as view `number` of the draws, with a recipe's colours.
 
-        Args:
-            images: as `make`.
-            draws: as `make`.
-            number: which of the views of an image, for the draws.
-            recipe: its colours.
-            scale: smallest and largest area, as a share of the image.
-            size: side of the view in pixels.
+        `scale` is the smallest and largest area, as a share of the image's, `size` in pixels.
         """
         box, colours = draws.view(number)
         record = self.place(images, box, scale, draws.paired)

@@ -72,12 +72,8 @@ class Plan:
     """One rank's share of every global batch.
 
     Attributes:
-        num_images: size of the data set.
         batch_size: images per step over all ranks.
         num_invertible: how many of them are invertible, over all ranks; 0 without a partition.
-        seed: the run's seed.
-        rank: this process.
-        world_size: number of processes.
         accumulate: steps that share one optimizer step; an epoch has whole groups of them.
     """
 

@@ -108,14 +108,12 @@ class Reader:
         Which one depends on (seed, epoch, position) alone; with the image comes its position.
         """
         image = self.read(position, min_side=min_side)
-        if image is not None:
-            return image, position
-        others = generator(seed, Stream.REPLACEMENT, epoch, position)
-        while True:
-            other = int(others.integers(len(self.images)))
-            image = self.read(other, min_side=min_side)
-            if image is not None:
-                return image, other
+        if image is None:
+            others = generator(seed, Stream.REPLACEMENT, epoch, position)
+        while image is None:
+            position = int(others.integers(len(self.images)))
+            image = self.read(position, min_side=min_side)
+        return image, position
 
     def handfuls(
         self,
@@ -157,20 +155,16 @@ class Reader:
 
     def _check_share(self, error: UnreadableImage, of: int) -> None:
         """Refuses to go on where more images are bad than allowed."""
-        num_bad = len(self.bad)
+        num_bad, images = len(self.bad), self.images
         if num_bad == len(self.images) or num_bad > MIN_BAD + self.max_bad_share * of:
+            while isinstance(images, Part):
+                images = images.images
+            folder = getattr(images, "folder", type(images).__name__)
             raise UnreadableImage(
-                f"{num_bad} of {of} images of {folder_of(self.images)} cannot be read, more than "
+                f"{num_bad} of {of} images of {folder} cannot be read, more than "
                 f"the share of {self.max_bad_share}; the last one: {error}. Repair or remove them, "
                 "or allow more: --data.max_bad_share"
             )
-
-
-def folder_of(images: ImageSet) -> str:
-    """Where images lie, for messages: their folder, or the kind of set."""
-    while isinstance(images, Part):
-        images = images.images
-    return str(getattr(images, "folder", type(images).__name__))
 
 
 def made(

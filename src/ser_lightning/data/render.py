@@ -26,8 +26,8 @@ class HostView(NamedTuple):
 
     Attributes:
         pixels: (B, 3, S, S) uint8, cropped or squashed and resized.
-        record: what was drawn; numpy arrays, which stay on the host, where it is known without
-            waiting for a device which images an operation touches.
+        record: what was drawn; stays on the host, where it is known without waiting for a device
+            which images an operation touches.
         element: the group element still to be applied; None for a crop.
         elements: those of several views with the same colours, which it stands for.
     """
