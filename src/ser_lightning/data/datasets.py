@@ -81,7 +81,10 @@ class TrainingViews:
         if len(indices):
             needed = max(crop.needed_side(canvas.size), self.extra.needed_side(crop.ratio))
             (views, extra), indices = self._made(
-                lambda *of: (crop.make(*of, canvas), self.extra.make(*of, canvas, crop)),
+                lambda images, draws: (
+                    crop.make(images, draws, canvas),
+                    self.extra.make(images, draws, canvas, crop),
+                ),
                 key,
                 indices,
                 # a box that is carried to an image of another shape may be smaller
@@ -91,7 +94,10 @@ class TrainingViews:
         if pipeline is not None:
             needed = pipeline.needed_side(canvas, crop)
             pairs, others = self._made(
-                lambda *of: pipeline.make(*of, canvas, crop), key, others, needed
+                lambda images, draws: pipeline.make(images, draws, canvas, crop),
+                key,
+                others,
+                needed,
             )
         wanted, found = np.concatenate(asked), np.concatenate([indices, others])
         unreadable, index = torch.from_numpy(wanted[found != wanted]), torch.from_numpy(found)

@@ -94,7 +94,7 @@ class CropViews:
     ) -> HostView:
         """Crops every image once, as view `number` of the draws, with a recipe's colours.
 
-        `scale` is the smallest and largest share of the area, `size` the side in pixels.
+        `scale` is the smallest and largest area, as a share of the image's, `size` in pixels.
         """
         box, colours = draws.view(number)
         record = self.place(images, box, scale, draws.paired)
