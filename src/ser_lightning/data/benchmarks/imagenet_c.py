@@ -183,7 +183,7 @@ class ImageNetCDataModule(RobustnessDataModule):
         """ImageNet's validation images, where the source has them."""
         try:
             images = self.images_of_source()
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return ()
         if images is None or not set(images.class_names) <= set(imagenet_synsets()):
             self._notes = ()

@@ -1,6 +1,5 @@
 """From an image file to 8-bit colour: upright or as stored, opaque, and not too large."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -92,15 +91,21 @@ def read_image(path: str | Path, decode: Decode = AS_STORED, min_side: int | Non
         raise UnreadableImage(f"{path}: {str(error) or type(error).__name__}") from error
 
 
+class _Limit(int):
+    """A limit that Pillow, which warns beyond it and refuses twice as much, takes at its word."""
+
+    def __rmul__(self, other: int) -> int:
+        return self
+
+
 @contextmanager
 def pixel_limit(max_pixels: int | None) -> Iterator[None]:
     """Refuses larger files that are opened by a ValueError; None leaves that to the caller."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None if max_pixels is None else _Limit(max_pixels)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        yield
+    except Image.DecompressionBombError as error:
         raise ValueError(f"{error} {TOO_LARGE}") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit

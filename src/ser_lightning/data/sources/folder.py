@@ -57,14 +57,7 @@ class FileImages(ImageSet):
 
 
 class FolderImages(FileImages):
-    """The images below one folder.
-
-    Args:
-        folder: the folder.
-        paths: image files relative to it; they are sorted.
-        class_names: names of the class folders; empty if the images have no labels.
-        decode: how the images are shown.
-    """
+    """The images below one folder, by relative paths; a class is what its folder is called."""
 
     def __init__(
         self,

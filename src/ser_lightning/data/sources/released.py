@@ -43,7 +43,7 @@ def imagenet_name(source: Source) -> str:
     """What results on ImageNet are called; a source of ImageNet adds its unusual options."""
     try:
         is_imagenet = source.train().class_names == imagenet_synsets()
-    except (FileNotFoundError, ValueError):  # the source is not always needed
+    except (OSError, ValueError):  # the source is not always needed
         is_imagenet = False
     return source.named(IMAGENET) if is_imagenet else IMAGENET
 
@@ -51,9 +51,7 @@ def imagenet_name(source: Source) -> str:
 def count_reasons(found: Mapping[str, int], *released: int) -> tuple[str, ...]:
     """A reason for the record, and a warning, where sets have other numbers of files than released.
 
-    Args:
-        found: number of files, by set.
-        released: right numbers.
+    `found` has the number of files by set, `released` the right ones.
     """
     wrong = {name: number for name, number in found.items() if number not in released}
     if not wrong:

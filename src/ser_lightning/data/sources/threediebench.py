@@ -25,14 +25,7 @@ _LAYOUT = """expected
 
 
 class ObjectImages(FileImages):
-    """All views of some objects: image i is view i % 50 of object i // 50.
-
-    Args:
-        root: folder of the data set.
-        folders: (N,) bytes, the objects' folders relative to it.
-        object_labels: (N,) int64 class ids.
-        class_names: one per class id.
-    """
+    """All views of some objects, (N,) folders below a root: image i is view i % 50 of i // 50."""
 
     def __init__(
         self, root: Path, folders: np.ndarray, object_labels: Tensor, class_names: tuple[str, ...]
