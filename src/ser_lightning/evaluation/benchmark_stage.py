@@ -27,9 +27,6 @@ class BenchmarkStage(Stage):
         head: file of the linear head; by default the one that the linear stage of this run wrote,
             with the same seed and branch, for the images that the head is for.
         stage: further arguments of every stage.
-
-    Attributes:
-        num_sums: numbers per sample, as `summands` returns them.
     """
 
     # A set may have fewer images than there are processes.
@@ -37,6 +34,7 @@ class BenchmarkStage(Stage):
     needs_head = True
 
     num_sums: ClassVar[int]
+    """Numbers per sample, as `summands` returns them."""
     data_class: ClassVar[type[BenchmarkDataModule]]
     """Which data modules it can test."""
     logit_ids: Tensor
@@ -167,16 +165,10 @@ class BenchmarkStage(Stage):
 def logit_table(
     conditions: Sequence[Condition], class_names: Sequence[str], head: str = "the head"
 ) -> Tensor:
-    """Finds the logit of each class by its name.
+    """The logit of each class by its name: (conditions, classes) int64, -1 where there is none.
 
-    Args:
-        conditions: images whose labels are places in their class names; without names labels are
-            class ids already.
-        class_names: of the logits.
-        head: where they are from, for messages.
-
-    Returns:
-        (conditions, classes) int64 place among the logits, -1 for classes that have none.
+    Labels are places in the class names of a condition, or without names the classes' ids. `head`
+    is where the logits' names are from, for messages.
 
     Raises:
         ValueError: there are images of a class that has no logit.
