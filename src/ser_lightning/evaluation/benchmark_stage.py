@@ -1,6 +1,5 @@
 """What the stages have in common that test a trained linear head on other images."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +14,7 @@ from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.sources.base import ImageSet
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.linear_head import ORIGIN_UNKNOWN, LinearClassifier, head_path
+from ser_lightning.evaluation.metrics.accuracy import top_hits
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.files import file_sha256
 
@@ -33,7 +33,7 @@ class BenchmarkStage(Stage):
     allow_zero_length_dataloader_with_multiple_devices = True
     needs_head = True
 
-    num_sums: ClassVar[int]
+    num_sums: ClassVar[int] = 3
     """Numbers per sample, as `summands` returns them."""
     data_class: ClassVar[type[BenchmarkDataModule]]
     """Which data modules it can test."""
@@ -46,15 +46,15 @@ class BenchmarkStage(Stage):
         self.sums = torch.empty(0)
         self._conditions: tuple[Condition, ...] = ()
 
-    @abstractmethod
     def summands(self, logits: Tensor, label: Tensor, batch: ConditionBatch) -> Tensor:
-        """What is summed over samples, (B, num_sums).
+        """What is summed over samples, (B, num_sums): by default 1, a hit, and a hit among five.
 
         Args:
             logits: (B, classes) for images, (B, T, classes) for videos.
             label: (B,) places of the right classes among the logits.
             batch: the samples.
         """
+        return torch.cat([torch.ones_like(label)[:, None], top_hits(logits, label)], dim=1)
 
     def measure(self, trainer: L.Trainer, data: BenchmarkDataModule, folder: Path) -> Tensor:
         """Tests the head: (conditions, num_sums) float64 sums over all samples, equal on all ranks.
