@@ -1,6 +1,5 @@
 """What the stages have in common that test a trained linear head on other images."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +14,7 @@ from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.sources.base import ImageSet
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.linear_head import ORIGIN_UNKNOWN, LinearClassifier, head_path
+from ser_lightning.evaluation.metrics.accuracy import top_hits
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.files import file_sha256
 
@@ -27,16 +27,14 @@ class BenchmarkStage(Stage):
         head: file of the linear head; by default the one that the linear stage of this run wrote,
             with the same seed and branch, for the images that the head is for.
         stage: further arguments of every stage.
-
-    Attributes:
-        num_sums: numbers per sample, as `summands` returns them.
     """
 
     # A set may have fewer images than there are processes.
     allow_zero_length_dataloader_with_multiple_devices = True
     needs_head = True
 
-    num_sums: ClassVar[int]
+    num_sums: ClassVar[int] = 3
+    """Numbers per sample, as `summands` returns them."""
     data_class: ClassVar[type[BenchmarkDataModule]]
     """Which data modules it can test."""
     logit_ids: Tensor
@@ -48,15 +46,15 @@ class BenchmarkStage(Stage):
         self.sums = torch.empty(0)
         self._conditions: tuple[Condition, ...] = ()
 
-    @abstractmethod
     def summands(self, logits: Tensor, label: Tensor, batch: ConditionBatch) -> Tensor:
-        """What is summed over samples, (B, num_sums).
+        """What is summed over samples, (B, num_sums): by default 1, a hit, and a hit among five.
 
         Args:
             logits: (B, classes) for images, (B, T, classes) for videos.
             label: (B,) places of the right classes among the logits.
             batch: the samples.
         """
+        return torch.cat([torch.ones_like(label)[:, None], top_hits(logits, label)], dim=1)
 
     def measure(self, trainer: L.Trainer, data: BenchmarkDataModule, folder: Path) -> Tensor:
         """Tests the head: (conditions, num_sums) float64 sums over all samples, equal on all ranks.
@@ -167,16 +165,10 @@ class BenchmarkStage(Stage):
 def logit_table(
     conditions: Sequence[Condition], class_names: Sequence[str], head: str = "the head"
 ) -> Tensor:
-    """Finds the logit of each class by its name.
+    """The logit of each class by its name: (conditions, classes) int64, -1 where there is none.
 
-    Args:
-        conditions: images whose labels are places in their class names; without names labels are
-            class ids already.
-        class_names: of the logits.
-        head: where they are from, for messages.
-
-    Returns:
-        (conditions, classes) int64 place among the logits, -1 for classes that have none.
+    Labels are places in the class names of a condition, or without names the classes' ids. `head`
+    is where the logits' names are from, for messages.
 
     Raises:
         ValueError: there are images of a class that has no logit.

@@ -37,16 +37,11 @@ def _resample(width: int, scale: float) -> tuple[nn.Module, int]:
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """Maps of several sizes from one token map.
+    """Maps of several sizes from one token map (B, width, h, w).
 
-    Each level resamples the token map, then has a 1x1 and a 3x3 convolution, each with a layer norm
-    over channels. The extra levels subsample the coarsest one by 2, again and again.
-
-    Args:
-        width: channels of the token map.
-        channels: channels of every level.
-        scales: sizes of the levels relative to the token map, from large to small: of 4, 2, 1, 0.5.
-        num_extra: levels after these.
+    Each level resamples the token map to one of the `scales`, from large to small and of 4, 2, 1
+    and 0.5, then has a 1x1 and a 3x3 convolution, each with a layer norm over channels. The extra
+    levels subsample the coarsest one by 2, again and again.
     """
 
     def __init__(self, width: int, channels: int, scales: Sequence[float], num_extra: int) -> None:
@@ -137,14 +132,8 @@ def build_detector(
     32 to 512 pixels; RetinaNet and FCOS read strides 8 to 128. It takes images in [0, 1] of any
     sizes, as they are: it normalises and pads them, but does not resize.
 
-    Args:
-        head: which detector.
-        backbone: the frozen ViT.
-        num_classes: category ids from 0, the background.
-        mean: channel means that the backbone was trained with.
-        std: channel standard deviations that it was trained with.
-        channels: channels of the pyramid and of the detector's convolutions.
-        precision: what the ViT computes in under autocast; everything else is float32.
+    The means and standard deviations are those that the backbone was trained with; `precision` is
+    what it computes in under autocast, everything else is float32.
 
     Raises:
         ValueError: if there is no such detector, or it does not fit the patch size.

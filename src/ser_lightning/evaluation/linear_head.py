@@ -18,14 +18,9 @@ ORIGIN_UNKNOWN = "the head does not say what it was trained on"
 
 
 class HeadOrigin(NamedTuple):
-    """How a head came about, in plain values; its file holds it.
+    """How a head came about, in plain values: its file holds what its records say.
 
-    Attributes:
-        checkpoint: the weights that it was trained on, as `Stage.checkpoint_hash`.
-        protocol: settings of its training.
-        selected: what was chosen on held-out data, such as learning rate and epoch.
-        seed: seed of its training.
-        unofficial_reasons: why its numbers may not be compared with published ones.
+    The checkpoint is `Stage.checkpoint_hash` of the weights that it was trained on.
     """
 
     checkpoint: str

@@ -165,8 +165,7 @@ class Stage(L.LightningModule, ABC):
         Args:
             trainer: for `fit` and `test`, with devices, precision and progress bar.
             data: the images; it knows the trainer.
-            folder: the run: `features/` is the cache that stages share, `results/` holds
-                records and trained heads.
+            folder: the run: `features/` is a cache, `results/` has records and trained heads.
         """
 
     def result(

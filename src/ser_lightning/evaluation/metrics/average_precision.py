@@ -35,8 +35,8 @@ def mean_average_precision(detections: Tensor, truth: Sequence[Boxes]) -> dict[s
         truth: the annotations of each image, crowds included, in the same pixels and ids.
 
     Returns:
-        `METRICS`, in [0, 1]: the mean over categories, and over IoU 0.5 to 0.95 where the name does
-        not say which. Sizes that no annotated object has are left out.
+        `METRICS`, in [0, 1]: the mean over categories, and over IoU 0.5 to 0.95 unless the name
+        says which. Sizes that no annotated object has are left out.
     """
     require_coco_eval()
     detections = detections[detections[:, 0].argsort(stable=True)].double()

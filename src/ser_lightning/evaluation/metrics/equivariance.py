@@ -47,18 +47,18 @@ def family_elements(
 ) -> list[tuple[Tensor, GroupElement]]:
     """Gives every image an element of a transformation family, never the identity.
 
-    The element depends on the seed and on the position of the image alone, not on its batch.
-    Images are grouped by what the elements of one batch must share.
+    "rotation" is 1, 2 or 3 quarter turns in rotation; "flip" the horizontal flip; "scale" one of
+    `NUM_SCALES` grids from the sampler of pretraining. The element depends on the seed and on the
+    position of the image alone, not on its batch.
 
     Args:
-        family: "rotation": 1, 2 or 3 quarter turns in rotation; "flip": the horizontal flip;
-            "scale": one of `NUM_SCALES` grids from the sampler of pretraining.
+        family: one of `FAMILIES`.
         position: (B,) int64 counter of the images in the evaluation set.
         grid: the backbone's grid of tokens (h, w).
         seed: seed of the grids.
 
     Returns:
-        Rows of the batch, int64, with their elements; together every row once.
+        Rows of the batch, int64, with the elements that they share; together every row once.
 
     Raises:
         ValueError: if there is no such family.

@@ -8,15 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
-import torch
-from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.corruptions import CORRUPTIONS
-from ser_lightning.data.benchmarks import ConditionBatch, ImageNetCDataModule
+from ser_lightning.data.benchmarks import ImageNetCDataModule
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.benchmark_stage import BenchmarkStage
-from ser_lightning.evaluation.metrics.accuracy import top_hits
 from ser_lightning.evaluation.stage import StageResult
 from ser_lightning.results.ratios import accuracy_percent, mean_over
 
@@ -39,12 +36,6 @@ class ImageNetCStage(BenchmarkStage):
     further_folders = (("imagenet", "data.source.root"),)  # clean, for relative mCE
     can_generate = True
     data_class = ImageNetCDataModule
-    num_sums = 3
-
-    @override
-    def summands(self, logits: Tensor, label: Tensor, batch: ConditionBatch) -> Tensor:
-        ones = torch.ones_like(label)[:, None]
-        return torch.cat([ones, top_hits(logits, label)], dim=1)
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:

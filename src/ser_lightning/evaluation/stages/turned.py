@@ -3,14 +3,11 @@
 from pathlib import Path
 
 import lightning as L
-import torch
-from torch import Tensor
 from typing_extensions import override
 
-from ser_lightning.data.benchmarks import ConditionBatch, TurnedDataModule
+from ser_lightning.data.benchmarks import TurnedDataModule
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.benchmark_stage import BenchmarkStage
-from ser_lightning.evaluation.metrics.accuracy import top_hits
 from ser_lightning.evaluation.stage import StageResult
 
 
@@ -27,11 +24,6 @@ class TurnedStage(BenchmarkStage):
 
     name = "turned"
     data_class = TurnedDataModule
-    num_sums = 2
-
-    @override
-    def summands(self, logits: Tensor, label: Tensor, batch: ConditionBatch) -> Tensor:
-        return torch.cat([torch.ones_like(label)[:, None], top_hits(logits, label)[:, :1]], dim=1)
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
