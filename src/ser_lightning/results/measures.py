@@ -75,15 +75,15 @@ _MEASURES: dict[str, Measure] = {
     ),
     r"([a-z]+)_layer(\d+)": Measure("{0} told after block {1}"),
     r"([a-z]+)_layer(\d+)_single": Measure("{0} told after block {1} from one view"),
-    r"rankme": Measure("RankMe", "RankMe", "RankMe", 1, "", "dimensions in use, at most {width}"),
+    r"rankme": Measure("RankMe", "", "RankMe", 1, "", "dimensions in use, at most {width}"),
     r"feature_std": Measure(
-        "feature std", "feature std", "feature std", 4, "",
+        "feature std", "", "feature std", 4, "",
         "0 is collapsed, {spread} is spread out",
     ),
     r"token_spatial_variance": Measure(
         "token spatial variance", digits=3, reading="0 is a map without structure"
     ),
-    r"uniformity": Measure("uniformity", "uniformity", digits=3),
+    r"uniformity": Measure("uniformity", digits=3),
     r"lidar_(\w+)": Measure("LiDAR of {0} views"),
     r"alignment_(\w+)": Measure("alignment of {0} views"),
     r"map": Measure("mAP", "{stage} mAP", digits=3),
