@@ -49,8 +49,8 @@ class ImageSet(ABC):
         """Reads one image, in a half, a quarter or an eighth of its size where that is faster.
 
         Neither height nor width falls below `min_side`, unless the file's own is smaller. JPEG
-        decoders can leave out detail. A view that is cut from it does not change visibly (by half
-        a level on average) while the cut has twice the view's pixels on a side.
+        decoders can leave out detail. A view that is cut from it does not change visibly (by a
+        level of 255 on average) while the cut has 1.5 times the view's pixels on a side.
         """
         return self.read(index)
 
