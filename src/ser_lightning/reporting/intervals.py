@@ -21,7 +21,7 @@ class Interval(NamedTuple):
 def paired_difference(
     first: Sequence[np.ndarray], second: Sequence[np.ndarray], confidence: float = CONFIDENCE
 ) -> Interval:
-    """Estimates the interval of a difference in accuracy between two groups of runs.
+    """The interval of a difference in accuracy between two groups of runs, in points.
 
     Two things make the difference uncertain. Which images are in the test set: the variance of a
     bootstrap over images, paired, as the same images count for all runs. With N images and d the
@@ -36,9 +36,6 @@ def paired_difference(
         first: (N,) of each run, whether it was right on each image, 0 or 1.
         second: the same of the runs to compare with, for the same images in the same order.
         confidence: share of such intervals that hold the true difference.
-
-    Returns:
-        Accuracy of the first minus that of the second, in points.
 
     Raises:
         ValueError: if there are no runs or images, or their numbers of images differ.
@@ -57,15 +54,9 @@ def paired_difference(
 def seed_difference(
     first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE
 ) -> Interval | None:
-    """Estimates the interval of a difference from the spread over seeds alone (Welch's t).
+    """The interval of a difference of means from the spread over seeds alone (Welch's t).
 
-    Args:
-        first: a number of each run.
-        second: the same of the runs to compare with.
-        confidence: share of such intervals that hold the true difference.
-
-    Returns:
-        Mean of the first minus that of the second; None if a side has fewer than two runs.
+    None if a side has fewer than two runs.
     """
     if min(len(first), len(second)) < 2:
         return None

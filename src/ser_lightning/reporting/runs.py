@@ -70,12 +70,10 @@ class Told(NamedTuple):
 
 
 def read_run(run_dir: Path) -> Told:
-    """Reads what fit.yaml says of a run.
-
-    A run without fit.yaml has its folder's name for a method and no counterpart in the paper.
+    """What fit.yaml says of a run; without one, its folder's name, which the paper does not have.
 
     Raises:
-        ValueError: if fit.yaml is not a configuration of this package.
+        ValueError: as `read_configuration`.
     """
     config = read_configuration(run_dir)
     if config is None:
@@ -94,11 +92,7 @@ def describe_run(
     """Tells from fit.yaml, and what the record says in its place, which row a run is.
 
     The random initialisation and other networks are no row of the paper, whatever the folder.
-
-    Args:
-        record: a result of the run.
-        run_dir: folder of the run.
-        read: `read_run`, or the same with a memory.
+    `read` is `read_run`, or the same with a memory.
     """
     if record.network is not None:
         return Run(Subject("", record.network, ""), record.network)

@@ -52,15 +52,13 @@ def load_hits(record: Path, metric: str) -> Hits | None:
 def write_hits(
     record: Path, hits: Mapping[str, Tensor], label: Tensor, data_sha256: str | None = None
 ) -> Path:
-    """Writes the hits of a record beside it, whole or not at all.
+    """Writes the hits of a record beside it, whole or not at all; call it on one rank.
 
-    Call it on one rank. The file names its test set by a hash of the images' identity and of the
-    labels in their order.
+    The file names its test set by a hash of the images' identity and of the labels in their order.
 
     Args:
         record: path of the record.
-        hits: by the name of the record's metric, (N,) whether each test image was right, in the
-            order of the test split.
+        hits: by metric, (N,) whether each test image was right, in the order of the test split.
         label: (N,) int64 classes of these images.
         data_sha256: as in the record.
     """
