@@ -73,7 +73,7 @@ def test_without_data_the_checkpoints_own_images_are_used(commands, checkpoint):
     main(["evaluate-all", "--checkpoint", checkpoint])
     assert stages(commands) == [
         "diagnostics", "equivariance", "knn", "finetune", "linear", "mlp", "transformation",
-        "imagenet-c", "imagenet-p",
+        "turned", "imagenet-c", "imagenet-p",
     ]  # fmt: skip
     assert commands[-1][-2:] == ["--data.generated", "true"]
 

@@ -40,12 +40,12 @@ def _stages() -> list[type[Stage]]:
     Own images come first, heads before what tests them, and short stages before training.
     """
     usual = (stage for stage in stage_classes() if not stage.is_alternative)
-    return sorted(
-        (stage for stage in usual if Path(_config(stage)).is_file()),
-        key=lambda stage: (
-            stage.folders != Stage.folders, not stage.needs_head, stage.trains, stage.name
-        ),
-    )  # fmt: skip
+
+    def place(stage: type[Stage]) -> tuple[object, ...]:
+        is_own = stage.folders == Stage.folders
+        return not is_own, is_own and stage.needs_head, stage.trains, stage.name
+
+    return sorted((stage for stage in usual if Path(_config(stage)).is_file()), key=place)
 
 
 def _planned(stage: type[Stage], root: Path | None) -> Planned:
