@@ -105,8 +105,8 @@ FIT = f"{STEP} --data.invertible.ratio 0.25 --data.bank_size 8 --data.num_querie
 FIT += "--evaluation.num_equivariance_images 4"
 SHORT = {  # what makes a command short, by its beginning; the longest one counts
     "make": "-n",
-    "make demo": "DEMO='--trainer.max_epochs 1 --trainer.limit_train_batches 2 "
-    "--model.warmup_epochs 0 --data.bank_size 64'",
+    "make demo": "DEMO='--trainer.max_epochs 2 --trainer.limit_train_batches 8 "
+    "--trainer.check_val_every_n_epoch 1'",
     "make linear-eval": "ARGS='--config configs/eval/small/linear.yaml --trainer.max_epochs 1 "
     f"{FEW}'",
     "make imagenet-c-eval": f"ARGS='{FEW}'",
@@ -141,7 +141,7 @@ def surroundings(tmp_path_factory):
     write_images(run / "data" / "imagenet" / "train", classes, per_class=6)
     write_images(run / "data" / "imagenet" / "val", classes, per_class=3, seed=1)
     write_imagenet_c(run / "data" / "imagenet-c", classes[:2])
-    write_images(run / "pictures", ("cats", "dogs"), per_class=12)
+    write_images(run / "pictures", ("cats", "dogs"), per_class=30, size=60)
     return run
 
 
