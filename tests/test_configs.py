@@ -53,7 +53,7 @@ def config(*names):
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if "eval" not in path.parts)
 RUNS = sorted(  # what names an objective; the others are overlays
     path.stem for path in CONFIGS.glob("*.yaml") if "class_path" in yaml.safe_load(
-        path.read_text())["model"]
+        path.read_text()).get("model", ())
 )  # fmt: skip
 SHRUNK = ("barlow", "byol", "dino", "simclr", "simsiam", "vicreg")  # by a delta of their own
 STAGES = sorted((CONFIGS / "eval").rglob("*.yaml"))

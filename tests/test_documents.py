@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from benchmark_trees import imagenet_head, write_imagenet_c, write_images
+from results.result_records import record
 from ser_lightning.cli import COMMANDS, main
 from ser_lightning.data.sources.released import imagenet_synsets
+from ser_lightning.results.record import write_record
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -116,6 +118,9 @@ SHORT = {  # what makes a command short, by its beginning; the longest one count
     "python": "",
     "ser-fit": "",
     "ser-fit fit --config": FIT,
+    "ser-fit fit --config configs/moco_ser.yaml --config configs/trainer": (
+        f"{FIT} --run_dir runs/imagenet"
+    ),
     "ser-fit fit --config configs/moco_ser.yaml --config configs/fashion_mnist.yaml": (
         f"{FIT} --data.source Shapes --data.source.num_train 64 --data.source.num_evaluation 24"
     ),
@@ -136,6 +141,7 @@ def surroundings(tmp_path_factory):
         (run / name).symlink_to(ROOT / name)
     for name in ("moco", "moco_ser_seed1"):
         shutil.copytree(run / "runs" / "moco_ser", run / "runs" / name)
+    write_record(record(), run / "runs" / "moco")
     imagenet_head(run / "runs" / "moco_ser")
     classes = imagenet_synsets()[:4]
     write_images(run / "data" / "imagenet" / "train", classes, per_class=6)

@@ -207,9 +207,9 @@ def test_images_of_shift_are_in_the_folders_of_its_sets(tmp_path):
 
 def test_images_are_read_in_place_of_the_checkpoints_own(checkpoint, tmp_path):
     root = photographs(tmp_path / "own", *SPLITS)
-    args = ["--config", KNN, "--checkpoint", str(checkpoint), "--data.source", "ImageFolder"]
-    data = StageCommandLine([*args, "--images", str(root), *CPU]).datamodule
-    assert data.source.root == str(root)
+    args = ["--config", KNN, "--checkpoint", str(checkpoint), "--images", str(root), *CPU]
+    source = StageCommandLine(args).datamodule.source  # the checkpoint's own have no folder
+    assert (type(source).__name__, source.root) == ("ImageFolder", str(root))
 
 
 def test_missing_checkpoint_gets_a_short_message(tmp_path, capsys):

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from ser_lightning.data import Source
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Folders, Stage, StageResult
@@ -26,6 +27,7 @@ from ser_lightning.runtime import (
     find_class,
     options,
     packaged,
+    parameters,
     refuse_more_processes_than_cores,
     run_folder_of,
 )
@@ -147,13 +149,17 @@ def stored_source(checkpoint: Path, has_other_root: bool) -> dict[str, Any]:
 
     Args:
         checkpoint: file of a pretraining run.
-        has_other_root: whether it is to read another folder, whose splits are looked for anew.
+        has_other_root: whether it is to read another folder, whose splits are looked for anew; a
+            folder of images where its own have none, such as generated ones.
 
     Raises:
         ValueError: if there is no such file, or it holds no configuration.
     """
     source: dict[str, Any] = _stored_data(checkpoint)["source"]
     arguments = source.get("init_args") or {}
+    cls = find_class(Source, source["class_path"])
+    if has_other_root and cls is not None and "root" not in parameters(cls):
+        return {"class_path": "ser_lightning.data.ImageFolder", "init_args": {}}
     if has_other_root:
         arguments = {name: v for name, v in arguments.items() if name not in _OF_A_FOLDER}
     return {**source, "init_args": arguments}

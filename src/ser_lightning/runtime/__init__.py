@@ -1,7 +1,7 @@
 """What keeps a run going: configuration, folder, checkpoints, signals, progress, help."""
 
 from ser_lightning.runtime.checkpoint import AtomicCheckpointIO, RunCheckpoint
-from ser_lightning.runtime.class_help import chosen_class, find_class
+from ser_lightning.runtime.class_help import chosen_class, find_class, parameters
 from ser_lightning.runtime.configuration import (
     checked_seed,
     content_of,
@@ -41,6 +41,7 @@ __all__ = [
     "find_class",
     "options",
     "packaged",
+    "parameters",
     "refuse_linked_keys",
     "refuse_more_processes_than_cores",
     "run_folder_of",
