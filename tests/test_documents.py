@@ -110,7 +110,7 @@ SHORT = {  # what makes a command short, by its beginning; the longest one count
     "make demo": "DEMO='--trainer.max_epochs 2 --trainer.limit_train_batches 8 "
     "--trainer.check_val_every_n_epoch 1'",
     "make linear-eval": "ARGS='--config configs/eval/small/linear.yaml --trainer.max_epochs 1 "
-    f"{FEW}'",
+    f"--data.holdout_fraction 0.25 {FEW}'",
     "make imagenet-c-eval": f"ARGS='{FEW}'",
     "make knn-eval": f"ARGS='{FEW}'",
     "make evaluate ARGS=--small": f"ARGS='--small --only diagnostics {CPU}'",

@@ -89,8 +89,8 @@ class StageCommandLine(LightningCLI):
         args += options_of_images(args)
         path = next(iter(options(args, "--checkpoint")), None)
         if path is not None:  # its own data come first
-            has_other_root = bool(options(args, "--data.source.root"))
-            args = ["--config", _data_of(Path(path), has_other_root), *args]
+            root = next(iter(options(args, "--data.source.root")), None)
+            args = ["--config", _data_of(Path(path), root), *args]
         self.config = parser.parse_args(args)
         self.run_dir = Path(self.config.run_dir or run_folder_of(self.config.checkpoint))
         refuse_a_part(self.config.trainer)
@@ -190,11 +190,14 @@ def _stored_data(path: Path) -> dict[str, Any]:
     return data
 
 
-def _data_of(path: Path, has_other_root: bool) -> str:
+def _data_of(path: Path, root: str | None) -> str:
     """A configuration text with the images that a checkpoint was trained on."""
     data = _stored_data(path)
     arguments = {key: data[key] for key in _FROM_CHECKPOINT if key in data}
-    arguments["source"] = stored_source(path, has_other_root)
+    source = stored_source(path, root is not None)
+    if root is not None:  # a source that lacks what it requires would be dropped by the parser
+        source["init_args"] = {**source["init_args"], "root": root}
+    arguments["source"] = source
     return yaml.safe_dump({"data": {"class_path": "LabelledDataModule", "init_args": arguments}})
 
 
