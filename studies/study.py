@@ -36,7 +36,7 @@ _SHORT_FIT = (
     "--evaluation.num_equivariance_images", "16",
 )  # fmt: skip
 _SHORT_STAGE = (
-    "--data.num_train", "240", "--data.num_test", "48", "--data.global_batch_size", "64",
+    "--data.num_train", "320", "--data.num_test", "48", "--data.global_batch_size", "64",
 )  # fmt: skip
 _SHORT_NOTES = "Two steps on generated shapes, to see that it all runs: the numbers mean nothing."
 
