@@ -13,6 +13,7 @@ COMMANDS = {  # verb: module, function of the arguments, what it does
     "evaluate": ("commands.evaluate", "evaluate", "one stage of configs/eval on a checkpoint"),
     "evaluate-all": ("commands.evaluate_all", "evaluate_all", "every stage whose images are there"),
     "compare": ("commands.compare", "compare", "runs side by side, averaged over seeds"),
+    "look": ("commands.look", "look", "a page of a run, or of two: curves, pictures, settings"),
     "report": ("commands.report", "report", "results next to the paper's, with figures"),
     "cost": ("commands.cost", "cost", "parameters and multiply-accumulates of runs"),
     "demo": ("commands.demo", "demo", "pretrain on generated shapes and draw what was learned"),

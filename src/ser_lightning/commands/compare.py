@@ -10,7 +10,7 @@ from ser_lightning.reporting.compare import GroupCost, runs_table
 from ser_lightning.reporting.groups import RunGroup, group_folders, unique_folders
 from ser_lightning.reporting.runs import CONFIG_FILE, read_configuration
 from ser_lightning.reporting.summary import RunMetrics, online_table
-from ser_lightning.reporting.tables import to_markdown, to_text
+from ser_lightning.reporting.tables import ReportTable, to_markdown, to_text
 from ser_lightning.results.record import RESULT_FOLDER
 from ser_lightning.runtime import CHECKPOINT_FOLDER
 
@@ -30,17 +30,34 @@ def compare(args: Sequence[str]) -> None:
     parser.add_argument("--baseline", help="name of the row to compare with; default: the first")
     parser.add_argument("--output", type=Path, help="file to write the tables to, as Markdown")
     options = parser.parse_args(args)
-    runs = unique_folders(options.runs)
-    is_told = len({run.name for run in runs}) == len(runs)
-    measured = [m for run in runs if (m := _online(run, run.name if is_told else str(run)))]
-    groups = group_folders(runs)
-    tables = [runs_table(groups, [group_cost(group) for group in groups], options.baseline)]
-    tables += [online_table(measured)] if measured else []
+    tables = comparison_tables(unique_folders(options.runs), options.baseline)
     print(to_text("Runs", _INTRODUCTION, tables))
     if options.output is not None:
         with atomic_path(options.output) as partial:
             text = to_markdown("Runs", _INTRODUCTION, tables)
             partial.write_text(text, encoding="utf-8")
+
+
+def comparison_tables(runs: Sequence[Path], baseline: str | None = None) -> list[ReportTable]:
+    """Runs by configuration, and what each measured while training.
+
+    Args:
+        runs: folders, each once.
+        baseline: name of the row to compare with; by default the first.
+
+    Raises:
+        ValueError: a folder is no run's, or has not been measured.
+    """
+    measured = [m for run, name in run_names(runs).items() if (m := _online(run, name))]
+    groups = group_folders(runs)
+    table = runs_table(groups, [group_cost(group) for group in groups], baseline)
+    return [table, *([online_table(measured)] if measured else [])]
+
+
+def run_names(runs: Sequence[Path]) -> dict[Path, str]:
+    """What runs are called: by the name of their folder, or by its path where names repeat."""
+    is_told = len({run.name for run in runs}) == len(runs)
+    return {run: run.name if is_told else str(run) for run in runs}
 
 
 def _online(run: Path, name: str) -> RunMetrics | None:

@@ -28,6 +28,7 @@ from ser_lightning.runtime import (
     Preemption,
     RunCheckpoint,
     ShortErrorParser,
+    Throughput,
     checked_seed,
     content_of,
     default_progress,
@@ -172,7 +173,7 @@ class SERCommandLine(LightningCLI):
         config = self._get(self.config_init, "trainer")
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = str(self.run_dir / CHECKPOINT_FOLDER)
-        config["callbacks"] = [*_as_list(config["callbacks"]), Preemption(checkpoint)]
+        config["callbacks"] = [*_as_list(config["callbacks"]), Preemption(checkpoint), Throughput()]
         has_progress = any(isinstance(each, ProgressBar) for each in config["callbacks"])
         if config["enable_progress_bar"] is not False and not has_progress:
             config["callbacks"].append(default_progress())
@@ -181,7 +182,9 @@ class SERCommandLine(LightningCLI):
             plugins.append(SLURMEnvironment(auto_requeue=False))
         kwargs |= {"plugins": plugins, "default_root_dir": str(self.run_dir)}
         if config["logger"] in (None, True):
-            kwargs["logger"] = TensorBoardLogger(str(self.run_dir), name="", version="")
+            kwargs["logger"] = TensorBoardLogger(
+                str(self.run_dir), name="", version="", default_hp_metric=False
+            )
         trainer = super().instantiate_trainer(**kwargs)
         refuse_more_processes_than_cores(trainer)
         return trainer

@@ -156,7 +156,7 @@ class OnlineEvaluation(L.Callback):
         if trainer.sanity_checking:
             is_whole = trainer.num_sanity_val_batches == trainer.num_val_batches
             if is_whole and trainer.global_step == 0:
-                self._keep_baseline(trainer, backbone, metrics)
+                self._keep_baseline(trainer, pl_module, metrics)
             return
         self.latest = metrics
         if trainer.state.fn == "fit":
@@ -164,12 +164,7 @@ class OnlineEvaluation(L.Callback):
         for name, value in metrics.items():
             stage = "test" if trainer.testing else "val"
             pl_module.log(f"{stage}/{name}", value, sync_dist=True, batch_size=1)
-        place = _at(backbone, backbone.layer)
-        short = {
-            "knn": "knn_top1",
-            "turns": f"equivariance/mean_centred/rotation_{place}",
-        }
-        for name, full in short.items():
+        for name, full in {"knn": "knn_top1", "turns": _turns(backbone)}.items():
             if full in metrics:
                 pl_module.log(
                     name, metrics[full], prog_bar=True, logger=False, sync_dist=True, batch_size=1
@@ -256,20 +251,20 @@ class OnlineEvaluation(L.Callback):
         return {"knn_top1": accuracy.top1, "knn_top5": accuracy.top5}
 
     def _keep_baseline(
-        self, trainer: L.Trainer, backbone: SplitViT, metrics: dict[str, float]
+        self, trainer: L.Trainer, pl_module: L.LightningModule, metrics: dict[str, float]
     ) -> None:
         """Keeps the numbers of the starting weights; pl_module.log is off at this point."""
         self.baseline = metrics
+        backbone = _backbone(pl_module)
         is_given = backbone.weights is not None
         self.baseline_name = "given weights" if is_given else "random init"
-        prefix = self.baseline_name.replace(" ", "_")
-        for logger in trainer.loggers:
-            logger.log_metrics({f"{prefix}/{k}": v for k, v in metrics.items()}, step=0)
+        for logger in trainer.loggers:  # step 0 of the same curves
+            logger.log_metrics({f"val/{k}": v for k, v in metrics.items()}, step=0)
             logger.save()
-        numbers = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
-        if trainer.is_global_zero:
-            title = "Given weights" if is_given else "Random initialisation"
-            trainer.print(f"{title}, {self.num_queries:,} images: {numbers}")
+        shown = {"k-NN top-1": "knn_top1", "turns": _turns(backbone), "RankMe": "rankme"}
+        numbers = ", ".join(f"{w} {metrics[n]:.3g}" for w, n in shown.items() if n in metrics)
+        title = self.baseline_name.capitalize()
+        pl_module.print(f"{title}, {self.num_queries:,} images: {numbers}")
 
 
 def even_subset(index: Tensor, total: int, count: int) -> tuple[Tensor, Tensor]:
@@ -296,6 +291,11 @@ def _full_batches(parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tens
         return []
     position, pixels = (torch.cat(column) for column in zip(*parts, strict=True))
     return list(zip(position.split(_BATCH), pixels.split(_BATCH), strict=True))
+
+
+def _turns(backbone: SplitViT) -> str:
+    """Name of the score that a bar has room for."""
+    return f"equivariance/mean_centred/rotation_{_at(backbone, backbone.layer)}"
 
 
 def _at(backbone: SplitViT, layer: int) -> str:

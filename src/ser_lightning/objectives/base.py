@@ -111,6 +111,7 @@ class Objective(L.LightningModule, ABC):
         self.partition = partition
         self.seed = seed
         self._guard = FiniteGuard()
+        self._gradient_norm: Tensor | None = None
 
     @override
     def setup(self, stage: str) -> None:
@@ -186,6 +187,11 @@ class Objective(L.LightningModule, ABC):
         self._guard.check(self.global_step)
 
     @override
+    def on_train_batch_end(self, outputs: Any, batch: PartitionedBatch, batch_idx: int) -> None:
+        if self._gradient_norm is not None:
+            self.log("gradient_norm", self._gradient_norm, batch_size=1)
+
+    @override
     def on_train_batch_start(self, batch: PartitionedBatch, batch_idx: int) -> None:
         """Seeds dropout and stochastic depth by step and rank, so that they need no state."""
         place = [self.seed, self.trainer.current_epoch, batch_idx, self.global_rank]
@@ -231,12 +237,20 @@ class Objective(L.LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips each parameter's own gradient, then what the trainer's settings ask for."""
+        """Clips each parameter's own gradient, then what the trainer's settings ask for.
+
+        Before that it takes the norm of all gradients together, where it is to be logged.
+        """
         # what scales float16's losses, where Lightning leaves the unscaling to the optimizer
         is_fused = getattr(optimizer, "_step_supports_amp_scaling", False)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None) if is_fused else None
-        if scaler is not None and (self.clip_parameter_norm or gradient_clip_val):
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        is_logged = (self.global_step + 1) % every == 0
+        if scaler is not None and (self.clip_parameter_norm or gradient_clip_val or is_logged):
             scaler.unscale_(optimizer)  # the optimizer then takes the step as it is
+        if is_logged:
+            gradients = (p.grad for p in self.trainable_parameters() if p.grad is not None)
+            self._gradient_norm = nn.utils.get_total_norm(gradients)
         if self.clip_parameter_norm is not None:
             clip_each_(self.trainable_parameters(), self.clip_parameter_norm)
         if scaler is None:

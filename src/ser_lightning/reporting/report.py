@@ -79,10 +79,15 @@ def write_report(
             baseline was measured in another way.
     """
     baselines = [] if baseline is None else find_baselines(baseline)
-    tables = report_tables(with_ratios(find_records(paths), baselines))
-    content = _TITLE, _INTRODUCTION, tables
+    records = find_records(paths)
+    content = _TITLE, _INTRODUCTION, report_tables(with_ratios(records, baselines))
+    drawn = [record.path.with_suffix(".png") for record in records]
+    pictures = list(filter(Path.is_file, drawn))
     files = ReportFiles(output_dir / "report.md", output_dir / "report.html", to_text(*content))
-    for path, text in ((files.markdown, to_markdown(*content)), (files.html, to_html(*content))):
+    for path, text in (
+        (files.markdown, to_markdown(*content)),
+        (files.html, to_html(*content, pictures)),
+    ):
         with atomic_path(path) as partial:
             partial.write_text(text, encoding="utf-8")
     return files

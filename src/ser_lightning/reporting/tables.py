@@ -1,9 +1,11 @@
 """Tables as text for a terminal, as Markdown, and as one HTML page that needs nothing else."""
 
+import base64
 import textwrap
 from collections.abc import Sequence
 from html import escape
 from itertools import zip_longest
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -47,7 +49,11 @@ th { white-space: nowrap; }
 tr.delta td { font-weight: 600; border-bottom-width: 2px; }
 tr.paper td { opacity: 0.75; }
 tr.unofficial td { font-style: italic; }
-ol { font-size: 0.9em; }
+ol, figcaption { font-size: 0.9em; }
+figure { margin: 0.5rem 0; padding: 0.3rem; background: white; color: black; }
+figure img, figure svg { max-width: 100%; height: auto; }
+.runs { display: grid; gap: 1rem; }
+.runs { grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 """
 
 
@@ -132,23 +138,49 @@ def to_markdown(title: str, introduction: str, tables: Sequence[ReportTable]) ->
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def to_html(title: str, introduction: str, tables: Sequence[ReportTable]) -> str:
-    """Writes the same as one page without scripts and without anything to load."""
-    parts = [
+def to_html(
+    title: str, introduction: str, tables: Sequence[ReportTable], pictures: Sequence[Path] = ()
+) -> str:
+    """Writes the same as one page without scripts and without anything to load.
+
+    Args:
+        title: heading of the page.
+        introduction: a paragraph on how to read it.
+        tables: in the order to show.
+        pictures: PNGs to show below, each with its folder and name.
+    """
+    parts = [html_table(table) for table in tables]
+    parts += [html_picture(path, f"{path.parents[1].name}: {path.stem}") for path in pictures]
+    return html_page(title, introduction, "\n".join(parts))
+
+
+def html_page(title: str, introduction: str, body: str) -> str:
+    """A page around its content."""
+    return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n<p>{escape(introduction)}</p>"
-    ]
-    for table in tables:
-        parts.append(f"<h2>{escape(table.title)}</h2>")
-        parts += [f"<p>{escape(table.caption)}</p>"] if table.caption else []
-        rows = [_html_row("th", ReportRow(table.header), table.num_labels)]
-        rows += [_html_row("td", row, table.num_labels) for row in table.rows]
-        parts.append('<div class="wide"><table>\n' + "\n".join(rows) + "\n</table></div>")
-        notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
-        parts += [f"<ol>{notes}</ol>"] if notes else []
-    return "\n".join(parts) + "\n</body>\n</html>\n"
+        f"<h1>{escape(title)}</h1>\n<p>{escape(introduction)}</p>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def html_table(table: ReportTable) -> str:
+    """A table with its heading and notes; a wide one scrolls by itself."""
+    rows = [_html_row("th", ReportRow(table.header), table.num_labels)]
+    rows += [_html_row("td", row, table.num_labels) for row in table.rows]
+    parts = [f"<h2>{escape(table.title)}</h2>"] if table.title else []
+    parts += [f"<p>{escape(table.caption)}</p>"] if table.caption else []
+    parts.append('<div class="wide"><table>\n' + "\n".join(rows) + "\n</table></div>")
+    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    parts += [f"<ol>{notes}</ol>"] if notes else []
+    return "\n".join(parts)
+
+
+def html_picture(path: Path, caption: str) -> str:
+    """A PNG within the page."""
+    data, words = base64.b64encode(path.read_bytes()).decode(), escape(caption)
+    image = f'<img src="data:image/png;base64,{data}" alt="{words}">'
+    return f"<figure>{image}<figcaption>{words}</figcaption></figure>"
 
 
 def _cell(text: str) -> str:

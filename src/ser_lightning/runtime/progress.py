@@ -11,11 +11,102 @@ from typing_extensions import override
 
 _REFRESH_EVERY = 10  # steps; each refresh waits for the device
 _LINE_EVERY = 30.0  # seconds, outside of training
+_IN_BAR = {"loss": ".2f", "knn": ".1f", "turns": ".2f"}
 
 
 def default_progress() -> Callback:
-    """A bar where somebody looks at a terminal, otherwise `ProgressLines`."""
-    return TQDMProgressBar(_REFRESH_EVERY) if sys.stderr.isatty() else ProgressLines()
+    """A bar where somebody looks at a terminal, otherwise lines."""
+    return Bar() if sys.stderr.isatty() else ProgressLines()
+
+
+class _Clock:
+    """How long the steps of this start took, and what that says of those to come."""
+
+    def __init__(self, trainer: L.Trainer) -> None:
+        self._begin, self._first_step = time.monotonic(), trainer.global_step
+
+    def seconds_per_step(self, trainer: L.Trainer) -> float:
+        return (time.monotonic() - self._begin) / max(trainer.global_step - self._first_step, 1)
+
+    def left(self, trainer: L.Trainer) -> timedelta:
+        steps = trainer.estimated_stepping_batches - trainer.global_step
+        return timedelta(seconds=round(self.seconds_per_step(trainer) * steps))
+
+
+def _epoch(trainer: L.Trainer) -> str:
+    """The epoch and how many there will be, counted from 1."""
+    last = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
+    return f"epoch {trainer.current_epoch + 1}" + (f"/{last}" if last else "")
+
+
+class Throughput(Callback):
+    """Logs images per second over all processes between two log steps, measurements aside."""
+
+    def __init__(self) -> None:
+        self._begin: float | None = None
+        self._images = 0
+
+    @override
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if self._begin is None:
+            self._begin, self._images = time.monotonic(), 0
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any,
+        batch_idx: int,
+    ) -> None:  # fmt: skip
+        self._images += len(batch.indices) * trainer.world_size
+        is_between = trainer.fit_loop.epoch_loop._should_accumulate()
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self._begin is None or is_between or trainer.global_step % every:
+            return
+        rate = self._images / max(time.monotonic() - self._begin, 1e-9)
+        pl_module.log("throughput/images_per_second", rate, batch_size=1)
+        self._begin = None
+
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin = None
+
+
+class Bar(TQDMProgressBar):
+    """A bar of 80 columns: epoch of epochs, time left of the run, loss, k-NN and score of turns."""
+
+    BAR_FORMAT = "{desc} {percentage:3.0f}% |{bar}|{postfix}"
+
+    def __init__(self) -> None:
+        super().__init__(_REFRESH_EVERY)
+        self._clock: _Clock | None = None  # from the first step on
+
+    @property
+    @override
+    def sanity_check_description(self) -> str:
+        return "starting weights"
+
+    @property
+    @override
+    def validation_description(self) -> str:
+        return "measuring"
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._clock = _Clock(trainer)
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_epoch_start(trainer, pl_module)
+        self.train_progress_bar.set_description_str(_epoch(trainer))
+
+    @override
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        shown = {n: f"{metrics[n]:{kind}}" for n, kind in _IN_BAR.items() if n in metrics}
+        left = {"left": str(self._clock.left(trainer))} if self._clock else {}
+        return {**left, **shown}
 
 
 class ProgressLines(ProgressBar):
@@ -32,8 +123,12 @@ class ProgressLines(ProgressBar):
         super().__init__()
         self.seconds = seconds
         self._enabled = True
-        self._start = (0.0, 0)
         self._test_start = self._last_line = 0.0
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether this process prints."""
+        return self._enabled
 
     @override
     def disable(self) -> None:  # on all ranks but the first
@@ -45,7 +140,7 @@ class ProgressLines(ProgressBar):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._start = (time.monotonic(), trainer.global_step)
+        self._clock = _Clock(trainer)
         self._every: int = getattr(trainer, "log_every_n_steps", 0) or 50
 
     @override
@@ -53,19 +148,17 @@ class ProgressLines(ProgressBar):
         self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any
     ) -> None:
         step, total = trainer.global_step, trainer.estimated_stepping_batches
-        begin, first_step = self._start
         is_between = trainer.fit_loop.epoch_loop._should_accumulate()
         if not self._enabled or is_between or (step % self._every and step != total):
             return
-        seconds = (time.monotonic() - begin) / max(step - first_step, 1)
         metrics = self.get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         values = "  ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in metrics.items()
         )
-        place = f"epoch {trainer.current_epoch + 1}  step {step}/{int(total)}  {values}"
-        _line(place, seconds, "step", total - step)
+        place = f"{_epoch(trainer)}  step {step}/{int(total)}  {values}"
+        _line(place, self._clock.seconds_per_step(trainer), "step", self._clock.left(trainer))
 
     @override
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -81,10 +174,10 @@ class ProgressLines(ProgressBar):
             return
         self._last_line = now
         place = f"{type(pl_module).__name__}  batch {done}/{total}"
-        _line(place, (now - self._test_start) / done, "batch", total - done)
+        seconds = (now - self._test_start) / done
+        _line(place, seconds, "batch", timedelta(seconds=round(seconds * (total - done))))
 
 
-def _line(place: str, seconds: float, unit: str, num_left: float) -> None:
-    left = timedelta(seconds=round(seconds * num_left))
+def _line(place: str, seconds: float, unit: str, left: timedelta) -> None:
     line = f"{place}  {seconds:.3g} s/{unit}  {left} left"
     print(line, file=sys.stderr, flush=True)

@@ -80,12 +80,15 @@ class ConfigurationSaver(SaveConfigCallback):
     """Saves the full configuration once per command, and inside every checkpoint.
 
     `fit.yaml` is written when training begins and never changed; a resumed run with another
-    configuration adds `fit.step<N>.yaml`. The other commands write `<command>.yaml`.
+    configuration adds `fit.step<N>.yaml`. The other commands write `<command>.yaml`. Loggers get it
+    as hyperparameters.
     """
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Writes nothing yet: a run that fails to start must not overwrite a good record."""
+        """Tells the loggers; a run that fails to start must not overwrite a good record."""
+        for logger in trainer.loggers if stage == "fit" else ():
+            logger.log_hyperparams(read_config(self._text()))
 
     def _text(self) -> str:
         text: str = self.parser.dump(self.config, skip_none=False)

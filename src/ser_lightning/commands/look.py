@@ -1,0 +1,29 @@
+"""`ser-fit look RUN [RUN]`: one page of a running or finished run, or of two side by side."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ser_lightning.commands.compare import comparison_tables, run_names
+from ser_lightning.files import atomic_path
+from ser_lightning.reporting.groups import unique_folders
+from ser_lightning.reporting.look import look_page, read_view
+
+_MOST = 2
+
+
+def look(args: Sequence[str]) -> None:
+    """Writes a page with settings, curves, pictures and results, to open in any browser."""
+    parser = argparse.ArgumentParser("ser-fit look", description=look.__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="a run folder, or two side by side")
+    parser.add_argument("--output", type=Path, help="the page; default: look.html in the first run")
+    options = parser.parse_args(args)
+    if len(options.runs) > _MOST:
+        parser.error(f"{len(options.runs)} runs; give one or two, and `ser-fit compare` for more")
+    runs = unique_folders(options.runs)
+    views = [read_view(run, name) for run, name in run_names(runs).items()]
+    page = options.output or runs[0] / "look.html"
+    text = look_page(views, comparison_tables(runs))
+    with atomic_path(page) as partial:
+        partial.write_text(text, encoding="utf-8")
+    print(f"Written: {page}")

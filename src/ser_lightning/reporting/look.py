@@ -1,0 +1,197 @@
+"""One page of a run, or of two side by side: settings, curves, pictures and results."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ser_lightning.reporting.runs import read_configuration
+from ser_lightning.reporting.tables import (
+    ReportRow,
+    ReportTable,
+    html_page,
+    html_picture,
+    html_table,
+)
+from ser_lightning.results.measures import describe
+
+PICTURE_FOLDER = "pictures"
+"""Where a run keeps what it drew while training, below its folder."""
+RESULT_FOLDER = "results"
+
+_LINES = (("#0b6fb8", "-"), ("#d1570a", "--"))
+"""Colour and dash of each run: told apart in grey, and by people who see few colours."""
+_FIRST = ("train/loss", "val/knn_top1", "val/equivariance")
+
+
+class Curve(NamedTuple):
+    """A number while training.
+
+    Attributes:
+        steps: optimizer steps, rising.
+        values: one each.
+    """
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+class RunView(NamedTuple):
+    """What a page shows of a run.
+
+    Attributes:
+        name: in headings.
+        folder: of the run.
+        settings: flat, by dotted key, as text; empty where it has no configuration.
+        curves: by the name that they were logged by.
+        status: how far it has come, in words.
+    """
+
+    name: str
+    folder: Path
+    settings: Mapping[str, str]
+    curves: Mapping[str, Curve]
+    status: str
+
+
+def read_view(folder: Path, name: str) -> RunView:
+    """Reads a running or finished run.
+
+    Raises:
+        ValueError: the folder is no run's.
+    """
+    config = read_configuration(folder)
+    if config is None:
+        raise ValueError(f"{folder} has no fit.yaml; give the folder of a run, as runs/moco_ser")
+    curves = read_curves(folder)
+    step = max((curve.steps[-1] for curve in curves.values()), default=0)
+    epochs = curves.get("epoch", Curve((), ())).values
+    wanted = config.get("trainer", {}).get("max_epochs")
+    whole = f" of {wanted}" if wanted and wanted > 0 else ""
+    epoch = f", epoch {int(epochs[-1]) + 1}{whole}" if epochs else ""
+    status = f"step {step:,}{epoch}" if curves else "nothing logged yet"
+    return RunView(name, folder, dict(_flat(config)), curves, status)
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """The scalars of a run's event files, which several starts may have written."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 2000})
+    events.Reload()
+    found = {}
+    for tag in events.Tags()["scalars"]:
+        points = {event.step: event.value for event in events.Scalars(tag)}  # the last start wins
+        found[tag] = Curve(tuple(sorted(points)), tuple(points[step] for step in sorted(points)))
+    return found
+
+
+def look_page(runs: Sequence[RunView], tables: Sequence[ReportTable]) -> str:
+    """The page: nothing to load, no script.
+
+    Args:
+        runs: one or two.
+        tables: results, already in words.
+    """
+    title = " beside ".join(run.name for run in runs)
+    parts = [_cards(runs), "<h2>While training</h2>", _figure(curves_figure(runs), "")]
+    parts += ["<h2>What it saw and learned</h2>", _pictures(runs, PICTURE_FOLDER)]
+    parts += ["<h2>Results</h2>", *(html_table(table) for table in tables)]
+    parts.append(_pictures(runs, RESULT_FOLDER))
+    parts += ["<h2>Settings</h2>", _settings(runs)]
+    return html_page(title, "", "\n".join(parts))
+
+
+def curves_figure(runs: Sequence[RunView]) -> Figure:
+    """A panel for each logged number, a line for each run."""
+    names = sorted({tag for run in runs for tag in run.curves if _is_shown(tag)}, key=_place)
+    columns = 3
+    height = max(1, -(-len(names) // columns))
+    figure = Figure(figsize=(10.5, 2.4 * height), facecolor="white", layout="constrained")
+    panels = figure.subplots(height, columns, squeeze=False).flat
+    for name, axes in zip(names, panels, strict=False):
+        for run, (colour, dash) in zip(runs, _LINES, strict=False):
+            if name in run.curves:
+                steps, values = run.curves[name]
+                few = "o" if len(steps) < 20 else ""
+                axes.plot(steps, values, dash, color=colour, marker=few, ms=3, label=run.name)
+        axes.set_title(_words(name), fontsize=9, loc="left")
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.25)
+    for axes in list(figure.axes)[len(names) :]:
+        axes.set_axis_off()
+    if len(runs) > 1 and names:
+        figure.axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _is_shown(tag: str) -> bool:
+    return "/" in tag and not tag.startswith("random_init")
+
+
+def _place(tag: str) -> tuple[int, str]:
+    return next((i for i, start in enumerate(_FIRST) if tag.startswith(start)), len(_FIRST)), tag
+
+
+def _words(tag: str) -> str:
+    stage, _, metric = tag.partition("/")
+    return f"{describe(metric).title}" if stage == "val" else tag.replace("_", " ")
+
+
+def _cards(runs: Sequence[RunView]) -> str:
+    cards = [
+        f"<div><b>{escape(run.name)}</b><br>{escape(run.status)}<br>{escape(str(run.folder))}</div>"
+        for run in runs
+    ]
+    return '<div class="runs">' + "".join(cards) + "</div>"
+
+
+def _figure(figure: Figure, caption: str) -> str:
+    buffer = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    svg = buffer.getvalue()
+    return f"<figure>{svg[svg.index('<svg') :]}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _pictures(runs: Sequence[RunView], below: str) -> str:
+    """Pictures of one name from all runs side by side."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for path in sorted((run.folder / below).glob("*.png")):
+            caption = f"{run.name}: {path.stem.replace('_', ' ')}"
+            found.setdefault(path.stem, []).append(html_picture(path, caption))
+    rows = [f'<div class="runs">{"".join(pictures)}</div>' for pictures in found.values()]
+    return "\n".join(rows) or "<p>None yet.</p>"
+
+
+def _settings(runs: Sequence[RunView]) -> str:
+    """What differs in sight, everything else to be unfolded."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    rows = {key: tuple(run.settings.get(key, "-") for run in runs) for key in keys}
+    differing = {key: values for key, values in rows.items() if len(set(values)) > 1}
+    header = ("setting", *(run.name for run in runs))
+
+    def table(chosen: Mapping[str, tuple[str, ...]]) -> str:
+        lines = tuple(ReportRow((key, *values)) for key, values in chosen.items())
+        return html_table(ReportTable("", "", header, lines, num_labels=len(header)))
+
+    shown = table(differing) if differing else ""
+    note = "<p>The same settings.</p>" if len(runs) > 1 and not differing else ""
+    rest = table({key: values for key, values in rows.items() if key not in differing})
+    return f"{shown}{note}<details><summary>all other settings</summary>{rest}</details>"
+
+
+def _flat(node: Any, prefix: str = "") -> Sequence[tuple[str, str]]:
+    """The leaves of a configuration, by dotted key; class_path stands for its class."""
+    if isinstance(node, Mapping) and node:
+        if "class_path" in node:
+            name = str(node["class_path"]).rpartition(".")[2]
+            return [(prefix, name), *_flat(node.get("init_args") or {}, prefix)]
+        inner = [(f"{prefix}.{key}" if prefix else str(key), value) for key, value in node.items()]
+        return [leaf for key, value in inner for leaf in _flat(value, key)]
+    return [] if isinstance(node, Mapping) else [(prefix, json.dumps(node, default=str).strip('"'))]

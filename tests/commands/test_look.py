@@ -1,0 +1,86 @@
+"""`ser-fit look`: one page that needs nothing else, also in a browser."""
+
+import shutil
+import subprocess
+
+import matplotlib.figure
+import pytest
+
+from ser_lightning.commands.look import look
+from ser_lightning.reporting.look import read_view
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
+]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture
+def runs(trained_run, tmp_path):
+    """Two copies of a tiny run with a picture each; the second one has another weight decay."""
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        shutil.copytree(trained_run, folder)
+        (folder / "pictures").mkdir(exist_ok=True)
+        matplotlib.figure.Figure().savefig(folder / "pictures" / "token_maps.png")
+    config = folders[1] / "fit.yaml"
+    config.write_text(config.read_text().replace("weight_decay: 0.1", "weight_decay: 0.3"))
+    return folders
+
+
+def test_view_has_curves_from_the_starting_weights_on(runs):
+    view = read_view(runs[0], "first")
+    knn = view.curves["val/knn_top1"]
+    assert knn.steps == (0, 5, 11)
+    assert view.status == "step 11, epoch 2 of 2"
+    assert view.settings["model"] == "MoCoV3"
+    assert view.settings["data.global_batch_size"] == "16"
+    assert "gradient_norm" in view.curves
+    assert view.curves["throughput/images_per_second"].values[-1] > 0
+
+
+def test_page_of_two_runs_shows_what_differs_and_loads_nothing(runs, capsys):
+    page = runs[0] / "look.html"
+    look(list(map(str, runs)))
+    assert str(page) in capsys.readouterr().out
+    text = page.read_text()
+    shown, folded = text.split("<details>")
+    assert "model.optimizer.weight_decay" in shown
+    assert "0.3" in shown
+    assert "model.temperature" in folded
+    assert text.count("data:image/png;base64,") == 2
+    assert "<svg" in text
+    assert "k-NN top-1" in text
+    known = ("http://www.w3.org", "http://purl.org", "http://creativecommons.org")
+    outside = text.replace("https://matplotlib.org", "")
+    for name in known:
+        outside = outside.replace(name, "")
+    assert not any(word in outside for word in ("http://", "https://", "<script", "src='"))
+
+
+def test_one_run_is_a_page_too(runs):
+    look([str(runs[1]), "--output", str(runs[1] / "page.html")])
+    assert "second" in (runs[1] / "page.html").read_text()
+
+
+def test_no_run_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"no fit\.yaml; give the folder of a run"):
+        look([str(tmp_path)])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+@pytest.mark.parametrize("width", [500, 1400])
+def test_page_is_as_wide_as_the_window_in_a_browser(runs, width):
+    look(list(map(str, runs)))
+    width_of = "document.documentElement.{}Width".format
+    script = f"<script>document.title = {width_of('scroll')} - {width_of('client')}</script></body>"
+    probe = runs[0] / "probe.html"
+    probe.write_text((runs[0] / "look.html").read_text().replace("</body>", script))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--window-size={width},900", f"--user-data-dir={runs[0] / 'profile'}"]
+    found = subprocess.run([*command, probe.as_uri()], capture_output=True, text=True, check=True)
+    title = found.stdout.split("<title>")[1].split("</title>")[0]
+    assert int(title) == 0  # nothing sticks out
