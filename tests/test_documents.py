@@ -108,7 +108,7 @@ FIT += "--evaluation.num_equivariance_images 4"
 SHORT = {  # what makes a command short, by its beginning; the longest one counts
     "make": "-n",
     "make demo": "DEMO='--trainer.max_epochs 2 --trainer.limit_train_batches 8 "
-    "--trainer.check_val_every_n_epoch 1'",
+    "--trainer.check_val_every_n_epoch 1 --model.warmup_epochs 0'",
     "make linear-eval": "ARGS='--config configs/eval/small/linear.yaml --trainer.max_epochs 1 "
     f"--data.holdout_fraction 0.25 {FEW}'",
     "make imagenet-c-eval": f"ARGS='{FEW}'",

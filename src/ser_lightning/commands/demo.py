@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ser_lightning.backbones import SplitViT
+from ser_lightning.batch import NO_IMAGES
 from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.data import BatchKey, PartitionedDataModule
 from ser_lightning.data.draws import Canvas, Draws
@@ -206,14 +207,11 @@ def _gallery(data: PartitionedDataModule) -> ViewGallery:
     images = [data.train_images.read(int(index)) for index in indices]
     draws = Draws(data.seed, BatchKey(0, 0), indices)
     canvas = Canvas(data.image_size, data.patch_size)
-    nothing = torch.zeros(0, dtype=torch.int64)
     batch = render(
         HostBatch(
             data.crop.make(images, draws, canvas),
             data.invertible.make(images, draws, canvas, data.crop.without_local()),
-            nothing,
-            nothing,
-            nothing,
+            *(NO_IMAGES,) * 3,
         ),
         data.patch_size,
         data.mean,
