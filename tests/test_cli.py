@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 TINY = ["--config", str(ROOT / "tests" / "tiny.yaml")]
 FASHION = ["--config", str(ROOT / "configs" / "fashion_mnist.yaml")]
 VERBS = [
-    "fit", "validate", "test", "evaluate", "evaluate-all", "compare", "report", "cost", "demo",
+    "fit", "validate", "test", "evaluate", "evaluate-all", "compare", "look",
+    "report", "cost", "demo",
 ]  # fmt: skip
 
 

@@ -16,7 +16,11 @@ COMMANDS = {  # verb: module, function of the arguments, what it does
     "look": ("commands.look", "look", "a page of a run, or of two: curves, pictures, settings"),
     "report": ("commands.report", "report", "results next to the paper's, with figures"),
     "cost": ("commands.cost", "cost", "parameters and multiply-accumulates of runs"),
-    "demo": ("commands.demo", "demo", "pretrain on generated shapes and draw what was learned"),
+    "demo": (
+        "commands.demo",
+        "demo",
+        "MoCo-v3 beside MoCo-v3 + SER on generated patterns, with a picture",
+    ),
 }
 
 

@@ -13,8 +13,8 @@ from ser_lightning.data.crops import (
     cut,
     whole,
 )
+from ser_lightning.data.extra_views import LocalCrops
 from ser_lightning.data.pipelines import CropViews
-from ser_lightning.data.settings import LocalCrops
 from ser_lightning.randomness import Stream, uniforms
 
 RATIO = (3 / 4, 4 / 3)

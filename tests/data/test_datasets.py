@@ -7,10 +7,10 @@ import torch
 from ser_lightning.data.clean import Clean
 from ser_lightning.data.datasets import CleanImages, TrainingViews, balanced_subset
 from ser_lightning.data.draws import Canvas
+from ser_lightning.data.extra_views import LocalCrops
 from ser_lightning.data.pipelines import CropViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.reading import Reader
-from ser_lightning.data.settings import LocalCrops
 from ser_lightning.data.sources.base import ImageSet
 
 

@@ -7,11 +7,11 @@ from jsonargparse import ArgumentParser
 
 from ser_lightning.data import PartitionedDataModule, Shapes
 from ser_lightning.data.draws import Canvas, Draws
+from ser_lightning.data.extra_views import LocalCrops
 from ser_lightning.data.photometric import PhotometricRecipe
 from ser_lightning.data.pipelines import CropViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, HostBatch, normalise, render
-from ser_lightning.data.settings import LocalCrops
 from ser_lightning.groups import GroupSampler, act, relative
 
 SIZE, PATCH = 32, 4

@@ -7,11 +7,11 @@ import torch
 from ser_lightning.batch import ViewRecord
 from ser_lightning.data.crops import whole
 from ser_lightning.data.draws import Canvas, Draws
+from ser_lightning.data.extra_views import LocalCrops
 from ser_lightning.data.photometric import PhotometricRecipe
 from ser_lightning.data.pipelines import CropViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey
 from ser_lightning.data.render import HostBatch, render, replay, to_device
-from ser_lightning.data.settings import LocalCrops
 from ser_lightning.groups import GroupSampler, act
 
 SIZE, PATCH, LOCAL_SIZE = 32, 4, 16

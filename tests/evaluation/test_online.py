@@ -85,10 +85,10 @@ def test_baseline_is_measured_before_the_first_step_and_logged(tmp_path, capsys)
     assert callback.baseline == pytest.approx(expected, rel=1e-4)
     assert set(callback.baseline) == set(callback.latest) == NAMES
     assert callback.num_classes == 3
-    assert "Random initialisation, 23 images: knn_top1" in capsys.readouterr().out
+    assert "Random init, 23 images: k-NN top-1" in capsys.readouterr().out
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     logged = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
-    assert float(logged[0]["random_init/rankme"]) == pytest.approx(expected["rankme"])
+    assert float(logged[0]["val/rankme"]) == pytest.approx(expected["rankme"])
     assert logged[0]["step"] == "0"
     assert any(row["val/knn_top1"] for row in logged)
     assert {f"val/{name}" for name in NAMES} <= set(run.callback_metrics)
@@ -139,7 +139,7 @@ def test_given_weights_are_not_called_random(tmp_path, capsys):
     callback = OnlineEvaluation(k=5, num_equivariance_images=3)
     fit(callback, tmp_path, module, logger=logger)
     assert callback.baseline_name == "given weights"
-    assert "Given weights, 23 images: knn_top1" in capsys.readouterr().out
+    assert "Given weights, 23 images: k-NN top-1" in capsys.readouterr().out
     header = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()[0]
     assert "given_weights/rankme" in header
     assert "random_init" not in header

@@ -2,11 +2,11 @@
 
 from ser_lightning.data.benchmarks.threediebench import ThreeDIEBenchDataModule
 from ser_lightning.data.datamodule import PartitionedDataModule
+from ser_lightning.data.extra_views import LocalCrops, RotatedCrops
 from ser_lightning.data.photometric import PhotometricRecipe
 from ser_lightning.data.pipelines import CropViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey
 from ser_lightning.data.render import render, replay
-from ser_lightning.data.settings import LocalCrops, RotatedCrops
 from ser_lightning.data.sources.base import ImageSet, Source, UnreadableImage
 from ser_lightning.data.sources.fashion_mnist import FashionMNISTFiles
 from ser_lightning.data.sources.folder import ImageFolder

@@ -1,7 +1,8 @@
 """Crop boxes and resizing on the host: uint8 in, uint8 out.
 
 Boxes follow torchvision's RandomResizedCrop, but are a function of given uniform numbers and
-computed for a whole batch at once.
+computed for a whole batch at once. The options (scale, ratio, p_flip) are those of `CropViews` in
+`pipelines.py`.
 """
 
 import math

@@ -19,9 +19,9 @@ from ser_lightning.data import crops, photometric
 from ser_lightning.data.clean import Clean
 from ser_lightning.data.crops import Interpolation
 from ser_lightning.data.draws import Canvas, Draws
+from ser_lightning.data.extra_views import LocalCrops, RotatedCrops
 from ser_lightning.data.photometric import MOCO_VIEW_1, MOCO_VIEW_2, PhotometricRecipe
 from ser_lightning.data.render import HostView
-from ser_lightning.data.settings import LocalCrops, RotatedCrops
 from ser_lightning.groups import GroupElement, GroupSampler
 from ser_lightning.numbers import PositiveInterval, Probability, Ratio, RatioInterval, checked
 

@@ -1,4 +1,4 @@
-"""Measuring representations: one evaluation per file, on frozen features.
+"""Measuring representations, in stages on a checkpoint and while training.
 
 `stages/` has the protocols with all their settings, such as the linear probe's learning rates in
 `stages/linear.py`; `metrics/` the definitions of the numbers; `online` what is measured while

@@ -1,4 +1,7 @@
-"""Measures a backbone while it trains, next to what it scored before the first step."""
+"""Measures a backbone while it trains, next to what it scored before the first step.
+
+Bank and queries are chosen in `data/datamodule.py` (`bank_size`, `num_queries`).
+"""
 
 from typing import Any
 

@@ -244,8 +244,8 @@ class Objective(L.LightningModule, ABC):
         # what scales float16's losses, where Lightning leaves the unscaling to the optimizer
         is_fused = getattr(optimizer, "_step_supports_amp_scaling", False)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None) if is_fused else None
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        is_logged = (self.global_step + 1) % every == 0
+        every: int = getattr(self._trainer, "log_every_n_steps", 0)
+        is_logged = every > 0 and (self.global_step + 1) % every == 0
         if scaler is not None and (self.clip_parameter_norm or gradient_clip_val or is_logged):
             scaler.unscale_(optimizer)  # the optimizer then takes the step as it is
         if is_logged:

@@ -35,12 +35,14 @@ def test_each_turn_is_what_the_head_says_of_the_turned_pixels(checkpoint):
     backbone = SplitViT.from_checkpoint(checkpoint).eval()
     test = Shapes(image_size=16, num_train=96, num_evaluation=24).evaluation()
     pixels = torch.stack([test.read(i) for i in range(24)])
-    turned = [normalise(pixels.rot90(k, (-2, -1)), IMAGENET_MEAN, IMAGENET_STD) for k in range(4)]
+    turned = [
+        normalise(pixels.rot90(k, (-2, -1)) / 255, IMAGENET_MEAN, IMAGENET_STD) for k in range(4)
+    ]
     classifier = LinearClassifier([2], backbone.width, test.class_names)
     with torch.no_grad():
         upright = backbone(turned[0])
         targets = torch.nn.functional.one_hot(test.labels, 12).float()
-        classifier.linear.weight.copy_(torch.linalg.lstsq(upright, targets).solution.T)
+        classifier.linear.weight.copy_((torch.linalg.pinv(upright) @ targets).T)
         classifier.linear.bias.zero_()
         right = [(classifier(backbone, x).argmax(1) == test.labels).float().mean() for x in turned]
     classifier.save(head_path(folder, SHAPES))

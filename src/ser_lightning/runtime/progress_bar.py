@@ -58,8 +58,8 @@ class Throughput(Callback):
     ) -> None:  # fmt: skip
         self._images += len(batch.indices) * trainer.world_size
         is_between = trainer.fit_loop.epoch_loop._should_accumulate()
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self._begin is None or is_between or trainer.global_step % every:
+        every: int = getattr(trainer, "log_every_n_steps", 0)  # 0 logs nothing
+        if not every or self._begin is None or is_between or trainer.global_step % every:
             return
         rate = self._images / max(time.monotonic() - self._begin, 1e-9)
         pl_module.log("throughput/images_per_second", rate, batch_size=1)

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ser_lightning.runtime import ProgressLines
-from ser_lightning.runtime import progress as module
+from ser_lightning.runtime import progress_bar as module
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),

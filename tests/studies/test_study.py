@@ -1,10 +1,10 @@
-"""The study: what is left to run, that it goes on where it was stopped, and what its page says."""
+"""Studies: what is left to run, that it goes on where it was stopped, and what its page says."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from studies.fashion_mnist.page import StudyRow, write_study
 
 from commands.test_fit import Parsed
 from results.result_records import config, record, run_folder
@@ -12,8 +12,11 @@ from ser_lightning.reporting.compare import GroupCost
 from ser_lightning.reporting.groups import group_folders
 from ser_lightning.results.hits import write_hits
 from ser_lightning.results.record import write_record
-from studies.fashion_mnist import run
-from studies.fashion_mnist.run import PRETRAINED, ROWS, STAGES, commands, units
+from studies import study
+from studies.cifar10.run import STUDY as CIFAR10
+from studies.fashion_mnist.run import STUDY as FASHION_MNIST
+from studies.page import ONLINE, StudyRow, write_page
+from studies.study import PRETRAINED, TIMES, commands, keep, restore, units
 
 LABELS = torch.arange(1000) % 10
 
@@ -49,18 +52,31 @@ def row(name, label, folders, family="SER", layer=2):
     return StudyRow(name, family, layer, group._replace(name=label), GroupCost(1_000, 2e6))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_every_row_is_a_run_that_reads_the_layer_of_its_label(row, monkeypatch, tmp_path):
-    root = Path(__file__).parents[2]
-    monkeypatch.chdir(root)
-    unit = units([row], tmp_path)[0]
-    cli = Parsed([*commands(unit, short=True)[0], "--trainer.enable_progress_bar", "false"])
+def of_rows(chosen, study=FASHION_MNIST, **changes):
+    """The study with some of its rows."""
+    return study._replace(rows=study.rows[chosen], **changes)
+
+
+@pytest.mark.parametrize(
+    ("study", "row"),
+    [(s, row) for s in (FASHION_MNIST, CIFAR10) for row in s.rows],
+    ids=lambda value: getattr(value, "label", value.name),
+)
+def test_every_row_is_a_run_that_reads_the_layer_of_its_label(study, row, monkeypatch, tmp_path):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    unit = units(study._replace(rows=(row,)), tmp_path)[0]
+    options = [*commands(unit, (), True)["fit"], "--trainer.enable_progress_bar", "false"]
+    cli = Parsed(options)
     if row.layer is not None:
         assert cli.model.backbone.layers == (row.layer,)
         assert f"@{row.layer}" in row.label
-    assert (cli.model.regularizer is None) == (row.name == "moco")
+    assert (cli.model.regularizer is None) == (row.name in {"moco", "late_cls", "dino", "barlow"})
     if row.name == "ser_weight_0":
         assert cli.model.regularizer.weight == 0
+    if row.name == "late_cls":
+        assert cli.model.backbone.cls_layer == 2
+    if row.name == "ser_no_turns":
+        assert not cli.datamodule.invertible.group.rotation
     if row.name == "ser_all":
         assert cli.model.backbone.layers == (1, 2, 3, 4, 5, 6)
         add_ons = cli.model.regularizer.regularizers
@@ -68,34 +84,41 @@ def test_every_row_is_a_run_that_reads_the_layer_of_its_label(row, monkeypatch, 
         assert share == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("study", [FASHION_MNIST, CIFAR10], ids=lambda study: study.name)
+def test_every_claim_is_about_rows_of_the_study(study):
+    names = {row.name for row in study.rows}
+    assert {name for c in study.page.claims for name in (c.better, c.worse)} <= names
+    assert {c.measure.stage for c in study.page.claims} <= set(study.stages)
+
+
 def test_first_seeds_come_first_and_single_rows_last(tmp_path):
-    planned = units(ROWS, tmp_path)
+    planned = units(FASHION_MNIST, tmp_path)
     several = [unit for unit in planned if unit.row.seeds > 1]
     assert planned[: len(several)] == several
     seeds = [unit.seed for unit in several]
     assert seeds == sorted(seeds)
-    assert len(planned) == sum(row.seeds for row in ROWS)
+    assert len(planned) == sum(row.seeds for row in FASHION_MNIST.rows)
 
 
 def test_what_is_there_is_not_computed_again(tmp_path):
-    unit = units(ROWS[:1], tmp_path)[0]
-    assert [command[0] for command in commands(unit, False)] == ["fit", *["evaluate"] * 4]
+    unit = units(of_rows(slice(1)), tmp_path)[0]
+    assert [c[0] for c in commands(unit, (), False).values()] == ["fit", *["evaluate"] * 4]
     unit.folder.mkdir(parents=True)
     (unit.folder / PRETRAINED).write_text(unit.fingerprint)
-    assert len(commands(unit, False)) == 4
+    assert list(commands(unit, (), False)) == list(FASHION_MNIST.stages)
     write_record(record("knn", "shapes"), unit.folder)
     assert unit.missing == ["linear", "equivariance", "imagenet-c"]
-    for stage in STAGES:
+    for stage in FASHION_MNIST.stages:
         write_record(record(stage, "shapes"), unit.folder)
-    assert commands(unit, False) == []
+    assert commands(unit, (), False) == {}
 
 
 def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    def fails_for_seed_0(unit, short, threads):
+    def fails_for_seed_0(unit, source, short, threads):
         return "" if unit.seed else "seed 0 broke"
 
-    monkeypatch.setattr(run, "run_unit", fails_for_seed_0)
-    failed = run.run_all(units(ROWS[:1], tmp_path), jobs=1, threads=1, short=True)
+    monkeypatch.setattr(study, "run_unit", fails_for_seed_0)
+    failed = study.run_all(units(of_rows(slice(1)), tmp_path), (), jobs=1, threads=1, short=True)
     assert failed == ["seed 0 broke"]
     printed = capsys.readouterr().out.splitlines()
     assert printed[2].startswith("[3/3]")
@@ -104,21 +127,21 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path, monkeypatch
 
 def test_runs_of_another_configuration_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
-    planned = units(ROWS[:2], tmp_path)
+    planned = units(of_rows(slice(2)), tmp_path)
     unit = planned[0]
     unit.folder.mkdir(parents=True)
     (unit.folder / PRETRAINED).write_text(unit.fingerprint)
-    run.refuse_changed(planned)
+    study.refuse_changed(planned)
     assert len({u.fingerprint for u in planned}) == 2  # of rows, whatever the seed
     (unit.folder / PRETRAINED).write_text("another")
     with pytest.raises(ValueError, match="remove it, or give another --run_dir"):
-        run.refuse_changed(planned)
+        study.refuse_changed(planned)
 
 
 def test_short_study_keeps_to_its_own_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "run_unit", lambda unit, short, threads: "")
-    run.main(["--short", "--only", "stl", "--seeds", "1"])
+    monkeypatch.setattr(study, "run_unit", lambda unit, source, short, threads: "")
+    study.main(FASHION_MNIST, ["--short", "--only", "stl", "--seeds", "1"])
     assert "no page yet: MoCo-v3, the baseline" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
@@ -138,7 +161,14 @@ def test_page_says_what_holds_what_does_not_and_what_cannot_be_told(tmp_path):
     ]
     page = tmp_path / "docs" / "run.md"
     page.parent.mkdir()
-    write_study(rows, page, "About 1 minute.")
+    text = FASHION_MNIST.page._replace(path=page, notes="About 1 minute.")
+    for each, (start, end) in zip(
+        rows, ((10.0, 40.0), (11.0, 42.0), (10.0, 41.0), (9.0, 39.0)), strict=True
+    ):
+        for folder in each.runs.folders:
+            told = {"start": {"knn_top1": start}, "history": [{"metrics": {"knn_top1": end}}]}
+            (folder / ONLINE).write_text(json.dumps(told))
+    write_page(text._replace(gains={"knn_top1": "20-NN"}), rows)
     text = page.read_text()
     assert "About 1 minute." in text
     assert "| MoCo-v3 | 2 | 2 | 0.001 | 0.002 | 60.05 +- 0.07" in text
@@ -151,6 +181,26 @@ def test_page_says_what_holds_what_does_not_and_what_cannot_be_told(tmp_path):
         verdicts["SER raises final equivariance to turns (Table 4: .804 to .840)"]
         == "cannot be told from noise"
     )
+    assert "| weight 0 | 2 | 11.0 to 42.0 (+31.0 +- 0.0) |" in text
     assert not any("STL" in name for name in claims)  # it was not run
     assert (page.parent / "run.png").stat().st_size > 10_000
     assert len(list(page.parent.iterdir())) == 2  # nothing half-written is left
+
+
+def test_what_is_kept_of_a_run_is_all_that_a_page_needs(tmp_path):
+    kept = of_rows(slice(1), kept=tmp_path / "kept")
+    unit = units(kept, tmp_path / "runs")[0]
+    evaluated(unit.folder, 600, 0.5)
+    (unit.folder / PRETRAINED).write_text(unit.fingerprint)
+    (unit.folder / TIMES).write_text("{}")
+    (unit.folder / "checkpoints").mkdir()
+    (unit.folder / "checkpoints" / "last.ckpt").touch()
+    keep(unit)
+    again = units(kept, tmp_path / "elsewhere")[0]
+    restore(again)
+    assert again.is_pretrained
+    assert again.missing == []
+    assert commands(again, (), False) == {}
+    names = {path.name for path in again.folder.rglob("*") if path.is_file()}
+    assert "linear-shapes.hits.safetensors" in names
+    assert not any(name.endswith(".ckpt") for name in names)
