@@ -141,8 +141,8 @@ def test_given_weights_are_not_called_random(tmp_path, capsys):
     assert callback.baseline_name == "given weights"
     assert "Given weights, 23 images: k-NN top-1" in capsys.readouterr().out
     header = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()[0]
-    assert "given_weights/rankme" in header
-    assert "random_init" not in header
+    assert "val/rankme" in header
+    assert "random" not in header
     resumed = OnlineEvaluation()
     resumed.load_state_dict(callback.state_dict())
     assert resumed.baseline_name == "given weights"

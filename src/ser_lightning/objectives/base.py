@@ -209,7 +209,7 @@ class Objective(L.LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer_factory(self.parameter_groups(), self.learning_rate)
         length = self.run_length
-        if is_trial(self.trainer):
+        if is_trial(self._trainer):
             warmup_steps = self.warmup_epochs * length.steps_per_epoch
         else:
             warmup_steps = length.warmup_steps(self.warmup_epochs, "model.init_args.warmup_epochs")
