@@ -27,7 +27,7 @@ demo-photos: $(READY) ## the same on your own photographs: ROOT=folder
 	@test -n "$(ROOT)" || { echo "say which folder: make $@ ROOT=~/pictures"; exit 2; }
 	@$(BIN)/ser-fit demo --root "$(ROOT)" --run_dir runs/demo_photos $(DEMO)
 
-test: $(READY) ## run the fast tests, about 4 minutes on 2 cores
+test: $(READY) ## run the fast tests, about 3 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: $(READY) ## run the slow tests: killed and resumed runs, several processes

@@ -7,7 +7,7 @@ import matplotlib.figure
 import pytest
 
 from ser_lightning.commands.look import look
-from ser_lightning.reporting.look import read_view
+from ser_lightning.reporting.look import look_page, read_view
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -18,10 +18,11 @@ pytestmark = [
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture
-def runs(trained_run, tmp_path):
+@pytest.fixture(scope="module")
+def runs(trained_run, tmp_path_factory):
     """Two copies of a tiny run with a picture each; the second one has another weight decay."""
-    folders = [tmp_path / "first", tmp_path / "second"]
+    root = tmp_path_factory.mktemp("look")
+    folders = [root / "first", root / "second"]
     for folder in folders:
         shutil.copytree(trained_run, folder)
         (folder / "pictures").mkdir(exist_ok=True)
@@ -29,6 +30,13 @@ def runs(trained_run, tmp_path):
     config = folders[1] / "fit.yaml"
     config.write_text(config.read_text().replace("weight_decay: 0.1", "weight_decay: 0.3"))
     return folders
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    """The page of both runs."""
+    look(list(map(str, runs)))
+    return runs[0] / "look.html"
 
 
 def test_view_has_curves_from_the_starting_weights_on(runs):
@@ -42,10 +50,7 @@ def test_view_has_curves_from_the_starting_weights_on(runs):
     assert view.curves["throughput/images_per_second"].values[-1] > 0
 
 
-def test_page_of_two_runs_shows_what_differs_and_loads_nothing(runs, capsys):
-    page = runs[0] / "look.html"
-    look(list(map(str, runs)))
-    assert str(page) in capsys.readouterr().out
+def test_page_of_two_runs_shows_what_differs_and_loads_nothing(page):
     text = page.read_text()
     shown, folded = text.split("<details>")
     assert "model.optimizer.weight_decay" in shown
@@ -62,8 +67,9 @@ def test_page_of_two_runs_shows_what_differs_and_loads_nothing(runs, capsys):
 
 
 def test_one_run_is_a_page_too(runs):
-    look([str(runs[1]), "--output", str(runs[1] / "page.html")])
-    assert "second" in (runs[1] / "page.html").read_text()
+    text = look_page([read_view(runs[1], "second")], [])
+    assert "step 11, epoch 2 of 2" in text
+    assert "data:image/png;base64," in text
 
 
 def test_no_run_is_refused_in_a_sentence(tmp_path):
@@ -72,15 +78,16 @@ def test_no_run_is_refused_in_a_sentence(tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
-def test_page_is_as_wide_as_the_window_in_a_browser(runs):
-    look(list(map(str, runs)))
+def test_page_is_as_wide_as_the_window_in_a_browser(runs, page):
     width_of = "document.documentElement.{}Width".format
     script = f"<script>document.title = {width_of('scroll')} - {width_of('client')}</script></body>"
     probe = runs[0] / "probe.html"
-    probe.write_text((runs[0] / "look.html").read_text().replace("</body>", script))
+    probe.write_text(page.read_text().replace("</body>", script))
     for width in (500, 1400):
         command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
         command += [f"--window-size={width},900", f"--user-data-dir={runs[0] / 'profile'}"]
-        found = subprocess.run([*command, probe.as_uri()], capture_output=True, text=True)
+        found = subprocess.run(
+            [*command, probe.as_uri()], capture_output=True, text=True, check=True
+        )
         title = found.stdout.split("<title>")[1].split("</title>")[0]
         assert int(title) == 0  # nothing sticks out
