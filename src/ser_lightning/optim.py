@@ -135,7 +135,7 @@ def run_length(trainer: L.Trainer) -> RunLength:
     return RunLength(int(num_steps), steps_per_epoch, option)
 
 
-def is_trial(trainer: L.Trainer) -> bool:
+def is_trial(trainer: L.Trainer | None) -> bool:
     """Whether it runs a few batches only, of which nobody expects the right schedule."""
     return bool(getattr(trainer, "fast_dev_run", False))
 

@@ -9,36 +9,25 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.batch import NO_IMAGES
 from ser_lightning.commands.fit import SERCommandLine
-from ser_lightning.data import BatchKey, PartitionedDataModule
-from ser_lightning.data.draws import Canvas, Draws
-from ser_lightning.data.render import HostBatch, render
+from ser_lightning.commands.pictures import comparisons, evaluation_pixels, gallery
 from ser_lightning.data.sources.thumbnails import write_thumbnails
 from ser_lightning.files import last_checkpoint, load_checkpoint
-from ser_lightning.groups import GroupElement, act
 from ser_lightning.reporting import (
     RunCurve,
-    TokenComparison,
-    ViewGallery,
     demo_figure,
     side_by_side,
     takeaway,
-    token_maps_of,
 )
 from ser_lightning.runtime import CHECKPOINT_FOLDER
 
-NUM_IMAGES = 2  # whose views are drawn
-NUM_MEAN = 256  # whose tokens make the mean token
 MARKER = ".demo"  # only a folder that the demo made is cleared by it
 LOG = "log.txt"
 NUM_STEPS = 512  # of training, about, on photographs
@@ -189,8 +178,8 @@ def _present(path: Path, prepared: Prepared, results: Sequence[Result]) -> None:
     encoders = {"random init": initial} | {r.curve.name: r.backbone for r in results}
     demo_figure(
         path,
-        _gallery(data),
-        _comparisons(data, encoders),
+        gallery(data),
+        comparisons(data, encoders, evaluation_pixels(data)),
         curves,
         initial.layer,
         "What SER adds to MoCo-v3",
@@ -198,68 +187,3 @@ def _present(path: Path, prepared: Prepared, results: Sequence[Result]) -> None:
         num_classes,
     )
     print(f"\n{side_by_side(curves, num_classes)}\n\n{words}\n\nPicture: {path}")
-
-
-def _gallery(data: PartitionedDataModule) -> ViewGallery:
-    """The first images of the training split, through both pipelines."""
-    assert data.invertible is not None, "the demo has an invertible sub-batch"
-    indices = np.arange(NUM_IMAGES)
-    images = [data.train_images.read(int(index)) for index in indices]
-    draws = Draws(data.seed, BatchKey(0, 0), indices)
-    canvas = Canvas(data.image_size, data.patch_size)
-    batch = render(
-        HostBatch(
-            data.crop.make(images, draws, canvas),
-            data.invertible.make(images, draws, canvas, data.crop.without_local()),
-            *(NO_IMAGES,) * 3,
-        ),
-        data.patch_size,
-        data.mean,
-        data.std,
-    )
-    crop = [_denormalise(view.pixels, data) for view in batch.crop]
-    invertible = [_denormalise(view.pixels, data) for view in batch.invertible]
-    elements = [view.element for view in batch.invertible if view.element is not None]
-    return ViewGallery(
-        torch.stack(images) / 255,
-        (crop[0], crop[1]),
-        (invertible[0], invertible[1]),
-        (elements[0], elements[1]),
-    )
-
-
-@torch.no_grad()
-def _comparisons(
-    data: PartitionedDataModule, encoders: Mapping[str, SplitViT]
-) -> list[TokenComparison]:
-    """Token maps of evaluation images under a turn, a flip and a resize."""
-    backbone = next(iter(encoders.values()))
-    (height, width), layer = backbone.grid, backbone.layer
-    pixels = torch.cat([batch.pixels for batch in data.val_dataloader()[1]])
-    # drawn, since images may be sorted by class or take turns
-    pixels = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))]
-    means = {
-        name: encoder.token_maps(pixels[:NUM_MEAN], [layer])[0].mean((0, 2, 3))
-        for name, encoder in encoders.items()
-    }
-    yes, no = torch.tensor([True]), torch.tensor([False])
-    elements = {
-        "turned": GroupElement(no, no, 1, backbone.grid),
-        "flipped": GroupElement(yes, no, 0, backbone.grid),
-        "resized": GroupElement(no, no, 0, (height + 2, width - 2)),
-    }
-    comparisons = []
-    for image, (caption, element) in zip(pixels, elements.items(), strict=False):
-        transformed = act(element, image[None], backbone.patch_size)[0]
-        maps = {
-            name: token_maps_of(encoder, image, element, layer, means[name])
-            for name, encoder in encoders.items()
-        }
-        shown = _denormalise(image, data), _denormalise(transformed, data)
-        comparisons.append(TokenComparison(caption, *shown, maps))
-    return comparisons
-
-
-def _denormalise(pixels: Tensor, data: Any) -> Tensor:
-    mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (data.mean, data.std))
-    return (pixels.cpu() * std + mean).clamp(0, 1)

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_lightning.batch import ViewNeeds
+from ser_lightning.commands.pictures import Pictures
 from ser_lightning.data import PartitionedDataModule
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.files import checkpoint_config, last_checkpoint, read_config
@@ -96,6 +97,7 @@ class SERCommandLine(LightningCLI):
         parser.add_argument("--allow_random_weights", type=bool, default=False, help=random)
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(OnlineEvaluation, "evaluation")
+        parser.add_lightning_class_args(Pictures, "pictures")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=checked_seed)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=checked_seed)
         parser.link_arguments("data.global_batch_size", "model.init_args.global_batch_size")

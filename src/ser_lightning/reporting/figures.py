@@ -87,6 +87,25 @@ def demo_figure(
     _save(figure, Path(path))
 
 
+def view_figure(path: Path, gallery: ViewGallery) -> None:
+    """Draws images and their views alone; errors and files as `demo_figure`."""
+    height = 2.75
+    figure = Figure(figsize=(_WIDTH, height), dpi=100, facecolor="white")
+    _draw_gallery(figure.add_subfigure(figure.add_gridspec(1, 1)[0]), gallery, height)
+    _save(figure, path)
+
+
+def token_map_figure(path: Path, comparisons: Sequence[TokenComparison], layer: int) -> None:
+    """Draws token maps alone; errors and files as `demo_figure`."""
+    comparisons = comparisons[:3]
+    height = 1.55 * len(comparisons) + 1.55
+    width = _WIDTH * (2 + 3.1 * len(comparisons[0].maps)) / 11.3
+    figure = Figure(figsize=(max(width, 8.0), height), dpi=100, facecolor="white")
+    part = figure.add_subfigure(figure.add_gridspec(1, 1)[0])
+    _draw_comparisons(part, comparisons, layer, height)
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     with atomic_path(path) as partial, partial.open("wb") as file:
         FigureCanvasAgg(figure).print_png(file)
@@ -125,7 +144,7 @@ def _draw_gallery(part: SubFigure, gallery: ViewGallery, height: float) -> None:
         part,
         "What training sees",
         height,
-        "MoCo-v3 pulls two random crops of an image together. SER takes a few images of each batch "
+        "Two random crops of an image are pulled together. SER takes a few images of each batch "
         "whole, flipped, turned and resized (to a grid of tokens, height x width).",
     )
     outer = part.add_gridspec(
@@ -152,8 +171,8 @@ def _draw_comparisons(
         part,
         "Does the token map move with the image?",
         height,
-        f"Then the token map of the moved image (after block {layer}) and the map of the image, "
-        "moved likewise, agree everywhere (yellow). In a row, alike colours are alike tokens.",
+        f"Yellow: after block {layer} the moved image's map agrees with the image's map, moved "
+        "likewise.",
     )
     if not comparisons:
         return

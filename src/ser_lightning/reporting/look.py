@@ -27,7 +27,8 @@ RESULT_FOLDER = "results"
 
 _LINES = (("#0b6fb8", "-"), ("#d1570a", "--"))
 """Colour and dash of each run: told apart in grey, and by people who see few colours."""
-_FIRST = ("train/loss", "val/knn_top1", "val/equivariance")
+_FIRST = ("loss", "val/knn_top1", "val/equivariance/mean_centred/", "val/rankme", "gradient_norm")
+_LEFT_OUT = ("epoch", "hp_metric", "random_init/")  # the last one of version 0.1.0
 
 
 class Curve(NamedTuple):
@@ -131,7 +132,7 @@ def curves_figure(runs: Sequence[RunView]) -> Figure:
 
 
 def _is_shown(tag: str) -> bool:
-    return "/" in tag and not tag.startswith("random_init")
+    return not tag.startswith(_LEFT_OUT)
 
 
 def _place(tag: str) -> tuple[int, str]:

@@ -71,7 +71,7 @@ def stored_configuration(args: list[str]) -> tuple[Path, dict[str, Any]]:
 
 def usable_for(command: str, config: dict[str, Any]) -> str:
     """Keeps of a checkpoint's configuration what describes the run; for fit, its hardware too."""
-    keys = ["seed_everything", "model", "data", "evaluation"]
+    keys = ["seed_everything", "model", "data", "evaluation", "pictures"]
     keys += ["trainer", "checkpoint"] if command == "fit" else []
     return yaml.safe_dump({key: config[key] for key in keys if key in config})
 

@@ -1,0 +1,151 @@
+"""What `fit` draws while it trains: the views that training sees, and token maps."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from typing_extensions import override
+
+from ser_lightning.backbones import SplitViT
+from ser_lightning.batch import NO_IMAGES
+from ser_lightning.data import BatchKey, PartitionedDataModule
+from ser_lightning.data.datasets import CleanImages
+from ser_lightning.data.draws import Canvas, Draws
+from ser_lightning.data.render import HostBatch, render
+from ser_lightning.groups import GroupElement, act
+from ser_lightning.reporting import TokenComparison, ViewGallery, token_maps_of
+from ser_lightning.reporting.figures import token_map_figure, view_figure
+from ser_lightning.reporting.look import PICTURE_FOLDER
+
+NUM_IMAGES = 2  # whose views are drawn
+NUM_MEAN = 256  # whose tokens make the mean token
+
+
+class Pictures(L.Callback):
+    """Draws into the run's folder and for TensorBoard, at the start and at each validation.
+
+    `pictures/views.png`: two images with what both pipelines make of them. `pictures/
+    token_maps.png`: the token map of three fixed validation images after the regularizer's block,
+    and of their turned, flipped and resized copies. The newest one stays; TensorBoard has all.
+
+    Args:
+        every: Validations between two drawings of token maps; 0 draws nothing at all.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        if every < 0:
+            raise ValueError(f"pictures.every {every} must be 0, for none, or more")
+        self.every = every
+        self._num_validations = 0
+        self._pixels: Tensor | None = None
+
+    @override
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data: Any = getattr(trainer, "datamodule", None)
+        wanted = self.every and trainer.state.fn == "fit" and trainer.is_global_zero
+        if not wanted or not isinstance(data, PartitionedDataModule):
+            return
+        self._num_validations += 1
+        if (self._num_validations - 1) % self.every:
+            return
+        folder = Path(trainer.default_root_dir) / PICTURE_FOLDER
+        backbone: Any = pl_module.backbone
+        if self._pixels is None:
+            if data.invertible is not None:
+                view_figure(folder / "views.png", gallery(data))
+                self._log(trainer, folder / "views.png")
+            self._pixels = evaluation_pixels(data).to(pl_module.device)
+        with torch.autocast(pl_module.device.type, enabled=False):
+            found = comparisons(data, {"this run": backbone}, self._pixels)
+        token_map_figure(folder / "token_maps.png", found, backbone.layer)
+        self._log(trainer, folder / "token_maps.png")
+
+    def _log(self, trainer: L.Trainer, path: Path) -> None:
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        for logger in trainer.loggers:
+            add_image = getattr(getattr(logger, "experiment", None), "add_image", None)
+            if add_image is not None:  # TensorBoard's
+                add_image(f"pictures/{path.stem}", pixels, trainer.global_step, dataformats="HWC")
+
+
+def gallery(data: PartitionedDataModule) -> ViewGallery:
+    """The first images of the training split, through both pipelines."""
+    assert data.invertible is not None, "there is an invertible sub-batch"
+    indices = np.arange(NUM_IMAGES)
+    images = [data.train_images.read(int(index)) for index in indices]
+    upright = CleanImages(data.reader(data.train_images), data.clean)(indices).pixels
+    draws = Draws(data.seed, BatchKey(0, 0), indices)
+    canvas = Canvas(data.image_size, data.patch_size)
+    batch = render(
+        HostBatch(
+            data.crop.without_local().make(images, draws, canvas),
+            data.invertible.make(images, draws, canvas, data.crop.without_local()),
+            *(NO_IMAGES,) * 3,
+        ),
+        data.patch_size,
+        data.mean,
+        data.std,
+    )
+    crop = [_denormalise(view.pixels, data) for view in batch.crop]
+    invertible = [_denormalise(view.pixels, data) for view in batch.invertible]
+    elements = [view.element for view in batch.invertible if view.element is not None]
+    return ViewGallery(
+        _denormalise(upright, data),
+        (crop[0], crop[1]),
+        (invertible[0], invertible[1]),
+        (elements[0], elements[1]),
+    )
+
+
+def evaluation_pixels(data: PartitionedDataModule) -> Tensor:
+    """(N, 3, H, W) clean validation images, at most `NUM_MEAN`, in a drawn order."""
+    images = data.source.evaluation()
+    assert images is not None, "there are images to evaluate on"
+    # drawn, since images may be sorted by class or take turns
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:NUM_MEAN]
+    return CleanImages(data.reader(images), data.clean)(order.numpy()).pixels
+
+
+@torch.no_grad()
+def comparisons(
+    data: PartitionedDataModule, encoders: Mapping[str, SplitViT], pixels: Tensor
+) -> list[TokenComparison]:
+    """Token maps of the first three images under a turn, a flip and a resize.
+
+    Args:
+        data: knows how pixels are standardised.
+        encoders: by name, in evaluation mode.
+        pixels: (N, 3, H, W), whose tokens make the mean token.
+    """
+    backbone = next(iter(encoders.values()))
+    (height, width), layer = backbone.grid, backbone.layer
+    means = {
+        name: encoder.token_maps(pixels, [layer])[0].mean((0, 2, 3))
+        for name, encoder in encoders.items()
+    }
+    yes, no = torch.tensor([True]), torch.tensor([False])
+    elements = {
+        "turned": GroupElement(no, no, 1, backbone.grid),
+        "flipped": GroupElement(yes, no, 0, backbone.grid),
+        "resized": GroupElement(no, no, 0, (height + 2, width - 2)),
+    }
+    found = []
+    for image, (caption, element) in zip(pixels, elements.items(), strict=False):
+        transformed = act(element, image[None], backbone.patch_size)[0]
+        maps = {
+            name: token_maps_of(encoder, image, element, layer, means[name])
+            for name, encoder in encoders.items()
+        }
+        shown = _denormalise(image, data), _denormalise(transformed, data)
+        found.append(TokenComparison(caption, *shown, maps))
+    return found
+
+
+def _denormalise(pixels: Tensor, data: PartitionedDataModule) -> Tensor:
+    mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (data.mean, data.std))
+    return (pixels.cpu() * std + mean).clamp(0, 1)

@@ -1,0 +1,65 @@
+"""What `fit` draws while it trains."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ser_lightning.cli import main
+from ser_lightning.commands.pictures import Pictures, comparisons
+from ser_lightning.reporting.figures import token_map_figure
+from support import tiny_backbone
+
+TINY = str(Path(__file__).parents[1] / "tiny.yaml")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
+]
+
+
+class Standard:
+    """Pixels that are as they are."""
+
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+
+def test_run_has_pictures_of_its_start_and_of_every_validation(tmp_path):
+    main(["fit", "--config", TINY, "--run_dir", str(tmp_path), "--pictures.every", "1"])
+    for name in ("views", "token_maps"):
+        with Image.open(tmp_path / "pictures" / f"{name}.png") as picture:
+            assert picture.width >= 800
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    steps = {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]}
+    assert steps == {"pictures/views": [0], "pictures/token_maps": [0, 6, 12]}
+
+
+def test_tiny_run_without_pictures_has_no_folder_for_them(trained_run):
+    assert not (trained_run / "pictures").exists()
+
+
+def test_drawing_consumes_no_random_numbers_and_leaves_the_mode(tmp_path):
+    backbone = tiny_backbone().eval()
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    found = comparisons(Standard, {"this run": backbone}, pixels)
+    token_map_figure(tmp_path / "a.png", found, backbone.layer)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [c.caption for c in found] == ["turned", "flipped", "resized"]
+    turned = found[0].maps["this run"]
+    mean = backbone.token_maps(pixels, [backbone.layer])[0].mean((0, 2, 3))[:, None, None]
+    (original,) = backbone.token_maps(pixels[:1], [backbone.layer])
+    (moved,) = backbone.token_maps(pixels[:1].rot90(1, (-2, -1)), [backbone.layer])
+    expected = original[0].rot90(1, (-2, -1))
+    agreement = torch.cosine_similarity(moved[0] - mean, expected - mean, dim=0)
+    torch.testing.assert_close(turned.agreement, agreement.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_negative_interval_is_refused():
+    with pytest.raises(ValueError, match=r"pictures\.every -1 must be 0, for none, or more"):
+        Pictures(every=-1)
