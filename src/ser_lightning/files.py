@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all, what names their content, and what a checkpoint says."""
+"""Files that appear whole or not at all, what names their content, and what a checkpoint says.
+
+A checkpoint's configuration is read here; `runtime/run_folder.py` writes it.
+"""
 
 import hashlib
 import os

@@ -1,4 +1,8 @@
-"""The corruptions of ImageNet-C and perturbations of ImageNet-P, generated for any image."""
+"""The corruptions of ImageNet-C and perturbations of ImageNet-P, generated for any image.
+
+`corrupt.py` and `perturb.py` are the entries, `tables.py` says what each severity means; the other
+files are a family each.
+"""
 
 from ser_lightning.corruptions.corrupt import corrupt, corruption_names
 from ser_lightning.corruptions.frost import FROST_FILES

@@ -1,4 +1,7 @@
-"""Noise: Gaussian, shot, impulse, speckle. Images are (3, H, W) uint8."""
+"""Noise: Gaussian, shot, impulse, speckle. Images are (3, H, W) uint8.
+
+Parameters by severity are in `tables.py`.
+"""
 
 from functools import lru_cache
 

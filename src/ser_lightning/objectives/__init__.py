@@ -1,4 +1,8 @@
-"""Base objectives: one LightningModule per self-supervised method."""
+"""Base objectives: one LightningModule per self-supervised method.
+
+`base.py` has the training step, the weighted sum of losses and the optimizer, `momentum.py` the
+momentum branch and its schedule, `encode.py` the forward passes.
+"""
 
 import pkgutil
 from importlib import import_module

@@ -1,4 +1,8 @@
-"""Soft Equivariance Regularization: token maps of two views agree in a common frame."""
+"""Soft Equivariance Regularization: token maps of two views agree in a common frame.
+
+Its InfoNCE is in `info_nce.py`; the weighted sum with the invariance loss (SER Eq. 3) is in
+`objectives/base.py`.
+"""
 
 import math
 from typing import ClassVar

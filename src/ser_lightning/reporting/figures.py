@@ -176,13 +176,13 @@ def _draw_comparisons(
     )
     if not comparisons:
         return
-    encoders = list(comparisons[0].maps)
+    encoders, width = list(comparisons[0].maps), part.figure.get_figwidth()
     grid = part.add_gridspec(
         len(comparisons),
         2 + 4 * len(encoders),
         width_ratios=[1, 1, *[0.12, 1, 1, 1] * len(encoders)],
         left=0.02,
-        right=0.955,
+        right=1 - 0.675 / width,
         top=1 - 1.3 / height,
         bottom=0.3 / height,
         wspace=0.05,
@@ -197,7 +197,7 @@ def _draw_comparisons(
                 axes.set_title(("image", "moved\nimage")[column], fontsize=9.5)
     for number, encoder in enumerate(encoders):
         _draw_maps(part, grid, 3 + 4 * number, encoder, [c.maps[encoder] for c in comparisons])
-    bar = part.add_axes((0.965, 0.3 / height, 0.008, 1 - 1.6 / height))
+    bar = part.add_axes((1 - 0.525 / width, 0.3 / height, 0.12 / width, 1 - 1.6 / height))
     colours = ScalarMappable(Normalize(*_AGREEMENT), "cividis")
     part.colorbar(colours, cax=bar, ticks=[0, 0.5, 1]).ax.tick_params(labelsize=8, length=2, pad=2)
 

@@ -99,35 +99,36 @@ def look_page(runs: Sequence[RunView], tables: Sequence[ReportTable]) -> str:
         tables: results, already in words.
     """
     title = " beside ".join(run.name for run in runs)
-    parts = [_cards(runs), "<h2>While training</h2>", _figure(curves_figure(runs), "")]
-    parts += ["<h2>What it saw and learned</h2>", _pictures(runs, PICTURE_FOLDER)]
+    parts = [_cards(runs), "<h2>While training</h2>", _curves(runs)]
+    parts += ["<h2>What it saw and learned</h2>", _pictures(runs, PICTURE_FOLDER, "None yet.")]
     parts += ["<h2>Results</h2>", *(html_table(table) for table in tables)]
     parts.append(_pictures(runs, RESULT_FOLDER))
     parts += ["<h2>Settings</h2>", _settings(runs)]
     return html_page(title, "", "\n".join(parts))
 
 
-def curves_figure(runs: Sequence[RunView]) -> Figure:
-    """A panel for each logged number, a line for each run."""
+def _curves(runs: Sequence[RunView]) -> str:
+    """A panel for each logged number, as many side by side as the window is wide."""
     names = sorted({tag for run in runs for tag in run.curves if _is_shown(tag)}, key=_place)
-    columns = 3
-    height = max(1, -(-len(names) // columns))
-    figure = Figure(figsize=(10.5, 2.4 * height), facecolor="white", layout="constrained")
-    panels = figure.subplots(height, columns, squeeze=False).flat
-    for name, axes in zip(names, panels, strict=False):
-        for run, (colour, dash) in zip(runs, _LINES, strict=False):
-            if name in run.curves:
-                steps, values = run.curves[name]
-                few = "o" if len(steps) < 20 else ""
-                axes.plot(steps, values, dash, color=colour, marker=few, ms=3, label=run.name)
-        axes.set_title(_words(name), fontsize=9, loc="left")
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", alpha=0.25)
-    for axes in list(figure.axes)[len(names) :]:
-        axes.set_axis_off()
-    if len(runs) > 1 and names:
-        figure.axes[0].legend(fontsize=8, frameon=False)
+    panels = "".join(_figure(curve_figure(runs, name)) for name in names)
+    return f'<div class="panels">{panels}</div>' if names else "<p>None yet.</p>"
+
+
+def curve_figure(runs: Sequence[RunView], name: str) -> Figure:
+    """One number against the steps, a line for each run that logged it."""
+    figure = Figure(figsize=(3.5, 2.3), facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    for run, (colour, dash) in zip(runs, _LINES, strict=False):
+        if name in run.curves:
+            steps, values = run.curves[name]
+            few = "o" if len(steps) < 20 else ""
+            axes.plot(steps, values, dash, color=colour, marker=few, ms=3, label=run.name)
+    axes.set_title(_words(name), fontsize=9, loc="left")
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    if len(runs) > 1:
+        axes.legend(fontsize=8, frameon=False)
     return figure
 
 
@@ -152,14 +153,14 @@ def _cards(runs: Sequence[RunView]) -> str:
     return '<div class="runs">' + "".join(cards) + "</div>"
 
 
-def _figure(figure: Figure, caption: str) -> str:
+def _figure(figure: Figure) -> str:
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     svg = buffer.getvalue()
-    return f"<figure>{svg[svg.index('<svg') :]}<figcaption>{escape(caption)}</figcaption></figure>"
+    return f"<figure>{svg[svg.index('<svg') :]}</figure>"
 
 
-def _pictures(runs: Sequence[RunView], below: str) -> str:
+def _pictures(runs: Sequence[RunView], below: str, without: str = "") -> str:
     """Pictures of one name from all runs side by side."""
     found: dict[str, list[str]] = {}
     for run in runs:
@@ -167,7 +168,7 @@ def _pictures(runs: Sequence[RunView], below: str) -> str:
             caption = f"{run.name}: {path.stem.replace('_', ' ')}"
             found.setdefault(path.stem, []).append(html_picture(path, caption))
     rows = [f'<div class="runs">{"".join(pictures)}</div>' for pictures in found.values()]
-    return "\n".join(rows) or "<p>None yet.</p>"
+    return "\n".join(rows) or f"<p>{without}</p>"
 
 
 def _settings(runs: Sequence[RunView]) -> str:

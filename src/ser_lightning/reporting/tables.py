@@ -52,7 +52,8 @@ tr.unofficial td { font-style: italic; }
 ol, figcaption { font-size: 0.9em; }
 figure { margin: 0.5rem 0; padding: 0.3rem; background: white; color: black; }
 figure img, figure svg { max-width: 100%; height: auto; }
-.runs { display: grid; gap: 1rem; }
+.runs, .panels { display: grid; gap: 1rem; }
+.panels { grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 0.3rem; }
 .runs { grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 """
 

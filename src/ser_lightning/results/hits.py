@@ -1,4 +1,7 @@
-"""Which test images a stage classified right: what two runs are compared by, image by image."""
+"""Which test images a stage classified right: what two runs are compared by, image by image.
+
+Stored here; what is right is said by `evaluation/metrics/accuracy.py`, `top_hits`.
+"""
 
 import hashlib
 from collections.abc import Mapping

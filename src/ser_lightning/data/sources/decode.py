@@ -1,4 +1,7 @@
-"""From an image file to 8-bit colour: upright or as stored, opaque, and not too large."""
+"""From an image file to 8-bit colour: upright or as stored, opaque, and not too large.
+
+Which sets are turned upright is decided in `folder.py` (`upright`).
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
