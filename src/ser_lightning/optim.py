@@ -1,6 +1,8 @@
 """How long a run is and where it goes on; schedules as pure functions of the step.
 
 Nothing to checkpoint, exact at a restart.
+
+Which parameters are not decayed is in `decay_groups`.
 """
 
 import math

@@ -3,6 +3,8 @@
 Nothing here has a state that could be lost at a restart or depend on the number of workers:
 the same (seed, stream, counter) always gives the same numbers, on any process.
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (Philox).
+
+The run's seed is `seed_everything`; `commands/fit.py` and `evaluate.py` hand it on.
 """
 
 from collections.abc import Sequence

@@ -6,6 +6,8 @@ the colour operations are drawn per image.
 Differs: the paper's public code uses kornia, whose brightness is additive, whose contrast does
 not blend to the mean and whose solarize threshold is random. The paper says that both pipelines
 share the base method's photometrics, which are torchvision's.
+
+Normalisation is in `render.py`, its constants are options of `base.py`.
 """
 
 from collections.abc import Callable

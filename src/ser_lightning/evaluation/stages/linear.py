@@ -1,6 +1,8 @@
 """The linear stage: one linear layer on frozen [CLS] tokens, for a grid of learning rates at once.
 
 Source: SER lincls_parallel.py (DINO eval_linear.py); the grid in one pass as iBOT and DINOv2 do.
+
+Which [CLS] tokens are read is decided in `probe_stage.py` (`feature`).
 """
 
 from collections.abc import Sequence
