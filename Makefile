@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 
 install: $(READY) ## create .venv with everything pinned
 
-demo: $(READY) ## MoCo-v3 beside MoCo-v3 + SER on generated images, about 4 minutes on 2 cores, ends with a picture
+demo: $(READY) ## MoCo-v3 beside MoCo-v3 + SER on generated images, about 3 minutes on 2 cores, ends with a picture
 	@$(BIN)/ser-fit demo $(DEMO)
 
 demo-photos: $(READY) ## the same on your own photographs: ROOT=folder
