@@ -8,7 +8,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ser_lightning.cli import main
-from ser_lightning.commands.pictures import Pictures, comparisons
+from ser_lightning.commands.pictures import Pictures, comparisons, gallery
+from ser_lightning.data import ImageFolder, PartitionedDataModule
+from ser_lightning.data.pipelines import InvertibleViews
 from ser_lightning.reporting.figures import token_map_figure
 from support import tiny_backbone
 
@@ -38,6 +40,25 @@ def test_run_has_pictures_of_its_start_and_of_every_validation(tmp_path):
     assert steps == {"pictures/views": [0], "pictures/token_maps": [0, 6, 12]}
 
 
+@pytest.mark.filterwarnings("ignore:.*it is skipped.*")
+def test_photographs_that_cannot_be_read_are_not_drawn(tmp_path):
+    for i in range(20):
+        picture = Image.new("RGB", (16, 16), (10 * i, 0, 0))
+        for split in ("train", "val"):
+            (tmp_path / split).mkdir(exist_ok=True)
+            picture.save(tmp_path / split / f"{i:02}.png")
+    for bad in (0, 1, 3):
+        (tmp_path / "train" / f"{bad:02}.png").write_bytes(b"no image")
+    data = PartitionedDataModule(
+        ImageFolder(str(tmp_path)), image_size=16, patch_size=4, global_batch_size=4,
+        on_bad_image="skip", max_bad_share=1.0, invertible=InvertibleViews(ratio=0.5),
+    )  # fmt: skip
+    data.setup("fit")
+    views = gallery(data)
+    assert len(views.originals) == len(views.crop[0]) == len(views.invertible[0]) == 1
+    assert views.originals[0, 0].mean() == pytest.approx(20 / 255, abs=1e-4)
+
+
 def test_tiny_run_without_pictures_has_no_folder_for_them(trained_run):
     assert not (trained_run / "pictures").exists()
 
@@ -61,5 +82,5 @@ def test_drawing_consumes_no_random_numbers_and_leaves_the_mode(tmp_path):
 
 
 def test_negative_interval_is_refused():
-    with pytest.raises(ValueError, match=r"pictures\.every -1 must be 0, for none, or more"):
+    with pytest.raises(ValueError, match="every -1 must be int >= 0"):
         Pictures(every=-1)

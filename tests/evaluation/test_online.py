@@ -21,8 +21,7 @@ from ser_lightning.evaluation import (
 )
 from ser_lightning.evaluation.metrics.diagnostics import spatial_moments, spatial_variance_ratio
 from ser_lightning.evaluation.metrics.equivariance import FAMILIES, Reference, companion_scores
-from ser_lightning.evaluation.online import even_subset
-from ser_lightning.evaluation.per_image import Rows
+from ser_lightning.evaluation.per_image import Rows, even_subset
 from support import run_processes
 
 NAMES = {

@@ -19,6 +19,7 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.commands.pictures import comparisons, evaluation_pixels, gallery
 from ser_lightning.data.sources.thumbnails import write_thumbnails
+from ser_lightning.evaluation.metrics.equivariance import place_of
 from ser_lightning.files import last_checkpoint, load_checkpoint
 from ser_lightning.reporting import (
     RunCurve,
@@ -161,7 +162,7 @@ def _read(run_dir: Path, name: str) -> Result:
     backbone = SplitViT.from_checkpoint(path).eval()
     online = load_checkpoint(path, map_location="cpu")["callbacks"]["OnlineEvaluation"]
     measured = [{"step": 0, "metrics": online["baseline"]}, *online["history"]]
-    place = "final" if backbone.layer == backbone.depth else f"block{backbone.layer}"
+    place = place_of(backbone.layer, backbone.depth)
     metrics = [
         {key.removesuffix(f"_{place}"): value for key, value in entry["metrics"].items()}
         for entry in measured
@@ -175,10 +176,12 @@ def _present(path: Path, prepared: Prepared, results: Sequence[Result]) -> None:
     data, initial = prepared.datamodule, prepared.model.backbone.eval()
     curves, num_classes = [result.curve for result in results], results[0].num_classes
     words = takeaway(curves, num_classes)
+    views = gallery(data)
+    assert views is not None, "the demo made its images"
     encoders = {"random init": initial} | {r.curve.name: r.backbone for r in results}
     demo_figure(
         path,
-        gallery(data),
+        views,
         comparisons(data, encoders, evaluation_pixels(data)),
         curves,
         initial.layer,

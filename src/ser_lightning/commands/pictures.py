@@ -18,14 +18,16 @@ from ser_lightning.data.datasets import CleanImages
 from ser_lightning.data.draws import Canvas, Draws
 from ser_lightning.data.render import HostBatch, render
 from ser_lightning.groups import GroupElement, act
+from ser_lightning.numbers import NonNegativeInt, checked
 from ser_lightning.reporting import TokenComparison, ViewGallery, token_maps_of
-from ser_lightning.reporting.figures import token_map_figure, view_figure
-from ser_lightning.reporting.look import PICTURE_FOLDER
+from ser_lightning.reporting.figures import PICTURE_FOLDER, token_map_figure, view_figure
 
-NUM_IMAGES = 2  # whose views are drawn
+NUM_IMAGES = 2  # whose views are drawn, the first ones
+NUM_TRIED = 64  # that are looked at for readable ones
 NUM_MEAN = 256  # whose tokens make the mean token
 
 
+@checked
 class Pictures(L.Callback):
     """Draws into the run's folder and for TensorBoard, at the start and at each validation.
 
@@ -37,9 +39,7 @@ class Pictures(L.Callback):
         every: Validations between two drawings of token maps; 0 draws nothing at all.
     """
 
-    def __init__(self, every: int = 1) -> None:
-        if every < 0:
-            raise ValueError(f"pictures.every {every} must be 0, for none, or more")
+    def __init__(self, every: NonNegativeInt = 1) -> None:
         self.every = every
         self._num_validations = 0
         self._pixels: Tensor | None = None
@@ -56,8 +56,9 @@ class Pictures(L.Callback):
         folder = Path(trainer.default_root_dir) / PICTURE_FOLDER
         backbone: Any = pl_module.backbone
         if self._pixels is None:
-            if data.invertible is not None:
-                view_figure(folder / "views.png", gallery(data))
+            views = gallery(data) if data.invertible is not None else None
+            if views is not None:
+                view_figure(folder / "views.png", views)
                 self._log(trainer, folder / "views.png")
             self._pixels = evaluation_pixels(data).to(pl_module.device)
         with torch.autocast(pl_module.device.type, enabled=False):
@@ -73,12 +74,17 @@ class Pictures(L.Callback):
                 add_image(f"pictures/{path.stem}", pixels, trainer.global_step, dataformats="HWC")
 
 
-def gallery(data: PartitionedDataModule) -> ViewGallery:
-    """The first images of the training split, through both pipelines."""
+def gallery(data: PartitionedDataModule) -> ViewGallery | None:
+    """The first images that can be read, through both pipelines; None where none can be."""
     assert data.invertible is not None, "there is an invertible sub-batch"
-    indices = np.arange(NUM_IMAGES)
+    tried = np.arange(min(NUM_TRIED, len(data.train_images)))
+    clean = CleanImages(data.reader(data.train_images), data.clean)
+    parts = (clean(tried[i : i + NUM_IMAGES]) for i in range(0, len(tried), NUM_IMAGES))
+    upright = next((part for part in parts if len(part.indices)), None)
+    if upright is None:
+        return None
+    indices = upright.indices.numpy()
     images = [data.train_images.read(int(index)) for index in indices]
-    upright = CleanImages(data.reader(data.train_images), data.clean)(indices).pixels
     draws = Draws(data.seed, BatchKey(0, 0), indices)
     canvas = Canvas(data.image_size, data.patch_size)
     batch = render(
@@ -95,7 +101,7 @@ def gallery(data: PartitionedDataModule) -> ViewGallery:
     invertible = [_denormalise(view.pixels, data) for view in batch.invertible]
     elements = [view.element for view in batch.invertible if view.element is not None]
     return ViewGallery(
-        _denormalise(upright, data),
+        _denormalise(upright.pixels, data),
         (crop[0], crop[1]),
         (invertible[0], invertible[1]),
         (elements[0], elements[1]),
@@ -132,7 +138,7 @@ def comparisons(
     elements = {
         "turned": GroupElement(no, no, 1, backbone.grid),
         "flipped": GroupElement(yes, no, 0, backbone.grid),
-        "resized": GroupElement(no, no, 0, (height + 2, width - 2)),
+        "resized": GroupElement(no, no, 0, (height + 2, max(width - 2, 1))),
     }
     found = []
     for image, (caption, element) in zip(pixels, elements.items(), strict=False):

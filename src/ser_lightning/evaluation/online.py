@@ -20,9 +20,14 @@ from ser_lightning.evaluation.metrics.diagnostics import (
     spatial_moments,
     spatial_variance_ratio,
 )
-from ser_lightning.evaluation.metrics.equivariance import FAMILIES, Reference, companion_scores
+from ser_lightning.evaluation.metrics.equivariance import (
+    FAMILIES,
+    Reference,
+    companion_scores,
+    place_of,
+)
 from ser_lightning.evaluation.metrics.knn import knn_accuracy
-from ser_lightning.evaluation.per_image import GatheredRows, Rows
+from ser_lightning.evaluation.per_image import GatheredRows, Rows, even_subset, full_batches
 from ser_lightning.evaluation.shared_images import num_shared
 from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
 
@@ -198,7 +203,7 @@ class OnlineEvaluation(L.Callback):
         layers = sorted({backbone.layer, backbone.depth})
         columns = [(row, f, layer) for row in _ROWS for f in FAMILIES for layer in layers]
         means, scores = Rows(len(layers) * backbone.width), Rows(len(columns))
-        batches = _full_batches(self._scored)
+        batches = full_batches(self._scored, _BATCH)
         self._scored = []
         for position, pixels in batches:
             with torch.autocast(device.type, enabled=False):
@@ -212,11 +217,9 @@ class OnlineEvaluation(L.Callback):
             values = torch.stack([found[row][f][layer] for row, f, layer in columns], 1)
             scores.add(position, torch.full_like(position, -1), values)
         gathered = scores.gather().values
-        return {
-            f"equivariance/{_ROWS[row]}{family}_{_at(backbone, layer)}": column.mean().item()
-            for (row, family, layer), column in zip(columns, gathered.T, strict=True)
-            if len(column)
-        }
+        names = [f"{_ROWS[row]}{f}_{place_of(layer, backbone.depth)}" for row, f, layer in columns]
+        means_of = zip(names, gathered.T, strict=True)
+        return {f"equivariance/{name}": x.mean().item() for name, x in means_of if len(x)}
 
     def _bank_and_queries_overlap(self, trainer: L.Trainer) -> bool:
         """Whether an image would be its own nearest neighbour; says so once for a pair of sets."""
@@ -270,39 +273,9 @@ class OnlineEvaluation(L.Callback):
         pl_module.print(f"{title}, {self.num_queries:,} images: {numbers}")
 
 
-def even_subset(index: Tensor, total: int, count: int) -> tuple[Tensor, Tensor]:
-    """Picks images at even distances from a data set that may be sorted by class.
-
-    Whether an image belongs to the subset depends on its index alone, not on its batch.
-
-    Args:
-        index: (B,) positions in the data set, 0..total-1.
-        total: the size of the data set.
-        count: how many of all to pick; at most all of them.
-
-    Returns:
-        (n,) which of the B are picked, and (n,) their positions 0..count-1 in the subset.
-    """
-    count = min(count, total)
-    chosen = ((index * count) % max(total, 1) < count).nonzero()[:, 0]
-    return chosen, index[chosen] * count // max(total, 1)
-
-
-def _full_batches(parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """Positions and pixels of parts of batches, put together in batches of `_BATCH`."""
-    if not parts:
-        return []
-    position, pixels = (torch.cat(column) for column in zip(*parts, strict=True))
-    return list(zip(position.split(_BATCH), pixels.split(_BATCH), strict=True))
-
-
 def _turns(backbone: SplitViT) -> str:
     """Name of the score that a bar has room for."""
-    return f"equivariance/mean_centred/rotation_{_at(backbone, backbone.layer)}"
-
-
-def _at(backbone: SplitViT, layer: int) -> str:
-    return "final" if layer == backbone.depth else f"block{layer}"
+    return f"equivariance/mean_centred/rotation_{place_of(backbone.layer, backbone.depth)}"
 
 
 def _backbone(pl_module: L.LightningModule) -> SplitViT:

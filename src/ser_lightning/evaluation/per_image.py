@@ -69,3 +69,29 @@ class PerImagePass(L.LightningModule, ABC):
     @override
     def on_test_epoch_end(self) -> None:
         self.finish(self._rows.gather().values)
+
+
+def even_subset(index: Tensor, total: int, count: int) -> tuple[Tensor, Tensor]:
+    """Picks images at even distances from a data set that may be sorted by class.
+
+    Whether an image belongs to the subset depends on its index alone, not on its batch.
+
+    Args:
+        index: (B,) positions in the data set, 0..total-1.
+        total: the size of the data set.
+        count: how many of all to pick; at most all of them.
+
+    Returns:
+        (n,) which of the B are picked, and (n,) their positions 0..count-1 in the subset.
+    """
+    count = min(count, total)
+    chosen = ((index * count) % max(total, 1) < count).nonzero()[:, 0]
+    return chosen, index[chosen] * count // max(total, 1)
+
+
+def full_batches(parts: list[tuple[Tensor, Tensor]], size: int) -> list[tuple[Tensor, Tensor]]:
+    """Positions and pixels of parts of batches, put together in batches of a size."""
+    if not parts:
+        return []
+    position, pixels = (torch.cat(column) for column in zip(*parts, strict=True))
+    return list(zip(position.split(size), pixels.split(size), strict=True))

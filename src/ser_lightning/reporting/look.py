@@ -11,6 +11,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ser_lightning.reporting.figures import PICTURE_FOLDER
 from ser_lightning.reporting.runs import read_configuration
 from ser_lightning.reporting.tables import (
     ReportRow,
@@ -20,10 +21,7 @@ from ser_lightning.reporting.tables import (
     html_table,
 )
 from ser_lightning.results.measures import describe
-
-PICTURE_FOLDER = "pictures"
-"""Where a run keeps what it drew while training, below its folder."""
-RESULT_FOLDER = "results"
+from ser_lightning.results.record import RESULT_FOLDER
 
 _LINES = (("#0b6fb8", "-"), ("#d1570a", "--"))
 """Colour and dash of each run: told apart in grey, and by people who see few colours."""

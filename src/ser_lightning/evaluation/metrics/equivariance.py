@@ -37,6 +37,11 @@ class TokenMapper(Protocol):
         """Returns the (B, C, h, w) maps of the images after each of the layers."""
 
 
+def place_of(layer: int, depth: int) -> str:
+    """What metrics call the map after a block; after the last one it has the final norm."""
+    return "final" if layer == depth else f"block{layer}"
+
+
 def token_cosine(first: Tensor, second: Tensor) -> Tensor:
     """The cosine over channels of (B, C, h, w) maps in one frame, averaged over positions: (B,)."""
     return F.cosine_similarity(first.float(), second.float(), dim=1).flatten(1).mean(1)

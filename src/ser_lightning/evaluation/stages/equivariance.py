@@ -23,6 +23,7 @@ from ser_lightning.evaluation.metrics.equivariance import (
     ROWS,
     Reference,
     companion_scores,
+    place_of,
     reference_positions,
 )
 from ser_lightning.evaluation.per_image import PerImagePass, Rows
@@ -196,7 +197,7 @@ def full_float32() -> Iterator[None]:
 def _metrics(values: dict[tuple[str, str, int], float], depth: int) -> dict[str, float]:
     """Names the values, those after the final norm first; leaves out what is not defined."""
     return {
-        f"equivariance/{row}{family}_{'final' if layer == depth else f'block{layer}'}": value
+        f"equivariance/{row}{family}_{place_of(layer, depth)}": value
         for is_final in (True, False)
         for (row, family, layer), value in values.items()
         if not math.isnan(value) and (layer == depth) == is_final
