@@ -55,8 +55,9 @@ def test_photographs_that_cannot_be_read_are_not_drawn(tmp_path):
     )  # fmt: skip
     data.setup("fit")
     views = gallery(data)
-    assert len(views.originals) == len(views.crop[0]) == len(views.invertible[0]) == 1
-    assert views.originals[0, 0].mean() == pytest.approx(20 / 255, abs=1e-4)
+    assert len(views.originals) == len(views.crop[0]) == len(views.invertible[0]) == 2
+    reds = views.originals[:, 0].mean((1, 2)).tolist()
+    assert reds == pytest.approx([20 / 255, 40 / 255], abs=1e-4)  # the third and the fifth
 
 
 def test_tiny_run_without_pictures_has_no_folder_for_them(trained_run):

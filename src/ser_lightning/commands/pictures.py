@@ -16,6 +16,7 @@ from ser_lightning.batch import NO_IMAGES
 from ser_lightning.data import BatchKey, PartitionedDataModule
 from ser_lightning.data.datasets import CleanImages
 from ser_lightning.data.draws import Canvas, Draws
+from ser_lightning.data.reading import NothingReadError
 from ser_lightning.data.render import HostBatch, render
 from ser_lightning.groups import GroupElement, act
 from ser_lightning.numbers import NonNegativeInt, checked
@@ -23,7 +24,7 @@ from ser_lightning.reporting import TokenComparison, ViewGallery, token_maps_of
 from ser_lightning.reporting.figures import PICTURE_FOLDER, token_map_figure, view_figure
 
 NUM_IMAGES = 2  # whose views are drawn, the first ones
-NUM_TRIED = 64  # that are looked at for readable ones
+NUM_TRIED = 16  # that are looked at for readable ones
 NUM_MEAN = 256  # whose tokens make the mean token
 
 
@@ -79,11 +80,11 @@ def gallery(data: PartitionedDataModule) -> ViewGallery | None:
     assert data.invertible is not None, "there is an invertible sub-batch"
     tried = np.arange(min(NUM_TRIED, len(data.train_images)))
     clean = CleanImages(data.reader(data.train_images), data.clean)
-    parts = (clean(tried[i : i + NUM_IMAGES]) for i in range(0, len(tried), NUM_IMAGES))
-    upright = next((part for part in parts if len(part.indices)), None)
-    if upright is None:
+    try:
+        found = clean(tried)
+    except NothingReadError:
         return None
-    indices = upright.indices.numpy()
+    indices, upright = found.indices[:NUM_IMAGES].numpy(), found.pixels[:NUM_IMAGES]
     images = [data.train_images.read(int(index)) for index in indices]
     draws = Draws(data.seed, BatchKey(0, 0), indices)
     canvas = Canvas(data.image_size, data.patch_size)
@@ -101,7 +102,7 @@ def gallery(data: PartitionedDataModule) -> ViewGallery | None:
     invertible = [_denormalise(view.pixels, data) for view in batch.invertible]
     elements = [view.element for view in batch.invertible if view.element is not None]
     return ViewGallery(
-        _denormalise(upright.pixels, data),
+        _denormalise(upright, data),
         (crop[0], crop[1]),
         (invertible[0], invertible[1]),
         (elements[0], elements[1]),
