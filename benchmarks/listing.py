@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ser_lightning.data.sources.folder import ImageFolder
+from ser_lightning.sources.folder import ImageFolder
 
 
 def write_tree(root: Path, num_images: int, num_classes: int) -> None:

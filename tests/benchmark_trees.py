@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from ser_lightning.cli import main
-from ser_lightning.data.sources.released import imagenet_synsets
 from ser_lightning.evaluation.linear_head import HeadOrigin, LinearClassifier
 from ser_lightning.files import file_sha256
+from ser_lightning.sources.released import imagenet_synsets
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--data.num_workers", "0"]

@@ -21,8 +21,10 @@ ALLOWED = {
     "results": {"corruptions", "files"},
     "runtime": {"files"},
     # source -> view -> batch -> token map -> loss
+    "sources": {"files", "randomness"},
     "data": {
         *("batch", "corruptions", "distributed", "files", "groups", "numbers", "randomness"),
+        "sources",
     },
     "backbones": {"distributed", "files"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
@@ -33,7 +35,7 @@ ALLOWED = {
     # checkpoint -> stage -> record -> table
     "evaluation": {
         *("backbones", "batch", "corruptions", "data", "distributed", "files", "groups"),
-        *("optim", "randomness", "results", "trainer_rules"),
+        *("optim", "randomness", "results", "sources", "trainer_rules"),
     },
     "reporting": {"backbones", "files", "groups", "results"},
     # what people type

@@ -25,9 +25,9 @@ from ser_lightning.commands.evaluate import StageCommandLine
 from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.data import PartitionedDataModule
 from ser_lightning.data.plan import BatchKey
-from ser_lightning.data.sources.base import MemoryImages
 from ser_lightning.objectives import Objective
 from ser_lightning.runtime import settle
+from ser_lightning.sources.base import MemoryImages
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

@@ -17,8 +17,8 @@ import torch
 from benchmark_trees import imagenet_head, write_imagenet_c, write_images
 from results.result_records import record
 from ser_lightning.cli import COMMANDS, main
-from ser_lightning.data.sources.released import imagenet_synsets
 from ser_lightning.results.record import write_record
+from ser_lightning.sources.released import imagenet_synsets
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

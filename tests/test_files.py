@@ -33,6 +33,7 @@ CLASSES = {  # what a configuration of version 0.1.0 could name, by its module t
     "data.labelled": ["LabelledDataModule"],
     "data.photometric": ["PhotometricRecipe"],
     "data.shapes": ["Shapes"],
+    "data.sources.folder": ["ImageFolder"],
     "data.torchvision_set": ["TorchvisionSet"],
     "data.views": ["CropViews", "InvertibleViews"],
     "evaluation.stages.imagenet_c": ["CorruptionStage"],

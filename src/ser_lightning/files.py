@@ -32,15 +32,16 @@ MOVED = {
     "ser_lightning.data.bench3d.ThreeDIEBenchDataModule": (
         "ser_lightning.data.benchmarks.threediebench.ThreeDIEBenchDataModule"
     ),
-    "ser_lightning.data.bench3d.": "ser_lightning.data.sources.threediebench.",
-    "ser_lightning.data.coco.": "ser_lightning.data.sources.coco.",
+    "ser_lightning.data.bench3d.": "ser_lightning.sources.threediebench.",
+    "ser_lightning.data.coco.": "ser_lightning.sources.coco.",
     "ser_lightning.data.crops.LocalCrops": "ser_lightning.data.LocalCrops",
     "ser_lightning.data.crops.RotatedCrops": "ser_lightning.data.RotatedCrops",
     "ser_lightning.data.detection.": "ser_lightning.data.benchmarks.detection.",
-    "ser_lightning.data.fashion_mnist.": "ser_lightning.data.sources.fashion_mnist.",
-    "ser_lightning.data.folder.": "ser_lightning.data.sources.folder.",
-    "ser_lightning.data.shapes.": "ser_lightning.data.sources.shapes.",
-    "ser_lightning.data.torchvision_set.": "ser_lightning.data.sources.torchvision_set.",
+    "ser_lightning.data.fashion_mnist.": "ser_lightning.sources.fashion_mnist.",
+    "ser_lightning.data.folder.": "ser_lightning.sources.folder.",
+    "ser_lightning.data.sources.": "ser_lightning.sources.",
+    "ser_lightning.data.shapes.": "ser_lightning.sources.shapes.",
+    "ser_lightning.data.torchvision_set.": "ser_lightning.sources.torchvision_set.",
     "ser_lightning.data.views.": "ser_lightning.data.pipelines.",
 }
 

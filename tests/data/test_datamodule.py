@@ -211,7 +211,7 @@ def test_without_an_evaluation_split_nothing_is_compared_with_itself(tmp_path):
 
 def test_what_was_found_is_printed_at_the_start_once(tmp_path, monkeypatch):
     printed = []
-    monkeypatch.setattr("ser_lightning.data.sources.opening.rank_zero_info", printed.append)
+    monkeypatch.setattr("ser_lightning.sources.opening.rank_zero_info", printed.append)
     data = PartitionedDataModule(Shapes(24, 12), 8, num_workers=0)
     for stage in ("validate", "test"):
         data.setup(stage)

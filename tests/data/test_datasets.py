@@ -11,7 +11,7 @@ from ser_lightning.data.extra_views import LocalCrops
 from ser_lightning.data.pipelines import CropViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.reading import Reader
-from ser_lightning.data.sources.base import ImageSet
+from ser_lightning.sources.base import ImageSet
 
 
 class Images(ImageSet):

@@ -24,7 +24,7 @@ from ser_lightning.data.pipelines import ExtraViews
 from ser_lightning.data.plan import Plan
 from ser_lightning.data.reading import Reader
 from ser_lightning.data.render import to_device
-from ser_lightning.data.sources.base import ImageSet
+from ser_lightning.sources.base import ImageSet
 
 SIZE, PATCH = 16, 4
 ROTATED = RotatedCrops(size=8)

@@ -12,8 +12,8 @@ from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.pipelines import CropViews
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.reading import Reader
-from ser_lightning.data.sources.base import ImageSet, MemoryImages, Source, hold_out
-from ser_lightning.data.sources.released import IMAGENET_VAL, imagenet_synsets
+from ser_lightning.sources.base import ImageSet, MemoryImages, Source, hold_out
+from ser_lightning.sources.released import IMAGENET_VAL, imagenet_synsets
 
 
 class Unlabelled(ImageSet):

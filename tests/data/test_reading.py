@@ -12,7 +12,7 @@ from ser_lightning.data.loaders import BatchLoader, SlotKeys
 from ser_lightning.data.pipelines import CropViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.reading import Reader, made
-from ser_lightning.data.sources.base import ImageSet, Part, UnreadableImage
+from ser_lightning.sources.base import ImageSet, Part, UnreadableImage
 
 SKIPPED = pytest.mark.filterwarnings("ignore:.*it is skipped")
 

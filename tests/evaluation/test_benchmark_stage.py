@@ -5,11 +5,11 @@ import torch
 
 from ser_lightning.corruptions import CORRUPTIONS
 from ser_lightning.data.benchmarks import Condition
-from ser_lightning.data.sources.base import MemoryImages
 from ser_lightning.evaluation.benchmark_stage import logit_table
 from ser_lightning.evaluation.metrics.accuracy import top_hits
 from ser_lightning.evaluation.stages.imagenet_p import load_alexnet
 from ser_lightning.results.ratios import ALEXNET_CORRUPTION_ERRORS, ALEXNET_ERROR
+from ser_lightning.sources.base import MemoryImages
 
 
 def condition(labels, names, name="set"):

@@ -8,13 +8,13 @@ from PIL import Image
 
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.sources.folder import ImageFolder
 from ser_lightning.evaluation.features import (
     CleanRows,
     FeaturePass,
     cached_features,
     cls_layers,
 )
+from ser_lightning.sources.folder import ImageFolder
 from support import tiny_backbone
 
 pytestmark = [

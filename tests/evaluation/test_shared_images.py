@@ -11,9 +11,9 @@ from PIL import Image
 
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.sources.base import MemoryImages, Part, hold_out
-from ser_lightning.data.sources.folder import FolderImages
 from ser_lightning.evaluation.shared_images import num_shared
+from ser_lightning.sources.base import MemoryImages, Part, hold_out
+from ser_lightning.sources.folder import FolderImages
 
 positions = st.lists(st.integers(0, 11), unique=True, min_size=1)
 

@@ -18,7 +18,7 @@ import torch
 from ser_lightning.backbones import SplitViT
 from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.commands.pictures import comparisons, evaluation_pixels, gallery
-from ser_lightning.data.sources.thumbnails import write_thumbnails
+from ser_lightning.data.thumbnails import write_thumbnails
 from ser_lightning.evaluation.metrics.equivariance import place_of
 from ser_lightning.files import last_checkpoint, load_checkpoint
 from ser_lightning.reporting import (

@@ -7,12 +7,12 @@ from ser_lightning.data.photometric import PhotometricRecipe
 from ser_lightning.data.pipelines import CropViews, InvertibleViews
 from ser_lightning.data.plan import BatchKey
 from ser_lightning.data.render import render, replay
-from ser_lightning.data.sources.base import ImageSet, Source, UnreadableImage
-from ser_lightning.data.sources.fashion_mnist import FashionMNISTFiles
-from ser_lightning.data.sources.folder import ImageFolder
-from ser_lightning.data.sources.patterns import Patterns
-from ser_lightning.data.sources.shapes import Shapes
-from ser_lightning.data.sources.torchvision_set import TorchvisionSet
+from ser_lightning.sources.base import ImageSet, Source, UnreadableImage
+from ser_lightning.sources.fashion_mnist import FashionMNISTFiles
+from ser_lightning.sources.folder import ImageFolder
+from ser_lightning.sources.patterns import Patterns
+from ser_lightning.sources.shapes import Shapes
+from ser_lightning.sources.torchvision_set import TorchvisionSet
 
 __all__ = [
     "BatchKey",

@@ -18,9 +18,9 @@ from ser_lightning.data.pipelines import CropViews
 from ser_lightning.data.plan import BatchKey, Plan, per_device
 from ser_lightning.data.reading import MAX_BAD_SHARE, OnBadImage, Reader
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD
-from ser_lightning.data.sources.base import ImageSet, Source
 from ser_lightning.numbers import NonNegativeInt, PositiveInt, Probability, Ratio, checked
 from ser_lightning.randomness import Stream, generator
+from ser_lightning.sources.base import ImageSet, Source
 
 
 @checked

@@ -28,9 +28,9 @@ from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.pipelines import CropViews
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.reading import Handful, Reader, made
-from ser_lightning.data.sources.base import Source
 from ser_lightning.numbers import BelowOne, PositiveInt, Probability, checked
 from ser_lightning.randomness import Stream, generator
+from ser_lightning.sources.base import Source
 
 
 @contextmanager

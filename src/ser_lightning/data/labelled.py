@@ -12,12 +12,12 @@ from ser_lightning.data.base import ImageDataModule
 from ser_lightning.data.datasets import LabelledCrops, balanced_subset
 from ser_lightning.data.loaders import BatchLoader
 from ser_lightning.data.plan import BatchKey, Plan
-from ser_lightning.data.sources import released
-from ser_lightning.data.sources.base import ImageSet, Part, Source
-from ser_lightning.data.sources.opening import open_source
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.numbers import BelowOne, PositiveInt, checked
 from ser_lightning.randomness import Stream, generator
+from ser_lightning.sources import released
+from ser_lightning.sources.base import ImageSet, Part, Source
+from ser_lightning.sources.opening import open_source
 
 Split = Literal["train", "holdout", "test"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ser_lightning.data.sources.base import ImageSet, Part, UnreadableImage
 from ser_lightning.randomness import Stream, generator
+from ser_lightning.sources.base import ImageSet, Part, UnreadableImage
 
 OnBadImage = Literal["skip", "fail"]
 T = TypeVar("T")

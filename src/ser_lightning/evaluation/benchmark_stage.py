@@ -11,12 +11,12 @@ from typing_extensions import override
 
 from ser_lightning.data.benchmarks import BenchmarkDataModule, Condition, ConditionBatch
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.sources.base import ImageSet
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.linear_head import ORIGIN_UNKNOWN, LinearClassifier, head_path
 from ser_lightning.evaluation.metrics.accuracy import top_hits
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.files import file_sha256
+from ser_lightning.sources.base import ImageSet
 
 
 class BenchmarkStage(Stage):

@@ -6,8 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ser_lightning.data.sources.base import ImageSet, Part
-from ser_lightning.data.sources.folder import FileImages
+from ser_lightning.sources.base import ImageSet, Part
+from ser_lightning.sources.folder import FileImages
 
 
 def num_shared(first: "ImageSet | Chosen", second: "ImageSet | Chosen") -> int:

@@ -19,12 +19,12 @@ from typing_extensions import override
 
 from ser_lightning.backbones import Branch, SplitViT
 from ser_lightning.data.labelled import LabelledDataModule, Split
-from ser_lightning.data.sources.base import ImageSet
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.features import Features, cached_features
 from ser_lightning.files import checkpoint_config, file_sha256
 from ser_lightning.numbers import NonNegativeInt, checked
 from ser_lightning.optim import restate_progress, run_length
+from ser_lightning.sources.base import ImageSet
 from ser_lightning.trainer_rules import check_trainer
 
 

@@ -9,8 +9,8 @@ from ser_lightning.data import Shapes, loaders
 from ser_lightning.data.benchmarks import detection
 from ser_lightning.data.benchmarks.detection import DetectionDataModule, resized
 from ser_lightning.data.plan import BatchKey
-from ser_lightning.data.sources import opening
-from ser_lightning.data.sources.coco import CocoDetection
+from ser_lightning.sources import opening
+from ser_lightning.sources.coco import CocoDetection
 
 CHANNEL = {1: 0, 3: 1, 90: 2}
 

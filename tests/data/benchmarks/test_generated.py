@@ -11,7 +11,7 @@ from ser_lightning.corruptions import perturb
 from ser_lightning.data.benchmarks import generated
 from ser_lightning.data.benchmarks.cifar_c import ArrayImages
 from ser_lightning.data.benchmarks.generated import CLEAN, CorruptedImages, Reduction, Sequences
-from ser_lightning.data.sources.base import MemoryImages
+from ser_lightning.sources.base import MemoryImages
 
 
 def images(level):

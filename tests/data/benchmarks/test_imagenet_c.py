@@ -11,7 +11,7 @@ from ser_lightning.corruptions.digital import jpeg_compression
 from ser_lightning.data import ImageFolder, Shapes, loaders
 from ser_lightning.data.benchmarks import ImageNetCDataModule
 from ser_lightning.data.render import normalise
-from ser_lightning.data.sources import opening, released
+from ser_lightning.sources import opening, released
 
 CLASSES = ("n01440764", "n01514668")
 SOURCE = Shapes(num_train=24, num_evaluation=13, image_size=16)

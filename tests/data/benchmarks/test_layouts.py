@@ -4,8 +4,8 @@ import pytest
 
 from benchmark_trees import write_images
 from ser_lightning.data.benchmarks.layouts import class_files, find_folders
-from ser_lightning.data.sources.folder import FolderImages
-from ser_lightning.data.sources.released import imagenet_r_synsets, imagenet_synsets
+from ser_lightning.sources.folder import FolderImages
+from ser_lightning.sources.released import imagenet_r_synsets, imagenet_synsets
 
 LAYOUT = "  right/<class>/*"
 

@@ -5,7 +5,7 @@ import pytest
 from benchmark_trees import write_images
 from ser_lightning.data import Shapes
 from ser_lightning.data.benchmarks import ShiftDataModule
-from ser_lightning.data.sources.released import imagenet_r_synsets, imagenet_synsets
+from ser_lightning.sources.released import imagenet_r_synsets, imagenet_synsets
 
 SOURCE = Shapes(num_train=12, num_evaluation=12)
 

@@ -12,8 +12,8 @@ from ser_lightning.data import CropViews, Shapes
 from ser_lightning.data.benchmarks import threediebench
 from ser_lightning.data.benchmarks.threediebench import ThreeDIEBenchDataModule, drawn_views
 from ser_lightning.data.plan import BatchKey
-from ser_lightning.data.sources import opening
-from ser_lightning.data.sources.threediebench import ThreeDIEBench
+from ser_lightning.sources import opening
+from ser_lightning.sources.threediebench import ThreeDIEBench
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import torch
 
 from ser_lightning.data.benchmarks.turned import TurnedImages
-from ser_lightning.data.sources.base import MemoryImages
+from ser_lightning.sources.base import MemoryImages
 
 
 def test_the_middle_square_is_turned_counter_clockwise():

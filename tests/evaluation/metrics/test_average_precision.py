@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ser_lightning.data.sources.coco import Boxes
 from ser_lightning.evaluation.metrics import average_precision
 from ser_lightning.evaluation.metrics.average_precision import mean_average_precision
+from ser_lightning.sources.coco import Boxes
 
 pytest.importorskip("faster_coco_eval")
 

@@ -10,7 +10,6 @@ import torch
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.sources.base import UnreadableImage
 from ser_lightning.evaluation.metrics.equivariance import FAMILIES, equivariance_scores
 from ser_lightning.evaluation.stage import Stage
 from ser_lightning.evaluation.stages.equivariance import (
@@ -19,6 +18,7 @@ from ser_lightning.evaluation.stages.equivariance import (
     full_float32,
 )
 from ser_lightning.results.record import read_record
+from ser_lightning.sources.base import UnreadableImage
 from support import tiny_backbone
 from tiny_names import SHAPES
 

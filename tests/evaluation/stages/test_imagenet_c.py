@@ -25,11 +25,11 @@ from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.corruptions import CORRUPTIONS, corrupt
 from ser_lightning.data import Shapes
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, normalise
-from ser_lightning.data.sources.decode import read_image
-from ser_lightning.data.sources.released import imagenet_synsets
 from ser_lightning.evaluation.stages.imagenet_c import accuracy_metrics
 from ser_lightning.files import file_sha256
 from ser_lightning.results.record import class_map_sha256, read_record
+from ser_lightning.sources.decode import read_image
+from ser_lightning.sources.released import imagenet_synsets
 from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]

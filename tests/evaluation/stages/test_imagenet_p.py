@@ -25,10 +25,10 @@ from ser_lightning.data.benchmarks.imagenet_p import ALL_PERTURBATIONS
 from ser_lightning.data.benchmarks.videos import read_video
 from ser_lightning.data.datasets import balanced_subset
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, normalise
-from ser_lightning.data.sources.released import imagenet_synsets
 from ser_lightning.evaluation.stages import imagenet_p
 from ser_lightning.randomness import Stream, generator
 from ser_lightning.results.record import read_record
+from ser_lightning.sources.released import imagenet_synsets
 from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]

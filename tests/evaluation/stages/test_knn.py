@@ -9,11 +9,11 @@ import pytest
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.sources.base import Part
 from ser_lightning.evaluation.stages.knn import KNNStage
 from ser_lightning.evaluation.stages.linear import head_path
 from ser_lightning.results.hits import load_hits
 from ser_lightning.results.record import read_record
+from ser_lightning.sources.base import Part
 from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]

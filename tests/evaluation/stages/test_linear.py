@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import BatchKey, ImageSet, Shapes
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.sources.base import MemoryImages
 from ser_lightning.evaluation import probe_stage
 from ser_lightning.evaluation.features import CleanRows, TrainingRows, cached_features
 from ser_lightning.evaluation.linear_head import LinearClassifier
@@ -23,6 +22,7 @@ from ser_lightning.evaluation.probe import CropProbe, Probe, fit_probe
 from ser_lightning.evaluation.stages.linear import LinearHeads, LinearStage, head_path
 from ser_lightning.results.hits import load_hits
 from ser_lightning.results.record import read_record
+from ser_lightning.sources.base import MemoryImages
 from support import tiny_backbone
 from tiny_names import SHAPES
 

@@ -12,9 +12,9 @@ from benchmark_trees import LAYERS, SMALL, imagenet_head, tiny_checkpoint, write
 from ser_lightning.backbones import SplitViT
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, normalise
-from ser_lightning.data.sources.decode import read_image
-from ser_lightning.data.sources.released import imagenet_r_synsets, imagenet_synsets
 from ser_lightning.results.record import class_map_sha256, read_record
+from ser_lightning.sources.decode import read_image
+from ser_lightning.sources.released import imagenet_r_synsets, imagenet_synsets
 
 ROOT = Path(__file__).parents[3]
 

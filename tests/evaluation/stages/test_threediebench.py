@@ -6,9 +6,9 @@ import pytest
 
 from object_tree import NUM_VIEWS, write_bench
 from ser_lightning.commands.evaluate import StageCommandLine, evaluate
-from ser_lightning.data.sources.threediebench import ObjectImages
 from ser_lightning.evaluation.linear_head import LinearClassifier
 from ser_lightning.results.record import read_record
+from ser_lightning.sources.threediebench import ObjectImages
 
 ROOT = Path(__file__).parents[3]
 CONFIG = str(ROOT / "configs" / "eval" / "3diebench.yaml")

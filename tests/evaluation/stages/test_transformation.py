@@ -12,7 +12,6 @@ from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import BatchKey, Shapes
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.plan import Plan
-from ser_lightning.data.sources.base import ImageSet
 from ser_lightning.evaluation.features import (
     CleanRows,
     FeatureBatch,
@@ -30,6 +29,7 @@ from ser_lightning.evaluation.stages.transformation import (
 )
 from ser_lightning.optim import RunLength
 from ser_lightning.results.record import read_record
+from ser_lightning.sources.base import ImageSet
 from support import tiny_backbone
 from tiny_names import SHAPES
 

@@ -3,10 +3,10 @@
 import torch
 
 from ser_lightning.data.benchmarks.detection import DetectionDataModule
-from ser_lightning.data.sources.coco import CocoDetection
 from ser_lightning.evaluation.detector import build_detector
 from ser_lightning.evaluation.metrics.average_precision import mean_average_precision
 from ser_lightning.evaluation.stages.detection import DetectionStage
+from ser_lightning.sources.coco import CocoDetection
 
 
 def rank_result(checkpoint, coco):

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.corruptions import NUM_SEVERITIES
-from ser_lightning.data.sources.base import ImageSet, file_state
+from ser_lightning.sources.base import ImageSet, file_state
 
 
 @cache

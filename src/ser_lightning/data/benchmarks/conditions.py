@@ -17,11 +17,11 @@ from ser_lightning.batch import NO_IMAGES
 from ser_lightning.data.benchmarks.layouts import class_files
 from ser_lightning.data.datasets import CleanImages, balanced_subset
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.sources.base import ImageSet, Part, Source, classes
-from ser_lightning.data.sources.decode import EXTENSIONS
-from ser_lightning.data.sources.listing import left_out_line
-from ser_lightning.data.sources.opening import announce
 from ser_lightning.randomness import Stream, generator
+from ser_lightning.sources.base import ImageSet, Part, Source, classes
+from ser_lightning.sources.decode import EXTENSIONS
+from ser_lightning.sources.listing import left_out_line
+from ser_lightning.sources.opening import announce
 
 
 class Condition(NamedTuple):

@@ -17,12 +17,12 @@ from ser_lightning.data.datasets import balanced_subset
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.data.plan import AspectPlan, BatchKey, Plan
 from ser_lightning.data.reading import Handful, Reader, made
-from ser_lightning.data.sources.base import Source
-from ser_lightning.data.sources.coco import CocoDetection, CocoImages
-from ser_lightning.data.sources.opening import open_source
-from ser_lightning.data.sources.released import COCO_VAL, count_reasons
 from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.randomness import Stream, generator, uniforms
+from ser_lightning.sources.base import Source
+from ser_lightning.sources.coco import CocoDetection, CocoImages
+from ser_lightning.sources.opening import open_source
+from ser_lightning.sources.released import COCO_VAL, count_reasons
 
 SHORT_SIDES = tuple(range(480, 801, 32))
 

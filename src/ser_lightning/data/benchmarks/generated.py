@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ser_lightning.corruptions import corrupt, perturb
 from ser_lightning.data.crops import MAX_ASPECT, middle
-from ser_lightning.data.sources.base import Derived, ImageSet
+from ser_lightning.sources.base import Derived, ImageSet
 
 CLEAN = "clean"
 """Name of the condition that is no corruption."""

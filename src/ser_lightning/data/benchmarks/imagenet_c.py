@@ -26,15 +26,15 @@ from ser_lightning.data.benchmarks.conditions import (
 )
 from ser_lightning.data.benchmarks.generated import CLEAN, CorruptedImages, reduction
 from ser_lightning.data.benchmarks.layouts import find_folders
-from ser_lightning.data.sources.base import ImageSet, Source
-from ser_lightning.data.sources.folder import FolderImages
-from ser_lightning.data.sources.released import (
+from ser_lightning.numbers import checked, within
+from ser_lightning.sources.base import ImageSet, Source
+from ser_lightning.sources.folder import FolderImages
+from ser_lightning.sources.released import (
     IMAGENET_VAL,
     count_reasons,
     held_out_reasons,
     imagenet_synsets,
 )
-from ser_lightning.numbers import checked, within
 
 if TYPE_CHECKING:
     Severity = int

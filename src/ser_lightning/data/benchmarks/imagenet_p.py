@@ -14,9 +14,9 @@ from ser_lightning.data.benchmarks.conditions import Condition, RobustnessDataMo
 from ser_lightning.data.benchmarks.generated import Sequences, reduction
 from ser_lightning.data.benchmarks.layouts import find_folders
 from ser_lightning.data.benchmarks.videos import Videos, load_av
-from ser_lightning.data.sources.base import ImageSet, Source
-from ser_lightning.data.sources.released import IMAGENET_VAL, count_reasons, imagenet_synsets
 from ser_lightning.numbers import PositiveInt, checked, within
+from ser_lightning.sources.base import ImageSet, Source
+from ser_lightning.sources.released import IMAGENET_VAL, count_reasons, imagenet_synsets
 
 ALL_PERTURBATIONS = PERTURBATIONS + EXTRA_PERTURBATIONS
 _NATIVE = 224

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ser_lightning.data.sources.decode import EXTENSIONS
-from ser_lightning.data.sources.listing import Listing, list_images
-from ser_lightning.data.sources.splits import Images, class_folders
+from ser_lightning.sources.decode import EXTENSIONS
+from ser_lightning.sources.listing import Listing, list_images
+from ser_lightning.sources.splits import Images, class_folders
 
 
 def find_folders(root: Path, names: Sequence[str], layout: str) -> dict[str, Path]:

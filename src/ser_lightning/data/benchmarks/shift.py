@@ -10,9 +10,9 @@ from typing import Any
 from typing_extensions import override
 
 from ser_lightning.data.benchmarks.conditions import BenchmarkDataModule, Condition
-from ser_lightning.data.sources.base import Source
-from ser_lightning.data.sources.folder import FolderImages
-from ser_lightning.data.sources.released import count_reasons, imagenet_r_synsets, imagenet_synsets
+from ser_lightning.sources.base import Source
+from ser_lightning.sources.folder import FolderImages
+from ser_lightning.sources.released import count_reasons, imagenet_r_synsets, imagenet_synsets
 
 _V2_LAYOUT = """  {root}/0/*.jpeg ... {root}/999/*.jpeg   (folders are class ids)
   {root}/<wnid>/*.jpeg                    (or class names such as n01440764)"""

@@ -14,11 +14,11 @@ from ser_lightning.data.draws import Draws
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.reading import Reader, made
-from ser_lightning.data.sources.base import Part, Source
-from ser_lightning.data.sources.opening import open_source
-from ser_lightning.data.sources.released import BENCH3D_VAL, count_reasons
-from ser_lightning.data.sources.threediebench import NUM_VIEWS, ObjectImages, ThreeDIEBench
 from ser_lightning.randomness import Stream, generator, uniforms
+from ser_lightning.sources.base import Part, Source
+from ser_lightning.sources.opening import open_source
+from ser_lightning.sources.released import BENCH3D_VAL, count_reasons
+from ser_lightning.sources.threediebench import NUM_VIEWS, ObjectImages, ThreeDIEBench
 
 
 def drawn_views(seed: int, epoch: int, objects: np.ndarray) -> np.ndarray:

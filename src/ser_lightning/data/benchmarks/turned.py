@@ -13,8 +13,8 @@ from ser_lightning.data.benchmarks.conditions import (
     Condition,
     RenderedImages,
 )
-from ser_lightning.data.sources.base import Derived
-from ser_lightning.data.sources.released import held_out_reasons
+from ser_lightning.sources.base import Derived
+from ser_lightning.sources.released import held_out_reasons
 
 DEGREES = (0, 90, 180, 270)
 

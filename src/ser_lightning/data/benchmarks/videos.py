@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ser_lightning.data.sources.base import UnreadableImage
-from ser_lightning.data.sources.folder import FolderImages
+from ser_lightning.sources.base import UnreadableImage
+from ser_lightning.sources.folder import FolderImages
 
 
 def load_av() -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
-from ser_lightning.data.sources.coco import Boxes
+from ser_lightning.sources.coco import Boxes
 
 # COCO's own, in double precision: the metric's defaults are rounded to single precision, and a
 # recall of 0.6 is then below the threshold 0.6. Source: pycocotools, Params.

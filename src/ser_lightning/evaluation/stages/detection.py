@@ -15,7 +15,6 @@ from typing_extensions import override
 
 from ser_lightning.data.benchmarks.detection import DetectionBatch, DetectionDataModule
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.sources.coco import Boxes
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.detector import Head, build_detector
 from ser_lightning.evaluation.metrics.average_precision import (
@@ -25,6 +24,7 @@ from ser_lightning.evaluation.metrics.average_precision import (
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite, fit_on_frozen
 from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, PositiveInt, checked
 from ser_lightning.optim import decay_groups, run_length, scheduled
+from ser_lightning.sources.coco import Boxes
 
 DROPS = (8 / 9, 26 / 27)
 """Where the learning rate falls to a tenth, as shares of the run: 40,000 and 43,333 of 45,000."""

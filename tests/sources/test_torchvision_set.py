@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from ser_lightning.data.sources.base import UnreadableImage
-from ser_lightning.data.sources.torchvision_set import TorchvisionImages, TorchvisionSet
+from ser_lightning.sources.base import UnreadableImage
+from ser_lightning.sources.torchvision_set import TorchvisionImages, TorchvisionSet
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ser_lightning.data.sources.base import MemoryImages, Source, folder_path
+from ser_lightning.sources.base import MemoryImages, Source, folder_path
 
 CLASS_NAMES = (
     "t-shirt", "trouser", "pullover", "dress", "coat",

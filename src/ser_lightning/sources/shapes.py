@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from typing_extensions import override
 
-from ser_lightning.data.sources.base import MemoryImages, Source
 from ser_lightning.numbers import PositiveInt, Probability, checked
 from ser_lightning.randomness import Stream, uniforms
+from ser_lightning.sources.base import MemoryImages, Source
 
 Array = np.ndarray
 Shape = Callable[[Array, Array], Array]  # signed distance at x (to the right), y (up) in -1..1

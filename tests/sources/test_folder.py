@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from ser_lightning.data.sources.base import Part, UnreadableImage
-from ser_lightning.data.sources.folder import ImageFolder
+from ser_lightning.sources.base import Part, UnreadableImage
+from ser_lightning.sources.folder import ImageFolder
 
 
 def save(path, value=(200, 30, 60), size=(12, 8), mode="RGB"):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from ser_lightning.data.crops import DETAIL
-from ser_lightning.data.sources.base import UnreadableImage
-from ser_lightning.data.sources.decode import EXTENSIONS, Decode, read_image
+from ser_lightning.sources.base import UnreadableImage
+from ser_lightning.sources.decode import EXTENSIONS, Decode, read_image
 
 
 def save(path, value=(200, 30, 60), size=(12, 8), mode="RGB"):

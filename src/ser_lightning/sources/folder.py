@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ser_lightning.data.sources.base import ImageSet, Source, file_state, folder_path, hold_out
-from ser_lightning.data.sources.decode import AS_STORED, Decode, Level, read_image
-from ser_lightning.data.sources.listing import left_out_line, list_images
-from ser_lightning.data.sources.released import IMAGENET, imagenet_synsets
-from ser_lightning.data.sources.splits import (
+from ser_lightning.numbers import PositiveInt, checked
+from ser_lightning.sources.base import ImageSet, Source, file_state, folder_path, hold_out
+from ser_lightning.sources.decode import AS_STORED, Decode, Level, read_image
+from ser_lightning.sources.listing import left_out_line, list_images
+from ser_lightning.sources.released import IMAGENET, imagenet_synsets
+from ser_lightning.sources.splits import (
     LAYOUT,
     Splits,
     check_classes,
@@ -25,7 +26,6 @@ from ser_lightning.data.sources.splits import (
     find_splits,
     first_folders,
 )  # fmt: skip
-from ser_lightning.numbers import PositiveInt, checked
 
 
 class FileImages(ImageSet):

@@ -5,7 +5,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info
 
-from ser_lightning.data.sources.base import ImageSet, Source
+from ser_lightning.sources.base import ImageSet, Source
 
 
 def open_source(source: Source) -> tuple[ImageSet, ImageSet | None]:

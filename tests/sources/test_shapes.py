@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ser_lightning.data.sources.shapes import SHAPES, Shapes, draw_shapes
+from ser_lightning.sources.shapes import SHAPES, Shapes, draw_shapes
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ser_lightning.data import Patterns
-from ser_lightning.data.sources.patterns import OUTLINES, PATTERNS, draw_patterns
+from ser_lightning.sources.patterns import OUTLINES, PATTERNS, draw_patterns
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from ser_lightning.data.sources.decode import EXTENSIONS
 from ser_lightning.files import atomic_path
+from ser_lightning.sources.decode import EXTENSIONS
 
 MIN_INDEXED = 1_000
 """Fewer images are listed faster than an index is kept."""

@@ -10,18 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_lightning.data.sources.base import (
+from ser_lightning.sources.base import (
     MemoryImages,
     Part,
     Source,
     hold_out,
 )
-from ser_lightning.data.sources.coco import CocoDetection
-from ser_lightning.data.sources.fashion_mnist import FashionMNISTFiles
-from ser_lightning.data.sources.folder import ImageFolder
-from ser_lightning.data.sources.shapes import Shapes
-from ser_lightning.data.sources.threediebench import ThreeDIEBench
-from ser_lightning.data.sources.torchvision_set import TorchvisionSet
+from ser_lightning.sources.coco import CocoDetection
+from ser_lightning.sources.fashion_mnist import FashionMNISTFiles
+from ser_lightning.sources.folder import ImageFolder
+from ser_lightning.sources.shapes import Shapes
+from ser_lightning.sources.threediebench import ThreeDIEBench
+from ser_lightning.sources.torchvision_set import TorchvisionSet
 
 
 def memory(count, channels=3):

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from typing_extensions import override
 
-from ser_lightning.data.sources.shapes import (
+from ser_lightning.randomness import Stream, uniforms
+from ser_lightning.sources.shapes import (
     _SEED,
     Array,
     Shape,
@@ -23,7 +24,6 @@ from ser_lightning.data.sources.shapes import (
     _disc,
     _triangle,
 )
-from ser_lightning.randomness import Stream, uniforms
 
 _SPLIT_OFFSET = 2  # other draws than those of Shapes
 _MAX_PIECES = 2

@@ -6,9 +6,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ser_lightning.data import Shapes
-from ser_lightning.data.sources import opening
-from ser_lightning.data.sources.base import MemoryImages
-from ser_lightning.data.sources.opening import check_ranks_agree, open_source
+from ser_lightning.sources import opening
+from ser_lightning.sources.base import MemoryImages
+from ser_lightning.sources.opening import check_ranks_agree, open_source
 
 
 def memory(count):

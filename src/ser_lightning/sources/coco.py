@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ser_lightning.data.sources.base import Source, folder_path
-from ser_lightning.data.sources.folder import FileImages
+from ser_lightning.sources.base import Source, folder_path
+from ser_lightning.sources.folder import FileImages
 
 _LAYOUT = """expected
   {root}/train2017/000000000009.jpg ...

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ser_lightning.data.sources.fashion_mnist import FashionMNISTFiles, read_idx
+from ser_lightning.sources.fashion_mnist import FashionMNISTFiles, read_idx
 
 PACKAGE = Path("/usr/share/datasets/fashion-mnist")
 

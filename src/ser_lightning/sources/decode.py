@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ser_lightning.data.sources.base import UnreadableImage
 from ser_lightning.numbers import PositiveInt, checked, within
+from ser_lightning.sources.base import UnreadableImage
 
 _NO_PHOTOGRAPHS = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}
 EXTENSIONS = tuple(

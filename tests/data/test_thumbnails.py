@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from ser_lightning.data import ImageFolder
-from ser_lightning.data.sources.thumbnails import write_thumbnails
+from ser_lightning.data.thumbnails import write_thumbnails
 
 
 # ImageFolder itself holds one image of each class out, which no copy is made of

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_lightning.data.sources import listing
-from ser_lightning.data.sources.listing import list_images
+from ser_lightning.sources import listing
+from ser_lightning.sources.listing import list_images
 
 
 def write(root, *names):

@@ -7,8 +7,8 @@ from pathlib import Path
 from torchvision.transforms.v2.functional import to_pil_image
 
 from ser_lightning.data.crops import middle
-from ser_lightning.data.sources.base import UnreadableImage
-from ser_lightning.data.sources.folder import ImageFolder
+from ser_lightning.sources.base import UnreadableImage
+from ser_lightning.sources.folder import ImageFolder
 
 _HELD_OUT = 5  # every fifth image of each class
 

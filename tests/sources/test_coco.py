@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from coco_tree import CROWD, LINE, TALL, WIDE, write_coco, write_split
-from ser_lightning.data.sources.coco import CocoDetection
+from ser_lightning.sources.coco import CocoDetection
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from functools import cache
 from lightning.pytorch.utilities import rank_zero_warn
 from timm.data.imagenet_info import ImageNetInfo
 
-from ser_lightning.data.sources.base import HOLDOUT_STEP, HeldOut, ImageSet, Source
+from ser_lightning.sources.base import HOLDOUT_STEP, HeldOut, ImageSet, Source
 
 IMAGENET = "imagenet1k"
 """What results on ImageNet's classes are called."""

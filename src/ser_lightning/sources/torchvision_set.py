@@ -15,7 +15,8 @@ from torchvision import datasets
 from torchvision.transforms.functional import pil_to_tensor
 from typing_extensions import override
 
-from ser_lightning.data.sources.base import (
+from ser_lightning.numbers import PositiveInt, checked
+from ser_lightning.sources.base import (
     ImageSet,
     Source,
     UnreadableImage,
@@ -23,8 +24,7 @@ from ser_lightning.data.sources.base import (
     folder_path,
     hold_out,
 )
-from ser_lightning.data.sources.decode import AS_STORED, pixel_limit
-from ser_lightning.numbers import PositiveInt, checked
+from ser_lightning.sources.decode import AS_STORED, pixel_limit
 
 _TRAIN_SPLITS = ("train", "trainval", "train-standard")
 _EVALUATION_SPLITS = ("test", "val", "valid")
