@@ -33,6 +33,9 @@ test: $(READY) ## run the fast tests, about 3 minutes on 2 cores
 test-slow: $(READY) ## run the slow tests: killed and resumed runs, several processes
 	@$(BIN)/python -m pytest -q -m slow
 
+faults: $(READY) ## kill runs at random moments and compare their last bits, about 40 minutes on 2 cores: FAULTS="--kills 12"
+	@$(BIN)/python -m studies.faults.kills $(FAULTS)
+
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -66,4 +69,4 @@ clean: ## remove caches, keep .venv and runs
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help install demo demo-photos test test-slow lint bench fashion study evaluate clean
+.PHONY: help install demo demo-photos test test-slow faults lint bench fashion study evaluate clean

@@ -76,6 +76,18 @@ def test_fit_writes_checkpoint_configuration_and_logs(tiny_run, capsys):
     assert stored["model"]["init_args"]["hidden"] == 32
 
 
+def test_finished_run_that_is_started_again_stays_as_it_is(tmp_path, capsys):
+    command = ["fit", "--config", TINY, "--run_dir", "run", "--ckpt_path", "last"]
+    command += ["--checkpoint.every_n_train_steps", "1", "--data.bank_size", "24"]
+    tables, kept = [], []
+    for _ in range(2):
+        main(command)
+        tables.append(capsys.readouterr().out.partition("random init")[2])
+        kept.append(Path("run/checkpoints/last.ckpt").read_bytes())
+    assert tables[0] == tables[1]
+    assert kept[0] == kept[1]
+
+
 def test_fit_prints_random_init_next_to_trained(tmp_path, capsys):
     main(["fit", "--config", TINY, "--run_dir", "run", "--trainer.max_epochs", "2"])
     table = capsys.readouterr().out

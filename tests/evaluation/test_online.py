@@ -104,6 +104,18 @@ def test_latest_and_history_follow_the_trained_weights(tmp_path):
     assert callback.latest["rankme"] != callback.baseline["rankme"]
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_run_killed_between_its_last_step_and_its_last_measurement_is_measured_whole(tmp_path):
+    first, resumed = (OnlineEvaluation(k=5, num_equivariance_images=3) for _ in range(2))
+    for callback, path in ((first, None), (resumed, tmp_path / "kept" / "last.ckpt")):
+        saver = ModelCheckpoint(tmp_path / "kept", "last", every_n_train_steps=1)
+        callbacks = {"callbacks": [callback, saver], "enable_checkpointing": True}
+        # its file is of a step's end, and the measurement comes after it
+        fit(callback, tmp_path, max_epochs=2, ckpt_path=path, **callbacks)
+    assert (resumed.num_bank, resumed.num_queries) == (31, 23)
+    assert resumed.history == first.history
+
+
 @pytest.mark.parametrize(
     ("limit", "last"),
     [

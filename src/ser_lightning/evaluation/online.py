@@ -111,11 +111,11 @@ class OnlineEvaluation(L.Callback):
         is_measured = self.history and self.history[-1]["step"] == trainer.global_step
         if is_measured or not trainer.enable_validation:
             return
+        loop = trainer.fit_loop.epoch_loop.val_loop
+        loop.restarting = False  # killed between the last step and here: all of it
         trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.run()
+        loop.run()
         trainer.training = True
-        for callback in trainer.checkpoint_callbacks:  # the last checkpoint holds the last numbers
-            callback._last_global_step_saved = -1  # type: ignore[attr-defined]
 
     @override
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -169,6 +169,8 @@ class OnlineEvaluation(L.Callback):
         self.latest = metrics
         if trainer.state.fn == "fit":
             self.history.append({"step": trainer.global_step, "metrics": metrics})
+            for callback in trainer.checkpoint_callbacks:  # what they hold of this step is old now
+                callback._last_global_step_saved = -1  # type: ignore[attr-defined]
         for name, value in metrics.items():
             stage = "test" if trainer.testing else "val"
             pl_module.log(f"{stage}/{name}", value, sync_dist=True, batch_size=1)
