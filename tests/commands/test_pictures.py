@@ -8,9 +8,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ser_lightning.cli import main
-from ser_lightning.commands.pictures import Pictures, comparisons, gallery
-from ser_lightning.data import ImageFolder, PartitionedDataModule
+from ser_lightning.commands.pictures import Pictures, comparisons, gallery, neighbour_rows
+from ser_lightning.data import ImageFolder, PartitionedDataModule, Shapes
 from ser_lightning.data.pipelines import InvertibleViews
+from ser_lightning.evaluation.neighbours import Neighbours
 from ser_lightning.reporting.figures import token_map_figure
 from support import tiny_backbone
 
@@ -31,13 +32,16 @@ class Standard:
 
 def test_run_has_pictures_of_its_start_and_of_every_validation(tmp_path):
     main(["fit", "--config", TINY, "--run_dir", str(tmp_path), "--pictures.every", "1"])
-    for name in ("views", "token_maps"):
+    for name in ("views", "token_maps", "neighbours"):
         with Image.open(tmp_path / "pictures" / f"{name}.png") as picture:
             assert picture.width >= 800
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
     events.Reload()
     steps = {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]}
-    assert steps == {"pictures/views": [0], "pictures/token_maps": [0, 6, 12]}
+    drawn = [0, 6, 12]
+    assert steps == {
+        "pictures/views": [0], "pictures/token_maps": drawn, "pictures/neighbours": drawn,
+    }  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:.*it is skipped.*")
@@ -58,6 +62,29 @@ def test_photographs_that_cannot_be_read_are_not_drawn(tmp_path):
     assert len(views.originals) == len(views.crop[0]) == len(views.invertible[0]) == 2
     reds = views.originals[:, 0].mean((1, 2)).tolist()
     assert reds == pytest.approx([20 / 255, 40 / 255], abs=1e-4)  # the third and the fifth
+
+
+def test_neighbours_are_the_images_whose_slots_were_found():
+    source = Shapes(num_train=48, num_evaluation=24, image_size=16)
+    data = PartitionedDataModule(
+        source, image_size=16, patch_size=4, global_batch_size=8, bank_size=10, invertible=None,
+        num_workers=0, evaluation_crop_fraction=1.0,
+    )  # fmt: skip
+    data.setup("fit")
+    bank, queries = (loader.dataset.make for loader in data.val_dataloader())
+    found = Neighbours(torch.tensor([3, 0]), torch.tensor([[9, 2, 5], [1, 0, 9]]), torch.rand(2, 3))
+    rows = neighbour_rows(found, bank, queries, data)
+    names = data.train_images.class_names
+    for row, query, near in zip(rows, found.queries, found.bank, strict=True):
+        image = source.evaluation().read(int(query)).float() / 255
+        torch.testing.assert_close(row.query, image, atol=1e-5, rtol=0)
+        images = [data.train_images.read(int(bank.positions[slot])) for slot in near]
+        expected = torch.stack(images).float() / 255
+        torch.testing.assert_close(row.neighbours, expected, atol=1e-5, rtol=0)
+        label = int(source.evaluation().labels[query])
+        assert row.name == names[label]
+        labels = [int(data.train_images.labels[bank.positions[slot]]) for slot in near]
+        assert list(row.is_same) == [other == label for other in labels]
 
 
 def test_tiny_run_without_pictures_has_no_folder_for_them(trained_run):

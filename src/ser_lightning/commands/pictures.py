@@ -1,4 +1,4 @@
-"""What `fit` draws while it trains: the views that training sees, and token maps."""
+"""What `fit` draws while it trains: views, token maps, and neighbours."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +18,13 @@ from ser_lightning.data.datasets import CleanImages
 from ser_lightning.data.draws import Canvas, Draws
 from ser_lightning.data.reading import NothingReadError
 from ser_lightning.data.render import HostBatch, render
+from ser_lightning.evaluation import OnlineEvaluation
+from ser_lightning.evaluation.neighbours import Neighbours
 from ser_lightning.groups import GroupElement, act
 from ser_lightning.numbers import NonNegativeInt, checked
 from ser_lightning.reporting import TokenComparison, ViewGallery, token_maps_of
 from ser_lightning.reporting.figures import PICTURE_FOLDER, token_map_figure, view_figure
+from ser_lightning.reporting.neighbours import NeighbourRow, neighbour_figure
 
 NUM_IMAGES = 2  # whose views are drawn, the first ones
 NUM_TRIED = 16  # that are looked at for readable ones
@@ -34,16 +37,19 @@ class Pictures(L.Callback):
 
     `pictures/views.png`: two images with what both pipelines make of them. `pictures/
     token_maps.png`: the token map of three fixed validation images after the regularizer's block,
-    and of their turned, flipped and resized copies. The newest one stays; TensorBoard has all.
+    and of their turned, flipped and resized copies. `pictures/neighbours.png`: six validation
+    images and what the embedding finds nearest to them, at the start and now. The newest one of
+    each stays; TensorBoard has all.
 
     Args:
-        every: Validations between two drawings of token maps; 0 draws nothing at all.
+        every: Validations between two drawings; 0 draws nothing at all.
     """
 
     def __init__(self, every: NonNegativeInt = 1) -> None:
         self.every = every
         self._num_validations = 0
         self._pixels: Tensor | None = None
+        self._first: dict[str, list[NeighbourRow]] = {}
 
     @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -66,6 +72,21 @@ class Pictures(L.Callback):
             found = comparisons(data, {"this run": backbone}, self._pixels)
         token_map_figure(folder / "token_maps.png", found, backbone.layer)
         self._log(trainer, folder / "token_maps.png")
+        self._draw_neighbours(trainer, data, folder / "neighbours.png")
+
+    def _draw_neighbours(self, trainer: L.Trainer, data: PartitionedDataModule, path: Path) -> None:
+        """Draws what OnlineEvaluation, which has the features, found just before."""
+        found = [c.neighbours for c in trainer.callbacks if isinstance(c, OnlineEvaluation)]  # type: ignore[attr-defined]
+        if not found or found[0] is None:
+            return
+        bank, queries = (loader.dataset.make for loader in trainer.val_dataloaders)  # type: ignore[union-attr]
+        rows = neighbour_rows(found[0], bank, queries, data)
+        is_start = trainer.sanity_checking
+        now = {"at the start" if is_start else f"after step {trainer.global_step}": rows}
+        if is_start:
+            self._first = now
+        neighbour_figure(path, self._first | now)
+        self._log(trainer, path)
 
     def _log(self, trainer: L.Trainer, path: Path) -> None:
         pixels = np.asarray(Image.open(path).convert("RGB"))
@@ -107,6 +128,28 @@ def gallery(data: PartitionedDataModule) -> ViewGallery | None:
         (invertible[0], invertible[1]),
         (elements[0], elements[1]),
     )
+
+
+def neighbour_rows(
+    found: Neighbours, bank: CleanImages, queries: CleanImages, data: PartitionedDataModule
+) -> list[NeighbourRow]:
+    """Reads the images that were found, from the sets whose slots they are."""
+    names = data.train_images.class_names
+    rows = []
+    for slot, slots, cosine in zip(*found, strict=True):
+        query, near = queries(slot[None].numpy()), bank(slots.numpy())
+        label = int(query.label)
+        has_label = label >= 0 and bool((near.label >= 0).all())
+        rows.append(
+            NeighbourRow(
+                _denormalise(query.pixels[0], data),
+                _denormalise(near.pixels, data),
+                cosine,
+                (near.label == label).tolist() if has_label else (),
+                names[label] if has_label else "",
+            )
+        )
+    return rows
 
 
 def evaluation_pixels(data: PartitionedDataModule) -> Tensor:

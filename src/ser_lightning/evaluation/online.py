@@ -27,6 +27,7 @@ from ser_lightning.evaluation.metrics.equivariance import (
     place_of,
 )
 from ser_lightning.evaluation.metrics.knn import knn_accuracy
+from ser_lightning.evaluation.neighbours import Neighbours, some_neighbours
 from ser_lightning.evaluation.per_image import GatheredRows, Rows, even_subset, full_batches
 from ser_lightning.evaluation.shared_images import num_shared
 from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
@@ -65,6 +66,8 @@ class OnlineEvaluation(L.Callback):
         num_classes: classes among the labels, 0 where there are none.
         num_bank: images of the labelled bank.
         num_queries: images that were measured.
+        neighbours: a few queries and what is nearest to them, as of the last validation; None
+            where images would be their own neighbours, or there are too few.
 
     Args:
         k: Neighbours of the k-NN classification; the whole bank where it is smaller.
@@ -87,6 +90,7 @@ class OnlineEvaluation(L.Callback):
         self.history: list[dict[str, Any]] = []
         self.baseline_name = "random init"
         self.num_classes = self.num_bank = self.num_queries = 0
+        self.neighbours: Neighbours | None = None
         self._shares_images = False
         self._overlaps: dict[tuple[int, ...], bool] = {}
         self._bank = self._queries = Rows(0)
@@ -190,7 +194,9 @@ class OnlineEvaluation(L.Callback):
         self._bank = self._queries = Rows(0)
         self.num_bank, self.num_queries = len(bank.label), len(queries.label)
         features, within, mean = queries.values.split([backbone.width, 1, backbone.width], dim=1)
-        metrics = self._classify(bank, queries._replace(values=features), device)
+        queries = queries._replace(values=features)
+        self.neighbours = None if self._shares_images else some_neighbours(bank, queries)
+        metrics = self._classify(bank, queries, device)
         metrics |= self._equivariance(backbone, device)
         metrics["rankme"] = rankme(features.to(device))
         metrics["feature_std"] = feature_std(features)

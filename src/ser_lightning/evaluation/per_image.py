@@ -13,10 +13,11 @@ from ser_lightning.distributed import gather_ragged
 
 
 class GatheredRows(NamedTuple):
-    """(N,) classes, -1 for none, and (N, width) float32 results, by index, each once."""
+    """(N,) classes, -1 for none, (N, width) float32 results, and the (N,) slots, in their order."""
 
     label: Tensor
     values: Tensor
+    slots: Tensor
 
 
 class Rows:
@@ -43,7 +44,7 @@ class Rows:
         first = torch.ones_like(index, dtype=torch.bool)
         first[1:] = index[1:] != index[:-1]
         order = order[first]
-        return GatheredRows(keys[order, 1], values[order])
+        return GatheredRows(keys[order, 1], values[order], keys[order, 0])
 
 
 class PerImagePass(L.LightningModule, ABC):

@@ -110,7 +110,7 @@ class ProbeStage(Stage):
         slots = torch.from_numpy(test.slots)
         hits = Rows(1)
         hits.add(slots, test.features.label[slots], probe.hits[:, None])
-        label, right = hits.gather()
+        label, right, _ = hits.gather()
         metrics = {"top1": chosen.top1, "top5": chosen.top5}
         metrics |= {"top1_last_epoch": last.top1, "top5_last_epoch": last.top5}
         return self.result(

@@ -87,7 +87,7 @@ def demo_figure(
     _draw_comparisons(parts[1], comparisons, layer, heights[1])
     _draw_curves(parts[2], runs, num_classes, heights[2])
     _draw_gallery(parts[3], gallery, heights[3])
-    _save(figure, Path(path))
+    save_picture(figure, Path(path))
 
 
 def view_figure(path: Path, gallery: ViewGallery) -> None:
@@ -95,7 +95,7 @@ def view_figure(path: Path, gallery: ViewGallery) -> None:
     height = 2.75
     figure = Figure(figsize=(_WIDTH, height), dpi=100, facecolor="white")
     _draw_gallery(figure.add_subfigure(figure.add_gridspec(1, 1)[0]), gallery, height)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def token_map_figure(path: Path, comparisons: Sequence[TokenComparison], layer: int) -> None:
@@ -106,10 +106,11 @@ def token_map_figure(path: Path, comparisons: Sequence[TokenComparison], layer: 
     figure = Figure(figsize=(max(width, 8.0), height), dpi=100, facecolor="white")
     part = figure.add_subfigure(figure.add_gridspec(1, 1)[0])
     _draw_comparisons(part, comparisons, layer, height)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_picture(figure: Figure, path: Path) -> None:
+    """Writes a PNG, whole or not at all."""
     with atomic_path(path) as partial, partial.open("wb") as file:
         FigureCanvasAgg(figure).print_png(file)
 
@@ -132,7 +133,8 @@ def _show(axes: Axes, pixels: Any, frame: float, caption: str = "") -> None:
         spine.set_visible(False)
 
 
-def _pixels(image: Tensor) -> Any:
+def as_picture(image: Tensor) -> Any:
+    """(H, W, 3) numbers in [0, 1] of a (3, H, W) image."""
     return image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
 
 
@@ -162,7 +164,7 @@ def _draw_gallery(part: SubFigure, gallery: ViewGallery, height: float) -> None:
         words = ["", "", "", *("\n".join(text.rsplit(", ", 1)) for text in elements)]
         for column, (view, caption) in enumerate(zip(views, words, strict=True)):
             axes = part.add_subplot(inner[column])
-            _show(axes, _pixels(view), frame, caption)
+            _show(axes, as_picture(view), frame, caption)
             axes.set_title(headings[column], fontsize=10)
 
 
@@ -195,7 +197,7 @@ def _draw_comparisons(
         for column, image in enumerate((comparison.image, comparison.transformed)):
             axes = part.add_subplot(grid[row, column])
             frame = _frame((comparison.image, comparison.transformed))
-            _show(axes, _pixels(image), frame, comparison.caption if column else "")
+            _show(axes, as_picture(image), frame, comparison.caption if column else "")
             if row == 0:
                 axes.set_title(("image", "moved\nimage")[column], fontsize=9.5)
     for number, encoder in enumerate(encoders):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ser_lightning.evaluation import KNNAccuracy, knn_accuracy, knn_predict
-from ser_lightning.evaluation.metrics.knn import knn_hits
+from ser_lightning.evaluation.metrics.knn import knn_hits, nearest
 
 
 def looped_classes(bank, labels, queries, num_classes, k, temperature):
@@ -103,3 +103,14 @@ def test_missing_labels_and_queries_are_refused():
         knn_accuracy(bank, labels, bank[:0], labels[:0], k=1)
     with pytest.raises(ValueError, match=r"temperature 0\.0 must be positive"):
         knn_accuracy(bank, labels, bank, labels, k=1, temperature=0.0)
+
+
+def test_nearest_equal_the_loop():
+    rng = torch.Generator().manual_seed(0)
+    bank, queries = torch.randn(20, 4, generator=rng), 7 * torch.randn(3, 4, generator=rng)
+    cosine, rows = nearest(bank, queries, 5)
+    for query, values, found in zip(queries, cosine, rows, strict=True):
+        every = [float(query @ row / (query.norm() * row.norm())) for row in bank]
+        expected = sorted(range(20), key=lambda j: -every[j])[:5]
+        assert found.tolist() == expected
+        assert values.tolist() == pytest.approx([every[j] for j in expected], abs=1e-6)

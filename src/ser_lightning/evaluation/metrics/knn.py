@@ -112,8 +112,7 @@ def knn_predict(
     bank_labels = bank_labels.to(bank.device)
     ranked: dict[int, list[Tensor]] = {count: [] for count in counts}
     for chunk in queries.split(chunk_size):
-        unit = F.normalize(chunk.to(bank.device).float(), dim=1)
-        similarity, neighbours = (unit @ bank.T).topk(max(counts), dim=1)
+        similarity, neighbours = _nearest(bank, chunk, max(counts))
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
         labels = bank_labels[neighbours]
         for count in counts:
@@ -125,3 +124,21 @@ def knn_predict(
             ranked[count].append(order.where(best >= 0, -1)[:, :5])
     empty = bank_labels.new_zeros(0, min(5, num_classes))
     return {count: torch.cat(chunks) if chunks else empty for count, chunks in ranked.items()}
+
+
+@torch.no_grad()
+def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The cosines (M, k) and bank rows (M, k) of each query's neighbours, nearest first.
+
+    Args:
+        bank: (N, K) features, at least k of them.
+        queries: (M, K) features.
+        k: the number of neighbours.
+    """
+    return _nearest(F.normalize(bank.float(), dim=1), queries, k)
+
+
+def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `nearest`, with a bank whose rows have length 1."""
+    found = (F.normalize(queries.to(bank.device).float(), dim=1) @ bank.T).topk(k, dim=1)
+    return found.values, found.indices

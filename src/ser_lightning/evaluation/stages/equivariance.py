@@ -66,7 +66,7 @@ class ReferencePass(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         sums = gather(self._sums[None]).sum(0)
         mean = (sums[:-1] / sums[-1]).float().to(self.device)
-        positions, values = self._rows.gather()  # of those that could be read
+        positions, values, _ = self._rows.gather()  # of those that could be read
         maps = values.unflatten(1, self.shape).to(self.device)
         self.reference = Reference(tuple(mean.unbind(0)), positions, tuple(maps.unbind(1)))
 
