@@ -1,8 +1,8 @@
 """How long a run is and where it goes on; schedules as pure functions of the step.
 
-Nothing to checkpoint, exact at a restart.
-
-Which parameters are not decayed is in `decay_groups`.
+Nothing to checkpoint, exact at a restart. Which parameters are not decayed is in `decay_groups`;
+the schedule of the momentum is in `objectives/momentum.py`, those of DINO's weight decay and
+temperature in `objectives/dino.py`.
 """
 
 import math

@@ -37,7 +37,8 @@ class PartitionedDataModule(ImageDataModule):
         invertible: the invertible pipeline and its share of the batch; null for none.
         patch_size: side of a token in pixels; ser-fit takes it from the backbone.
         bank_size: training images in the k-NN bank during `fit`, the same number of each class;
-            `validate` takes all of them unless `validate_bank_size` is set.
+            `validate` takes all of them unless `validate_bank_size` is set, and the stage `knn` has
+            its own, in `evaluation/stages/knn.py`.
         validate_bank_size: training images in the k-NN bank during `validate`; null takes all.
         num_queries: validation images to evaluate; null takes all.
         rotated: the crop behind the rotated views, where an add-on needs them; null for E-SSL's.

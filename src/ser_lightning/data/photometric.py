@@ -7,7 +7,7 @@ Differs: the paper's public code uses kornia, whose brightness is additive, whos
 not blend to the mean and whose solarize threshold is random. The paper says that both pipelines
 share the base method's photometrics, which are torchvision's.
 
-Normalisation is in `render.py`, its constants are options of `base.py`.
+Normalisation and its default constants are in `render.py`; `data.mean` and `data.std` change them.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""Tables and pictures of what a run did; independent of Lightning."""
+"""Tables and pictures of what a run did; independent of Lightning.
+
+Colours: of token maps `token_maps.py`, of their agreement and of runs `figures.py` and `look.py`.
+"""
 
 from ser_lightning.reporting.figures import ViewGallery, demo_figure
 from ser_lightning.reporting.side_by_side import RunCurve, side_by_side, takeaway

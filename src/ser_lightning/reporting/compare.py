@@ -1,4 +1,7 @@
-"""Groups of runs side by side: what they cost, what they reached, how sure a difference is."""
+"""Groups of runs side by side: what they cost, what they reached, how sure a difference is.
+
+Means and deviations over seeds are those of `groups.py`.
+"""
 
 import math
 from collections.abc import Callable, Sequence

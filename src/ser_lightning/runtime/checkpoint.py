@@ -3,6 +3,9 @@
 Lightning writes to the system's temporary folder and moves; across file systems the move is a
 copy, and a kill during it leaves a stump in place of the good file. Here the new file is written
 beside the old one and renamed.
+
+What they hold: Lightning's state, the configuration (`run_folder.py`), and the `state_dict` of
+`data/datamodule.py` and of `evaluation/online.py`.
 """
 
 import warnings

@@ -1,4 +1,8 @@
-"""Images in folders, in ImageNet's layout or without any."""
+"""Images in folders, in ImageNet's layout or without any.
+
+What counts as classes and as splits is decided in `splits.py`; without classes every label is -1,
+and `evaluation/online.py` leaves k-NN out.
+"""
 
 import os
 from abc import abstractmethod
