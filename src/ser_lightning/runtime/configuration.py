@@ -45,10 +45,12 @@ def refuse_linked_keys(configs: list[str], linked: dict[tuple[str, str], str]) -
 
 
 def packaged(argument: str) -> str:
-    """Finds configs/... in the installed package, where there is no checkout around it."""
-    path = Path(__file__).parents[1] / argument
-    is_config = argument.startswith("configs/") and path.is_file()
-    return str(path) if is_config and not Path(argument).exists() else argument
+    """Finds configs/... in the installed package or its checkout, where there is none around."""
+    if not argument.startswith("configs/") or Path(argument).exists():
+        return argument
+    package = Path(__file__).parents[1]
+    places = (package / argument, package.parents[1] / argument)  # a wheel; an editable install
+    return str(next((path for path in places if path.is_file()), argument))
 
 
 def checked_seed(seed: bool | int) -> int:
