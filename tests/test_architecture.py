@@ -29,8 +29,8 @@ ALLOWED = {
     "backbones": {"distributed", "files"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
     "objectives": {
-        *("backbones", "batch", "distributed", "losses", "optim", "regularizers"),
-        "trainer_rules",
+        *("backbones", "batch", "distributed", "files", "groups", "losses", "optim"),
+        *("regularizers", "trainer_rules"),
     },
     # checkpoint -> stage -> record -> table
     "evaluation": {

@@ -99,6 +99,13 @@ class RunLength(NamedTuple):
         return steps
 
 
+class Place(NamedTuple):
+    """Where in a run something is computed: what schedules follow."""
+
+    step: int
+    length: RunLength
+
+
 def run_length(trainer: L.Trainer) -> RunLength:
     """The length of a run that is limited by epochs, by steps, or by what comes first of both.
 

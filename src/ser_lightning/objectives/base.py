@@ -25,9 +25,11 @@ from ser_lightning.numbers import (
     checked,
 )
 from ser_lightning.objectives.encode import encode, joint_embeddings, sub_batches
-from ser_lightning.objectives.finite_guard import FiniteGuard
+from ser_lightning.objectives.finite_guard import FiniteGuard, NonFinite, Pass
+from ser_lightning.objectives.replay_file import stop
 from ser_lightning.optim import (
     OptimizerFactory,
+    Place,
     RunLength,
     Scaling,
     clip_each_,
@@ -110,6 +112,7 @@ class Objective(L.LightningModule, ABC):
         self.clip_parameter_norm = clip_parameter_norm
         self.partition = partition
         self.seed = seed
+        self.outside = Place(0, RunLength(1, 1, ""))  # of a loss that is computed outside of a run
         self._guard = FiniteGuard()
         self._gradient_norm: Tensor | None = None
 
@@ -137,6 +140,12 @@ class Objective(L.LightningModule, ABC):
 
     @override
     def training_step(self, batch: PartitionedBatch, batch_idx: int) -> Tensor:
+        terms, logs = self.losses(batch)
+        self._log_step(terms, logs, batch)
+        return terms["loss"]
+
+    def losses(self, batch: PartitionedBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weighted sum `loss` and its unweighted terms, and detached scalars worth logging."""
         online = encode(self.backbone, batch)
         target = self.target_features(batch)
         invariance = self._invariance(online, target)
@@ -147,8 +156,7 @@ class Objective(L.LightningModule, ABC):
             total = total + self.regularizer.weight * regularization.loss
             terms["loss/equivariance"] = regularization.loss
             logs |= regularization.logs
-        self._log_step({"loss": total, **terms}, logs, batch)
-        return total
+        return {"loss": total, **terms}, logs
 
     def _invariance(self, online: BranchFeatures, target: BranchFeatures | None) -> LossOutput:
         if self.partition == "joint" or not (online.crop and online.invertible):
@@ -184,7 +192,16 @@ class Objective(L.LightningModule, ABC):
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self._guard.check(self.global_step)
+        self._stop_at(self._guard.gradients(self._scaler is not None) or self._guard.losses())
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is not None:
+            self._stop_at(self._guard.gradients(self._scaler is not None))
+
+    def _stop_at(self, found: NonFinite | None) -> None:
+        if found is not None:
+            raise stop(self, found)
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: PartitionedBatch, batch_idx: int) -> None:
@@ -195,7 +212,10 @@ class Objective(L.LightningModule, ABC):
     def on_train_batch_start(self, batch: PartitionedBatch, batch_idx: int) -> None:
         """Seeds dropout and stochastic depth by step and rank, so that they need no state."""
         place = [self.seed, self.trainer.current_epoch, batch_idx, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]) >> 1)
+        seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]) >> 1
+        torch.manual_seed(seed)
+        is_first = batch_idx % self.trainer.accumulate_grad_batches == 0
+        self._guard.begin(self, Pass(batch, self.global_step, *place[1:], seed), is_first)
 
     @override
     def validation_step(
@@ -239,18 +259,19 @@ class Objective(L.LightningModule, ABC):
     ) -> None:
         """Clips each parameter's own gradient, then what the trainer's settings ask for.
 
-        Before that it takes the norm of all gradients together, where it is to be logged.
+        Before that it takes the norm of all gradients together, which must be finite.
         """
-        # what scales float16's losses, where Lightning leaves the unscaling to the optimizer
+        # Lightning leaves the unscaling of float16's gradients to fused optimizers
         is_fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None) if is_fused else None
+        scaler = self._scaler if is_fused else None
         every: int = getattr(self._trainer, "log_every_n_steps", 0)
         is_logged = every > 0 and (self.global_step + 1) % every == 0
         if scaler is not None and (self.clip_parameter_norm or gradient_clip_val or is_logged):
             scaler.unscale_(optimizer)  # the optimizer then takes the step as it is
-        if is_logged:
-            gradients = (p.grad for p in self.trainable_parameters() if p.grad is not None)
-            self._gradient_norm = nn.utils.get_total_norm(gradients)
+        gradients = [p.grad for p in self.trainable_parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        self._gradient_norm = norm if is_logged else self._gradient_norm
+        self._stop_at(self._guard.watch_gradients(norm, optimizer, self._scaler is not None))
         if self.clip_parameter_norm is not None:
             clip_each_(self.trainable_parameters(), self.clip_parameter_norm)
         if scaler is None:
@@ -265,6 +286,16 @@ class Objective(L.LightningModule, ABC):
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that require a gradient."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    @property
+    def _scaler(self) -> Any:
+        """What scales float16's losses; None in other precisions."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    @property
+    def place(self) -> Place:
+        """The step and the run's length, which schedules follow; outside of a run `outside`."""
+        return Place(self.global_step, self.run_length) if self._trainer else self.outside
 
     @property
     def run_length(self) -> RunLength:

@@ -278,8 +278,7 @@ class DINO(MomentumObjective):
     # Differs: the public code moves the teacher's temperature once per epoch, from the first to
     # the last epoch of its warm-up; here it moves per step and arrives at the warm-up's end.
     def _current_temperature(self) -> float:
-        if self._trainer is None:  # a loss computed outside of a run is that of step 0
-            return self.initial_teacher_temperature
-        warmup_steps = self.teacher_temperature_warmup_epochs * self.run_length.steps_per_epoch
+        step, length = self.place
+        warmup_steps = self.teacher_temperature_warmup_epochs * length.steps_per_epoch
         temperatures = self.initial_teacher_temperature, self.teacher_temperature
-        return teacher_temperature_at(self.global_step, warmup_steps, *temperatures)
+        return teacher_temperature_at(step, warmup_steps, *temperatures)
