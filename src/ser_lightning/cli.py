@@ -15,6 +15,7 @@ COMMANDS = {  # verb: module, function of the arguments, what it does
     "compare": ("commands.compare", "compare", "runs side by side, averaged over seeds"),
     "look": ("commands.look", "look", "a page of a run, or of two: curves, pictures, settings"),
     "report": ("commands.report", "report", "results next to the paper's, with figures"),
+    "replay": ("commands.replay", "replay", "a step that was not finite, run again"),
     "cost": ("commands.cost", "cost", "parameters and multiply-accumulates of runs"),
     "demo": (
         "commands.demo",

@@ -5,12 +5,11 @@ Counted on a model rebuilt from the run's configuration without memory for its w
 
 import argparse
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,6 +22,7 @@ from ser_lightning.batch import (
     ViewNeeds,
     ViewRecord,
 )
+from ser_lightning.commands.rebuild import arguments, rebuilt
 from ser_lightning.groups import GroupElement
 from ser_lightning.objectives import Objective
 from ser_lightning.objectives.encode import encode, joint_embeddings
@@ -104,15 +104,11 @@ def _counted(config: Mapping[str, Any]) -> Cost:
 
 def _build(config: Mapping[str, Any]) -> Objective:
     """The objective, with all tokens in all blocks and attention that the counter sees."""
-    model = deepcopy(config["model"])
-    _arguments(_arguments(model)["backbone"]).update(weights=None, cls_only_last_block=False)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Objective, "model")
-    objective: Objective = parser.instantiate(parser.parse_object({"model": model})).model
+    objective = rebuilt(config, cls_only_last_block=False)
     for module in objective.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False  # type: ignore[assignment]
-    return objective.train()
+    return objective
 
 
 def _resized(x: Any, num_images: int) -> Any:
@@ -138,11 +134,11 @@ def _batch(objective: Objective, config: Mapping[str, Any], num_images: int) -> 
     """Views of the run's sizes, without content; both sub-batches are the same views."""
     data = config["data"]
     size, patch_size = objective.backbone.image_size, objective.backbone.patch_size
-    local = _arguments(_arguments(data.get("crop")).get("local"))
+    local = arguments(arguments(data.get("crop")).get("local"))
     sizes = [size] * NUM_GLOBAL_VIEWS + ([local["size"]] * local["num"] if local else [])
     views = tuple(_view(num_images, side, patch_size) for side in sizes)
     needs = ViewNeeds() if objective.regularizer is None else objective.regularizer.needs
-    turned = _arguments(data.get("rotated")).get("size", ROTATED_SIZE)
+    turned = arguments(data.get("rotated")).get("size", ROTATED_SIZE)
     extra = [size] * needs.plain + [turned] * 4 * needs.rotated
     further = tuple(_view(num_images, side, patch_size) for side in extra)
     index = torch.arange(num_images)
@@ -154,9 +150,3 @@ def _view(num_images: int, size: int, patch_size: int) -> View:
     one, four = torch.ones(num_images), torch.ones(num_images, 4)
     record = ViewRecord(four[:, :2], four, one, one, four, one, one, one, one, one, one, one)
     return View(torch.empty(num_images, 3, size, size), element, record)
-
-
-def _arguments(node: Any) -> dict[str, Any]:
-    """What a class is built with, with or without class_path around it; empty for null."""
-    arguments: dict[str, Any] = (node or {}).get("init_args", node or {})
-    return arguments

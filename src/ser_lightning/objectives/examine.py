@@ -88,7 +88,7 @@ def examine(
         is_bad = float(found is not None or not all(map(_is_finite, terms.values())))
         if float(all_reduce_mean(torch.tensor(is_bad))) == 0:  # the same on every rank
             found = _first_gradient(objective, terms, calls, scale)
-    return Examination({name: float(value) for name, value in terms.items()}, found, weights)
+    return Examination({name: value.item() for name, value in terms.items()}, found, weights)
 
 
 def _first_gradient(
@@ -108,12 +108,9 @@ def _first_gradient(
         gradients = torch.autograd.grad(
             value * (weight * scale), list(trained.values()), retain_graph=True, allow_unused=True
         )
-        bad = (
-            n
-            for n, g in zip(trained, gradients, strict=True)
-            if g is not None and not _is_finite(g)
-        )
-        found.append(calls.finding or calls.of_weights(next(bad, None)))
+        received = zip(trained, gradients, strict=True)
+        bad = [name for name, g in received if g is not None and not _is_finite(g)]
+        found.append(calls.finding or (calls.of_weights(bad[0]) if bad else None))
     return next(filter(None, found), None)
 
 

@@ -111,7 +111,7 @@ class FiniteGuard:
         """
         watched, self._gradients = self._gradients, []
         found = _non_finite(watched)
-        if not scaled:
+        if not (scaled and watched):
             return found
         self._num_skipped = 0 if found is None else self._num_skipped + len(found.values)
         return found if self._num_skipped >= MAX_SKIPPED else None

@@ -157,7 +157,7 @@ def _plain(value: Any) -> Any:
     """Named tuples as dicts that a checkpoint may hold."""
     if type(value).__name__ in _TYPES:
         return {"type": type(value).__name__} | {k: _plain(v) for k, v in value._asdict().items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def _batch(value: Any) -> Any:
