@@ -149,6 +149,17 @@ def is_trial(trainer: L.Trainer | None) -> bool:
     return bool(getattr(trainer, "fast_dev_run", False))
 
 
+def before_resuming(module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Prepares checkpoint and module, in place, for what Lightning makes of them.
+
+    See `restate_progress`. Double precision begins here: Lightning would begin it after it has
+    loaded the weights, which would have passed through float32.
+    """
+    restate_progress(checkpoint)
+    if module._trainer is not None and module.trainer.precision == "64-true":
+        module.double()
+
+
 def restate_progress(checkpoint: dict[str, Any]) -> None:
     """Restates, in place, where in its epoch a checkpoint was written.
 

@@ -239,3 +239,48 @@ def test_what_was_found_is_printed_at_the_start_once(tmp_path, monkeypatch):
 def test_numbers_out_of_their_ranges_are_refused(options):
     with pytest.raises(ValueError, match=f"DataModule: {next(iter(options))} .* must be"):
         module(**options)
+
+
+def resumed(world_size, saved, **options):
+    """Goes on with a checkpoint's batches on a number of processes."""
+    strategy = {"devices": world_size, "strategy": "ddp" if world_size > 1 else "auto"}
+    trainer = {name: options.pop(name) for name in ("accumulate_grad_batches",) if name in options}
+    data = with_trainer(module(**options), **strategy, **trainer)
+    data.trainer.state.fn = "fit"
+    data.setup("fit")
+    data.load_state_dict(data.state_dict() | saved)
+    return data
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_number_of_processes_that_shares_both_sub_batches_goes_on_with_the_same_batches(world_size):
+    plan = resumed(world_size, {"num_invertible": 4}).plan()
+    assert (plan.batch_size, plan.num_invertible, plan.world_size) == (16, 4, world_size)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "saved", "options", "message"),
+    [
+        (3, {}, {}, "16 does not divide by 3 devices .* or 2 or 4 devices"),
+        (4, {"num_invertible": 6}, {}, "6 invertible .* by 4 processes; go on with 2 processes"),
+        (8, {"num_invertible": 4}, {}, "4 invertible .* by 8 processes; go on with 4 processes"),
+        (
+            1,
+            {"batch_size": 16},
+            {"accumulate_grad_batches": 2},
+            r"batch_size was 16, is 8.*global_batch_size` / `trainer.accumulate_grad_batches`",
+        ),
+        (
+            4,
+            {"num_invertible": 4},
+            {"needs": ViewNeeds(paired=True)},
+            "3 images, which do not form the pairs .* or number of processes",
+        ),
+    ],
+    ids=["batch", "sub-batch", "sub-batch of 8", "accumulation", "pairs"],
+)
+def test_number_of_processes_that_cannot_share_a_batch_is_refused_with_one_that_can(
+    world_size, saved, options, message
+):
+    with pytest.raises(ValueError, match=message):
+        resumed(world_size, saved, **options)

@@ -45,8 +45,22 @@ def test_per_device_divides_by_devices_and_accumulation():
 
 
 def test_per_device_names_sizes_that_divide():
-    with pytest.raises(ValueError, match="use 96 or 99"):
+    with pytest.raises(ValueError, match="use 96 or 99, or 1 or 97 devices"):
         per_device(97, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "num_devices", "accumulate", "remedy"),
+    [
+        (2048, 6, 1, "use 2046 or 2052, or 4 or 8 devices"),
+        (2048, 6, 2, "use 2040 or 2052, or 4 or 8 devices"),
+        (16, 32, 1, "use 32 or 64, or 16 devices"),
+        (15, 2, 2, "use 12 or 16$"),
+    ],
+)
+def test_per_device_names_numbers_of_devices_that_work(size, num_devices, accumulate, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        per_device(size, num_devices, accumulate)
 
 
 def test_plan_covers_every_image_at_most_once_per_epoch():
@@ -87,5 +101,5 @@ def test_plan_refuses_a_batch_larger_than_the_data_set():
 
 
 def test_plan_refuses_a_partition_that_ranks_cannot_share():
-    with pytest.raises(ValueError, match="do not divide by 4"):
+    with pytest.raises(ValueError, match=r"6 .* do not divide by 4 processes; go on with 2 "):
         Plan(100, 40, 6, seed=0, rank=0, world_size=4)

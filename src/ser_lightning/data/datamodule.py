@@ -110,8 +110,8 @@ class PartitionedDataModule(ImageDataModule):
         if self.needs.paired and num_crop % 2:
             raise ValueError(
                 f"a rank's crop sub-batch has {num_crop} images, which do not form the pairs that "
-                "the add-on needs; make it even with another `data.global_batch_size` or partition "
-                "ratio"
+                "the add-on needs; make it even with another `data.global_batch_size`, partition "
+                "ratio or number of processes"
             )
         return count
 
@@ -201,5 +201,6 @@ class PartitionedDataModule(ImageDataModule):
         if changed:
             raise ValueError(
                 f"the checkpoint was trained on other batches: {'; '.join(changed)}. Resume with "
-                "the old values, or start a new run in another --run_dir"
+                "the old values, or start a new run in another --run_dir (batch_size is that of a "
+                "pass: `data.global_batch_size` / `trainer.accumulate_grad_batches`)"
             )

@@ -55,16 +55,26 @@ def per_device(global_batch_size: int, num_devices: int, accumulate: int = 1) ->
     """Images per device and forward pass.
 
     Raises:
-        ValueError: the global batch size does not divide; names the nearest sizes that do.
+        ValueError: the global batch size does not divide; names the nearest sizes that do, and the
+            nearest numbers of devices that it does divide by.
     """
     parts = num_devices * accumulate
     if global_batch_size % parts or global_batch_size < parts:
         lower = max(global_batch_size // parts, 1) * parts
+        share, rest = divmod(global_batch_size, accumulate)
+        devices = "" if rest else f", or {nearest_divisors(share, num_devices)} devices"
         raise ValueError(
             f"global batch size {global_batch_size} does not divide by {num_devices} devices x "
-            f"{accumulate} accumulation steps; use {lower} or {lower + parts}"
+            f"{accumulate} accumulation steps; use {lower} or {lower + parts}{devices}"
         )
     return global_batch_size // parts
+
+
+def nearest_divisors(number: int, wanted: int) -> str:
+    """The divisors next to `wanted`, which is none, in words: "2 or 4"."""
+    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    near = [n for n in divisors if n < wanted][-1:] + [n for n in divisors if n > wanted][:1]
+    return " or ".join(map(str, near))
 
 
 @dataclass(frozen=True)
@@ -94,9 +104,12 @@ class Plan:
             )
         per_device(self.batch_size, self.world_size)
         if self.num_invertible % self.world_size:
+            common = math.gcd(self.batch_size, self.num_invertible)
+            near = nearest_divisors(common, self.world_size)
             raise ValueError(
-                f"{self.num_invertible} invertible images do not divide by {self.world_size} "
-                "ranks; resume on a number of ranks that divides them, or start a new run"
+                f"{self.num_invertible} invertible images of {self.batch_size} do not divide by "
+                f"{self.world_size} processes; go on with {near} processes, or start a new run in "
+                "another --run_dir"
             )
 
     @property

@@ -22,7 +22,7 @@ from ser_lightning.distributed import gather
 from ser_lightning.evaluation.features import CleanRows, FeatureBatch
 from ser_lightning.evaluation.metrics.accuracy import Accuracy, AccuracyCounter
 from ser_lightning.evaluation.stage import fit_on_frozen
-from ser_lightning.optim import RunLength, restate_progress, run_length
+from ser_lightning.optim import RunLength, before_resuming, run_length
 
 SELECTION_SHARE = 0.2  # SER: of 50 epochs, from epoch 40 on
 
@@ -129,7 +129,7 @@ class Probe(L.LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        restate_progress(checkpoint)
+        before_resuming(self, checkpoint)
 
     @override
     def on_fit_start(self) -> None:

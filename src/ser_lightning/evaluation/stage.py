@@ -23,7 +23,7 @@ from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.features import Features, cached_features
 from ser_lightning.files import checkpoint_config, file_sha256
 from ser_lightning.numbers import NonNegativeInt, checked
-from ser_lightning.optim import restate_progress, run_length
+from ser_lightning.optim import before_resuming, run_length
 from ser_lightning.sources.base import ImageSet
 from ser_lightning.trainer_rules import check_trainer
 
@@ -240,7 +240,7 @@ class Stage(L.LightningModule, ABC):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        restate_progress(checkpoint)
+        before_resuming(self, checkpoint)
 
     @override
     def configure_optimizers(self) -> Any:

@@ -32,10 +32,10 @@ from ser_lightning.optim import (
     Place,
     RunLength,
     Scaling,
+    before_resuming,
     clip_each_,
     decay_groups,
     is_trial,
-    restate_progress,
     run_length,
     scaled_learning_rate,
     scheduled,
@@ -123,7 +123,7 @@ class Objective(L.LightningModule, ABC):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        restate_progress(checkpoint)
+        before_resuming(self, checkpoint)
 
     @abstractmethod
     def invariance_loss(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
