@@ -1,8 +1,11 @@
 """A run that goes on with another number of processes is the same run."""
 
 import pytest
+import torch
+from torch.utils._pytree import tree_map_only
 
 from elastic_run import LAST_STEP, global_batches, piece
+from ser_lightning.files import load_checkpoint
 from support import objective_classes, run_processes
 
 # In float64, absolute; weights are of order 1. Sums over ranks round otherwise, and position
@@ -44,6 +47,11 @@ def whole(tmp_path_factory):
     return run("MoCoV3", tmp_path_factory.mktemp("elastic") / "whole", (1, LAST_STEP))
 
 
+def contents(path):
+    """What a checkpoint holds: numbers and words as they are, of tensors the shape and type."""
+    return tree_map_only(torch.Tensor, lambda t: (t.shape, t.dtype), load_checkpoint(path))
+
+
 def test_run_in_double_precision_goes_on_exactly(whole, tmp_path):
     batches, weights = run("MoCoV3", tmp_path / "broken", (1, 3), (1, LAST_STEP))
     assert batches == whole[0]
@@ -52,6 +60,9 @@ def test_run_in_double_precision_goes_on_exactly(whole, tmp_path):
 
 def test_one_process_takes_over_from_two(whole, tmp_path):
     assert_same_run(run("MoCoV3", tmp_path / "run", (2, 3), (1, LAST_STEP)), whole)
+    run("MoCoV3", tmp_path / "one", (1, 3), (1, LAST_STEP))
+    of_two, of_one = (contents(tmp_path / name / "3.ckpt") for name in ("run", "one"))
+    assert of_two == of_one  # nothing of a rank
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ CHECKPOINT_FOLDER = "checkpoints"
 CONFIGURATION = "fit.yaml"
 
 _COMPARED = ("seed_everything", "model", "data", "evaluation")
+_CHANGES_NOTHING = ".grad_checkpointing"  # but memory
 _COMPARED_OF_TRAINER = (
     "max_epochs", "max_steps", "precision", "accumulate_grad_batches", "limit_train_batches",
 )  # fmt: skip
@@ -140,7 +141,7 @@ def _leaves(config: dict[str, Any]) -> dict[str, Any]:
     trainer = config.get("trainer") or {}
     kept = {section: config[section] for section in _COMPARED if section in config}
     kept |= {f"trainer.{name}": trainer[name] for name in _COMPARED_OF_TRAINER if name in trainer}
-    return dict(_walk("", kept))
+    return {n: value for n, value in _walk("", kept) if not n.endswith(_CHANGES_NOTHING)}
 
 
 def _walk(place: str, node: Any) -> Iterator[tuple[str, Any]]:
