@@ -1,6 +1,5 @@
 """A run in pieces, each on another number of processes, in double precision."""
 
-import os
 from typing import NamedTuple
 
 import lightning as L
@@ -9,7 +8,7 @@ import torch.distributed as dist
 
 from ser_lightning.data import CropViews, InvertibleViews, PartitionedDataModule, Shapes
 from ser_lightning.runtime import AtomicCheckpointIO
-from support import PATCH, objective_classes, tiny_objective
+from support import PATCH, as_by_torchrun, objective_classes, tiny_objective
 
 BATCH_SIZE, STEPS_PER_EPOCH, NUM_EPOCHS = 16, 4, 2
 LAST_STEP = NUM_EPOCHS * STEPS_PER_EPOCH
@@ -55,11 +54,8 @@ def piece(name, save_to, stop_at, resume_from=None):
     Returns a `Piece` as a dict.
     """
     world_size = dist.get_world_size() if dist.is_initialized() else 1
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size}
-    names |= {"LOCAL_WORLD_SIZE": world_size, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test"}
-    if world_size > 1:  # as torchrun sets them: Lightning takes the group that there is
-        os.environ.update({name: str(value) for name, value in names.items()})
+    if world_size > 1:
+        as_by_torchrun()
     (cls,) = (cls for cls in objective_classes() if cls.__name__ == name)
     module = tiny_objective(cls, global_batch_size=BATCH_SIZE, warmup_epochs=1)
     recorder, images = Recorder(save_to), data()

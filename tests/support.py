@@ -1,6 +1,7 @@
 """Small backbones, batches and objectives that tests of several rooms share."""
 
 import inspect
+import os
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from io import BytesIO
@@ -153,6 +154,14 @@ def run_processes(function, *args, world_size=2):
         group = {"init_method": f"file://{folder}/init", "world_size": world_size}
         ranks = [pool.submit(_run_rank, function, args, group, r) for r in range(world_size)]
         return [torch.load(BytesIO(rank.result())) for rank in ranks]
+
+
+def as_by_torchrun():
+    """Sets what torchrun would, so that a trainer on this rank takes the process group it is in."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size}
+    names |= {"LOCAL_WORLD_SIZE": world_size, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ.update({name: str(value) for name, value in names.items()})
 
 
 def _run_rank(function, args, group, rank):

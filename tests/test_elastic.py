@@ -58,6 +58,7 @@ def test_run_in_double_precision_goes_on_exactly(whole, tmp_path):
     assert all((weights[name] == value).all() for name, value in whole[1].items())
 
 
+@pytest.mark.slow
 def test_one_process_takes_over_from_two(whole, tmp_path):
     assert_same_run(run("MoCoV3", tmp_path / "run", (2, 3), (1, LAST_STEP)), whole)
     run("MoCoV3", tmp_path / "one", (1, 3), (1, LAST_STEP))

@@ -47,10 +47,13 @@ class Recorder(L.Callback):
 
 
 def plugin(precision):
-    """Lightning takes bf16 for "16-mixed" on a CPU, so float16 is asked for by its plugin."""
+    """Lightning takes bf16 for "16-mixed" on a CPU, so float16 is asked for by its plugin.
+
+    Its scale begins where no step is left out, which would be another run.
+    """
     if precision == "32-true":
         return []
-    scaler = torch.amp.GradScaler("cpu") if precision == "16-mixed" else None
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10) if precision == "16-mixed" else None
     return [MixedPrecision(precision, "cpu", scaler)]
 
 

@@ -1,9 +1,12 @@
 """Two processes with half the batch each do the same mathematics as one with all of it."""
 
+import re
+
 import pytest
 import torch
 
-from objectives.two_processes import CASES, step, steps
+from objectives.two_processes import CASES, poisoned, step, steps
+from ser_lightning.objectives.replay_file import read_replay
 from support import run_processes
 
 TOLERANCE = 1e-10  # relative; measured 3e-13 in float64
@@ -32,3 +35,20 @@ def test_loss_gradients_and_buffers_equal_those_of_one_process(case, ranks):
         torch.testing.assert_close(rank_loss, loss, rtol=TOLERANCE, atol=0)
         assert_close_as_a_whole(rank_gradients, gradients)
         assert_close_as_a_whole(rank_buffers, buffers)
+
+
+@pytest.mark.parametrize(
+    ("what", "first"),
+    [
+        ("pixel", "loss is nan, .*the output of backbone.vit.patch_embed.proj"),
+        ("gradient", "all gradients is nan.*gradient of the output of backbone.vit.blocks.3"),
+    ],
+    ids=["pixel", "gradient"],
+)
+def test_both_processes_stop_and_the_file_is_of_the_rank_where_it_arose(what, first, tmp_path):
+    zeroth, other = run_processes(poisoned, str(tmp_path), what)
+    (path,) = tmp_path.iterdir()
+    assert re.search(rf"step 1: .*{first}.*`ser-fit replay {path}`", other["message"])
+    assert re.search(rf"step 1: .*; rank 1 of 2 wrote {path}", zeroth["message"])
+    assert read_replay(path).one_pass.rank == 1
+    assert zeroth["step"] == other["step"] == 1

@@ -2,12 +2,16 @@
 
 from typing import NamedTuple
 
+import lightning as L
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
+from ser_lightning.objectives import NonFiniteError
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from support import (
+    as_by_torchrun,
     cls_add_ons,
     objective_classes,
     take_rank,
@@ -24,6 +28,7 @@ class Case(NamedTuple):
     objective: str
     add_on: str
     num_local: int
+    grad_checkpointing: bool = False
 
 
 CASES = [
@@ -33,6 +38,7 @@ CASES = [
     for num_local in ((0, 4) if cls.accepts_local_views else (0,))
 ]
 CASES += [Case(MoCoV3.__name__, add_on.__name__, 0) for add_on in cls_add_ons()]
+CASES += [Case(MoCoV3.__name__, "ser", 4, grad_checkpointing=True)]
 
 
 def objective_and_batch(case):
@@ -60,6 +66,7 @@ class Step(torch.nn.Module):
 def step(case, rank=0, world_size=1):
     """Returns the loss averaged over ranks, and gradients and buffers by name, in float64."""
     objective, whole = objective_and_batch(case)
+    objective.backbone.grad_checkpointing = case.grad_checkpointing and world_size > 1
     module = Step(objective)
     # Buffers follow the global batch by themselves; DDP's broadcast would hide if they did not.
     wrapped = DistributedDataParallel(module, broadcast_buffers=False) if world_size > 1 else module
@@ -76,3 +83,53 @@ def step(case, rank=0, world_size=1):
 def steps():
     """The steps of every case on this rank."""
     return {tuple(case): step(case, dist.get_rank(), dist.get_world_size()) for case in CASES}
+
+
+class Poison(L.Callback):
+    """Makes a pixel NaN on rank 1, or the gradient that enters the last block, before step 1."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if (trainer.global_step, trainer.global_rank) == (1, 1):
+            if self.what == "pixel":
+                batch.crop[0].pixels[0, 0, 0, 0] = float("nan")
+            else:
+                module.backbone.vit.norm.register_forward_hook(lambda *a: NaNGradient.apply(a[2]))
+
+
+class NaNGradient(torch.autograd.Function):
+    """The identity, with a gradient that is NaN."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+def poisoned(folder, what):
+    """How a run ends on this rank that is not finite on rank 1."""
+    as_by_torchrun()
+    module = tiny_objective(MoCoV3, warmup_epochs=0)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        max_steps=3,
+        default_root_dir=folder,
+        callbacks=[Poison(what)],
+        logger=False,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    batches = [take_rank(tiny_batch(8, 4, seed), dist.get_rank(), 2) for seed in range(4)]
+    try:
+        trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
+    except NonFiniteError as error:
+        return {"message": str(error), "step": trainer.global_step}
