@@ -50,6 +50,13 @@ def test_what_may_be_left_out_may_be_written(written):
     assert hash_of(todays_words(**{written: given})) == hash_of(STORED)
 
 
+@pytest.mark.parametrize("is_on", [False, True])
+def test_activations_computed_again_are_the_same_weights(is_on):
+    today = todays_words()
+    today["model"]["init_args"]["backbone"]["init_args"]["grad_checkpointing"] = is_on
+    assert hash_of(today) == hash_of(STORED)
+
+
 @pytest.mark.parametrize("change", [{"hidden": 64}, {"temperature": 0.5}, {"weight": 0.5}])
 def test_a_run_of_version_0_1_0_is_no_seed_of_another_configuration(change):
     assert hash_of(todays_words(**change)) != hash_of(STORED)

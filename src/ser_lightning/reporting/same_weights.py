@@ -54,6 +54,7 @@ def _written_alike(model: Any, data: Any) -> tuple[Any, Any]:
     model, data = _without_defaults(model), _without_defaults(data)
     options = arguments(model)
     backbone, regularizer = arguments(options.get("backbone")), options.get("regularizer")
+    backbone.pop("grad_checkpointing", None)  # the same weights with less memory
     if backbone.get("cls_layer") == "auto" and regularizer is None:
         backbone["cls_layer"] = 0
     elif backbone.get("cls_layer") == "auto":
