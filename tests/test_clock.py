@@ -16,6 +16,7 @@ TINY = str(Path(__file__).with_name("tiny.yaml"))
 HOUR = 3600.0
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),

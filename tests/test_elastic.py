@@ -13,6 +13,7 @@ from support import objective_classes, run_processes
 TOLERANCE = 1e-10
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
 ]
@@ -58,7 +59,6 @@ def test_run_in_double_precision_goes_on_exactly(whole, tmp_path):
     assert all((weights[name] == value).all() for name, value in whole[1].items())
 
 
-@pytest.mark.slow
 def test_one_process_takes_over_from_two(whole, tmp_path):
     assert_same_run(run("MoCoV3", tmp_path / "run", (2, 3), (1, LAST_STEP)), whole)
     run("MoCoV3", tmp_path / "one", (1, 3), (1, LAST_STEP))
@@ -66,7 +66,6 @@ def test_one_process_takes_over_from_two(whole, tmp_path):
     assert of_two == of_one  # nothing of a rank
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [cls.__name__ for cls in objective_classes()])
 def test_run_on_two_one_four_and_two_processes_is_that_on_one(name, tmp_path):
     whole = run(name, tmp_path / "whole", (1, LAST_STEP))

@@ -1,10 +1,11 @@
-"""Parameter groups by weight decay, and each parameter's gradient clipped by its own norm."""
+"""Parameter groups, gradients clipped one by one, and what precedes a resume."""
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
 
-from ser_lightning.optim import clip_each_, decay_groups
+from ser_lightning.optim import before_resuming, clip_each_, decay_groups
 
 
 def naive_clip(gradient, max_norm):
@@ -102,3 +103,14 @@ def test_clipping_shows_a_gradient_that_is_not_finite():
     (parameter,) = parameters_of(torch.tensor([1.0, float("nan")]))
     clip_each_([parameter], 1.0)
     assert parameter.grad.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("64-true", torch.float64), ("bf16-mixed", torch.float32)]
+)
+def test_double_precision_begins_before_a_checkpoint_is_loaded(precision, dtype):
+    module = L.LightningModule()
+    module.layer = nn.Linear(2, 2)
+    module.trainer = L.Trainer(accelerator="cpu", precision=precision, logger=False)
+    before_resuming(module, {})
+    assert {p.dtype for p in module.parameters()} == {dtype}

@@ -47,10 +47,11 @@ def test_an_inner_layer_shields_later_blocks_from_the_add_on(add_on):
     assert changed == [True, True, False, False]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @by_add_on
-def test_loss_is_float32_under_autocast(add_on):
+def test_loss_is_float32_under_autocast(add_on, dtype):
     module = tiny_with_add_on(MoCoV3, add_on)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         loss = module.training_step(with_needs(tiny_batch(), add_on.needs), 0)
     assert loss.dtype == torch.float32
     assert torch.isfinite(loss)

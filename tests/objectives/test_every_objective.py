@@ -96,10 +96,11 @@ def test_weight_changes_the_gradients_of_the_prefix(cls):
     assert not torch.allclose(with_ser, without)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("ser", [True, False], ids=["ser", "plain"])
-def test_loss_is_float32_under_autocast(cls, ser):
+def test_loss_is_float32_under_autocast(cls, ser, dtype):
     module = tiny_objective(cls, ser)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         loss = module.training_step(tiny_batch(), 0)
     assert loss.dtype == torch.float32
     assert torch.isfinite(loss)

@@ -32,6 +32,12 @@ def test_hardware_does_not_count():
     assert differences(OLD, new) == []
 
 
+def test_memory_does_not_count():
+    backbone = "backbone: {init_args: {grad_checkpointing: %s}}"
+    one, other = (OLD.replace("regularizer: null", backbone % value) for value in ("true", "false"))
+    assert differences(one, other) == []
+
+
 def test_length_of_the_run_counts():
     new = OLD.replace("max_epochs: 5", "max_epochs: 9")
     assert differences(OLD, new) == ["trainer.max_epochs: 5 -> 9"]
