@@ -67,7 +67,9 @@ def _objections(trainer: L.Trainer, module: L.LightningModule) -> Iterator[str]:
     if isinstance(trainer.strategy, _STRATEGIES):
         yield (
             f"{type(trainer.strategy).__name__} splits parameters over processes, but momentum "
-            "branch, clipping and checkpoints need them whole; use ddp"
+            "branch, clipping, weight decay by shape and checkpoints need them whole; use ddp (a "
+            "ViT-L with all of its states takes 8 GiB), and where activations are too large, "
+            "`model.init_args.backbone.init_args.grad_checkpointing`"
         )
     if (trainer.gradient_clip_val or 0) < 0:
         yield (
