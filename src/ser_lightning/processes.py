@@ -1,0 +1,74 @@
+"""Processes that a run starts: they leave signals to it, and end with it, however it ends."""
+
+import atexit
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.util import Finalize
+
+STOPPING = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+)
+"""The signals that ask a run to stop; Windows has no SIGUSR1."""
+
+_POLL = 0.5  # seconds between two looks at the parent
+
+
+class Leash:
+    """Ties worker processes to the one that starts them; it is their first function to call.
+
+    Cluster managers and terminals signal whole groups of processes, but a training process needs
+    its workers until it has saved: they ignore signals. Instead they look whether their parent is
+    there. One that was killed takes them with it, even where they wait to hand over a batch; one
+    that ends by itself says so before it waits for them.
+    """
+
+    def __init__(self) -> None:
+        self._is_over = multiprocessing.RawValue("b", 0)  # without a lock that a kill could hold
+        self._holder = -1
+
+    def __call__(self, worker: int) -> None:
+        """Ties this worker process."""
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        end_with_parent(lambda: bool(self._is_over.value))
+
+    def hold(self) -> None:
+        """Lets the workers go when this process, which has just started them, ends."""
+        if self._holder != os.getpid():
+            self._holder = os.getpid()
+            let_go = Finalize(self, setattr, (self._is_over, "value", 1), exitpriority=0)
+            atexit.register(let_go)  # what is registered last is called first: before torch waits
+
+
+def end_with_parent(is_over: Callable[[], bool] = lambda: False) -> None:
+    """Lets this process end, whatever it is doing, once its parent has or `is_over` says so."""
+    parent, process = os.getppid(), multiprocessing.parent_process()
+
+    def watch() -> None:
+        while os.getppid() == parent and not is_over():
+            if process is not None and not process.is_alive():
+                break  # it was gone before this process looked
+            time.sleep(_POLL)
+        os._exit(0)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Holds back the signals of `STOPPING`; processes that start meanwhile are born deaf to them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
