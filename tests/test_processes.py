@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ser_lightning.data.loaders import step_loader
 from ser_lightning.data.plan import BatchKey
+from ser_lightning.processes import is_running
 
 SECONDS = 10  # in which a process must be gone
 KEPT = []  # what a script's names hold until Python ends
@@ -55,13 +56,6 @@ def started(seconds):
         for pid in filter(is_running, (process.pid, *workers)):
             os.kill(pid, signal.SIGKILL)
         process.join()
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def assert_end(*pids):

@@ -33,9 +33,10 @@ def environment():
 
 def finish(run_dir, *options):
     """Runs to the end and returns the final checkpoint."""
-    run = command(run_dir, *options)
-    kwargs = {"check": True, "capture_output": True, "text": True, "timeout": 300}
-    assert "strides" not in subprocess.run(run, env=environment(), **kwargs).stderr  # DDP's warning
+    run = subprocess.run(
+        command(run_dir, *options), env=environment(), check=True, capture_output=True, timeout=300
+    )
+    assert b"strides" not in run.stderr  # DDP's warning
     checkpoint = load_checkpoint(checkpoint_path(run_dir))
     assert checkpoint["global_step"] == LAST_STEP
     return checkpoint

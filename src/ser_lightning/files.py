@@ -6,6 +6,8 @@ A checkpoint's configuration is read here; `runtime/run_folder.py` writes it.
 import hashlib
 import os
 import pickle
+import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,8 @@ from typing import Any
 
 import torch
 import yaml
+
+from ser_lightning.processes import is_running
 
 CHECKPOINT_KEY = "ser_lightning"  # of this package's record in a checkpoint
 PARTIAL = ".partial"
@@ -125,6 +129,32 @@ def sweep(folder: Path) -> None:
     """Removes what killed processes left half-written in a folder."""
     for partial in folder.glob(f".*{PARTIAL}"):
         partial.unlink(missing_ok=True)
+
+
+def new_folder(parent: Path) -> Path:
+    """A new folder to fill, named after this process; those that killed ones left are removed."""
+    host, pid = socket.gethostname(), os.getpid()
+    for old in parent.glob(f"*{PARTIAL}"):
+        *_, of_host, of_pid, _ = ("", "", *old.name.rsplit(".", 3))
+        if not of_pid.isdecimal() or (of_host == _label(host) and not is_running(int(of_pid))):
+            shutil.rmtree(old, ignore_errors=True)
+    folder = parent / f"{uuid.uuid4().hex}.{_label(host)}.{pid}{PARTIAL}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def put_in_place(folder: Path, final: Path) -> None:
+    """Renames a filled folder; where another process has put its own there, that one stays."""
+    try:
+        folder.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _label(host: str) -> str:
+    return host.replace(".", "-")
 
 
 def file_sha256(path: Path) -> str:

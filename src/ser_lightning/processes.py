@@ -1,4 +1,4 @@
-"""Processes that a run starts: they leave signals to it, and end with it, however it ends."""
+"""Processes: those that a run starts leave signals to it, and end with it, however it ends."""
 
 import atexit
 import multiprocessing
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.util import Finalize
+from pathlib import Path
 
 STOPPING = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
@@ -47,6 +48,36 @@ class Leash:
             atexit.register(let_go)  # what is registered last is called first: before torch waits
 
 
+def is_running(pid: int) -> bool:
+    """Whether this machine has a process of that number that is not over."""
+    state = _state(pid)
+    if state is not None:
+        return state[0] not in "ZX"
+    if Path("/proc/self/stat").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def start_of(pid: int) -> str:
+    """When a process started, in the system's own count; tells two of one number apart."""
+    state = _state(pid)
+    return "" if state is None else state[19]
+
+
+def _state(pid: int) -> list[str] | None:
+    """The fields of Linux' /proc/<pid>/stat after the name; None elsewhere or without it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
 def end_with_parent(is_over: Callable[[], bool] = lambda: False) -> None:
     """Lets this process end, whatever it is doing, once its parent has or `is_over` says so."""
     parent, process = os.getppid(), multiprocessing.parent_process()
@@ -63,7 +94,7 @@ def end_with_parent(is_over: Callable[[], bool] = lambda: False) -> None:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Holds back the signals of `STOPPING`; processes that start meanwhile are born deaf to them."""
+    """Holds back the signals of `STOPPING`; processes that start meanwhile are born deaf."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from ser_lightning.runtime import (
     default_progress,
     default_run_dir,
     differences,
+    locked,
     options,
     packaged,
     refuse_linked_keys,
@@ -148,19 +150,22 @@ class SERCommandLine(LightningCLI):
             raise ValueError(f"{last} does not exist; give --run_dir or a file as --ckpt_path")
         if path and not Path(path).is_file():
             raise ValueError(f'checkpoint {path} does not exist; give a file, or "last"')
-        is_other = not path or Path(path).resolve() != last.resolve()
-        is_first_rank = int(os.environ.get("LOCAL_RANK", "0")) == 0
-        if self.subcommand == "fit" and is_other and last.is_file() and is_first_rank:
-            raise ValueError(
-                f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
-                "another --run_dir"
-            )
+        if self.subcommand == "fit" and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            self._refuse_another_run(path)
         if self.subcommand != "fit" and not (path or is_random):
             raise ValueError(
                 f"{self.subcommand} without --ckpt_path would measure random weights; give "
                 "--ckpt_path FILE or last, or --allow_random_weights true"
             )
         return path
+
+    def _refuse_another_run(self, path: str | None) -> None:
+        last = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
+        if last.is_file() and not (path and Path(path).resolve() == last.resolve()):
+            raise ValueError(
+                f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
+                "another --run_dir"
+            )
 
     def _report_differences(self, path: Path) -> None:
         stored = checkpoint_config(path)
@@ -204,6 +209,14 @@ class SERCommandLine(LightningCLI):
                 f"{type(self.model).__name__} compares two views, but `data.crop.local` asks for "
                 "local crops; set it to null, or use an objective for many views (MoCoV3, DINO)"
             )
+
+    def fit(self, **arguments: Any) -> None:
+        """Trains, alone in the run's folder."""
+        writes = self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False)
+        with locked(self.run_dir) if writes else nullcontext():
+            if writes:  # one may have ended since the checkpoint was looked for
+                self._refuse_another_run(arguments["ckpt_path"])
+            self.trainer.fit(**arguments)
 
     def validate(self, **arguments: Any) -> None:
         """Measures; the table is ours alone."""

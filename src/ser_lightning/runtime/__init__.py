@@ -11,6 +11,7 @@ from ser_lightning.runtime.configuration import (
     settle,
 )
 from ser_lightning.runtime.launch import refuse_more_processes_than_cores
+from ser_lightning.runtime.lock import locked
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import Preemption
 from ser_lightning.runtime.progress_bar import ProgressLines, Throughput, default_progress
@@ -40,6 +41,7 @@ __all__ = [
     "default_run_dir",
     "differences",
     "find_class",
+    "locked",
     "options",
     "packaged",
     "parameters",
