@@ -120,15 +120,17 @@ def _refuse_if_held(path: Path) -> None:
 
 def _is_renewed(path: Path, owner: dict[str, Any] | None) -> bool:
     """Watches whether the owner gives a sign of life."""
-    if owner is not None:
-        rank_zero_info(
-            f"{path.parent} is locked by {_name(owner)}: waiting {_PATIENCE:.0f} s for a sign of life"
-        )
-    first, deadline = _time(path), time.monotonic() + (_PATIENCE if owner else 1)
+    wait = _PATIENCE
+    if owner is None:  # it takes no time to write one
+        wait = min(wait, 1)
+    else:
+        head = f"{path.parent} is locked by {_name(owner)}"
+        rank_zero_info(f"{head}: waiting {wait:.0f} s for a sign of life")
+    first, deadline = _time(path), time.monotonic() + wait
     while time.monotonic() < deadline:
         if _time(path) != first:
             return first is not None and _time(path) is not None
-        time.sleep(min(0.5, _PATIENCE))
+        time.sleep(wait / 50)
     return False
 
 
