@@ -16,6 +16,7 @@ STOPPING = tuple(
 )
 """The signals that ask a run to stop; Windows has no SIGUSR1."""
 
+_LAUNCHER = "SER_FIT_LAUNCHER"
 _POLL = 0.5  # seconds between two looks at the parent
 
 
@@ -46,6 +47,16 @@ class Leash:
             self._holder = os.getpid()
             let_go = Finalize(self, setattr, (self._is_over, "value", 1), exitpriority=0)
             atexit.register(let_go)  # what is registered last is called first: before torch waits
+
+
+def mark_launcher() -> None:
+    """Lets processes that this one starts know that it did."""
+    os.environ[_LAUNCHER] = str(os.getpid())
+
+
+def is_launched() -> bool:
+    """Whether a ser-fit that is still there has started this process, as a rank or a part of it."""
+    return os.environ.get(_LAUNCHER) == str(os.getppid())
 
 
 def is_running(pid: int) -> bool:

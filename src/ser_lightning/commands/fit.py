@@ -180,7 +180,8 @@ class SERCommandLine(LightningCLI):
         config = self._get(self.config_init, "trainer")
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = str(self.run_dir / CHECKPOINT_FOLDER)
-        config["callbacks"] = [*_as_list(config["callbacks"]), Preemption(checkpoint), Throughput()]
+        self.preemption = Preemption(checkpoint)
+        config["callbacks"] = [*_as_list(config["callbacks"]), self.preemption, Throughput()]
         has_progress = any(isinstance(each, ProgressBar) for each in config["callbacks"])
         if config["enable_progress_bar"] is not False and not has_progress:
             config["callbacks"].append(default_progress())
@@ -216,6 +217,7 @@ class SERCommandLine(LightningCLI):
         with locked(self.run_dir) if writes else nullcontext():
             if writes:  # one may have ended since the checkpoint was looked for
                 self._refuse_another_run(arguments["ckpt_path"])
+            self.preemption.await_queue()
             self.trainer.fit(**arguments)
 
     def validate(self, **arguments: Any) -> None:

@@ -13,7 +13,7 @@ from ser_lightning.runtime.configuration import (
 from ser_lightning.runtime.launch import refuse_more_processes_than_cores
 from ser_lightning.runtime.lock import locked
 from ser_lightning.runtime.parser import ShortErrorParser
-from ser_lightning.runtime.preemption import Preemption
+from ser_lightning.runtime.preemption import EndsAtOnce, Preemption
 from ser_lightning.runtime.progress_bar import ProgressLines, Throughput, default_progress
 from ser_lightning.runtime.run_folder import (
     CHECKPOINT_FOLDER,
@@ -29,6 +29,7 @@ __all__ = [
     "CHECKPOINT_FOLDER",
     "AtomicCheckpointIO",
     "ConfigurationSaver",
+    "EndsAtOnce",
     "Preemption",
     "ProgressLines",
     "RunCheckpoint",

@@ -16,6 +16,8 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 
+from ser_lightning.processes import end_with_parent, is_launched, mark_launcher
+
 _CHECK_SETTINGS = [  # folders whose complaints about a value are likely about the user's
     Path(__file__).parents[1],
     Path(L.__file__).parent,
@@ -29,6 +31,9 @@ _NOISE = ("litlogger", "litmodels", "`weights_only` was not set")
 
 def run(module: str, function: str, args: list[str]) -> None:
     """Runs a command's function of its arguments; mistakes of the user end in a short message."""
+    if is_launched():
+        end_with_parent()
+    mark_launcher()
     _quieten()
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
