@@ -61,6 +61,7 @@ def load_checkpoint(path: str | Path, **options: Any) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         UnsafeCheckpointError: the file would need arbitrary objects to be built, or is damaged.
     """
+    path = with_home(os.fspath(path))
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
@@ -86,8 +87,18 @@ def checkpoint_config(path: str | Path) -> dict[str, Any] | None:
 
 def read_config(text: str) -> dict[str, Any]:
     """A configuration of this version or an earlier one, in today's words; empty if it is none."""
-    config = upgraded(yaml.safe_load(text))
+    config = with_home(upgraded(yaml.safe_load(text)))
     return config if isinstance(config, dict) else {}
+
+
+def with_home(value: Any) -> Any:
+    """Writes the home folder out in every path, "~/x", of a structure of plain values."""
+    if isinstance(value, list):
+        return [with_home(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: with_home(entry) for key, entry in value.items()}
+    is_path = isinstance(value, str) and value.startswith("~")
+    return os.path.expanduser(value) if is_path else value
 
 
 def upgraded(config: Any) -> Any:

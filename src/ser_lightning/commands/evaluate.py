@@ -30,6 +30,7 @@ from ser_lightning.runtime import (
     packaged,
     parameters,
     refuse_more_processes_than_cores,
+    refuse_other_root,
     run_folder_of,
 )
 
@@ -99,6 +100,7 @@ class StageCommandLine(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
+        refuse_other_root(config)
         config["callbacks"] = [*(config["callbacks"] or []), EndsAtOnce()]
         if config["enable_progress_bar"] is not False:
             config["callbacks"].append(default_progress())

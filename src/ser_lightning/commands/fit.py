@@ -4,7 +4,8 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,12 @@ from ser_lightning.runtime import (
     default_run_dir,
     differences,
     locked,
+    no_trace_of_failure,
     options,
     packaged,
     refuse_linked_keys,
     refuse_more_processes_than_cores,
+    refuse_other_root,
     settle,
     stored_configuration,
     usable_for,
@@ -178,6 +181,7 @@ class SERCommandLine(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
+        refuse_other_root(config)
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = str(self.run_dir / CHECKPOINT_FOLDER)
         self.preemption = Preemption(checkpoint)
@@ -213,9 +217,12 @@ class SERCommandLine(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """Trains, alone in the run's folder."""
-        writes = self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False)
-        with locked(self.run_dir) if writes else nullcontext():
-            if writes:  # one may have ended since the checkpoint was looked for
+        with ExitStack() as stack:
+            if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
+                begun = partial(getattr, self.preemption, "has_stepped")
+                stack.enter_context(no_trace_of_failure(self.run_dir, begun))
+                stack.enter_context(locked(self.run_dir))
+                # one may have ended since the checkpoint was looked for
                 self._refuse_another_run(arguments["ckpt_path"])
             self.preemption.await_queue()
             self.trainer.fit(**arguments)

@@ -17,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 
 from ser_lightning.processes import end_with_parent, is_launched, mark_launcher
+from ser_lightning.runtime.configuration import with_home_folder
 
 _CHECK_SETTINGS = [  # folders whose complaints about a value are likely about the user's
     Path(__file__).parents[1],
@@ -38,7 +39,7 @@ def run(module: str, function: str, args: list[str]) -> None:
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
     try:
-        getattr(import_module(module), function)(args)
+        getattr(import_module(module), function)([with_home_folder(a) for a in args])
     except KeyboardInterrupt:
         print("ser-fit: interrupted", file=sys.stderr)
         sys.exit(130)
