@@ -17,6 +17,7 @@ STOPPING = tuple(
 """The signals that ask a run to stop; Windows has no SIGUSR1."""
 
 _LAUNCHER = "SER_FIT_LAUNCHER"
+_is_launched = False
 _POLL = 0.5  # seconds between two looks at the parent
 
 
@@ -49,14 +50,25 @@ class Leash:
             atexit.register(let_go)  # what is registered last is called first: before torch waits
 
 
-def mark_launcher() -> None:
-    """Lets processes that this one starts know that it did."""
+def follow_launcher() -> None:
+    """Ends with the ser-fit that has started this process, as a rank or a part of it.
+
+    Raises:
+        SystemExit: it was gone before this rank began.
+    """
+    global _is_launched  # noqa: PLW0603 - what the process is
+    launcher, rank = os.environ.get(_LAUNCHER), os.environ.get("LOCAL_RANK", "0")
+    _is_launched = launcher == str(os.getppid())
+    if _is_launched:
+        end_with_parent()
+    elif launcher and rank.isdecimal() and int(rank) > 0:
+        raise SystemExit(f"ser-fit: process {launcher}, which started this rank, is gone")
     os.environ[_LAUNCHER] = str(os.getpid())
 
 
 def is_launched() -> bool:
-    """Whether a ser-fit that is still there has started this process, as a rank or a part of it."""
-    return os.environ.get(_LAUNCHER) == str(os.getppid())
+    """Whether another ser-fit has started this process."""
+    return _is_launched
 
 
 def is_running(pid: int) -> bool:

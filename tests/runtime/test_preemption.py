@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from ser_lightning.cli import main
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.files import load_checkpoint
+from ser_lightning.runtime import preemption
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 PACKAGE = Path(__file__).parents[2] / "src" / "ser_lightning"
@@ -60,6 +62,16 @@ def signalled(monkeypatch):
     return at
 
 
+@pytest.fixture
+def slurm(monkeypatch):
+    """What a task of an array asks of SLURM."""
+    calls = []
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    monkeypatch.setattr(preemption.subprocess, "run", lambda call, **_: calls.append(call))
+    return calls
+
+
 @pytest.mark.parametrize(
     ("step", "options"),
     [
@@ -72,12 +84,14 @@ def signalled(monkeypatch):
     ids=["epoch-end", "saved-before", "within-epoch", "last-epoch", "after-training"],
 )
 def test_signal_in_a_validation_saves_and_the_run_repeats_it(
-    trained_run, tmp_path, signalled, capsys, step, options
+    trained_run, tmp_path, signalled, slurm, step, options
 ):
-    seen = signalled(step)
+    seen = signalled(step, signal.SIGUSR1)
     with pytest.raises(SystemExit) as left:
         fit(tmp_path, *options)
-    assert left.value.code == 128 + signal.SIGTERM
+    assert left.value.code == 128 + signal.SIGUSR1
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as it was before
+    assert slurm == [["scontrol", "requeue", "5_2"]]
     assert len(seen) in (2, 3)  # the signal came in the second of five batches
     assert last(tmp_path)["global_step"] == step
     fit(tmp_path, *options)
@@ -93,13 +107,34 @@ def test_signal_in_a_validation_saves_and_the_run_repeats_it(
             assert measured[entry["step"]] == pytest.approx(entry["metrics"], rel=1e-4)
 
 
-def test_signal_before_the_first_step_ends_the_start(tmp_path, signalled):
+def test_signal_before_the_first_step_ends_the_start(tmp_path, signalled, slurm):
     seen = signalled(0)
     with pytest.raises(SystemExit) as left:
         fit(tmp_path / "run", "--data.num_workers", "1")
     assert left.value.code == 128 + signal.SIGTERM
     assert len(seen) in (2, 3)
-    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    assert list(tmp_path.iterdir()) == []
+    assert slurm == []  # SIGTERM asks for nothing
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("command", ["validate", "evaluate"])
+def test_measurement_ends_at_sigterm(trained_run, tmp_path, monkeypatch, command):
+    handlers = []
+    monkeypatch.setattr(
+        "ser_lightning.data.datasets.CleanImages.__call__",
+        lambda *_: handlers.append(signal.getsignal(signal.SIGTERM)) or 1 / 0,
+    )
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    stage = str(PACKAGE.parents[1] / "configs" / "eval" / "knn.yaml")
+    options = {
+        "validate": ["--ckpt_path", checkpoint],
+        "evaluate": ["--config", stage, "--checkpoint", checkpoint, "--data.num_workers", "0"],
+    }[command]
+    with pytest.raises(ZeroDivisionError):
+        main([command, *options])
+    assert handlers == [signal.SIG_DFL]
 
 
 def test_files_that_know_signals_are_imported_where_there_are_few(monkeypatch):

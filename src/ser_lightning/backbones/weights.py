@@ -103,7 +103,8 @@ def read_arguments(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: if there is none, or the file would have to be unpickled.
     """
-    path, arguments = with_home(str(path)), None
+    arguments: dict[str, Any] | None = None
+    path = with_home(str(path))
     if Path(path).suffix == ".safetensors":
         try:
             with safetensors.safe_open(str(path), framework="pt") as file:

@@ -16,7 +16,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 
-from ser_lightning.processes import end_with_parent, is_launched, mark_launcher
+from ser_lightning.processes import follow_launcher
 from ser_lightning.runtime.configuration import with_home_folder
 
 _CHECK_SETTINGS = [  # folders whose complaints about a value are likely about the user's
@@ -32,9 +32,7 @@ _NOISE = ("litlogger", "litmodels", "`weights_only` was not set")
 
 def run(module: str, function: str, args: list[str]) -> None:
     """Runs a command's function of its arguments; mistakes of the user end in a short message."""
-    if is_launched():
-        end_with_parent()
-    mark_launcher()
+    follow_launcher()
     _quieten()
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")

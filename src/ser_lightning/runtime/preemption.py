@@ -64,9 +64,8 @@ class Preemption(L.Callback):
 
     def _listen(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes over from Lightning's handlers, which start collectives wherever they are."""
-        if trainer.state.fn != "fit":
-            trainer._signal_connector.teardown()
-        elif not self._replaced:
+        trainer._signal_connector.teardown()
+        if trainer.state.fn == "fit" and not self._replaced:
             if trainer.world_size > 1:
                 self._group = dist.new_group(backend="gloo")
             if threading.current_thread() is threading.main_thread():
@@ -156,13 +155,22 @@ class Preemption(L.Callback):
             restate_validation(checkpoint["loops"]["fit_loop"])
 
     @override
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._restore()
+
+    @override
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        for number, handler in self._replaced.items():
-            signal.signal(number, handler)
-        self._replaced = {}
+        self._restore()
         if self._votes is not None:
             self._votes[1].wait()
             self._votes = None
+
+    def _restore(self) -> None:
+        for number, handler in self._replaced.items():
+            signal.signal(number, handler)
+        self._replaced = {}
 
 
 def restate_validation(loops: dict[str, Any]) -> None:
