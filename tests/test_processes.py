@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ser_lightning.data.loaders import step_loader
 from ser_lightning.data.plan import BatchKey
-from ser_lightning.processes import is_running
+from ser_lightning.processes import is_running, signals_held
 
 SECONDS = 10  # in which a process must be gone
 KEPT = []  # what a script's names hold until Python ends
@@ -77,6 +77,19 @@ class TestOnLinux:
             assert_end(process.pid, *workers)
             process.join()
             assert process.exitcode == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="nothing can be held back")
+def test_signals_wait_until_workers_have_started():
+    seen = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: seen.append("handled"))
+    try:
+        with signals_held():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            seen.append("started")
+        assert seen == ["started", "handled"]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_workers_leave_signals_to_their_parent():

@@ -40,6 +40,12 @@ def test_folder_in_use_is_refused_with_process_host_and_age(tmp_path):
         pass
 
 
+def test_new_folder_that_stays_empty_is_removed(tmp_path):
+    with locked(tmp_path / "new" / "run"):
+        assert (tmp_path / "new" / "run").is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lock_of_a_process_that_is_gone_is_taken_over(tmp_path):
     gone = subprocess.Popen([sys.executable, "-S", "-c", ""])
     gone.wait()

@@ -118,7 +118,7 @@ def test_signal_before_the_first_step_ends_the_start(tmp_path, signalled, slurm)
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-@pytest.mark.parametrize("command", ["validate", "evaluate"])
+@pytest.mark.parametrize("command", [slow("validate"), "evaluate"])
 def test_measurement_ends_at_sigterm(trained_run, tmp_path, monkeypatch, command):
     handlers = []
     monkeypatch.setattr(

@@ -220,8 +220,8 @@ class SERCommandLine(LightningCLI):
         with ExitStack() as stack:
             if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
                 begun = partial(getattr, self.preemption, "has_stepped")
-                stack.enter_context(no_trace_of_failure(self.run_dir, begun))
                 stack.enter_context(locked(self.run_dir))
+                stack.enter_context(no_trace_of_failure(self.run_dir, begun))
                 # one may have ended since the checkpoint was looked for
                 self._refuse_another_run(arguments["ckpt_path"])
             self.preemption.await_queue()

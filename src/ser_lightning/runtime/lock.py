@@ -32,12 +32,14 @@ def locked(folder: Path) -> Iterator[None]:
     The lock is a small file with machine, process and start. A process of this machine that is
     gone holds no lock. For one of another machine the file's time stands, which its owner renews:
     a file that does not change for 45 seconds is one of a process that was killed. It is watched,
-    rather than compared with a clock, since two machines may have two times.
+    rather than compared with a clock, since two machines may have two times. A new folder that is
+    empty at the end is removed.
 
     Raises:
         FolderInUseError: another run trains into the folder.
     """
     path = folder / LOCK
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     own = _owner()
     while not _taken(path, own):
@@ -51,6 +53,9 @@ def locked(folder: Path) -> Iterator[None]:
         stop.set()
         if _read(path) == own:
             path.unlink(missing_ok=True)
+        for place in new:
+            with suppress(OSError):  # it is in use
+                place.rmdir()
 
 
 def _owner() -> dict[str, Any]:

@@ -49,7 +49,7 @@ def refuse_other_root(trainer: dict[str, Any]) -> None:
 def no_trace_of_failure(folder: Path, has_begun: Callable[[], bool]) -> Iterator[None]:
     """Removes what a start has written into the run's folder, where it fails before its first step.
 
-    What lay there before stays, and so does what others put there meanwhile.
+    What lay there before stays. The folder must be locked, since it may be another run's.
     """
 
     def written() -> set[Path]:
@@ -58,7 +58,7 @@ def no_trace_of_failure(folder: Path, has_begun: Callable[[], bool]) -> Iterator
         return {path for pattern in (*patterns, events) for path in folder.glob(pattern)}
 
     before = written()
-    places = (folder / CHECKPOINT_FOLDER, folder / "pictures", folder, *folder.parents)
+    places = (folder / CHECKPOINT_FOLDER, folder / "pictures")
     new = [place for place in places if not place.exists()]
     try:
         yield
