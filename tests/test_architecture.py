@@ -9,22 +9,23 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ser_lightning"
 ALLOWED = {
     # the ground floor
     "distributed": set(),
-    "files": set(),
+    "files": {"processes"},
     "groups": set(),
     "numbers": set(),
     "optim": set(),
+    "processes": set(),
     "randomness": set(),
     "trainer_rules": set(),
     "batch": {"groups"},
     "corruptions": {"randomness"},
     "losses": {"distributed"},
     "results": {"corruptions", "files"},
-    "runtime": {"files"},
+    "runtime": {"files", "processes"},
     # source -> view -> batch -> token map -> loss
     "sources": {"files", "randomness"},
     "data": {
-        *("batch", "corruptions", "distributed", "files", "groups", "numbers", "randomness"),
-        "sources",
+        *("batch", "corruptions", "distributed", "files", "groups", "numbers", "processes"),
+        *("randomness", "sources"),
     },
     "backbones": {"distributed", "files"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},

@@ -33,9 +33,10 @@ def environment():
 
 def finish(run_dir, *options):
     """Runs to the end and returns the final checkpoint."""
-    subprocess.run(
+    run = subprocess.run(
         command(run_dir, *options), env=environment(), check=True, capture_output=True, timeout=300
     )
+    assert b"strides" not in run.stderr  # DDP's warning
     checkpoint = load_checkpoint(checkpoint_path(run_dir))
     assert checkpoint["global_step"] == LAST_STEP
     return checkpoint
@@ -134,3 +135,39 @@ def test_killed_run_with_accumulation_ends_with_the_weights_of_the_unbroken_one(
 
 def test_schedule_of_saving_never_loses_the_last_step(tmp_path):
     finish(tmp_path, "--checkpoint.every_n_train_steps", "5")
+
+
+@pytest.mark.parametrize("whole_group", [False, True], ids=["parent", "group"])
+def test_sigterm_amid_a_validation_of_two_processes(unbroken, tmp_path, whole_group):
+    long = [*EVERY_STEP, *TWO, "--data.evaluation_batch_size", "1"]
+    process = start_until(tmp_path, 6, *long)  # it is validating now
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert_same_weights(finish(tmp_path, *TWO), unbroken[2])
+
+
+@pytest.mark.parametrize("step", [0, 3], ids=["while-it-starts", "amid-training"])
+def test_ranks_end_with_a_killed_launcher(tmp_path, step):
+    process = start_until(tmp_path, step, *EVERY_STEP, *TWO, *WORKERS)
+    while len(group(process.pid)) < 2:  # a rank of its own
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=60)  # its ranks have its pipe
+    deadline = time.monotonic() + 60  # a rank may still be importing
+    while group(process.pid):
+        assert time.monotonic() < deadline, "a process was left behind"
+        time.sleep(0.1)
+
+
+def group(pid):
+    """The processes of a group that are not over."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == pid and fields[0] not in "ZX":
+            found.append(int(path.parent.name))
+    return found

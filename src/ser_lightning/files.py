@@ -6,6 +6,8 @@ A checkpoint's configuration is read here; `runtime/run_folder.py` writes it.
 import hashlib
 import os
 import pickle
+import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,8 @@ from typing import Any
 
 import torch
 import yaml
+
+from ser_lightning.processes import is_running
 
 CHECKPOINT_KEY = "ser_lightning"  # of this package's record in a checkpoint
 PARTIAL = ".partial"
@@ -57,6 +61,7 @@ def load_checkpoint(path: str | Path, **options: Any) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         UnsafeCheckpointError: the file would need arbitrary objects to be built, or is damaged.
     """
+    path = with_home(os.fspath(path))
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
@@ -82,8 +87,18 @@ def checkpoint_config(path: str | Path) -> dict[str, Any] | None:
 
 def read_config(text: str) -> dict[str, Any]:
     """A configuration of this version or an earlier one, in today's words; empty if it is none."""
-    config = upgraded(yaml.safe_load(text))
+    config = with_home(upgraded(yaml.safe_load(text)))
     return config if isinstance(config, dict) else {}
+
+
+def with_home(value: Any) -> Any:
+    """Writes the home folder out in every path, "~/x", of a structure of plain values."""
+    if isinstance(value, list):
+        return [with_home(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: with_home(entry) for key, entry in value.items()}
+    is_path = isinstance(value, str) and value.startswith("~")
+    return os.path.expanduser(value) if is_path else value
 
 
 def upgraded(config: Any) -> Any:
@@ -125,6 +140,32 @@ def sweep(folder: Path) -> None:
     """Removes what killed processes left half-written in a folder."""
     for partial in folder.glob(f".*{PARTIAL}"):
         partial.unlink(missing_ok=True)
+
+
+def new_folder(parent: Path) -> Path:
+    """A new folder to fill, named after this process; those that killed ones left are removed."""
+    host, pid = socket.gethostname(), os.getpid()
+    for old in parent.glob(f"*{PARTIAL}"):
+        *_, of_host, of_pid, _ = ("", "", *old.name.rsplit(".", 3))
+        if not of_pid.isdecimal() or (of_host == _label(host) and not is_running(int(of_pid))):
+            shutil.rmtree(old, ignore_errors=True)
+    folder = parent / f"{uuid.uuid4().hex}.{_label(host)}.{pid}{PARTIAL}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def put_in_place(folder: Path, final: Path) -> None:
+    """Renames a filled folder; where another process has put its own there, that one stays."""
+    try:
+        folder.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _label(host: str) -> str:
+    return host.replace(".", "-")
 
 
 def file_sha256(path: Path) -> str:

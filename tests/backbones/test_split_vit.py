@@ -269,3 +269,9 @@ def test_layers_default_cls_layer_is_the_first_of_several():
 def test_lists_of_layers_that_make_no_sense_raise(layer):
     with pytest.raises(ValueError, match="layer"):
         tiny(layer=layer)
+
+
+@pytest.mark.parametrize("cls_layer", [0, 2])
+def test_parameters_have_the_strides_that_buckets_of_gradients_have(cls_layer):
+    for name, parameter in tiny(cls_layer=cls_layer).named_parameters():
+        assert parameter.stride() == torch.empty(parameter.shape).stride(), name

@@ -86,6 +86,23 @@ def test_interrupted_pass_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
     assert np.abs(features.values).sum(axis=(1, 2)).min() > 0
 
 
+def test_two_passes_at_once_do_not_write_into_each_other(tmp_path, monkeypatch):
+    (backbone, data, trainer), (_, _, second) = parts(), parts()
+    plain, others = FeaturePass.test_step, []
+
+    def interrupted(self, batch, batch_idx):
+        plain(self, batch, batch_idx)
+        monkeypatch.setattr(FeaturePass, "test_step", plain)
+        if batch_idx == 0:  # another start, which is done before this one
+            others.append(cached_features(backbone, "weights", data, "test", second, tmp_path))
+
+    monkeypatch.setattr(FeaturePass, "test_step", interrupted)
+    features = cached_features(backbone, "weights", data, "test", trainer, tmp_path)
+    np.testing.assert_array_equal(features.values, others[0].values)
+    assert np.abs(features.values).sum(axis=(1, 2)).min() > 0
+    assert len(list((tmp_path / "features").iterdir())) == 1
+
+
 def test_blocks_without_cls_are_left_out():
     assert cls_layers(tiny_backbone(layer=3)) == [4]
     assert cls_layers(tiny_backbone(layer=3, cls_layer=0)) == [1, 2, 3, 4]

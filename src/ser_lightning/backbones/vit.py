@@ -80,7 +80,9 @@ def drop_cls_position(vit: VisionTransformer) -> None:
     assert vit.pos_embed is not None
     vit.no_embed_class = True
     position = vit.pos_embed
-    vit.pos_embed = nn.Parameter(position.detach()[:, 1:].clone(), position.requires_grad)
+    # A plain clone would keep the stride of the entry that is gone, and DDP's buckets have none.
+    rest = position.detach()[:, 1:].clone(memory_format=torch.contiguous_format)
+    vit.pos_embed = nn.Parameter(rest, position.requires_grad)
 
 
 def sincos_position(grid: tuple[int, int], width: int, temperature: float = 1e4) -> Tensor:

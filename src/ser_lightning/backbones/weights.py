@@ -13,7 +13,13 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from ser_lightning.files import CHECKPOINT_KEY, atomic_path, checkpoint_config, load_checkpoint
+from ser_lightning.files import (
+    CHECKPOINT_KEY,
+    atomic_path,
+    checkpoint_config,
+    load_checkpoint,
+    with_home,
+)
 
 Branch = Literal["online", "momentum"]
 # where a ViT's parameters sit in a checkpoint of an objective, and in a backbone's state dict
@@ -40,7 +46,7 @@ def load_vit(vit: VisionTransformer, path: str | Path, branch: Branch = "online"
         ValueError: if the file would have to be unpickled, its weights do not fit the model, or it
             has no momentum branch.
     """
-    state = _read_state(Path(path), branch)
+    state = _read_state(Path(with_home(str(path))), branch)
     state = {k: v for k, v in state.items() if not k.startswith("head.")}
     own = vit.state_dict()
     if "pos_embed" in state and "cls_token" in state:
@@ -98,6 +104,7 @@ def read_arguments(path: str | Path) -> dict[str, Any]:
         ValueError: if there is none, or the file would have to be unpickled.
     """
     arguments: dict[str, Any] | None = None
+    path = with_home(str(path))
     if Path(path).suffix == ".safetensors":
         try:
             with safetensors.safe_open(str(path), framework="pt") as file:

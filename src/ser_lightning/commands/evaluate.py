@@ -20,6 +20,7 @@ from ser_lightning.files import checkpoint_config
 from ser_lightning.results.hits import write_hits
 from ser_lightning.results.record import ResultRecord, class_map_sha256, write_record
 from ser_lightning.runtime import (
+    EndsAtOnce,
     ShortErrorParser,
     checked_seed,
     chosen_class,
@@ -29,6 +30,7 @@ from ser_lightning.runtime import (
     packaged,
     parameters,
     refuse_more_processes_than_cores,
+    refuse_other_root,
     run_folder_of,
 )
 
@@ -98,8 +100,10 @@ class StageCommandLine(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
+        refuse_other_root(config)
+        config["callbacks"] = [*(config["callbacks"] or []), EndsAtOnce()]
         if config["enable_progress_bar"] is not False:
-            config["callbacks"] = [*(config["callbacks"] or []), default_progress()]
+            config["callbacks"].append(default_progress())
         kwargs["default_root_dir"] = str(self.run_dir)
         trainer = super().instantiate_trainer(**kwargs)
         refuse_more_processes_than_cores(trainer)

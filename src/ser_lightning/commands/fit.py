@@ -4,6 +4,8 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +37,13 @@ from ser_lightning.runtime import (
     default_progress,
     default_run_dir,
     differences,
+    locked,
+    no_trace_of_failure,
     options,
     packaged,
     refuse_linked_keys,
     refuse_more_processes_than_cores,
+    refuse_other_root,
     settle,
     stored_configuration,
     usable_for,
@@ -148,19 +153,22 @@ class SERCommandLine(LightningCLI):
             raise ValueError(f"{last} does not exist; give --run_dir or a file as --ckpt_path")
         if path and not Path(path).is_file():
             raise ValueError(f'checkpoint {path} does not exist; give a file, or "last"')
-        is_other = not path or Path(path).resolve() != last.resolve()
-        is_first_rank = int(os.environ.get("LOCAL_RANK", "0")) == 0
-        if self.subcommand == "fit" and is_other and last.is_file() and is_first_rank:
-            raise ValueError(
-                f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
-                "another --run_dir"
-            )
+        if self.subcommand == "fit" and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            self._refuse_another_run(path)
         if self.subcommand != "fit" and not (path or is_random):
             raise ValueError(
                 f"{self.subcommand} without --ckpt_path would measure random weights; give "
                 "--ckpt_path FILE or last, or --allow_random_weights true"
             )
         return path
+
+    def _refuse_another_run(self, path: str | None) -> None:
+        last = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
+        if last.is_file() and not (path and Path(path).resolve() == last.resolve()):
+            raise ValueError(
+                f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
+                "another --run_dir"
+            )
 
     def _report_differences(self, path: Path) -> None:
         stored = checkpoint_config(path)
@@ -173,9 +181,11 @@ class SERCommandLine(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
+        refuse_other_root(config)
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = str(self.run_dir / CHECKPOINT_FOLDER)
-        config["callbacks"] = [*_as_list(config["callbacks"]), Preemption(checkpoint), Throughput()]
+        self.preemption = Preemption(checkpoint)
+        config["callbacks"] = [*_as_list(config["callbacks"]), self.preemption, Throughput()]
         has_progress = any(isinstance(each, ProgressBar) for each in config["callbacks"])
         if config["enable_progress_bar"] is not False and not has_progress:
             config["callbacks"].append(default_progress())
@@ -204,6 +214,18 @@ class SERCommandLine(LightningCLI):
                 f"{type(self.model).__name__} compares two views, but `data.crop.local` asks for "
                 "local crops; set it to null, or use an objective for many views (MoCoV3, DINO)"
             )
+
+    def fit(self, **arguments: Any) -> None:
+        """Trains, alone in the run's folder."""
+        with ExitStack() as stack:
+            if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
+                begun = partial(getattr, self.preemption, "has_stepped")
+                stack.enter_context(locked(self.run_dir))
+                stack.enter_context(no_trace_of_failure(self.run_dir, begun))
+                # one may have ended since the checkpoint was looked for
+                self._refuse_another_run(arguments["ckpt_path"])
+            self.preemption.await_queue()
+            self.trainer.fit(**arguments)
 
     def validate(self, **arguments: Any) -> None:
         """Measures; the table is ours alone."""

@@ -1,7 +1,6 @@
 """Loaders whose items are whole batches, and the samplers that name the batches of a rank."""
 
 import math
-import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from typing_extensions import override
 from ser_lightning.data.datasets import LeftOut
 from ser_lightning.data.plan import BatchKey
 from ser_lightning.distributed import rank, world_size
+from ser_lightning.processes import Leash, signals_held
 
 
 class _WholeKeys(DistributedSampler):
@@ -73,7 +73,7 @@ class SlotKeys(_WholeKeys):
 
 
 class BatchLoader(DataLoader):
-    """A DataLoader that keeps count of unreadable images.
+    """A DataLoader that keeps count of unreadable images, and whose workers end with it.
 
     Args:
         dataset: finished batches by key.
@@ -92,12 +92,13 @@ class BatchLoader(DataLoader):
         num_workers: int,
         note: Callable[[list[int]], None] | None = None,
     ) -> None:
+        self._leash = Leash()
         super().__init__(
             dataset,
             batch_size=None,
             sampler=sampler,
             collate_fn=_as_it_is,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=self._leash,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -107,13 +108,20 @@ class BatchLoader(DataLoader):
 
     @override
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in super().__iter__():
+        for batch in self._batches():
             found = batch.unreadable.tolist() if hasattr(batch, "unreadable") else []
             self.unreadable.update(found)
             if found and self.note is not None:
                 self.note(found)
             if not isinstance(batch, LeftOut):
                 yield batch
+
+    def _batches(self) -> Iterator[Any]:
+        with signals_held():
+            batches = super().__iter__()
+        if self.num_workers:
+            self._leash.hold()
+        return batches
 
 
 class LazyLoader(BatchLoader):
@@ -151,12 +159,3 @@ def evaluation_loader(dataset: Dataset, num_workers: int) -> BatchLoader:
 def _as_it_is(batch: Any) -> Any:
     """Keeps the records' numpy arrays, which torch's default would turn into tensors."""
     return batch
-
-
-def _ignore_signals(worker: int) -> None:
-    """Leaves signals to the training process, which needs its workers until it has saved.
-
-    Cluster managers and terminals signal whole groups of processes. A worker ends with its parent.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.data.loaders import BatchLoader
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.distributed import gather_ragged
+from ser_lightning.files import new_folder, put_in_place
 
 VERSION = 1
 """Of what the code here computes; raise it with every change that moves a feature."""
@@ -82,14 +82,19 @@ class CLSTokens(Extractor):
 
 
 class FeaturePass(L.LightningModule):
-    """Writes features of a number of images into a new `.npy` file, each process its own rows."""
+    """Writes features of a number of images into a new `.npy` file, each process its own rows.
 
-    def __init__(self, extractor: Extractor, path: Path, num_images: int) -> None:
+    The file lies in a new folder below `folder`, of this start alone: two that compute the same
+    features write two files.
+    """
+
+    def __init__(self, extractor: Extractor, folder: Path, num_images: int) -> None:
         super().__init__()
         # A split may have fewer images than there are processes.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.extractor = extractor
-        self.path = path
+        self.folder = folder
+        self.path = folder  # the file, from `setup` on
         self.shape = (num_images, *extractor.shape)
         self.values: Any = None  # the memory map, from `setup` on
         self.written = [torch.empty(0, dtype=torch.int64)]  # by this process
@@ -97,8 +102,9 @@ class FeaturePass(L.LightningModule):
     @override
     def setup(self, stage: str) -> None:
         if self.trainer.is_global_zero:
+            self.path = new_folder(self.folder) / "cls.npy"
             np.lib.format.open_memmap(self.path, "w+", np.float32, self.shape).flush()
-        self.trainer.strategy.barrier("features allocated")
+        self.path = Path(self.trainer.strategy.broadcast(str(self.path)))
         self.values = np.load(self.path, mmap_mode="r+")
 
     @override
@@ -149,19 +155,16 @@ def cached_features(
     }
     key = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:24]
     folder = run_dir / "features"
-    final, partial = folder / key, folder / f"{key}.partial"
+    final = folder / key
     if (final / "cls.npy").is_file():
         rank_zero_info(f"features of {len(images):,} {split} images: taken from {final}")
     else:
-        if trainer.is_global_zero:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            (partial / "protocol.json").write_text(json.dumps(protocol, indent=2))
         loader = data.clean_loader(split)
-        written = write_features(extractor, loader, len(images), partial / "cls.npy", trainer)
+        path, written = write_features(extractor, loader, len(images), folder, trainer)
         if trainer.is_global_zero:
-            np.save(partial / "rows.npy", written)
-            partial.rename(final)
+            np.save(path.with_name("rows.npy"), written)
+            path.with_name("protocol.json").write_text(json.dumps(protocol, indent=2))
+            put_in_place(path.parent, final)
         trainer.strategy.barrier("features in place")
     rows = np.load(final / "rows.npy")
     left_out = np.setdiff1d(np.arange(len(images)), rows)
@@ -171,19 +174,20 @@ def cached_features(
 
 
 def write_features(
-    extractor: Extractor, loader: BatchLoader, num_images: int, path: Path, trainer: L.Trainer
-) -> np.ndarray:
+    extractor: Extractor, loader: BatchLoader, num_images: int, folder: Path, trainer: L.Trainer
+) -> tuple[Path, np.ndarray]:
     """Writes the features of clean images into a `.npy` file that all processes see.
 
     Every rank calls it with its loader and the number of images over all ranks.
 
     Returns:
-        (n,) int64 rows that were written, over all ranks.
+        The file, in a new folder below `folder`, and (n,) int64 rows that were written, over all
+        ranks.
 
     Raises:
         ValueError: if others than unreadable images were left out.
     """
-    writer = FeaturePass(extractor, path, num_images)
+    writer = FeaturePass(extractor, folder, num_images)
     trainer.test(writer, loader, verbose=False)
     written = gather_ragged(torch.cat(writer.written)).sort().values
     num_bad = len(gather_ragged(torch.tensor(sorted(loader.unreadable), dtype=torch.int64)))
@@ -192,7 +196,7 @@ def write_features(
             f"the pass computed features of {len(written)} of {num_images} images; run the stage "
             "without limits on its batches"
         )
-    return written.numpy()
+    return writer.path, written.numpy()
 
 
 class FeatureBatch(NamedTuple):

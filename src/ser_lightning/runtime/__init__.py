@@ -11,14 +11,17 @@ from ser_lightning.runtime.configuration import (
     settle,
 )
 from ser_lightning.runtime.launch import refuse_more_processes_than_cores
+from ser_lightning.runtime.lock import locked
 from ser_lightning.runtime.parser import ShortErrorParser
-from ser_lightning.runtime.preemption import Preemption
+from ser_lightning.runtime.preemption import EndsAtOnce, Preemption
 from ser_lightning.runtime.progress_bar import ProgressLines, Throughput, default_progress
 from ser_lightning.runtime.run_folder import (
     CHECKPOINT_FOLDER,
     ConfigurationSaver,
     default_run_dir,
     differences,
+    no_trace_of_failure,
+    refuse_other_root,
     run_folder_of,
     stored_configuration,
     usable_for,
@@ -28,6 +31,7 @@ __all__ = [
     "CHECKPOINT_FOLDER",
     "AtomicCheckpointIO",
     "ConfigurationSaver",
+    "EndsAtOnce",
     "Preemption",
     "ProgressLines",
     "RunCheckpoint",
@@ -40,11 +44,14 @@ __all__ = [
     "default_run_dir",
     "differences",
     "find_class",
+    "locked",
+    "no_trace_of_failure",
     "options",
     "packaged",
     "parameters",
     "refuse_linked_keys",
     "refuse_more_processes_than_cores",
+    "refuse_other_root",
     "run_folder_of",
     "settle",
     "stored_configuration",

@@ -88,10 +88,10 @@ class RunCheckpoint(ModelCheckpoint):
         """Where the checkpoint is written."""
         return last_checkpoint(Path(self.dirpath or "."))
 
-    def save_now(self, trainer: L.Trainer) -> None:
-        """Writes the checkpoint, unless it holds this step already. A collective call."""
+    def save_now(self, trainer: L.Trainer, again: bool = False) -> None:
+        """Writes the checkpoint, if it holds this step already only `again`. A collective call."""
         is_trial = getattr(trainer, "fast_dev_run", False)
-        if not is_trial and self._last_global_step_saved != trainer.global_step:
+        if not is_trial and (again or self._last_global_step_saved != trainer.global_step):
             self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
 
     @override

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from ser_lightning.files import read_config
+from ser_lightning.files import read_config, with_home
 
 
 def options(args: list[str], *names: str) -> list[str]:
@@ -20,6 +20,14 @@ def options(args: list[str], *names: str) -> list[str]:
         if name in names and (separator or position + 1 < len(args)):
             values.append(value if separator else args[position + 1])
     return values
+
+
+def with_home_folder(argument: str) -> str:
+    """Writes the home folder out in `~/x` and `--name=~/x`, which no shell does in the latter."""
+    name, separator, value = argument.partition("=")
+    is_option = argument.startswith("--") and separator
+    written: str = f"{name}={with_home(value)}" if is_option else with_home(argument)
+    return written
 
 
 def content_of(config: str) -> dict[str, Any]:

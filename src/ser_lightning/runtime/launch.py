@@ -16,6 +16,9 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 
+from ser_lightning.processes import follow_launcher
+from ser_lightning.runtime.configuration import with_home_folder
+
 _CHECK_SETTINGS = [  # folders whose complaints about a value are likely about the user's
     Path(__file__).parents[1],
     Path(L.__file__).parent,
@@ -29,11 +32,12 @@ _NOISE = ("litlogger", "litmodels", "`weights_only` was not set")
 
 def run(module: str, function: str, args: list[str]) -> None:
     """Runs a command's function of its arguments; mistakes of the user end in a short message."""
+    follow_launcher()
     _quieten()
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
     try:
-        getattr(import_module(module), function)(args)
+        getattr(import_module(module), function)([with_home_folder(a) for a in args])
     except KeyboardInterrupt:
         print("ser-fit: interrupted", file=sys.stderr)
         sys.exit(130)

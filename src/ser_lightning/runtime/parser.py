@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
-from ser_lightning.files import upgraded
+from ser_lightning.files import upgraded, with_home
 from ser_lightning.runtime.class_help import (
     asked_for,
     class_help,
@@ -71,7 +71,7 @@ class ShortErrorParser(LightningArgumentParser):
     def parse_string(self, content: str, *rest: Any, **kwargs: Any) -> Any:
         """Parses a configuration, of an earlier version too."""
         stored = yaml.safe_load(content)
-        new = upgraded(stored)
+        new = with_home(upgraded(stored))
         text = content if new == stored else yaml.safe_dump(new, sort_keys=False)
         return super().parse_string(text, *rest, **kwargs)
 

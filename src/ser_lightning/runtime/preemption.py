@@ -1,4 +1,4 @@
-"""Leaves at a step boundary when the machine is taken away, with everything saved."""
+"""Leaves with everything saved when the machine is taken away: at a step, or amid a validation."""
 
 import os
 import signal
@@ -13,9 +13,19 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from ser_lightning.processes import STOPPING, is_launched
 from ser_lightning.runtime.checkpoint import RunCheckpoint
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_REQUEUE = getattr(signal, "SIGUSR1", None)  # Windows has none
+
+
+class EndsAtOnce(L.Callback):
+    """Lets SIGTERM end a measurement: Lightning's own handler notes it and goes on."""
+
+    def _act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer._signal_connector.teardown()  # puts back what was there before
+
+    on_train_start = on_sanity_check_start = on_validation_start = on_test_start = _act
 
 
 class Preemption(L.Callback):
@@ -25,21 +35,49 @@ class Preemption(L.Callback):
     the host and one step behind, so that neither a GPU nor a rank ever waits: they all leave at
     the same step, whichever of them got the signal. A second signal acts at once, as usual. On
     SLURM, SIGUSR1 (`#SBATCH --signal=USR1@120`) also puts the job back into the queue.
+
+    In a validation they agree after each batch. What training has is saved, and the run goes on
+    with that validation, from its first batch. Before the first step there is nothing to save.
+
+    Attributes:
+        has_stepped: whether a step was trained since the start.
     """
 
     def __init__(self, checkpoint: RunCheckpoint) -> None:
         self.checkpoint = checkpoint
+        self.has_stepped = False
+        self._is_training = False
+        self._is_leaving = False
         self._received = 0
         self._replaced: dict[int, Any] = {}
         self._group: Any = None
         self._votes: tuple[torch.Tensor, Any] | None = None
 
+    def await_queue(self) -> None:
+        """Puts a SLURM job back into the queue that is signalled before its run begins."""
+        if (
+            _REQUEUE is not None
+            and _job()
+            and threading.current_thread() is threading.main_thread()
+        ):
+            signal.signal(_REQUEUE, _requeue_and_exit)
+
+    def _listen(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Takes over from Lightning's handlers, which start collectives wherever they are."""
+        trainer._signal_connector.teardown()
+        if trainer.state.fn == "fit" and not self._replaced:
+            if trainer.world_size > 1:
+                self._group = dist.new_group(backend="gloo")
+            if threading.current_thread() is threading.main_thread():
+                self._replaced = {number: signal.signal(number, self._note) for number in STOPPING}
+
+    on_sanity_check_start = on_validation_start = on_test_start = _listen
+
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.world_size > 1:
-            self._group = dist.new_group(backend="gloo")
-        if threading.current_thread() is threading.main_thread():
-            self._replaced = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        self._listen(trainer, pl_module)
+        self._leave_if_agreed(trainer)
+        self._is_training = True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = number
@@ -49,46 +87,126 @@ class Preemption(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any
     ) -> None:
-        if trainer.fit_loop.epoch_loop._should_accumulate():
-            return
-        number = self._agreed()
-        if number:
-            rank_zero_info(
-                f"{signal.Signals(number).name} received: saving step {trainer.global_step} to "
-                f"{self.checkpoint.path}; continue with the same command and --ckpt_path last"
-            )
-            self.checkpoint.save_now(trainer)
-            if number == signal.SIGUSR1 and trainer.is_global_zero:
-                _requeue()
-            raise SystemExit(128 + number)
+        if not trainer.fit_loop.epoch_loop._should_accumulate():
+            self.has_stepped = True
+            self._leave_if_agreed(trainer)
 
-    def _agreed(self) -> int:
-        """The highest signal number on any rank as of the previous step; 0 for none."""
+    @override
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any
+    ) -> None:
+        if trainer.state.fn == "fit":
+            self._leave_if_agreed(trainer)
+
+    @override
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Waits for ranks with more batches: what follows is done together, or not at all."""
+        while trainer.state.fn == "fit" and self._leave_if_agreed(trainer, is_busy=False):
+            pass
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and self._group is None:
+            self._leave_if_agreed(trainer)
+
+    def _leave_if_agreed(self, trainer: L.Trainer, is_busy: bool = True) -> bool:
+        """Leaves, or says whether some rank had more batches in the vote before this one."""
+        number, others_are_busy = self._agreed(is_busy)
+        if number:
+            self._leave(trainer, number)
+        return others_are_busy
+
+    def _agreed(self, is_busy: bool) -> tuple[int, bool]:
+        """Highest signal number on any rank in the previous vote, 0 for none; was one busy."""
         if self._group is None:
-            return self._received
-        agreed = 0
+            return self._received, False
+        agreed, others_are_busy = 0, True
         if self._votes is not None:
             vote, work = self._votes
             work.wait()
-            agreed = int(vote)
-        vote = torch.tensor(self._received)
+            agreed, others_are_busy = int(vote[0]), bool(vote[1])
+        vote = torch.tensor([self._received, int(is_busy)])
         work = dist.all_reduce(vote, dist.ReduceOp.MAX, group=self._group, async_op=True)
         self._votes = (vote, work)
-        return agreed
+        return agreed, others_are_busy
+
+    def _leave(self, trainer: L.Trainer, number: int) -> None:
+        """Saves and exits; a collective call."""
+        name, again = signal.Signals(number).name, "continue with the same command and --ckpt_path"
+        if self._is_training:
+            rank_zero_info(
+                f"{name} received: saving step {trainer.global_step} to {self.checkpoint.path}; "
+                f"{again} last"
+            )
+            self._is_leaving = True
+            self.checkpoint.save_now(trainer, again=bool(trainer.validating))
+        else:
+            rank_zero_info(f"{name} received before the first step: there is nothing to save")
+        if number == _REQUEUE and trainer.is_global_zero:
+            _requeue()
+        # A launcher kills the others where a rank that it has started reports a failure.
+        raise SystemExit(0 if trainer.local_rank > 0 and is_launched() else 128 + number)
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._is_leaving and trainer.validating:
+            restate_validation(checkpoint["loops"]["fit_loop"])
+
+    @override
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._restore()
 
     @override
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        for number, handler in self._replaced.items():
-            signal.signal(number, handler)
-        self._replaced = {}
+        self._restore()
         if self._votes is not None:
             self._votes[1].wait()
             self._votes = None
 
+    def _restore(self) -> None:
+        for number, handler in self._replaced.items():
+            signal.signal(number, handler)
+        self._replaced = {}
 
-def _requeue() -> None:
+
+def restate_validation(loops: dict[str, Any]) -> None:
+    """Restates, in place, progress that was taken amid a validation as that of its beginning.
+
+    Lightning would go on with the batch after the last one, of a validation whose other batches
+    are forgotten. After the last epoch, what was taken is restated as the end of its last batch.
+    """
+    epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+    validation = loops["epoch_loop.val_loop.batch_progress"]
+    validation["current"] = dict.fromkeys(validation["current"], 0)
+    validation["total"] = {"ready": 1, "completed": 0, "started": 1, "processed": 0}
+    validation["is_last_batch"] = False
+    if epochs["current"]["processed"] == epochs["current"]["started"]:
+        for tracker in (epochs["total"], epochs["current"]):
+            tracker["processed"] -= 1
+            tracker["completed"] = tracker["processed"]
+        for tracker in (batches["total"], batches["current"]):
+            tracker["completed"] -= 1
+
+
+def _job() -> str | None:
+    """What SLURM calls the job of this process."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID")
     array = f"{job}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
-    name = array if job else os.environ.get("SLURM_JOB_ID")
-    if name:
-        subprocess.run(["scontrol", "requeue", name], check=False)
+    return array if job else os.environ.get("SLURM_JOB_ID")
+
+
+def _requeue() -> None:
+    """Puts the job back into the queue."""
+    job = _job()
+    if job:
+        subprocess.run(["scontrol", "requeue", job], check=False)
+
+
+def _requeue_and_exit(number: int, frame: FrameType | None) -> None:
+    if os.environ.get("SLURM_PROCID", "0") == "0":
+        _requeue()
+    raise SystemExit(128 + number)

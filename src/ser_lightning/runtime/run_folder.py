@@ -1,6 +1,8 @@
 """A run's folder: where it is, and the configuration that it and its checkpoints hold."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,43 @@ def run_folder_of(checkpoint: Path) -> Path:
     """The folder of the run that a checkpoint belongs to."""
     folder = Path(checkpoint).absolute().parent
     return folder.parent if folder.name == CHECKPOINT_FOLDER else folder
+
+
+def refuse_other_root(trainer: dict[str, Any]) -> None:
+    """Raises where a trainer is told a folder of its own: everything goes to the run's."""
+    folder = trainer.get("default_root_dir")
+    if folder is not None:
+        raise ValueError(
+            f"trainer.default_root_dir {folder} has no effect: a run has one folder; leave it out "
+            f"and give --run_dir {folder}"
+        )
+
+
+@contextmanager
+def no_trace_of_failure(folder: Path, has_begun: Callable[[], bool]) -> Iterator[None]:
+    """Removes what a start has written into the run's folder, where it fails before its first step.
+
+    What lay there before stays. The folder must be locked, since it may be another run's.
+    """
+
+    def written() -> set[Path]:
+        patterns = ("fit*.yaml", "hparams.yaml", "pictures/*.png")
+        events = f"events.out.tfevents.*.{os.getpid()}.*"
+        return {path for pattern in (*patterns, events) for path in folder.glob(pattern)}
+
+    before = written()
+    places = (folder / CHECKPOINT_FOLDER, folder / "pictures")
+    new = [place for place in places if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        if not has_begun():
+            for path in written() - before:
+                path.unlink(missing_ok=True)
+            for place in new:
+                with suppress(OSError):  # somebody has put something there
+                    place.rmdir()
+        raise
 
 
 def default_run_dir(configs: list[Any] | None, checkpoint: str | None) -> Path:

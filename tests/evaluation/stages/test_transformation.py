@@ -84,9 +84,9 @@ def test_stored_features_are_those_of_the_images(tmp_path):
     )
     data.setup("fit")
     num_images = len(data.images("train"))
-    backbone, path = frozen(), tmp_path / "features.npy"
+    backbone, loader = frozen(), data.clean_loader("train")
     extractor = VersionFeatures([backbone], [1, 4])
-    write_features(extractor, data.clean_loader("train"), num_images, path, trainer())
+    path, _ = write_features(extractor, loader, num_images, tmp_path, trainer())
     pixels = torch.cat([batch.pixels for batch in data.clean_loader("train")])
     expected = version_features([backbone], [1, 4], pixels)
     torch.testing.assert_close(torch.from_numpy(np.load(path)), expected)

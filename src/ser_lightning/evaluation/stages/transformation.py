@@ -237,13 +237,12 @@ class TransformationStage(Stage):
         rank, world_size = trainer.global_rank, trainer.world_size
         heads = VersionHeads(tasks, self.backbone.width, self.hidden, self.learning_rate, self.seed)
         probe, extractor = Probe(heads), VersionFeatures(backbones, self.layers)
-        store = folder / "features" / f"transformation-{self.checkpoint_hash[:16]}.partial"
+        stores = []
 
         def features(split: Split, num_images: int) -> Features:
-            path = store / f"{split}.npy"
-            path.parent.mkdir(parents=True, exist_ok=True)
             loader = data.clean_loader(split, num_images)
-            rows = write_features(extractor, loader, num_images, path, trainer)
+            path, rows = write_features(extractor, loader, num_images, folder / "features", trainer)
+            stores.append(path.parent)
             label = torch.full((len(rows),), -1)  # of no use here
             return Features(np.load(path, mmap_mode="r"), label, rows)
 
@@ -263,7 +262,7 @@ class TransformationStage(Stage):
             test = CleanRows(tested, data.evaluation_batch_size, rank, world_size)
             accuracies = probe.top1(test)
         finally:
-            if trainer.is_global_zero:
+            for store in stores if trainer.is_global_zero else ():
                 shutil.rmtree(store, ignore_errors=True)
         num_test, metrics, counts = len(tested.rows), {}, {}
         for task, accuracy in zip(tasks, accuracies, strict=True):
