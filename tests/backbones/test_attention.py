@@ -8,7 +8,8 @@ from timm.layers import Attention, RmsNorm
 from timm.models.vision_transformer import Block, ParallelScalingBlock, ResPostBlock
 from torch import nn
 
-from ser_lightning.backbones.attention import cls_block, is_plain_block
+from ser_lightning.backbones.attention import is_plain_block
+from ser_lightning.backbones.packed import pack, run_block, run_cls_block
 from ser_lightning.backbones.split_vit import SplitViT
 
 VARIANTS = {
@@ -20,6 +21,10 @@ VARIANTS = {
     "rms_norm": {"norm_layer": RmsNorm, "qk_norm": True},
     "drop_path": {"drop_path": 0.5},
 }
+
+
+def cls_block(block, tokens):
+    return run_cls_block(block, pack([tokens]))
 
 
 def make_block(**options):

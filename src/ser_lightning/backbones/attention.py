@@ -1,4 +1,4 @@
-"""Which attention kernel a ViT uses, and the last block computed for [CLS] alone."""
+"""Which attention kernel a ViT uses, and timm's attention in parts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,48 +24,38 @@ def choose_attention(modules: Sequence[Any], images: Tensor, weight: Tensor) -> 
 
 
 def is_plain_block(block: nn.Module) -> bool:
-    """Whether `cls_block` knows this block: timm's pre-norm Block with its standard attention."""
+    """Whether `packed.py` knows this block: timm's pre-norm Block with its standard attention."""
     return (
         type(block) is Block and type(block.attn) is Attention and type(block.attn.qkv) is nn.Linear
     )
 
 
-def cls_block(block: Any, tokens: Tensor) -> Tensor:
-    """A plain block's output (B, C) for the first of its tokens (B, 1 + N, C) alone.
-
-    Equal to `block(tokens)[:, 0]`: keys and values are those of all tokens; query, projection and
-    MLP are computed for [CLS] only.
-    """
-    attended = _cls_attention(block.attn, block.norm1(tokens))
-    x = tokens[:, :1] + block.drop_path1(block.ls1(attended))
-    x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-    output: Tensor = x[:, 0]
-    return output
-
-
-def _cls_attention(attn: Any, tokens: Tensor) -> Tensor:
-    """Attention of timm for the query of the first token; (B, 1 + N, C) to (B, 1, C)."""
-    batch_size, num_tokens, _ = tokens.shape
-    width = attn.num_heads * attn.head_dim
-    cls = tokens[:, :1]
-    q_weight, kv_weight = attn.qkv.weight.split([width, 2 * width])
-    q_bias, kv_bias = (
-        (None, None) if attn.qkv.bias is None else attn.qkv.bias.split([width, 2 * width])
-    )
-    q = F.linear(cls, q_weight, q_bias).view(batch_size, 1, attn.num_heads, attn.head_dim)
-    kv = F.linear(tokens, kv_weight, kv_bias)
-    kv = kv.view(batch_size, num_tokens, 2, attn.num_heads, attn.head_dim)
-    k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
-    q, k = attn.q_norm(q.transpose(1, 2)), attn.k_norm(k)
+def attend(attn: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of timm between (n, heads, t, d) queries, keys and values: (n, t', heads * d)."""
+    query, key = attn.q_norm(query), attn.k_norm(key)
     if attn.fused_attn:
         dropout = attn.attn_drop.p if attn.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        x = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
     else:
-        scores = (q * attn.scale) @ k.transpose(-2, -1)
-        x = attn.attn_drop(scores.softmax(dim=-1)) @ v
-    x = attn.norm(x.transpose(1, 2).reshape(batch_size, 1, width))
-    gate = getattr(attn, "gate", None)  # newer timm only
-    if gate is not None:
-        x = x * gate(cls).sigmoid()
-    projected: Tensor = attn.proj_drop(attn.proj(x))
-    return projected
+        scores = (query * attn.scale) @ key.transpose(-2, -1)
+        x = attn.attn_drop(scores.softmax(dim=-1)) @ value
+    return x.transpose(1, 2).flatten(2)
+
+
+def qkv_of_cls(attn: Any, cls: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries of some tokens, and keys and values of all.
+
+    Args:
+        attn: timm's attention.
+        cls: (n, 1, C).
+        tokens: (N, C).
+
+    Returns:
+        (n, heads, 1, d) queries and (N, 2, heads, d) keys and values.
+    """
+    width, heads = attn.num_heads * attn.head_dim, (attn.num_heads, attn.head_dim)
+    sizes, bias = [width, 2 * width], attn.qkv.bias
+    q_weight, kv_weight = attn.qkv.weight.split(sizes)
+    q_bias, kv_bias = (None, None) if bias is None else bias.split(sizes)
+    query = F.linear(cls, q_weight, q_bias).unflatten(2, heads).transpose(1, 2)
+    return query, F.linear(tokens, kv_weight, kv_bias).unflatten(1, (2, *heads))

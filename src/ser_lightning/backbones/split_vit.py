@@ -1,9 +1,8 @@
 """A timm ViT cut in two: a prefix that ends in a token map, a suffix that ends in an embedding."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
@@ -12,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from ser_lightning.backbones import weights as weight_files
-from ser_lightning.backbones.attention import choose_attention, cls_block, is_plain_block
+from ser_lightning.backbones.attention import choose_attention, is_plain_block
+from ser_lightning.backbones.packed import Packed, in_a_row, pack, run_block, run_cls_block
 from ser_lightning.backbones.vit import (
     CLSLayer,
     Layer,
@@ -25,6 +25,8 @@ from ser_lightning.backbones.vit import (
     resolve_cls_layer,
 )
 from ser_lightning.numbers import PositiveInt, checked
+
+Output = TypeVar("Output", Packed, Tensor)
 
 
 class Prefix(NamedTuple):
@@ -172,7 +174,30 @@ class SplitViT(nn.Module):
     @override
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images to (B, C) [CLS] embeddings."""
-        return self.suffix(self.prefixes(images)[-1])
+        return self.encode([images])[0][1]
+
+    def encode(
+        self, images: Sequence[Tensor], num_without_embedding: int = 0
+    ) -> list[tuple[tuple[Prefix, ...], Tensor | None]]:
+        """`prefixes` and embeddings of images of several shapes, all in one pass.
+
+        Args:
+            images: groups of (B, 3, H, W), sides of whole patches.
+            num_without_embedding: of the last groups, which need no `suffix`.
+
+        Returns:
+            The prefixes and the (B, C) embeddings of each group; None for those without.
+        """
+        found, tokens = self._walk(images, self.layers)
+        num_whole = len(images) - num_without_embedding
+        shapes = tokens.shapes[:num_whole]
+        rows = sum(count * length for count, length in shapes)
+        if self.layers[-1] == self.depth:
+            embeddings = [prefixes[-1].cls for prefixes in found[:num_whole]]
+        else:
+            embedding = self._finish(Packed(tokens.tokens[:rows], shapes))
+            embeddings = list(embedding.split([count for count, _ in shapes]))
+        return list(zip(found, [*embeddings, *[None] * num_without_embedding], strict=True))
 
     def prefix(self, images: Tensor) -> Prefix:
         """Patch embedding, position embedding and the first `layer` blocks.
@@ -187,11 +212,11 @@ class SplitViT(nn.Module):
         Raises:
             ValueError: if a side is not a multiple of the patch size.
         """
-        return self._prefixes(images, self.layers[:1])[0]
+        return self._walk([images], self.layers[:1])[0][0][0]
 
     def prefixes(self, images: Tensor) -> tuple[Prefix, ...]:
         """`prefix` for each of the layers, shallowest first, in one pass."""
-        return self._prefixes(images, self.layers)
+        return self._walk([images], self.layers)[0][0]
 
     def suffix(self, prefix: Prefix) -> Tensor:
         """The blocks after the deepest layer, whose prefix is given, to the [CLS] embedding (B, C).
@@ -205,15 +230,7 @@ class SplitViT(nn.Module):
         tokens = prefix.tokens.flatten(2).transpose(1, 2)
         if prefix.cls is not None:
             tokens = torch.cat([prefix.cls.unsqueeze(1), tokens], dim=1)
-        for index in range(self.layers[-1], self.depth - 1):
-            tokens = self._computed(self.vit.blocks[index], self._enter(tokens, index))
-        tokens, last = self._enter(tokens, self.depth - 1), self.vit.blocks[-1]
-        if self._cls_only:
-            cls = self._computed(partial(cls_block, last), tokens)
-        else:
-            cls = self._computed(last, tokens)[:, 0]
-        normed: Tensor = self.vit.norm(cls)
-        return normed
+        return self._finish(pack([tokens]))
 
     def token_maps(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
         """Maps (B, C, h, w) of the patch tokens after several blocks, in one pass.
@@ -227,7 +244,7 @@ class SplitViT(nn.Module):
             ValueError: if a layer is not in 0..depth.
         """
         require_layers(layers, 0, self.depth)
-        return tuple(prefix.tokens for prefix in self._prefixes(images, layers))
+        return tuple(prefix.tokens for prefix in self._walk([images], layers)[0][0])
 
     def cls_tokens(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
         """[CLS] (B, C) after several blocks, each through the final norm, in one pass.
@@ -240,7 +257,7 @@ class SplitViT(nn.Module):
             ValueError: if [CLS] has not joined by one of the layers.
         """
         require_layers(layers, self.cls_layer + (self.cls_layer > 0), self.depth)
-        found: Any = zip(layers, self._prefixes(images, layers), strict=True)
+        found: Any = zip(layers, self._walk([images], layers)[0][0], strict=True)
         return tuple(
             prefix.cls if layer == self.depth else self.vit.norm(prefix.cls)
             for layer, prefix in found
@@ -284,32 +301,58 @@ class SplitViT(nn.Module):
         )
         return vit.norm_pre(vit.pos_drop(tokens + position)), grid
 
-    def _prefixes(self, images: Tensor, layers: Sequence[int]) -> tuple[Prefix, ...]:
-        """Token map and [CLS] after each of the given numbers of blocks."""
-        tokens, grid = self._embed(images)
+    def _walk(
+        self, images: Sequence[Tensor], layers: Sequence[int]
+    ) -> tuple[list[tuple[Prefix, ...]], Packed]:
+        """Token maps and [CLS] of every group after some numbers of blocks, and the last tokens."""
+        embedded = [self._embed(group) for group in images]
+        grids = [grid for _, grid in embedded]
+        packed = pack([tokens for tokens, _ in embedded])
         found = {}
         for number in range(max(layers) + 1):
             if number > 0:
                 block = self.vit.blocks[number - 1]
-                tokens = self._computed(block, self._enter(tokens, number - 1))
+                packed = self._computed(run_block, block, self._enter(packed, number - 1))
             if number in layers:
-                final = self.vit.norm(tokens) if number == self.depth else tokens
+                is_last = number == self.depth
+                final = packed._replace(tokens=self.vit.norm(packed.tokens)) if is_last else packed
                 has_cls = self.cls_layer == 0 or self.cls_layer < number
-                patches = final[:, 1:] if has_cls else final
-                maps = patches.transpose(1, 2).unflatten(2, grid)
-                found[number] = Prefix(maps, final[:, 0] if has_cls else None)
-        return tuple(found[layer] for layer in layers)
+                groups = zip(final.groups, grids, strict=True)
+                found[number] = [_prefix(tokens, grid, has_cls) for tokens, grid in groups]
+        return list(zip(*(found[layer] for layer in layers), strict=True)), packed
 
-    def _computed(self, block: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    def _finish(self, packed: Packed) -> Tensor:
+        """The blocks after the deepest layer and the final norm: (sum of n, C) embeddings."""
+        for index in range(self.layers[-1], self.depth - 1):
+            packed = self._computed(run_block, self.vit.blocks[index], self._enter(packed, index))
+        packed, last = self._enter(packed, self.depth - 1), self.vit.blocks[-1]
+        if self._cls_only:
+            cls = self._computed(run_cls_block, last, packed)
+        else:
+            groups = self._computed(run_block, last, packed).groups
+            cls = in_a_row([group[:, 0] for group in groups])
+        normed: Tensor = self.vit.norm(cls)
+        return normed
+
+    def _computed(
+        self, run: Callable[[nn.Module, Packed], Output], block: nn.Module, packed: Packed
+    ) -> Output:
         """A block's output, of which only the input is kept where activations are not."""
         if self.grad_checkpointing and torch.is_grad_enabled():
-            kept: Tensor = checkpoint(block, tokens, use_reentrant=False)
+            kept: Output = checkpoint(run, block, packed, use_reentrant=False)
             return kept
-        return block(tokens)
+        return run(block, packed)
 
-    def _enter(self, tokens: Tensor, index: int) -> Tensor:
+    def _enter(self, packed: Packed, index: int) -> Packed:
         """The tokens that block `index` (from 0) sees: [CLS] joins in front of its first one."""
-        return self._join(tokens) if 0 < index == self.cls_layer else tokens
+        joins = 0 < index == self.cls_layer
+        return pack([self._join(group) for group in packed.groups]) if joins else packed
 
     def _join(self, tokens: Tensor) -> Tensor:
         return torch.cat([self.vit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+
+
+def _prefix(tokens: Tensor, grid: tuple[int, int], has_cls: bool) -> Prefix:
+    """What (B, h*w, C) tokens, or these after a [CLS], hand out."""
+    patches = tokens[:, 1:] if has_cls else tokens
+    return Prefix(patches.transpose(1, 2).unflatten(2, grid), tokens[:, 0] if has_cls else None)

@@ -17,25 +17,22 @@ from ser_lightning.batch import (
 
 
 def encode(backbone: SplitViT, batch: PartitionedBatch) -> BranchFeatures:
-    """Taps and embeddings of all views of a batch, of extra views the taps alone.
-
-    Views of equal size pass the backbone together.
-    """
+    """Taps and embeddings of all views of a batch, of extra views the taps alone, in one pass."""
     views = [view.pixels for view in (*batch.crop, *batch.invertible)]
+    members: dict[torch.Size, list[int]] = {}
+    for position, view in enumerate(views):
+        members.setdefault(view.shape[-2:], []).append(position)
+    extra = [view.pixels for view in batch.extra]  # all of one size
+    groups = [torch.cat([views[position] for position in those]) for those in members.values()]
+    encoded = backbone.encode([*groups, *([torch.cat(extra)] if extra else [])], int(bool(extra)))
     features: dict[int, ViewFeatures] = {}
-    shapes = [view.shape[-2:] for view in views]
-    for shape in dict.fromkeys(shapes):
-        members = [position for position, other in enumerate(shapes) if other == shape]
-        together = [views[position] for position in members]
-        prefixes = backbone.prefixes(torch.cat(together))
-        sizes = [len(view) for view in together]
-        embeddings = backbone.suffix(prefixes[-1]).split(sizes)
-        outputs = map(ViewFeatures, _split(prefixes, sizes), embeddings)
-        features.update(zip(members, outputs, strict=True))
+    for those, (prefixes, embedding) in zip(members.values(), encoded, strict=False):
+        sizes = [len(views[position]) for position in those]
+        outputs = map(ViewFeatures, _split(prefixes, sizes), embedding.split(sizes))
+        features.update(zip(those, outputs, strict=True))
     in_order = tuple(features[position] for position in range(len(views)))
     num_crop = len(batch.crop)
-    extra = [view.pixels for view in batch.extra]  # all of one size
-    taps = _split(backbone.prefixes(torch.cat(extra)), [len(v) for v in extra]) if extra else ()
+    taps = _split(encoded[-1][0], [len(view) for view in extra]) if extra else ()
     return BranchFeatures(in_order[:num_crop], in_order[num_crop:], taps)
 
 
