@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block, ParallelScalingBlock, ResPostB
 from torch import nn
 
 from ser_lightning.backbones.attention import is_plain_block
-from ser_lightning.backbones.packed import pack, run_block, run_cls_block
+from ser_lightning.backbones.packed import pack, run_cls_block
 from ser_lightning.backbones.split_vit import SplitViT
 
 VARIANTS = {

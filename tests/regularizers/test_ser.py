@@ -61,8 +61,8 @@ def test_target_side_adds_no_gradient_to_norm_and_projector():
     online = make_regularizer()
     losses = []
     for i, j in ((0, 1), (1, 0)):
-        moved = act(relative(elements[j], elements[i]), frozen._project(target[j]).detach())
-        pair = [F.normalize(x, dim=1).flatten(2).mT for x in (online._project(maps[i]), moved)]
+        moved = act(relative(elements[j], elements[i]), frozen._project([target[j]])[0].detach())
+        pair = [F.normalize(x, dim=1).flatten(2).mT for x in (online._project([maps[i]])[0], moved)]
         losses.append(token_info_nce(*pair, 0, online.temperature))
     (sum(losses) / 2).backward()
     for one, other in zip(regularizer.parameters(), online.parameters(), strict=True):
@@ -98,7 +98,7 @@ def test_equivariant_maps_have_positive_similarity_one_for_all_of_d4(parities):
     images = torch.randn(16, WIDTH, 16, 16, dtype=torch.float64)
     maps = [F.avg_pool2d(act(e, images, cell=4), 4) for e in elements]
     regularizer = make_regularizer(temperature=0.001)
-    projected = [regularizer._project(x) for x in maps]
+    projected = regularizer._project(maps)
     moved = act(relative(elements[1], elements[0]), projected[1])
     similarity = F.cosine_similarity(projected[0], moved, dim=1)
     # Measured: within 4e-16 of 1.
@@ -191,3 +191,13 @@ def test_loss_without_a_width_says_how_to_give_it():
     element = GroupElement.identity(2, (4, 4))
     with pytest.raises(ValueError, match=r"SERRegularizer\(width=8\)"):
         SERRegularizer()((maps, maps), (element, element))
+
+
+def test_projection_is_norm_and_two_convolutions_of_every_map():
+    torch.manual_seed(0)
+    regularizer = SERRegularizer(8, hidden=12).double()
+    torch.nn.init.normal_(regularizer.norm.weight)
+    maps = [torch.randn(2, 8, h, w, dtype=torch.float64) for h, w in ((3, 4), (5, 2))]
+    for view, projected in zip(maps, regularizer._project(maps), strict=True):
+        normed = regularizer.norm(view.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        torch.testing.assert_close(projected, regularizer.projector(normed))

@@ -5,6 +5,7 @@ Its InfoNCE is in `info_nce.py`; the weighted sum with the invariance loss (SER 
 """
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -114,11 +115,11 @@ class SERRegularizer(Regularizer):
             _check_shapes(name, views, elements)
         # Differs: in the paper the action comes before the projection. As in its public code, maps
         # are projected first here: the same for flips and turns, not where a resize blends tokens.
-        online = [self._project(view) for view in maps]
+        online = self._project(maps)
         target = online
         if target_maps is not None:
             with torch.no_grad():
-                target = [self._project(view) for view in target_maps]
+                target = self._project(target_maps)
         losses = []
         for anchor, other in ((0, 1), (1, 0)):
             moved = act(relative(elements[other], elements[anchor]), at_least_float(target[other]))
@@ -164,10 +165,17 @@ class SERRegularizer(Regularizer):
             {name: torch.stack([o.logs[name] for o in pairs]).sum() for name in pairs[0].logs},
         )
 
-    def _project(self, maps: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, hidden, h, w)."""
-        projected: Tensor = self.projector(self.norm(maps.movedim(1, -1)).movedim(-1, 1))
-        return projected
+    def _project(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """(B, C, h, w) -> (B, hidden, h, w) of each map, in one pass over the tokens of all."""
+        tokens = torch.cat([view.flatten(2).mT.flatten(0, 1) for view in maps])
+        first, activation, second = self.projector
+        tokens = F.linear(self.norm(tokens), first.weight.flatten(1))
+        tokens = F.linear(activation(tokens), second.weight.flatten(1))
+        sizes = [len(view) * math.prod(view.shape[-2:]) for view in maps]
+        return [
+            part.unflatten(0, (len(view), -1)).mT.unflatten(2, view.shape[-2:])
+            for part, view in zip(tokens.split(sizes), maps, strict=True)
+        ]
 
 
 def _maps(features: BranchFeatures, pair: slice) -> tuple[Tensor, ...]:

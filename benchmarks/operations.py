@@ -1,0 +1,156 @@
+"""Operations and time of a training step with SER, beside the same step without it.
+
+Run: python benchmarks/operations.py --json result.json
+
+Every operation of PyTorch that computes something is counted, views left out, from the rendering
+of a batch to the end of the backward pass: on a GPU each is at least one kernel. Times are medians
+of interleaved repetitions on this machine, in bf16. Only ratios of one run mean something.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ser_lightning.backbones import SplitViT
+from ser_lightning.batch import NUM_GLOBAL_VIEWS
+from ser_lightning.data import BatchKey, InvertibleViews, PartitionedDataModule, Patterns
+from ser_lightning.data.render import HostBatch, render
+from ser_lightning.objectives.moco_v3 import MoCoV3
+from ser_lightning.regularizers import SERRegularizer
+
+
+class Size(NamedTuple):
+    """A network and its batch."""
+
+    name: str
+    image_size: int
+    patch_size: int
+    layer: int
+    options: dict[str, Any]
+    batch_size: int
+    num_invertible: int
+
+
+SIZES = {
+    "small": Size(
+        "vit_tiny_patch16_224", 32, 4, 2, {"embed_dim": 192, "depth": 6, "num_heads": 3}, 256, 3
+    ),
+    "ViT-S": Size("vit_small_patch16_224", 224, 16, 3, {}, 32, 2),
+}
+
+
+class Counted(TorchDispatchMode):
+    """Counts operations by name, views left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = Counter[str]()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if not function.is_view and "detach" not in str(function):
+            self.names[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def steps(size: Size) -> dict[str, Callable[[], Tensor]]:
+    """Forward and backward of the base step and of SER's, on batches of their own."""
+    found = {}
+    for name in ("base", "SER"):
+        torch.manual_seed(0)
+        ratio = size.num_invertible / size.batch_size
+        data = PartitionedDataModule(
+            Patterns(num_train=2 * size.batch_size, num_evaluation=12, image_size=size.image_size),
+            global_batch_size=size.batch_size,
+            image_size=size.image_size,
+            patch_size=size.patch_size,
+            invertible=InvertibleViews(ratio=ratio) if name == "SER" else None,
+            num_workers=0,
+        )
+        data.setup("fit")
+        backbone = SplitViT(
+            size.name,
+            size.image_size,
+            size.layer,
+            size.layer if name == "SER" else 0,
+            size.patch_size,
+            size.options,
+        )
+        regularizer = SERRegularizer() if name == "SER" else None
+        module = MoCoV3(backbone, hidden=1024, projection=128, regularizer=regularizer)
+        batch = first_of_most_shapes(data)
+        found[name] = step_of(module, batch, size.patch_size)
+    return found
+
+
+def first_of_most_shapes(data: PartitionedDataModule) -> HostBatch:
+    """The first batch whose crops and two invertible views are of three shapes, as most are."""
+    batches = data.train_dataset()
+    for epoch in range(99):
+        batch: HostBatch = batches[BatchKey(epoch, 0)]
+        views = render(batch, data.patch_size)
+        shapes = {view.pixels.shape[-2:] for view in (*views.crop, *views.invertible)}
+        if not views.invertible or len(shapes) == 1 + NUM_GLOBAL_VIEWS:
+            return batch
+    raise RuntimeError("no batch has three shapes")
+
+
+def step_of(module: MoCoV3, batch: HostBatch, patch_size: int) -> Callable[[], Tensor]:
+    """Rendering, forward and backward."""
+
+    def step() -> Tensor:
+        module.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss: Tensor = module.training_step(render(batch, patch_size), 0)
+        loss.backward()
+        return loss
+
+    return step
+
+
+def main() -> None:
+    """Counts and times both sizes, and prints their ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--names", type=int, default=0, help="operations to list, most added first")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    result = {}
+    for label, size in SIZES.items():
+        pair = steps(size)
+        counts = {}
+        for name, step in pair.items():
+            step()  # caches are filled
+            with Counted() as counted:
+                step()
+            counts[name] = counted.names
+        times: dict[str, list[float]] = {name: [] for name in pair}
+        for _ in range(options.repeats):
+            for name, step in pair.items():
+                start = time.perf_counter()
+                step()
+                times[name].append(time.perf_counter() - start)
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        totals = {name: sum(names.values()) for name, names in counts.items()}
+        ratio = totals["SER"] / totals["base"]
+        slower = medians["SER"] / medians["base"]
+        print(f"{label}: operations {totals}, ratio {ratio:.2f}; seconds {medians}, {slower:.3f}")
+        for operation, more in (counts["SER"] - counts["base"]).most_common(options.names):
+            print(f"  {operation}: {more} more than {counts['base'][operation]}")
+        result[label] = {"operations": totals, "seconds": medians}
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
