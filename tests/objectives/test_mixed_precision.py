@@ -4,10 +4,10 @@ import pytest
 
 from objectives.mixed_run import CASES, losses
 
-# Deviations of the loss, relative where it is above 1, measured over all cases: of the first step 4e-3 in bf16, which
-# rounds to 2^-9, and 3e-4 in fp16, which rounds to 2^-12; of the mean of the last ten steps 8e-3
-# and 5e-3; of the worst step in between 0.12, in Barlow Twins, while its loss falls by a fifth in
-# a step or two. Two runs from one start part like this in any precision.
+# Deviations of the loss, relative where it is above 1, measured over all cases: of the first step
+# 4e-3 in bf16, which rounds to 2^-9, and 3e-4 in fp16, which rounds to 2^-12; of the mean of the
+# last ten steps 8e-3 and 5e-3; of the worst step in between 0.12, in Barlow Twins, while its loss
+# falls by a fifth in a step or two. Two runs from one start part like this in any precision.
 FIRST = {"bf16-mixed": 1e-2, "16-mixed": 1e-3}
 WORST, LAST_TEN = 0.25, 2e-2
 

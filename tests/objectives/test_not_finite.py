@@ -183,7 +183,7 @@ def test_input_of_the_first_bad_module_is_described(tmp_path):
     _, seen = run_again(tmp_path / f"replay.step{BAD_STEP}.pt", make)
     (line,) = seen.finding.inputs
     numbers = r"-[\d.]+ to [\d.]+, mean \S+, deviation 1, 0.00% not finite"
-    assert re.fullmatch(rf"\(\d+, \d+, 32\) float32, {numbers}", line)
+    assert re.fullmatch(rf"\(\d+, 32\) float32, {numbers}", line)
     assert "backbone.vit.blocks.1.mlp.fc1.weight" in seen.weights
 
 
