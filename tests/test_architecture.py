@@ -9,24 +9,27 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ser_lightning"
 ALLOWED = {
     # the ground floor
     "distributed": set(),
-    "files": set(),
+    "damage": set(),
+    "files": {"damage", "trusted"},
     "groups": set(),
     "numbers": set(),
     "optim": set(),
     "randomness": set(),
     "trainer_rules": set(),
+    "trusted": set(),
     "batch": {"groups"},
     "corruptions": {"randomness"},
     "losses": {"distributed"},
-    "results": {"corruptions", "files"},
-    "runtime": {"files"},
+    "results": {"corruptions", "files", "sealed"},
+    "sealed": {"files"},
+    "runtime": {"files", "trusted"},
     # source -> view -> batch -> token map -> loss
-    "sources": {"files", "randomness"},
+    "sources": {"files", "randomness", "sealed"},
     "data": {
         *("batch", "corruptions", "distributed", "files", "groups", "numbers", "randomness"),
-        "sources",
+        *("sealed", "sources"),
     },
-    "backbones": {"distributed", "files"},
+    "backbones": {"distributed", "files", "sealed"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
     "objectives": {
         *("backbones", "batch", "distributed", "losses", "optim", "regularizers"),
@@ -35,7 +38,7 @@ ALLOWED = {
     # checkpoint -> stage -> record -> table
     "evaluation": {
         *("backbones", "batch", "corruptions", "data", "distributed", "files", "groups"),
-        *("optim", "randomness", "results", "sources", "trainer_rules"),
+        *("optim", "randomness", "results", "sealed", "sources", "trainer_rules", "trusted"),
     },
     "reporting": {"backbones", "files", "groups", "results"},
     # what people type

@@ -27,7 +27,9 @@ from ser_lightning.groups import GroupElement
 from ser_lightning.objectives import Objective
 from ser_lightning.objectives.encode import encode, joint_embeddings
 from ser_lightning.reporting.runs import CONFIG_FILE, read_configuration
+from ser_lightning.runtime import Origin, plain_sections
 
+_ORIGIN = Origin(Path(CONFIG_FILE), Path())
 NUM_IMAGES = 2  # batch normalisation needs two, and STL an even number
 ROTATED_SIZE = 96
 
@@ -104,7 +106,8 @@ def _counted(config: Mapping[str, Any]) -> Cost:
 
 def _build(config: Mapping[str, Any]) -> Objective:
     """The objective, with all tokens in all blocks and attention that the counter sees."""
-    model = deepcopy(config["model"])
+    sections = plain_sections({"model": config["model"]}, {"model": Objective}, _ORIGIN)
+    model = deepcopy(sections["model"])
     _arguments(_arguments(model)["backbone"]).update(weights=None, cls_only_last_block=False)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Objective, "model")

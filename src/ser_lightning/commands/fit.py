@@ -12,14 +12,20 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from ser_lightning.batch import ViewNeeds
 from ser_lightning.commands.pictures import Pictures
 from ser_lightning.data import PartitionedDataModule
 from ser_lightning.evaluation import OnlineEvaluation
-from ser_lightning.files import checkpoint_config, last_checkpoint, read_config
+from ser_lightning.files import (
+    checkpoint_config,
+    last_checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    read_config,
+)
 from ser_lightning.objectives import Objective
 from ser_lightning.reporting import summary_table
 from ser_lightning.runtime import (
@@ -116,7 +122,8 @@ class SERCommandLine(LightningCLI):
             if stored:
                 self._settled = True
                 print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
-                args[1:1] = ["--config", usable_for(args[0], stored)]
+                roots = self._parser(args[0]).roots
+                args[1:1] = ["--config", usable_for(args, stored, roots, path)]
         self.config = parser.parse_args(args)
 
     @override
@@ -135,19 +142,21 @@ class SERCommandLine(LightningCLI):
             self._report_differences(Path(config.ckpt_path))
 
     def _resolved_checkpoint(self, path: str | None) -> str | None:
-        last = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
+        last, wrong = latest_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
         is_random = self._get(self.config, "allow_random_weights")
         if self.subcommand != "fit" and not path and not is_random and last.is_file():
             path = "last"
         if path == "last":
             if last.is_file():
+                self._say_it_is_older(last, wrong)
                 return str(last)
             if self.subcommand == "fit":
                 rank_zero_info(f"no checkpoint in {last.parent} yet: starting afresh")
                 return None
             raise ValueError(f"{last} does not exist; give --run_dir or a file as --ckpt_path")
         if path and not Path(path).is_file():
-            raise ValueError(f'checkpoint {path} does not exist; give a file, or "last"')
+            what = "is a folder" if Path(path).is_dir() else "does not exist"
+            raise ValueError(f'checkpoint {path} {what}; give a file, or "last"')
         is_other = not path or Path(path).resolve() != last.resolve()
         is_first_rank = int(os.environ.get("LOCAL_RANK", "0")) == 0
         if self.subcommand == "fit" and is_other and last.is_file() and is_first_rank:
@@ -161,6 +170,17 @@ class SERCommandLine(LightningCLI):
                 "--ckpt_path FILE or last, or --allow_random_weights true"
             )
         return path
+
+    def _say_it_is_older(self, path: Path, wrong: str) -> None:
+        """Says that not the last checkpoint is taken; to measure another one, it must be named."""
+        if not wrong:
+            return
+        step = load_checkpoint(path, map_location="cpu", mmap=True).get("global_step")
+        if self.subcommand != "fit":
+            raise ValueError(f"{wrong}: --ckpt_path {path} measures it as of step {step}")
+        rank_zero_warn(
+            f"{wrong}. Going on with {path}, of step {step}: later steps are trained again, alike"
+        )
 
     def _report_differences(self, path: Path) -> None:
         stored = checkpoint_config(path)

@@ -23,11 +23,13 @@ from ser_lightning.runtime.run_folder import (
     stored_configuration,
     usable_for,
 )
+from ser_lightning.runtime.stored import Origin, given_options, plain_sections
 
 __all__ = [
     "CHECKPOINT_FOLDER",
     "AtomicCheckpointIO",
     "ConfigurationSaver",
+    "Origin",
     "Preemption",
     "ProgressLines",
     "RunCheckpoint",
@@ -40,9 +42,11 @@ __all__ = [
     "default_run_dir",
     "differences",
     "find_class",
+    "given_options",
     "options",
     "packaged",
     "parameters",
+    "plain_sections",
     "refuse_linked_keys",
     "refuse_more_processes_than_cores",
     "run_folder_of",
