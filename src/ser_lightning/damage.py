@@ -27,6 +27,8 @@ def _damage(path: Path, with_tensors: bool, state: tuple[int, ...]) -> str:
     with path.open("rb") as stream:
         if stream.read(4) != b"PK\x03\x04":
             return ""
+    if not zipfile.is_zipfile(path):
+        return "it is cut short: its end is missing; fetch it again"
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
@@ -34,11 +36,12 @@ def _damage(path: Path, with_tensors: bool, state: tuple[int, ...]) -> str:
                     with archive.open(entry) as stream:
                         while stream.read(1 << 20):
                             pass
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        return f"it is damaged or cut short ({error}); fetch it again"
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return "it is damaged: a part of it is not what its checksum says; fetch it again"
     return ""
 
 
+_GIVE = "give a file that ser-fit or torch.save wrote"
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 
 
@@ -47,24 +50,20 @@ def why_unreadable(path: Path, error: Exception) -> str:
     with path.open("rb") as stream:
         start = stream.read(512)
     foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if not start:
-        return "it is empty; take another"
-    if start.startswith(_IMAGES):
-        return "it is an image; give a file that ser-fit or torch.save wrote"
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
-        return (
-            "it is a safetensors file: weights alone, to start a new run with as "
-            "--model.backbone.weights FILE.safetensors"
-        )
-    if foreign is not None:
-        return (
-            f"it holds more than tensors and plain values ({foreign[1]}), which could run foreign "
-            "code; save its state dict alone, best as safetensors"
-        )
-    if all(byte > 31 or byte in b"\t\n\r\f" for byte in start):
-        return "it is a text file; give a file that ser-fit or torch.save wrote"
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return (
-        f"it is damaged, no checkpoint, or of a newer torch than {torch.__version__}: "
-        f"{reason.partition('. ')[0][:200]}; fetch it again"
-    )
+    length = int.from_bytes(start[:8], "little")  # of a safetensors file's header
+    reason = re.sub(r"\[enforce fail at [^]]*\][ .]*", "", " ".join(str(error).split()))
+    answers = {
+        "it is empty; take another": not start,
+        f"it is an image; {_GIVE}": start.startswith(_IMAGES),
+        "it is a safetensors file: weights alone, to start a new run with as "
+        "--model.backbone.weights FILE.safetensors": start[8:9] == b"{"
+        and length < path.stat().st_size,
+        f"it holds more than tensors and plain values ({foreign and foreign[1]}), which could run "
+        "foreign code; save its state dict alone, best as safetensors": foreign is not None,
+        f"it is a text file; {_GIVE}": all(byte > 31 or byte in b"\t\n\r\f" for byte in start),
+        f"torch {torch.__version__} cannot read it ({reason[:150]}); use a newer torch": (
+            start.startswith(b"PK")
+        ),
+    }
+    found = [answer for answer, is_true in answers.items() if is_true]
+    return [*found, f"it is no file of torch, or damaged; {_GIVE}"][0]

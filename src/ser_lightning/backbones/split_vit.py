@@ -159,7 +159,11 @@ class SplitViT(nn.Module):
         Raises:
             ValueError: if the checkpoint does not say how to rebuild it, or has no such branch.
         """
-        model = cls(**weight_files.read_arguments(path) | {"weights": None})
+        arguments = weight_files.read_arguments(path) | {"weights": None}
+        try:
+            model = cls(**arguments)
+        except TypeError as error:
+            raise ValueError(f"{path} describes a backbone of another kind: {error}") from error
         weight_files.load_vit(model.vit, path, branch)
         return model
 

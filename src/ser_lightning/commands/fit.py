@@ -45,6 +45,7 @@ from ser_lightning.runtime import (
     packaged,
     refuse_linked_keys,
     refuse_more_processes_than_cores,
+    require_fit,
     settle,
     stored_configuration,
     usable_for,
@@ -124,7 +125,17 @@ class SERCommandLine(LightningCLI):
                 print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
                 roots = self._parser(args[0]).roots
                 args[1:1] = ["--config", usable_for(args, stored, roots, path)]
+            elif options(args, "--ckpt_path") not in ([], ["last"], ["null"]):
+                self._require_model(path, args)
         self.config = parser.parse_args(args)
+
+    def _require_model(self, path: Path, args: list[str]) -> None:
+        """Refuses a checkpoint that does not say what it is of, where the options do not either."""
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise ValueError(f'checkpoint {path} {what}; give a file, or "last"')
+        if not options(args, "--model"):
+            raise ValueError(f"{path} has no configuration of a run; give one as --config FILE")
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -224,6 +235,9 @@ class SERCommandLine(LightningCLI):
                 f"{type(self.model).__name__} compares two views, but `data.crop.local` asks for "
                 "local crops; set it to null, or use an objective for many views (MoCoV3, DINO)"
             )
+        checkpoint = self._get(self.config, "ckpt_path")
+        if checkpoint:
+            require_fit(Path(checkpoint), self.model, self.verb)
 
     def validate(self, **arguments: Any) -> None:
         """Measures; the table is ours alone."""

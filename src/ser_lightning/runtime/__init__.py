@@ -14,6 +14,7 @@ from ser_lightning.runtime.launch import refuse_more_processes_than_cores
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import Preemption
 from ser_lightning.runtime.progress_bar import ProgressLines, Throughput, default_progress
+from ser_lightning.runtime.resumable import require_fit
 from ser_lightning.runtime.run_folder import (
     CHECKPOINT_FOLDER,
     ConfigurationSaver,
@@ -49,6 +50,7 @@ __all__ = [
     "plain_sections",
     "refuse_linked_keys",
     "refuse_more_processes_than_cores",
+    "require_fit",
     "run_folder_of",
     "settle",
     "stored_configuration",

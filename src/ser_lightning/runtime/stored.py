@@ -32,7 +32,7 @@ def given_options(args: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for config in options(args, "--config", "-c"):
         found |= dict(_leaves("", content_of(config)))
-    for argument, value in zip(args, [*args[1:], ""], strict=True):
+    for argument, value in zip(args, [*args[1:], ""], strict=False):
         name, separator, inline = argument.partition("=")
         if name.startswith("--") and not name.endswith("+"):
             found[_option(name[2:])] = inline if separator else value
@@ -96,8 +96,9 @@ def _plain(node: Any, hint: Any, place: str, origin: Origin) -> Any:
     if "class_path" not in node:
         hints = {name: hint for cls in classes for name, hint in parameters(cls).items()}
         return dict(_allowed(node, hints, place, next(iter(classes), None), origin))
-    path = node["class_path"]
-    cls = find_class(hint, path) if path == origin.given.get(place) else trusted_class(str(path))
+    path = _import_path(str(node["class_path"]), hint)
+    is_given = node["class_path"] == origin.given.get(place)
+    cls = find_class(hint, path) if is_given else trusted_class(path)
     if cls is None or not classes or not issubclass(cls, tuple(classes)):
         raise _Refused(f"names {path!r}")
     hints = parameters(cls)
@@ -106,6 +107,12 @@ def _plain(node: Any, hint: Any, place: str, origin: Origin) -> Any:
         for key in ("init_args", "dict_kwargs")
         if isinstance(node.get(key), dict)
     }
+
+
+def _import_path(name: str, hint: Any) -> str:
+    """The import path that a short name stands for, of classes that are imported already."""
+    found = find_class(hint, name) if "." not in name else None
+    return f"{found.__module__}.{found.__qualname__}" if found else name
 
 
 def _is_word(text: str) -> bool:
