@@ -25,6 +25,7 @@ from ser_lightning.files import (
     latest_checkpoint,
     load_checkpoint,
     read_config,
+    require_whole,
 )
 from ser_lightning.objectives import Objective
 from ser_lightning.reporting import summary_table
@@ -168,6 +169,8 @@ class SERCommandLine(LightningCLI):
         if path and not Path(path).is_file():
             what = "is a folder" if Path(path).is_dir() else "does not exist"
             raise ValueError(f'checkpoint {path} {what}; give a file, or "last"')
+        if path:
+            require_whole(Path(path))
         is_other = not path or Path(path).resolve() != last.resolve()
         is_first_rank = int(os.environ.get("LOCAL_RANK", "0")) == 0
         if self.subcommand == "fit" and is_other and last.is_file() and is_first_rank:
