@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from ser_lightning.damage import damage, why_unreadable
-from ser_lightning.trusted import load_yaml
+from ser_lightning.trusted import plain_yaml
 
 CHECKPOINT_KEY = "ser_lightning"  # of this package's record in a checkpoint
 _SECTIONS = ("model", "data", "trainer", "evaluation", "pictures", "checkpoint")
@@ -172,12 +172,12 @@ def read_config(text: str, path: str | Path = "") -> dict[str, Any]:
         ValueError: it is not plain YAML, is larger than any, or has a section that is none.
     """
     try:
-        config = upgraded(load_yaml(text))
+        config = upgraded(plain_yaml(text))
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path or 'the text'} has no configuration that can be read ({reason}); restore it, "
-            "or give your own as --config FILE"
+            f"the configuration in {path or 'a text'} is not YAML that can be read ({reason}); "
+            "restore it, or give your own as --config FILE"
         ) from error
     if not isinstance(config, dict):
         return {}

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def read_array(path: Path, remedy: str, **options: Any) -> np.ndarray:
     """
     try:
         array: np.ndarray = np.load(path, allow_pickle=False, **options)
-    except (ValueError, EOFError, SyntaxError) as error:
+    except (ValueError, EOFError, SyntaxError, TokenError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is no whole .npy file of numbers ({reason}); {remedy}") from error
     return array

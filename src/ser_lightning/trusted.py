@@ -65,7 +65,7 @@ def writes_outside(option: str, value: Any, folder: Path) -> bool:
     return not Path(str(value)).expanduser().resolve().is_relative_to(folder.resolve())
 
 
-def load_yaml(text: str) -> Any:
+def plain_yaml(text: str) -> Any:
     """The content of a configuration from elsewhere: plain values, not more than it can need.
 
     Raises:

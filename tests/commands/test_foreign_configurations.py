@@ -242,7 +242,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bomb_is_refused(name):
-    with pytest.raises(ValueError, match="bomb has no configuration that can be read"):
+    with pytest.raises(ValueError, match="the configuration in bomb is not YAML that can be read"):
         read_config(BOMBS[name], "bomb")
 
 

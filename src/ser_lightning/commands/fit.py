@@ -171,19 +171,22 @@ class SERCommandLine(LightningCLI):
             raise ValueError(f'checkpoint {path} {what}; give a file, or "last"')
         if path:
             require_whole(Path(path))
-        is_other = not path or Path(path).resolve() != last.resolve()
-        is_first_rank = int(os.environ.get("LOCAL_RANK", "0")) == 0
-        if self.subcommand == "fit" and is_other and last.is_file() and is_first_rank:
-            raise ValueError(
-                f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
-                "another --run_dir"
-            )
+        if self.subcommand == "fit" and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            self._refuse_another_run(path)
         if self.subcommand != "fit" and not (path or is_random):
             raise ValueError(
                 f"{self.subcommand} without --ckpt_path would measure random weights; give "
                 "--ckpt_path FILE or last, or --allow_random_weights true"
             )
         return path
+
+    def _refuse_another_run(self, path: str | None) -> None:
+        last, _ = latest_checkpoint(self.run_dir / CHECKPOINT_FOLDER)  # that is whole
+        if last.is_file() and not (path and Path(path).resolve() == last.resolve()):
+            raise ValueError(
+                f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
+                "another --run_dir"
+            )
 
     def _say_it_is_older(self, path: Path, wrong: str) -> None:
         """Says that not the last checkpoint is taken; to measure another one, it must be named."""
