@@ -29,7 +29,7 @@ CLASSES: dict[str, frozenset[str] | None] = {
 }  # fmt: skip
 WRITTEN = frozenset({"default_root_dir", "dirpath", "save_dir"})
 """Options of Lightning's classes that say in which folder files are written."""
-NAMED = frozenset({"filename", "name", "prefix", "sub_dir", "version"})
+NAMED = frozenset({"filename", "filename_suffix", "name", "prefix", "sub_dir", "version"})
 """Options of Lightning's classes that say how files in that folder are called."""
 
 MAX_LENGTH = 2**18  # characters of a stored configuration, which has about 4,000

@@ -30,6 +30,7 @@ def canary(*args, **options): Path("called").touch()
 CANARY = {"class_path": "canary.Canary"}
 TOUCH = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "called"]}}
 REACHED = "ser_lightning.files.os.system"  # a module has what it imports itself
+STRATEGIES = "lightning.pytorch.strategies"
 LOGGERS = "lightning.pytorch.loggers"
 
 pytestmark = [
@@ -102,6 +103,14 @@ NAMES = {
     "class through us": ("trainer.plugins", {"class_path": REACHED}, REACHED),
     "of Lightning": ("trainer.callbacks", {"class_path": "LambdaCallback"}, "LambdaCallback"),
     "network": ("trainer.logger", {"class_path": f"{LOGGERS}.WandbLogger"}, "WandbLogger"),
+    "short of Lightning": ("trainer.logger", "WandbLogger", "WandbLogger"),
+    "hook": ("trainer.strategy", {"class_path": f"{STRATEGIES}.DDPStrategy",
+             "init_args": {"ddp_comm_hook": "canary.canary"}}, "canary.canary"),
+    "further option": ("trainer.strategy", {"class_path": f"{STRATEGIES}.DDPStrategy",
+                       "dict_kwargs": {"mixed_precision": "canary.Canary"}}, "canary.Canary"),
+    "no class": ("trainer.callbacks", {"init_args": {"x": CANARY}}, "canary.Canary"),
+    "appended": ("trainer.callbacks+", CANARY, "canary.Canary"),
+    "number": ("trainer.max_epochs", "canary.canary", "canary.canary"),
     "strategy": ("trainer.strategy", "canary.Canary", "canary.Canary"),
     "accelerator": ("trainer.accelerator", CANARY, "canary.Canary"),
     "profiler": ("trainer.profiler", CANARY, "canary.Canary"),

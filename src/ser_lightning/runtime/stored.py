@@ -4,9 +4,10 @@ Where an option takes a class, jsonargparse would import what the file names, or
 Here the constructors' annotations say where that is, before jsonargparse sees anything.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin
 
 from ser_lightning.runtime.class_help import find_class, named_classes, parameters
 from ser_lightning.runtime.configuration import content_of, options
@@ -87,7 +88,9 @@ def _plain(node: Any, hint: Any, place: str, origin: Origin) -> Any:
     classes = named_classes(hint)
     if isinstance(node, list):
         return [_plain(child, hint, place, origin) for child in node]
-    if isinstance(node, str) and classes and (not _is_word(node) or Path(node).is_file()):
+    if isinstance(node, str) and "." not in node and find_class(hint, node):
+        node = {"class_path": node}
+    if isinstance(node, str) and not _takes_texts(hint) and not _is_word(node):
         raise _Refused(f"names {node!r}")
     if place.endswith(".download"):
         return False  # it would fetch files to wherever the configuration says
@@ -115,8 +118,19 @@ def _import_path(name: str, hint: Any) -> str:
     return f"{found.__module__}.{found.__qualname__}" if found else name
 
 
+def _takes_texts(hint: Any) -> bool:
+    """Whether an option takes any text as it is, and nothing that a text would be imported for."""
+    parts, found = [hint], list[Any]()
+    while parts:
+        found.append(parts.pop())
+        parts += get_args(found[-1])
+    is_made = any(get_origin(part) is Callable or part is Callable for part in found)
+    return str in found and not is_made and not named_classes(hint)
+
+
 def _is_word(text: str) -> bool:
-    return text.replace("-", "_").isidentifier() or text.isdecimal() or text == ""
+    """Whether a text is a name that only a list of names can know: no import path, nor a file."""
+    return re.fullmatch(r"[\w-]*", text) is not None and not Path(text).is_file()
 
 
 def _option(name: str) -> str:
