@@ -1,6 +1,8 @@
 """What is wrong with a file of torch: told from its checksums, its beginning and torch's error."""
 
+import errno
 import re
+import struct
 import zipfile
 import zlib
 from functools import cache
@@ -22,13 +24,16 @@ def damage(path: Path, with_tensors: bool = True) -> str:
     return _damage(path, with_tensors, (state.st_ino, state.st_size, state.st_mtime_ns))
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as those of torch do since version 1.6."""
+    with path.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
+
+
 @cache
 def _damage(path: Path, with_tensors: bool, state: tuple[int, ...]) -> str:
-    with path.open("rb") as stream:
-        if stream.read(4) != b"PK\x03\x04":
-            return ""
-    if not zipfile.is_zipfile(path):
-        return "it is cut short: its end is missing; fetch it again"
+    if not is_archive(path):
+        return ""
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
@@ -36,11 +41,19 @@ def _damage(path: Path, with_tensors: bool, state: tuple[int, ...]) -> str:
                     with archive.open(entry) as stream:
                         while stream.read(1 << 20):
                             pass
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-        return "it is damaged: a part of it is not what its checksum says; fetch it again"
+    except (*_OF_ZIP, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before the start
+            raise
+        is_cut = str(error) == _NO_END
+        return f"it is {_CUT if is_cut else _CHANGED}; fetch it again"
     return ""
 
 
+_OF_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError,
+           RuntimeError, ValueError, OverflowError)  # fmt: skip
+_NO_END = "File is not a zip file"
+_CUT = "cut short: its end is missing"
+_CHANGED = "damaged: a part of it is not what its checksum says"
 _GIVE = "give a file that ser-fit or torch.save wrote"
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 

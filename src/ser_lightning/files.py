@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 import uuid
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 import yaml
 
-from ser_lightning.damage import damage, why_unreadable
+from ser_lightning.damage import damage, is_archive, why_unreadable
 from ser_lightning.trusted import plain_yaml
 
 CHECKPOINT_KEY = "ser_lightning"  # of this package's record in a checkpoint
@@ -73,7 +72,7 @@ def load_checkpoint(path: str | Path, **options: Any) -> dict[str, Any]:
     found = damage(path, with_tensors=not options.get("mmap"))
     if found:
         raise UnsafeCheckpointError(f"checkpoint {path} was not loaded: {found}{_instead(path)}")
-    if not zipfile.is_zipfile(path):
+    if not is_archive(path):
         options.pop("mmap", None)  # which torch has for files of today only
     try:
         content = torch.load(path, weights_only=True, **options)

@@ -124,8 +124,8 @@ class SERCommandLine(LightningCLI):
             if stored:
                 self._settled = True
                 print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
-                roots = self._parser(args[0]).roots
-                args[1:1] = ["--config", usable_for(args, stored, roots, path)]
+                of_verb: Any = self._parser(args[0])
+                args[1:1] = ["--config", usable_for(args, stored, of_verb.roots, path)]
             elif options(args, "--ckpt_path") not in ([], ["last"], ["null"]):
                 self._require_model(path, args)
         self.config = parser.parse_args(args)

@@ -67,7 +67,8 @@ def _stored_data(path: Path, args: list[str]) -> dict[str, Any]:
     """What a stage takes from the data of a checkpoint."""
     require_checkpoint(path)
     data = (checkpoint_config(path) or {}).get("data") or {}
-    if "class_path" not in (data.get("source") or ()):
+    source = data.get("source")
+    if not (isinstance(source, dict) and "class_path" in source):
         raise ValueError(
             f"{path} holds no configuration of a run; evaluate a checkpoint that ser-fit wrote"
         )

@@ -71,8 +71,8 @@ def read_view(folder: Path, name: str) -> RunView:
     curves = read_curves(folder)
     step = max((curve.steps[-1] for curve in curves.values()), default=0)
     epochs = curves.get("epoch", Curve((), ())).values
-    wanted = config.get("trainer", {}).get("max_epochs")
-    whole = f" of {wanted}" if wanted and wanted > 0 else ""
+    wanted = (config.get("trainer") or {}).get("max_epochs")
+    whole = f" of {wanted}" if isinstance(wanted, int) and wanted > 0 else ""
     epoch = f", epoch {int(epochs[-1]) + 1}{whole}" if epochs else ""
     status = f"step {step:,}{epoch}" if curves else "nothing logged yet"
     return RunView(name, folder, dict(_flat(config)), curves, status)

@@ -85,7 +85,7 @@ def _allowed(
 
 def _plain(node: Any, hint: Any, place: str, origin: Origin) -> Any:
     """A value of one option, whose annotation says whether it is a class."""
-    classes = named_classes(hint)
+    classes = [cls for cls in named_classes(hint) if cls is not Any]
     if isinstance(node, list):
         return [_plain(child, hint, place, origin) for child in node]
     if isinstance(node, str) and "." not in node and find_class(hint, node):
@@ -97,8 +97,11 @@ def _plain(node: Any, hint: Any, place: str, origin: Origin) -> Any:
     if not isinstance(node, dict):
         return node
     if "class_path" not in node:
+        owner = next(iter(classes), None)
+        if owner and "." in place and not trusted_class(_path_of(owner)):
+            raise _Refused(f"describes a {_path_of(owner)}")  # jsonargparse would build one
         hints = {name: hint for cls in classes for name, hint in parameters(cls).items()}
-        return dict(_allowed(node, hints, place, next(iter(classes), None), origin))
+        return dict(_allowed(node, hints, place, owner, origin))
     path = _import_path(str(node["class_path"]), hint)
     is_given = node["class_path"] == origin.given.get(place)
     cls = find_class(hint, path) if is_given else trusted_class(path)
@@ -115,7 +118,11 @@ def _plain(node: Any, hint: Any, place: str, origin: Origin) -> Any:
 def _import_path(name: str, hint: Any) -> str:
     """The import path that a short name stands for, of classes that are imported already."""
     found = find_class(hint, name) if "." not in name else None
-    return f"{found.__module__}.{found.__qualname__}" if found else name
+    return _path_of(found) if found else name
+
+
+def _path_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _takes_texts(hint: Any) -> bool:
