@@ -97,7 +97,8 @@ def first_of_most_shapes(data: PartitionedDataModule) -> HostBatch:
     """The first batch whose crops and two invertible views are of three shapes, as most are."""
     batches = data.train_dataset()
     for epoch in range(99):
-        batch: HostBatch = batches[BatchKey(epoch, 0)]
+        batch = batches[BatchKey(epoch, 0)]
+        assert isinstance(batch, HostBatch)
         views = render(batch, data.patch_size)
         shapes = {view.pixels.shape[-2:] for view in (*views.crop, *views.invertible)}
         if not views.invertible or len(shapes) == 1 + NUM_GLOBAL_VIEWS:

@@ -9,25 +9,28 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ser_lightning"
 ALLOWED = {
     # the ground floor
     "distributed": set(),
-    "files": {"processes"},
+    "damage": set(),
+    "files": {"damage", "processes", "trusted"},
     "groups": set(),
     "numbers": set(),
     "optim": set(),
     "processes": set(),
     "randomness": set(),
     "trainer_rules": set(),
+    "trusted": set(),
     "batch": {"groups"},
     "corruptions": {"randomness"},
     "losses": {"distributed"},
-    "results": {"corruptions", "files"},
-    "runtime": {"files", "processes"},
+    "results": {"corruptions", "files", "sealed"},
+    "sealed": {"files"},
+    "runtime": {"files", "processes", "trusted"},
     # source -> view -> batch -> token map -> loss
-    "sources": {"files", "randomness"},
+    "sources": {"files", "randomness", "sealed"},
     "data": {
         *("batch", "corruptions", "distributed", "files", "groups", "numbers", "processes"),
-        *("randomness", "sources"),
+        *("randomness", "sealed", "sources"),
     },
-    "backbones": {"distributed", "files"},
+    "backbones": {"distributed", "files", "sealed"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
     "objectives": {
         *("backbones", "batch", "distributed", "files", "groups", "losses", "optim"),
@@ -36,7 +39,7 @@ ALLOWED = {
     # checkpoint -> stage -> record -> table
     "evaluation": {
         *("backbones", "batch", "corruptions", "data", "distributed", "files", "groups"),
-        *("optim", "randomness", "results", "sources", "trainer_rules"),
+        *("optim", "randomness", "results", "sealed", "sources", "trainer_rules", "trusted"),
     },
     "reporting": {"backbones", "files", "groups", "results"},
     # what people type

@@ -5,7 +5,6 @@ A checkpoint's configuration is read here; `runtime/run_folder.py` writes it.
 
 import hashlib
 import os
-import pickle
 import shutil
 import socket
 import uuid
@@ -17,9 +16,12 @@ from typing import Any
 import torch
 import yaml
 
+from ser_lightning.damage import damage, is_archive, why_unreadable
 from ser_lightning.processes import is_running
+from ser_lightning.trusted import plain_yaml
 
 CHECKPOINT_KEY = "ser_lightning"  # of this package's record in a checkpoint
+_SECTIONS = ("model", "data", "trainer", "evaluation", "pictures", "checkpoint")
 PARTIAL = ".partial"
 
 # What the classes of version 0.1.0 are called now, and then where they are, by the beginning of
@@ -51,27 +53,92 @@ MOVED = {
 
 
 class UnsafeCheckpointError(ValueError):
-    """A checkpoint holds more than tensors and plain values; it was not loaded."""
+    """A checkpoint is damaged, or holds more than tensors and plain values; it was not loaded."""
 
 
 def load_checkpoint(path: str | Path, **options: Any) -> dict[str, Any]:
     """Loads a checkpoint of tensors and plain values; nothing in it is executed.
 
+    What is read is compared with the checksums (CRC-32) that torch writes into the file: with
+    `mmap`, where tensors stay on disk, all but the tensors.
+
     Raises:
         FileNotFoundError: there is no such file.
-        UnsafeCheckpointError: the file would need arbitrary objects to be built, or is damaged.
+        UnsafeCheckpointError: the file would need arbitrary objects to be built, is damaged, or is
+            no checkpoint; the message says which.
     """
-    path = with_home(os.fspath(path))
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    path = Path(with_home(os.fspath(path)))
+    if not path.is_file():
+        state = "is a folder; give a file" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"checkpoint {path} {state}")
+    found = damage(path, with_tensors=not options.get("mmap"))
+    if found:
+        raise UnsafeCheckpointError(f"checkpoint {path} was not loaded: {found}{_instead(path)}")
+    if not is_archive(path):
+        options.pop("mmap", None)  # which torch has for files of today only
     try:
-        return torch.load(path, weights_only=True, **options)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        content = torch.load(path, weights_only=True, **options)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever the content of a foreign file makes the reader raise
+        reason = why_unreadable(path, error)
         raise UnsafeCheckpointError(
-            f"checkpoint {path} was not loaded: it is damaged, or holds more than tensors and "
-            "plain values, which could run foreign code; save its state dict alone, best as "
-            f"safetensors ({str(error).strip().partition(chr(10))[0]})"
+            f"checkpoint {path} was not loaded: {reason}{_instead(path)}"
         ) from error
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise UnsafeCheckpointError(
+            f"{path} holds a {kind}; a state dict is needed, or a checkpoint"
+        )
+    return content
+
+
+def require_whole(path: Path) -> dict[str, Any]:
+    """A checkpoint whose every byte is looked at, its tensors on disk; raises as the other."""
+    content = load_checkpoint(path, map_location="cpu", mmap=True)
+    if found := damage(path):
+        raise UnsafeCheckpointError(f"checkpoint {path} was not loaded: {found}{_instead(path)}")
+    return content
+
+
+def latest_checkpoint(folder: Path) -> tuple[Path, str]:
+    """The latest whole checkpoint of a folder, and what is wrong with the last one, if so.
+
+    Where none is there, it is the path of the last one.
+
+    Raises:
+        UnsafeCheckpointError: none that is there is whole.
+    """
+    last = last_checkpoint(folder)
+    there = [path for path in (last, previous_checkpoint(folder)) if path.is_file()]
+    wrong = "" if last.is_file() or not there else f"{last} does not exist"
+    for path in there:
+        found = _wrong_with(path)
+        if not found:
+            return path, wrong
+        wrong = wrong or found
+    if there:
+        raise UnsafeCheckpointError(
+            f"{wrong}; no other in {folder} is whole: restore one, or give another --run_dir"
+        )
+    return last, ""
+
+
+def _wrong_with(path: Path) -> str:
+    try:
+        require_whole(path)
+    except UnsafeCheckpointError as error:
+        return str(error)
+    return ""
+
+
+def _instead(path: Path) -> str:
+    """Names the whole one of the two checkpoints of a run that is not the given one."""
+    folder = path.parent
+    for other in (last_checkpoint(folder), previous_checkpoint(folder)):
+        if other != path and other.is_file() and not damage(other):
+            return f"; {other} is whole: give that"
+    return ""
 
 
 def last_checkpoint(folder: Path) -> Path:
@@ -79,16 +146,46 @@ def last_checkpoint(folder: Path) -> Path:
     return folder / "last.ckpt"
 
 
+def previous_checkpoint(folder: Path) -> Path:
+    """The path of the one before it, which is there in case that the latest gets damaged."""
+    return folder / "previous.ckpt"
+
+
 def checkpoint_config(path: str | Path) -> dict[str, Any] | None:
-    """The configuration stored in a checkpoint, in today's words; None if there is none."""
-    record = load_checkpoint(path, map_location="cpu", mmap=True).get(CHECKPOINT_KEY) or {}
-    return read_config(record["config"]) if "config" in record else None
+    """The configuration stored in a checkpoint, in today's words; None if there is none.
+
+    Raises:
+        ValueError: as `read_config`, and as `load_checkpoint`.
+    """
+    record = load_checkpoint(path, map_location="cpu", mmap=True).get(CHECKPOINT_KEY)
+    text = record.get("config") if isinstance(record, dict) else None
+    return read_config(text, path) if isinstance(text, str) else None
 
 
-def read_config(text: str) -> dict[str, Any]:
-    """A configuration of this version or an earlier one, in today's words; empty if it is none."""
-    config = with_home(upgraded(yaml.safe_load(text)))
-    return config if isinstance(config, dict) else {}
+def read_config(text: str, path: str | Path = "") -> dict[str, Any]:
+    """A configuration of this version or an earlier one, in today's words; empty if it is none.
+
+    Args:
+        text: as a run stored it.
+        path: of the file that it is from.
+
+    Raises:
+        ValueError: it is not plain YAML, is larger than any, or has a section that is none.
+    """
+    try:
+        config = with_home(upgraded(plain_yaml(text)))
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the configuration in {path or 'a text'} is not YAML that can be read ({reason}); "
+            "restore it, or give your own as --config FILE"
+        ) from error
+    if not isinstance(config, dict):
+        return {}
+    wrong = [name for name in _SECTIONS if not isinstance(config.get(name) or {}, dict)]
+    if wrong:
+        raise ValueError(f"{path or 'the text'}: {wrong[0]} is no section; restore the file")
+    return config
 
 
 def with_home(value: Any) -> Any:
@@ -134,6 +231,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def keep_as(path: Path, other: Path) -> None:
+    """Gives a file a further name, in place of what had it; `path` is there at every moment.
+
+    Without effect where there is no such file. Where links cannot be made, it is copied.
+    """
+    if not path.is_file():
+        return
+    with atomic_path(other) as partial:
+        try:
+            os.link(path, partial)
+        except OSError:
+            shutil.copyfile(path, partial)
 
 
 def sweep(folder: Path) -> None:

@@ -352,7 +352,8 @@ def test_run_folder_alone_tells_what_to_go_on_with(tiny_run, capsys):
     assert load_checkpoint(tiny_run / "checkpoints" / "last.ckpt")["global_step"] == 18
     main(["validate", *run])
     assert "configuration taken from" in capsys.readouterr().err
-    (tiny_run / "checkpoints" / "last.ckpt").unlink()
+    for checkpoint in (tiny_run / "checkpoints").iterdir():
+        checkpoint.unlink()
     again = Parsed(["fit", *run, "--ckpt_path", "last"])
     assert (again.run_dir, again.model.temperature) == (tiny_run, 0.2)
     assert "required" in error_of(["fit", "--run_dir", "nowhere"], capsys)

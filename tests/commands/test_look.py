@@ -7,7 +7,7 @@ import matplotlib.figure
 import pytest
 
 from ser_lightning.commands.look import look
-from ser_lightning.reporting.look import look_page, read_view
+from ser_lightning.reporting.look import Curve, RunView, look_page, read_view
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -91,3 +91,23 @@ def test_page_is_as_wide_as_the_window_in_a_browser(runs, page):
         )
         title = found.stdout.split("<title>")[1].split("</title>")[0]
         assert int(title) == 0  # nothing sticks out
+
+
+SCRIPT = "--><script>alert(1)</script>"
+
+
+def test_nothing_in_a_run_becomes_part_of_the_page_but_words(tmp_path):
+    """Names of numbers, settings and files come with the folder, from whoever sent it."""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "secret").write_text("a key of mine")
+    (tmp_path / "pictures" / "views.png").symlink_to(tmp_path / "secret")
+    (tmp_path / "pictures" / f"{SCRIPT.replace('/', '')}.png").write_bytes(b"")
+    tags = [SCRIPT, "</svg><script>", "a$\\frac{b$", "val/<img src=x>"]
+    curves = {tag: Curve((1, 2), (0.5, 0.25)) for tag in tags}
+    settings = {SCRIPT: SCRIPT, "model": "$\\frac{$"}
+    runs = [RunView(name, tmp_path, settings, curves, SCRIPT) for name in (SCRIPT, "$\\frac{$")]
+    text = look_page(runs, [])
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "YSBrZXkgb2YgbWluZQ" not in text  # the secret, encoded as pictures are
+    assert "&lt;script&gt;" in text

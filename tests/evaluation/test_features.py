@@ -154,3 +154,18 @@ def test_unreadable_image_is_left_out_and_counted_also_from_the_cache(folder, tm
     rows = CleanRows(features, 4)
     assert torch.equal(rows[1].features[:, -1], features.embeddings()[4:])
     assert rows[1].label.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["cut", "other shape", "other rows"])
+def test_damaged_cache_is_refused_with_what_to_remove(kind, tmp_path):
+    backbone, data, trainer = parts()
+    cached_features(backbone, "weights", data, "test", trainer, tmp_path)
+    (folder,) = (tmp_path / "features").iterdir()
+    if kind == "cut":
+        (folder / "cls.npy").write_bytes((folder / "cls.npy").read_bytes()[:300])
+    elif kind == "other shape":
+        np.save(folder / "cls.npy", np.zeros((13, 2, 32), np.float32))
+    else:
+        np.save(folder / "rows.npy", np.arange(14))
+    with pytest.raises(ValueError, match=f"remove .*{folder.name}, and it is computed again"):
+        cached_features(backbone, "weights", data, "test", trainer, tmp_path)

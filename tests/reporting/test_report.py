@@ -316,7 +316,7 @@ def test_files_hold_the_same_cells_and_need_nothing_else(tmp_path):
     assert not page.tags & {"script", "link", "img", "iframe"}
     assert page.cells == ["metric", "a<b>|c* [1]", "x|y", "1"]
     text = files.markdown.read_text()
-    assert "| metric | a<b>\\|c\\* [1] |\n| --- | ---: |\n| x\\|y | 1 |" in text
+    assert "| metric | a&lt;b>\\|c\\* [1] |\n| --- | ---: |\n| x\\|y | 1 |" in text
     assert re.search(r"^1\. last\.ckpt, student weights; from .*; no fit\.yaml", text, re.M)
 
 

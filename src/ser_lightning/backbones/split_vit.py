@@ -167,14 +167,18 @@ class SplitViT(nn.Module):
         Raises:
             ValueError: if the checkpoint does not say how to rebuild it, or has no such branch.
         """
-        model = cls(**weight_files.read_arguments(path) | {"weights": None})
+        arguments = weight_files.read_arguments(path) | {"weights": None}
+        try:
+            model = cls(**arguments)
+        except TypeError as error:
+            raise ValueError(f"{path} describes a backbone of another kind: {error}") from error
         weight_files.load_vit(model.vit, path, branch)
         return model
 
     @override
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images to (B, C) [CLS] embeddings."""
-        return self.encode([images])[0][1]
+        return self.suffix(self.prefixes(images)[-1])
 
     def encode(
         self, images: Sequence[Tensor], num_without_embedding: int = 0

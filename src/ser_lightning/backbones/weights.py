@@ -6,22 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors
-import safetensors.torch
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from ser_lightning.files import (
-    CHECKPOINT_KEY,
-    atomic_path,
-    checkpoint_config,
-    load_checkpoint,
-    with_home,
-)
+from ser_lightning.files import CHECKPOINT_KEY, checkpoint_config, load_checkpoint, with_home
+from ser_lightning.sealed import read_tensors, write_tensors
 
 Branch = Literal["online", "momentum"]
+SAFE = ".safetensors"
+_AGAIN = "export or fetch it again"
 # where a ViT's parameters sit in a checkpoint of an objective, and in a backbone's state dict
 PREFIXES: dict[Branch, tuple[str, ...]] = {
     "online": ("backbone.vit.", "vit."),
@@ -91,10 +86,7 @@ def write_safetensors(
             f"cannot record the backbone's arguments {dict(arguments)}: {error}; "
             "use plain values in vit_options"
         ) from error
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    content = safetensors.torch.save(tensors, {"format": "pt", CHECKPOINT_KEY: record})
-    with atomic_path(Path(path)) as partial:
-        partial.write_bytes(content)
+    write_tensors(Path(path), state, {"format": "pt", CHECKPOINT_KEY: record})
 
 
 def read_arguments(path: str | Path) -> dict[str, Any]:
@@ -103,18 +95,17 @@ def read_arguments(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: if there is none, or the file would have to be unpickled.
     """
-    arguments: dict[str, Any] | None = None
+    arguments: Any = None
     path = with_home(str(path))
-    if Path(path).suffix == ".safetensors":
-        try:
-            with safetensors.safe_open(str(path), framework="pt") as file:
-                record = (file.metadata() or {}).get(CHECKPOINT_KEY)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {error}") from error
-        arguments = None if record is None else json.loads(record)
-    elif config := checkpoint_config(path):
-        arguments = config["model"]["init_args"]["backbone"]["init_args"]
-    if arguments is None:
+    try:
+        if Path(path).suffix == SAFE:
+            _, notes = read_tensors(Path(path), _AGAIN)
+            arguments = json.loads(notes.get(CHECKPOINT_KEY, "null"))
+        elif config := checkpoint_config(path):
+            arguments = config["model"]["init_args"]["backbone"]["init_args"]
+    except (LookupError, TypeError, RecursionError, json.JSONDecodeError):
+        arguments = None
+    if not isinstance(arguments, dict):
         raise ValueError(
             f"{path} does not say how to rebuild its backbone; build it yourself and pass the "
             "file as `weights`"
@@ -123,15 +114,15 @@ def read_arguments(path: str | Path) -> dict[str, Any]:
 
 
 def _read_state(path: Path, branch: Branch) -> dict[str, Tensor]:
-    is_safe = path.suffix == ".safetensors"
-    content: Any = (
-        safetensors.torch.load_file(path) if is_safe else load_checkpoint(path, map_location="cpu")
-    )
+    content: Any
+    if path.suffix == SAFE and path.is_file():
+        content, _ = read_tensors(path, _AGAIN)
+    else:
+        content = load_checkpoint(path, map_location="cpu")
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}; a state dict is needed")
+    content = {key: value for key, value in content.items() if isinstance(key, str)}
     prefix = next((p for p in PREFIXES[branch] if any(k.startswith(p) for k in content)), None)
     if prefix is not None:
         content = {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}

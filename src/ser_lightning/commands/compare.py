@@ -67,10 +67,16 @@ def _online(run: Path, name: str) -> RunMetrics | None:
     if not (path.is_file() or has_results):
         raise ValueError(f"{run} is no run folder: {path} does not exist")
     stored = load_checkpoint(path, map_location="cpu", mmap=True) if path.is_file() else {}
-    measured = stored.get("callbacks", {}).get("OnlineEvaluation", {})
-    if measured.get("history"):
-        last = measured["history"][-1]
-        return RunMetrics(name, measured["baseline"], last["metrics"], last["step"])
+    try:
+        measured = stored.get("callbacks", {}).get("OnlineEvaluation", {})
+        if measured.get("history"):
+            last = measured["history"][-1]
+            baseline, metrics = (
+                {k: float(v) for k, v in m.items()} for m in (measured["baseline"], last["metrics"])
+            )
+            return RunMetrics(name, baseline, metrics, int(last["step"]))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} has no measurements of ser-fit; restore it") from error
     if not has_results:
         raise ValueError(
             f"{run} has not been measured yet: its first epoch has not ended, or validation was "

@@ -104,7 +104,7 @@ def _counted(config: Mapping[str, Any]) -> Cost:
 
 def _build(config: Mapping[str, Any]) -> Objective:
     """The objective, with all tokens in all blocks and attention that the counter sees."""
-    objective = rebuilt(config, cls_only_last_block=False)
+    objective = rebuilt(config, Path(CONFIG_FILE), cls_only_last_block=False)
     for module in objective.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False  # type: ignore[assignment]

@@ -12,11 +12,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from ser_lightning.data import Source
+from ser_lightning.commands.stored_images import data_of_checkpoint
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Folders, Stage, StageResult
-from ser_lightning.files import checkpoint_config
 from ser_lightning.results.hits import write_hits
 from ser_lightning.results.record import ResultRecord, class_map_sha256, write_record
 from ser_lightning.runtime import (
@@ -28,7 +27,6 @@ from ser_lightning.runtime import (
     find_class,
     options,
     packaged,
-    parameters,
     refuse_more_processes_than_cores,
     refuse_other_root,
     run_folder_of,
@@ -37,9 +35,6 @@ from ser_lightning.runtime import (
 MAX_LINES = 20  # of a result on the screen
 
 _OFF = ("use_distributed_sampler", "logger", "enable_checkpointing", "enable_model_summary")
-_FROM_CHECKPOINT = ("source", "num_workers", "mean", "std", "evaluation_crop_fraction")
-_OF_A_FOLDER = ("train", "evaluation", "labels")
-"""Options of a source that say what is where below its root; they do not fit another root."""
 
 
 class StageCommandLine(LightningCLI):
@@ -92,7 +87,7 @@ class StageCommandLine(LightningCLI):
         path = next(iter(options(args, "--checkpoint")), None)
         if path is not None:  # its own data come first
             root = next(iter(options(args, "--data.source.root")), None)
-            args = ["--config", _data_of(Path(path), root), *args]
+            args = ["--config", data_of_checkpoint(Path(path), root, args), *args]
         self.config = parser.parse_args(args)
         self.run_dir = Path(self.config.run_dir or run_folder_of(self.config.checkpoint))
         refuse_a_part(self.config.trainer)
@@ -146,63 +141,6 @@ def refuse_a_part(trainer: Any) -> None:
                 "would say so; remove it, and give --data.num_train N and --data.num_test N for a "
                 "shorter run"
             )
-
-
-def stored_source(checkpoint: Path, has_other_root: bool) -> dict[str, Any]:
-    """The source of the images that a checkpoint was trained on, as class_path and init_args.
-
-    Args:
-        checkpoint: file of a pretraining run.
-        has_other_root: whether it is to read another folder, whose splits are looked for anew; a
-            folder of images where its own have none, such as generated ones.
-
-    Raises:
-        ValueError: if there is no such file, or it holds no configuration.
-    """
-    source: dict[str, Any] = _stored_data(checkpoint)["source"]
-    arguments = source.get("init_args") or {}
-    cls = find_class(Source, source["class_path"])
-    if has_other_root and cls is not None and "root" not in parameters(cls):
-        return {"class_path": "ser_lightning.data.ImageFolder", "init_args": {}}
-    if has_other_root:
-        arguments = {name: v for name, v in arguments.items() if name not in _OF_A_FOLDER}
-    return {**source, "init_args": arguments}
-
-
-def require_checkpoint(path: Path) -> None:
-    """Refuses what is no file.
-
-    Raises:
-        ValueError: names it and the remedy.
-    """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(
-            f"checkpoint {path} {what}; give --checkpoint FILE, such as "
-            "runs/moco_ser/checkpoints/last.ckpt"
-        )
-
-
-def _stored_data(path: Path) -> dict[str, Any]:
-    require_checkpoint(path)
-    stored = checkpoint_config(path)
-    if stored is None:
-        raise ValueError(
-            f"{path} holds no configuration of a run; evaluate a checkpoint that ser-fit wrote"
-        )
-    data: dict[str, Any] = stored["data"]
-    return data
-
-
-def _data_of(path: Path, root: str | None) -> str:
-    """A configuration text with the images that a checkpoint was trained on."""
-    data = _stored_data(path)
-    arguments = {key: data[key] for key in _FROM_CHECKPOINT if key in data}
-    source = stored_source(path, root is not None)
-    if root is not None:  # a source that lacks what it requires would be dropped by the parser
-        source["init_args"] = {**source["init_args"], "root": root}
-    arguments["source"] = source
-    return yaml.safe_dump({"data": {"class_path": "LabelledDataModule", "init_args": arguments}})
 
 
 def evaluate(args: list[str]) -> None:

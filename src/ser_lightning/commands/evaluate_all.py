@@ -5,15 +5,16 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from ser_lightning.commands.evaluate import folder_options, require_checkpoint, stored_source
+from ser_lightning.commands.evaluate import folder_options
+from ser_lightning.commands.stored_images import require_checkpoint, stored_source
+from ser_lightning.data import Source
 from ser_lightning.evaluation import stages  # noqa: F401 - so that they are known
 from ser_lightning.evaluation.stage import Stage, stage_classes
 from ser_lightning.reporting.report import write_report
-from ser_lightning.runtime import options, packaged, run_folder_of
+from ser_lightning.runtime import find_class, options, packaged, run_folder_of
 
 
 class Planned(NamedTuple):
@@ -128,12 +129,14 @@ def _without_labels(checkpoint: Path, root: Path | None, others: list[str]) -> s
     """Why stages cannot run that need classes; empty if they can, or if they will say it."""
     if options(others, "--data.source", "--data.source.root"):
         return ""
-    stored = stored_source(checkpoint, root is not None)
+    stored = stored_source(checkpoint, root is not None, others)
+    source = find_class(Source, stored["class_path"]) if stored else None
+    if stored is None or source is None:
+        return ""
     arguments = stored["init_args"] | ({} if root is None else {"root": str(root / "imagenet")})
-    module, _, name = stored["class_path"].rpartition(".")
     try:
-        images = getattr(import_module(module), name)(**arguments).train()
-    except (ImportError, AttributeError, TypeError, ValueError, OSError):
+        images = source(**arguments).train()
+    except (ImportError, TypeError, ValueError, OSError):
         return ""
     if len(images) and int(images.labels.min()) >= 0:
         return ""

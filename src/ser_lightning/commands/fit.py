@@ -14,14 +14,21 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from ser_lightning.batch import ViewNeeds
 from ser_lightning.commands.pictures import Pictures
 from ser_lightning.data import PartitionedDataModule
 from ser_lightning.evaluation import OnlineEvaluation
-from ser_lightning.files import checkpoint_config, last_checkpoint, read_config
+from ser_lightning.files import (
+    checkpoint_config,
+    last_checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    read_config,
+    require_whole,
+)
 from ser_lightning.objectives import Objective
 from ser_lightning.reporting import summary_table
 from ser_lightning.runtime import (
@@ -44,6 +51,7 @@ from ser_lightning.runtime import (
     refuse_linked_keys,
     refuse_more_processes_than_cores,
     refuse_other_root,
+    require_fit,
     settle,
     stored_configuration,
     usable_for,
@@ -121,8 +129,19 @@ class SERCommandLine(LightningCLI):
             if stored:
                 self._settled = True
                 print(f"ser-fit: configuration taken from {path}", file=sys.stderr)
-                args[1:1] = ["--config", usable_for(args[0], stored)]
+                of_verb: Any = self._parser(args[0])
+                args[1:1] = ["--config", usable_for(args, stored, of_verb.roots, path)]
+            elif options(args, "--ckpt_path") not in ([], ["last"], ["null"]):
+                self._require_model(path, args)
         self.config = parser.parse_args(args)
+
+    def _require_model(self, path: Path, args: list[str]) -> None:
+        """Refuses a checkpoint that does not say what it is of, where the options do not either."""
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise ValueError(f'checkpoint {path} {what}; give a file, or "last"')
+        if not options(args, "--model"):
+            raise ValueError(f"{path} has no configuration of a run; give one as --config FILE")
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -140,19 +159,23 @@ class SERCommandLine(LightningCLI):
             self._report_differences(Path(config.ckpt_path))
 
     def _resolved_checkpoint(self, path: str | None) -> str | None:
-        last = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
+        last, wrong = latest_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
         is_random = self._get(self.config, "allow_random_weights")
         if self.subcommand != "fit" and not path and not is_random and last.is_file():
             path = "last"
         if path == "last":
             if last.is_file():
+                self._say_it_is_older(last, wrong)
                 return str(last)
             if self.subcommand == "fit":
                 rank_zero_info(f"no checkpoint in {last.parent} yet: starting afresh")
                 return None
             raise ValueError(f"{last} does not exist; give --run_dir or a file as --ckpt_path")
         if path and not Path(path).is_file():
-            raise ValueError(f'checkpoint {path} does not exist; give a file, or "last"')
+            what = "is a folder" if Path(path).is_dir() else "does not exist"
+            raise ValueError(f'checkpoint {path} {what}; give a file, or "last"')
+        if path:
+            require_whole(Path(path))
         if self.subcommand == "fit" and int(os.environ.get("LOCAL_RANK", "0")) == 0:
             self._refuse_another_run(path)
         if self.subcommand != "fit" and not (path or is_random):
@@ -163,12 +186,23 @@ class SERCommandLine(LightningCLI):
         return path
 
     def _refuse_another_run(self, path: str | None) -> None:
-        last = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
+        last, _ = latest_checkpoint(self.run_dir / CHECKPOINT_FOLDER)  # that is whole
         if last.is_file() and not (path and Path(path).resolve() == last.resolve()):
             raise ValueError(
                 f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
                 "another --run_dir"
             )
+
+    def _say_it_is_older(self, path: Path, wrong: str) -> None:
+        """Says that not the last checkpoint is taken; to measure another one, it must be named."""
+        if not wrong:
+            return
+        step = load_checkpoint(path, map_location="cpu", mmap=True).get("global_step")
+        if self.subcommand != "fit":
+            raise ValueError(f"{wrong}: --ckpt_path {path} measures it as of step {step}")
+        rank_zero_warn(
+            f"{wrong}. Going on with {path}, of step {step}: later steps are trained again, alike"
+        )
 
     def _report_differences(self, path: Path) -> None:
         stored = checkpoint_config(path)
@@ -214,6 +248,9 @@ class SERCommandLine(LightningCLI):
                 f"{type(self.model).__name__} compares two views, but `data.crop.local` asks for "
                 "local crops; set it to null, or use an objective for many views (MoCoV3, DINO)"
             )
+        checkpoint = self._get(self.config, "ckpt_path")
+        if checkpoint:
+            require_fit(Path(checkpoint), self.model, self.verb)
 
     def fit(self, **arguments: Any) -> None:
         """Trains, alone in the run's folder."""

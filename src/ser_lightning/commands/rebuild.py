@@ -2,21 +2,26 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from ser_lightning.objectives import Objective
+from ser_lightning.runtime import Origin, plain_sections
 
 
-def rebuilt(config: Mapping[str, Any], **backbone: Any) -> Objective:
+def rebuilt(config: Mapping[str, Any], file: Path, **backbone: Any) -> Objective:
     """The objective of a fit.yaml's content, in training mode, with weights of its own.
 
     Args:
         config: of `fit`.
+        file: that it is from; classes that are not of this package are refused.
         backbone: arguments of the backbone to build it with instead.
     """
-    model = deepcopy(config["model"])
+    origin = Origin(file, file.parent)
+    sections = plain_sections({"model": config["model"]}, {"model": Objective}, origin)
+    model = deepcopy(sections["model"])
     arguments(arguments(model)["backbone"]).update(weights=None, **backbone)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Objective, "model")

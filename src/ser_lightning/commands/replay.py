@@ -33,7 +33,7 @@ def replay(args: Sequence[str]) -> None:
             "fit`; from Python, `read_replay` and `examine` run it on an objective of your own"
         )
     device = torch.device(given.device)
-    objective = rebuilt(config).to(device)
+    objective = rebuilt(config, given.file).to(device)
     one_pass = step.one_pass
     print(
         f"Step {one_pass.step} (epoch {one_pass.epoch}, batch {one_pass.batch_idx}, rank "

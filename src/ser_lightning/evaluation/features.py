@@ -21,6 +21,7 @@ from ser_lightning.data.loaders import BatchLoader
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.files import new_folder, put_in_place
+from ser_lightning.sealed import read_array
 
 VERSION = 1
 """Of what the code here computes; raise it with every change that moves a feature."""
@@ -166,11 +167,16 @@ def cached_features(
             path.with_name("protocol.json").write_text(json.dumps(protocol, indent=2))
             put_in_place(path.parent, final)
         trainer.strategy.barrier("features in place")
-    rows = np.load(final / "rows.npy")
+    remedy = f"remove {final}, and it is computed again"
+    rows = read_array(final / "rows.npy", remedy)
+    values = read_array(final / "cls.npy", remedy, mmap_mode="r")
+    shape = (len(images), *extractor.shape)
+    if values.shape != shape or np.setdiff1d(rows, np.arange(len(images))).size:
+        raise ValueError(f"{final} has features {values.shape} for {shape}; {remedy}")
     left_out = np.setdiff1d(np.arange(len(images)), rows)
     data.unreadable.setdefault(split, set()).update(left_out.tolist())
     label = images.labels[torch.from_numpy(rows)]
-    return Features(np.load(final / "cls.npy", mmap_mode="r"), label, rows)
+    return Features(values, label, rows)
 
 
 def write_features(

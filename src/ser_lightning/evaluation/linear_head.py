@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.files import atomic_path
+from ser_lightning.sealed import read_tensors, write_tensors
 
 ORIGIN_UNKNOWN = "the head does not say what it was trained on"
 
@@ -62,32 +60,34 @@ class LinearClassifier(nn.Module):
 
     def save(self, path: Path) -> None:
         """Writes weights, layers, class names and origin; the file appears whole or not at all."""
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.linear.state_dict().items()}
         notes = {"layers": " ".join(map(str, self.layers)), "classes": "\n".join(self.class_names)}
         if self.origin is not None:
             notes["origin"] = json.dumps(self.origin._asdict())
-        with atomic_path(path) as partial:
-            partial.write_bytes(safetensors.torch.save(tensors, notes))
+        write_tensors(path, self.linear.state_dict(), notes)
 
     @classmethod
     def load(cls, path: Path) -> "LinearClassifier":
         """Reads a file that `save` wrote.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if there is none, or it is damaged or none of `save`.
         """
         if not path.is_file():
             raise ValueError(
                 f"{path} does not exist; run the linear stage first (make linear-eval), with the "
                 "same seed and branch"
             )
-        with safe_open(path, framework="pt") as file:
-            notes = file.metadata()
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        layers = [int(layer) for layer in notes["layers"].split()]
-        width = state["weight"].shape[1] // len(layers)
-        classifier = cls(layers, width, notes["classes"].split("\n"))
-        classifier.linear.load_state_dict(state)
-        if "origin" in notes:
-            classifier.origin = HeadOrigin.read(notes["origin"])
+        state, notes = read_tensors(path, "run the linear stage again")
+        try:
+            layers = [int(layer) for layer in notes["layers"].split()]
+            width = state["weight"].shape[1] // len(layers)
+            classifier = cls(layers, width, notes["classes"].split("\n"))
+            classifier.linear.load_state_dict(state)
+            if "origin" in notes:
+                classifier.origin = HeadOrigin.read(notes["origin"])
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ValueError(
+                f"{path} is no head that the linear stage wrote ({reason}); run that stage again"
+            ) from error
         return classifier.requires_grad_(False).eval()

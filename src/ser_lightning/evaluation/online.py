@@ -102,8 +102,8 @@ class OnlineEvaluation(L.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        for name in _KEPT:  # whatever else a file says
+            setattr(self, name, state_dict.get(name, getattr(self, name)))
 
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

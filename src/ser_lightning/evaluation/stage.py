@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
@@ -26,6 +26,7 @@ from ser_lightning.numbers import NonNegativeInt, checked
 from ser_lightning.optim import before_resuming, run_length
 from ser_lightning.sources.base import ImageSet
 from ser_lightning.trainer_rules import check_trainer
+from ser_lightning.trusted import trusted_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +63,15 @@ class StageResult:
 
 
 def result_branch(checkpoint: str) -> Branch:
-    """Whose weights stand for a run: what its objective says, "online" if it is not installed."""
-    config = checkpoint_config(checkpoint) or {}
-    module, _, name = config.get("model", {}).get("class_path", "").rpartition(".")
-    try:
-        branch: Branch = getattr(import_module(module), name).result_branch
-    except (ImportError, AttributeError, ValueError):
-        return "online"
+    """Whose weights stand for a run: what its objective says, "online" if it is of elsewhere."""
+    model = (checkpoint_config(checkpoint) or {}).get("model") or {}
+    objective = trusted_class(str(model.get("class_path")))
+    if objective is None and "class_path" in model:
+        rank_zero_info(
+            f"{checkpoint}: {model['class_path']!r} is not imported from a file; --model.branch "
+            "momentum measures its teacher, where it has one"
+        )
+    branch: Branch = getattr(objective, "result_branch", "online")
     return branch
 
 

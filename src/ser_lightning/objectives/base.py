@@ -211,11 +211,13 @@ class Objective(L.LightningModule, ABC):
     @override
     def on_train_batch_start(self, batch: PartitionedBatch, batch_idx: int) -> None:
         """Seeds dropout and stochastic depth by step and rank, so that they need no state."""
-        place = [self.seed, self.trainer.current_epoch, batch_idx, self.global_rank]
-        seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]) >> 1
+        epoch, rank = self.trainer.current_epoch, self.global_rank
+        place = np.random.SeedSequence([self.seed, epoch, batch_idx, rank])
+        seed = int(place.generate_state(1, np.uint64)[0]) >> 1
         torch.manual_seed(seed)
         is_first = batch_idx % self.trainer.accumulate_grad_batches == 0
-        self._guard.begin(self, Pass(batch, self.global_step, *place[1:], seed), is_first)
+        now = Pass(batch, self.global_step, epoch, batch_idx, rank, seed)
+        self._guard.begin(self, now, is_first)
 
     @override
     def validation_step(

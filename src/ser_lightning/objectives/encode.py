@@ -27,6 +27,7 @@ def encode(backbone: SplitViT, batch: PartitionedBatch) -> BranchFeatures:
     encoded = backbone.encode([*groups, *([torch.cat(extra)] if extra else [])], int(bool(extra)))
     features: dict[int, ViewFeatures] = {}
     for those, (prefixes, embedding) in zip(members.values(), encoded, strict=False):
+        assert embedding is not None, "these are whole"
         sizes = [len(views[position]) for position in those]
         outputs = map(ViewFeatures, _split(prefixes, sizes), embedding.split(sizes))
         features.update(zip(those, outputs, strict=True))

@@ -71,8 +71,8 @@ def read_view(folder: Path, name: str) -> RunView:
     curves = read_curves(folder)
     step = max((curve.steps[-1] for curve in curves.values()), default=0)
     epochs = curves.get("epoch", Curve((), ())).values
-    wanted = config.get("trainer", {}).get("max_epochs")
-    whole = f" of {wanted}" if wanted and wanted > 0 else ""
+    wanted = (config.get("trainer") or {}).get("max_epochs")
+    whole = f" of {wanted}" if isinstance(wanted, int) and wanted > 0 else ""
     epoch = f", epoch {int(epochs[-1]) + 1}{whole}" if epochs else ""
     status = f"step {step:,}{epoch}" if curves else "nothing logged yet"
     return RunView(name, folder, dict(_flat(config)), curves, status)
@@ -121,12 +121,13 @@ def curve_figure(runs: Sequence[RunView], name: str) -> Figure:
             steps, values = run.curves[name]
             few = "o" if len(steps) < 20 else ""
             axes.plot(steps, values, dash, color=colour, marker=few, ms=3, label=run.name)
-    axes.set_title(_words(name), fontsize=9, loc="left")
+    axes.set_title(_words(name), fontsize=9, loc="left", parse_math=False)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     if len(runs) > 1:
-        axes.legend(fontsize=8, frameon=False)
+        for text in axes.legend(fontsize=8, frameon=False).get_texts():
+            text.set_parse_math(False)
     return figure
 
 

@@ -71,6 +71,7 @@ def _draw(
     left, bottom = corner
     extent = (left, left + 1, bottom, bottom + 1)
     axes.imshow(as_picture(image), extent=extent, interpolation="nearest")
-    axes.text(left + 0.5, bottom - 0.04, caption, size=8.5, ha="center", va="top")
+    at = left + 0.5, bottom - 0.04
+    axes.text(*at, caption, size=8.5, ha="center", va="top", parse_math=False)  # of a folder
     if is_framed:
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, color=_RIGHT, linewidth=3))

@@ -133,9 +133,9 @@ def to_markdown(title: str, introduction: str, tables: Sequence[ReportTable]) ->
     for table in tables:
         rule = ["---"] * table.num_labels + ["---:"] * (len(table.header) - table.num_labels)
         lines = [table.header, tuple(rule), *(row.cells for row in table.rows)]
-        parts += [f"## {table.title}", table.caption]
+        parts += [_words(f"## {table.title}"), _words(table.caption)]
         parts.append("\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
-        parts.append("\n".join(f"{i}. {note}" for i, note in enumerate(table.notes, 1)))
+        parts.append("\n".join(_words(f"{i}. {note}") for i, note in enumerate(table.notes, 1)))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -179,14 +179,22 @@ def html_table(table: ReportTable) -> str:
 
 def html_picture(path: Path, caption: str) -> str:
     """A PNG within the page."""
-    data, words = base64.b64encode(path.read_bytes()).decode(), escape(caption)
-    image = f'<img src="data:image/png;base64,{data}" alt="{words}">'
+    content, words = path.read_bytes(), escape(caption)
+    data = base64.b64encode(content).decode()
+    # by this name may stand a link to any file, which the page must not show to others
+    is_png = content.startswith(b"\x89PNG")
+    image = f'<img src="data:image/png;base64,{data}" alt="{words}">' if is_png else "(no picture)"
     return f"<figure>{image}<figcaption>{words}</figcaption></figure>"
 
 
 def _cell(text: str) -> str:
     """Text that stays one cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+    return _words(text).replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+
+
+def _words(text: str) -> str:
+    """Text in Markdown that no viewer takes for HTML."""
+    return text.replace("<", "&lt;")
 
 
 def _html_row(tag: str, row: ReportRow, num_labels: int) -> str:

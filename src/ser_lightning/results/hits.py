@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ser_lightning.files import atomic_path
+from ser_lightning.sealed import read_tensors, write_tensors
 
 
 class Hits(NamedTuple):
@@ -43,13 +41,10 @@ def load_hits(record: Path, metric: str) -> Hits | None:
     path = hits_path(record)
     if not path.is_file():
         return None
-    try:
-        with safe_open(path, framework="np") as file:
-            notes = file.metadata() or {}
-            values = file.get_tensor(metric) if metric in file.keys() else None  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read ({error}); run the evaluation again") from error
-    return None if values is None else Hits(values, notes.get("test_set", ""))
+    tensors, notes = read_tensors(path, "run the evaluation again")
+    if metric not in tensors:
+        return None
+    return Hits(tensors[metric].numpy(), notes.get("test_set", ""))
 
 
 def write_hits(
@@ -66,10 +61,9 @@ def write_hits(
         data_sha256: as in the record.
     """
     assert all(len(right) == len(label) for right in hits.values())
-    tensors = {name: right.to("cpu", torch.uint8).contiguous() for name, right in hits.items()}
+    tensors = {name: right.to("cpu", torch.uint8) for name, right in hits.items()}
     identity = (data_sha256 or "").encode() + label.cpu().numpy().tobytes()
     notes = {"test_set": hashlib.sha256(identity).hexdigest()}
     path = hits_path(record)
-    with atomic_path(path) as partial:
-        partial.write_bytes(safetensors.torch.save(tensors, notes))
+    write_tensors(path, tensors, notes)
     return path

@@ -15,6 +15,7 @@ from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from ser_lightning.files import atomic_path
+from ser_lightning.sealed import CHECKSUM, content_hash
 
 RESULT_FOLDER = "results"
 FORMAT = 2
@@ -171,6 +172,7 @@ def write_record(record: ResultRecord, run_dir: Path, variant: str = "") -> Path
         )
     content = {"format": FORMAT, **asdict(record), "official": record.official}
     try:
+        content[CHECKSUM] = _measured_hash(content)
         text = json.dumps(content, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -190,14 +192,16 @@ def read_record(path: Path) -> ResultRecord:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the decoder of JSON or of UTF-8
+    except (ValueError, RecursionError) as error:  # of the decoder of JSON or of UTF-8
         raise ValueError(f"{path} is not JSON ({error}); run the evaluation again") from error
-    number = content.pop("format", None) if isinstance(content, dict) else None
+    number = content.get("format") if isinstance(content, dict) else None
     if number not in (1, FORMAT):
         raise ValueError(
             f'{path} is no result record with "format": {FORMAT} or 1; give files that an '
             "evaluation of this version wrote"
         )
+    written, hashed = content.pop(CHECKSUM, None), _measured_hash(content)
+    del content["format"]
     if number == 1:
         content = _upgraded(content)
     content.pop("official", None)  # follows from the reasons
@@ -212,9 +216,20 @@ def read_record(path: Path) -> ResultRecord:
             "evaluation again with this version"
         )
     try:
-        return ResultRecord(**content)
+        record = ResultRecord(**content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if number == FORMAT and written not in (None, hashed):
+        raise ValueError(
+            f"{path} is not what its checksum says: it is damaged, or changed elsewhere than in "
+            f'`run`; run the evaluation again, or remove "{CHECKSUM}" if you changed it'
+        )
+    return record
+
+
+def _measured_hash(content: Mapping[str, Any]) -> str:
+    """Hash of a record's content, but for what people may say in it of the run."""
+    return content_hash({name: value for name, value in content.items() if name != "run"})
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:

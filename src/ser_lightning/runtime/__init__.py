@@ -15,6 +15,7 @@ from ser_lightning.runtime.lock import locked
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import EndsAtOnce, Preemption
 from ser_lightning.runtime.progress_bar import ProgressLines, Throughput, default_progress
+from ser_lightning.runtime.resumable import require_fit
 from ser_lightning.runtime.run_folder import (
     CHECKPOINT_FOLDER,
     ConfigurationSaver,
@@ -26,12 +27,14 @@ from ser_lightning.runtime.run_folder import (
     stored_configuration,
     usable_for,
 )
+from ser_lightning.runtime.stored import Origin, given_options, plain_sections
 
 __all__ = [
     "CHECKPOINT_FOLDER",
     "AtomicCheckpointIO",
     "ConfigurationSaver",
     "EndsAtOnce",
+    "Origin",
     "Preemption",
     "ProgressLines",
     "RunCheckpoint",
@@ -46,12 +49,15 @@ __all__ = [
     "find_class",
     "locked",
     "no_trace_of_failure",
+    "given_options",
     "options",
     "packaged",
     "parameters",
+    "plain_sections",
     "refuse_linked_keys",
     "refuse_more_processes_than_cores",
     "refuse_other_root",
+    "require_fit",
     "run_folder_of",
     "settle",
     "stored_configuration",

@@ -18,9 +18,17 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
-from ser_lightning.files import atomic_path, last_checkpoint, load_checkpoint, sweep
+from ser_lightning.files import (
+    atomic_path,
+    keep_as,
+    last_checkpoint,
+    load_checkpoint,
+    previous_checkpoint,
+    sweep,
+)
 from ser_lightning.numbers import Positive, PositiveInt, checked
 
 
@@ -41,19 +49,58 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Callable | None = lambda storage, loc: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        return load_checkpoint(path, map_location=map_location)
+        return without_foreign_paths(load_checkpoint(path, map_location=map_location), Path(path))
+
+
+def without_foreign_paths(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A checkpoint without the states that name files elsewhere, which Lightning might delete.
+
+    The states of `ModelCheckpoint` say which files it has written, to remove them for better ones.
+    """
+    callbacks = checkpoint.get("callbacks")
+    if not isinstance(callbacks, dict):
+        return checkpoint
+    folder = path.resolve().parent
+    run = folder.parent if folder.name == "checkpoints" else folder
+    foreign = [
+        key
+        for key, state in callbacks.items()
+        if any("://" in file or not _is_below(file, run) for file in _files_of(state))
+    ]
+    told = [key for key in foreign if not key.startswith(RunCheckpoint.__name__)]  # takes nothing
+    if told:
+        rank_zero_warn(
+            f"{path}: the state of {', '.join(told)} is left out, since it names files outside of "
+            f"{run}, which it might delete"
+        )
+    kept = {key: state for key, state in callbacks.items() if key not in foreign}
+    return {**checkpoint, "callbacks": kept}
+
+
+def _is_below(file: str, folder: Path) -> bool:
+    return Path(file).resolve().is_relative_to(folder)
+
+
+def _files_of(state: Any) -> list[str]:
+    """The files that the state of a callback names as its own."""
+    if not isinstance(state, dict):
+        return []
+    named = [state.get(f"{which}_model_path") for which in ("best", "last", "kth_best")]
+    return [str(file) for file in [*named, *(state.get("best_k_models") or ())] if file]
 
 
 @checked
 class RunCheckpoint(ModelCheckpoint):
-    """Keeps one file, `last.ckpt`, always whole and never behind the end of training.
+    """Keeps `last.ckpt`, always whole and never behind the end of training, and the one before it.
 
-    Without a field set it is written at the end of every epoch; set at most one.
+    Without a period set it is written at the end of every epoch; set at most one.
 
     Args:
         every_n_train_steps: write after every so many optimizer steps.
         every_n_epochs: write at the end of every so many epochs.
         every_n_minutes: write after every so many minutes.
+        keep_previous: keep the one before as `previous.ckpt`, to go on from where the disk or a
+            copy has damaged the last; false halves the space that a run takes.
     """
 
     def __init__(
@@ -61,7 +108,10 @@ class RunCheckpoint(ModelCheckpoint):
         every_n_train_steps: PositiveInt | None = None,
         every_n_epochs: PositiveInt | None = None,
         every_n_minutes: Positive | None = None,
+        keep_previous: bool = True,
     ) -> None:
+        self.keep_previous = keep_previous
+        self._is_whole = False  # the file at `path`: written or read by this process
         if every_n_train_steps is None and every_n_minutes is None:
             every_n_epochs = every_n_epochs or 1
         super().__init__(
@@ -98,6 +148,19 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._last_global_step_saved = trainer.global_step  # resumed or started there
+        resumed = trainer.ckpt_path
+        self._is_whole = resumed is not None and Path(resumed).resolve() == self.path.resolve()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes nothing: where this run's files are, and which to delete, no file says."""
+
+    @override
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        if self.keep_previous and self._is_whole and trainer.is_global_zero:
+            keep_as(self.path, previous_checkpoint(self.path.parent))
+        super()._save_checkpoint(trainer, filepath)
+        self._is_whole = True
 
     @override
     def on_train_batch_end(

@@ -7,9 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
-from ser_lightning.files import read_config, with_home
+from ser_lightning.files import upgraded, with_home
 
 
 def options(args: list[str], *names: str) -> list[str]:
@@ -33,7 +34,10 @@ def with_home_folder(argument: str) -> str:
 def content_of(config: str) -> dict[str, Any]:
     """A configuration file's content; empty where it is no file, which the parser will say."""
     is_text = "\n" in config  # of a configuration, which can stand in the place of a file
-    return {} if is_text or not Path(config).is_file() else read_config(Path(config).read_text())
+    if is_text or not Path(config).is_file():
+        return {}
+    content = with_home(upgraded(yaml.safe_load(Path(config).read_text())))
+    return content if isinstance(content, dict) else {}
 
 
 def refuse_linked_keys(configs: list[str], linked: dict[tuple[str, str], str]) -> None:

@@ -15,10 +15,11 @@ from ser_lightning.files import (
     CHECKPOINT_KEY,
     atomic_path,
     checkpoint_config,
-    last_checkpoint,
+    latest_checkpoint,
     read_config,
 )
 from ser_lightning.runtime.configuration import content_of, options
+from ser_lightning.runtime.stored import Origin, given_options, plain_sections
 
 CHECKPOINT_FOLDER = "checkpoints"
 CONFIGURATION = "fit.yaml"
@@ -102,18 +103,31 @@ def stored_configuration(args: list[str]) -> tuple[Path, dict[str, Any]]:
     if checkpoint not in ("last", "null"):
         path = Path(checkpoint)
         return path, (checkpoint_config(path) if path.is_file() else None) or {}
-    path = last_checkpoint(Path(run_dir) / CHECKPOINT_FOLDER)
+    path, _ = latest_checkpoint(Path(run_dir) / CHECKPOINT_FOLDER)
     if run_dir and path.is_file():
         return path, checkpoint_config(path) or {}
     record = Path(run_dir) / CONFIGURATION
-    return record, content_of(str(record)) if run_dir else {}
+    is_there = bool(run_dir) and record.is_file()
+    return record, read_config(record.read_text(), record) if is_there else {}
 
 
-def usable_for(command: str, config: dict[str, Any]) -> str:
-    """Keeps of a checkpoint's configuration what describes the run; for fit, its hardware too."""
+def usable_for(args: list[str], config: dict[str, Any], roots: dict[str, Any], file: Path) -> str:
+    """Keeps of a run's configuration what describes the run; for fit, its hardware too.
+
+    Args:
+        args: command and options.
+        config: the run's own.
+        roots: class of every section.
+        file: that holds it.
+
+    Raises:
+        Untrusted: it names what a file may not decide, and the options do not.
+    """
     keys = ["seed_everything", "model", "data", "evaluation", "pictures"]
-    keys += ["trainer", "checkpoint"] if command == "fit" else []
-    return yaml.safe_dump({key: config[key] for key in keys if key in config})
+    keys += ["trainer", "checkpoint"] if args[0] == "fit" else []
+    kept = {key: config[key] for key in keys if key in config}
+    origin = Origin(file, run_folder_of(file), given_options(args))
+    return yaml.safe_dump(plain_sections(kept, roots, origin))
 
 
 class ConfigurationSaver(SaveConfigCallback):

@@ -190,7 +190,7 @@ def _load(index: Path) -> dict[str, _Folder]:
     """The folders of an index; none where it is missing or damaged."""
     try:
         return {path: _Folder(*rest) for path, rest in json.loads(index.read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ser_lightning.sealed import read_array
 from ser_lightning.sources.base import Source, folder_path
 from ser_lightning.sources.folder import FileImages
 
@@ -107,7 +108,7 @@ class ThreeDIEBench(Source):
         files = [folder / f"{split}_{kind}.npy" for kind in ("images", "labels")]
         for file in files:
             self._check_file(file)
-        objects, labels = (np.load(file) for file in files)
+        objects, labels = (read_array(file, "fetch it again") for file in files)
         if len(objects) != len(labels) or len(objects) == 0:
             raise ValueError(
                 f"{files[0]} lists {len(objects)} objects and {files[1].name} {len(labels)} "

@@ -10,14 +10,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.corruptions import NUM_SEVERITIES
+from ser_lightning.sealed import read_array
 from ser_lightning.sources.base import ImageSet, file_state
 
 
 @cache
 def _array(path: Path) -> np.ndarray:
     """The pixels of a file, on disk until they are read; not part of what workers are sent."""
-    pixels: np.ndarray = np.load(path, mmap_mode="r")
-    return pixels
+    return read_array(path, "fetch it again", mmap_mode="r")
 
 
 class ArrayImages(ImageSet):
@@ -54,7 +54,7 @@ def open_cifar_c(
         FileNotFoundError: a file is missing.
         ValueError: a file has another shape.
     """
-    labels = torch.from_numpy(np.load(root / "labels.npy").astype(np.int64))
+    labels = torch.from_numpy(read_array(root / "labels.npy", "fetch it again").astype(np.int64))
     found = {}
     for name in corruptions:
         path = root / f"{name}.npy"

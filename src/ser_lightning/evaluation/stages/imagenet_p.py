@@ -25,6 +25,7 @@ from ser_lightning.evaluation.benchmark_stage import BenchmarkStage
 from ser_lightning.evaluation.metrics.flips import PerturbationSums, video_results
 from ser_lightning.evaluation.metrics.flips import summands as video_summands
 from ser_lightning.evaluation.stage import StageResult
+from ser_lightning.files import load_checkpoint
 from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.results.ratios import ALEXNET, mean_over
 
@@ -44,7 +45,10 @@ def load_alexnet(path: str | None = None) -> nn.Module:
             "--model.alexnet_weights FILE"
         )
     network: nn.Module = alexnet()
-    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    try:
+        network.load_state_dict(load_checkpoint(file, map_location="cpu"))
+    except RuntimeError as error:  # lists names and shapes, after one line that says it all
+        raise ValueError(f"{file} has other weights than AlexNet's; fetch {url}") from error
     return network.requires_grad_(False).eval()
 
 

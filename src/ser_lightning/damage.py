@@ -1,0 +1,82 @@
+"""What is wrong with a file of torch: told from its checksums, its beginning and torch's error."""
+
+import errno
+import re
+import struct
+import zipfile
+import zlib
+from functools import cache
+from pathlib import Path
+
+import torch
+
+
+def damage(path: Path, with_tensors: bool = True) -> str:
+    """What is wrong with the bytes of a torch file; empty where they are as they were written.
+
+    Files of before torch 1.6 have no checksums, and pass.
+
+    Args:
+        path: of the file.
+        with_tensors: whether tensors are read too, about 2 GB a second, or the rest alone.
+    """
+    state = path.stat()
+    return _damage(path, with_tensors, (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as those of torch do since version 1.6."""
+    with path.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
+
+
+@cache
+def _damage(path: Path, with_tensors: bool, state: tuple[int, ...]) -> str:
+    if not is_archive(path):
+        return ""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if with_tensors or "/data/" not in entry.filename:
+                    with archive.open(entry) as stream:
+                        while stream.read(1 << 20):
+                            pass
+    except (*_OF_ZIP, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before the start
+            raise
+        is_cut = str(error) == _NO_END
+        return f"it is {_CUT if is_cut else _CHANGED}; fetch it again"
+    return ""
+
+
+_OF_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError,
+           RuntimeError, ValueError, OverflowError)  # fmt: skip
+_NO_END = "File is not a zip file"
+_CUT = "cut short: its end is missing"
+_CHANGED = "damaged: a part of it is not what its checksum says"
+_GIVE = "give a file that ser-fit or torch.save wrote"
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """Why torch cannot load a file, as far as its beginning and the error tell, and a remedy."""
+    with path.open("rb") as stream:
+        start = stream.read(512)
+    foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+    length = int.from_bytes(start[:8], "little")  # of a safetensors file's header
+    reason = re.sub(r"\[enforce fail at [^]]*\][ .]*", "", " ".join(str(error).split()))
+    answers = {
+        "it is empty; take another": not start,
+        f"it is an image; {_GIVE}": start.startswith(_IMAGES),
+        "it is a safetensors file: weights alone, to start a new run with as "
+        "--model.backbone.weights FILE.safetensors": start[8:9] == b"{"
+        and length < path.stat().st_size,
+        f"it holds more than tensors and plain values ({foreign and foreign[1]}), which could run "
+        "foreign code; save its state dict alone, best as safetensors": foreign is not None,
+        f"it is a text file; {_GIVE}": all(byte > 31 or byte in b"\t\n\r\f" for byte in start),
+        f"torch {torch.__version__} cannot read it ({reason[:150]}); use a newer torch": (
+            start.startswith(b"PK")
+        ),
+    }
+    found = [answer for answer, is_true in answers.items() if is_true]
+    return [*found, f"it is no file of torch, or damaged; {_GIVE}"][0]

@@ -1,0 +1,122 @@
+"""Whether a checkpoint fits what is to be run with it, told before anything is started."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from packaging.version import InvalidVersion, Version
+from torch import Tensor
+
+from ser_lightning.files import CHECKPOINT_KEY, require_whole
+
+_OF_TRAINING = ("optimizer_states", "lr_schedulers", "loops", "global_step", "epoch")
+_NUM_SHOWN = 3
+_MAY_DIFFER = {
+    "params", "lr", "initial_lr", "weight_decay",  # may follow a schedule
+    "foreach", "fused", "capturable", "differentiable",  # how it is computed
+}  # fmt: skip
+
+
+def require_fit(path: Path, model: Any, command: str) -> None:
+    """Refuses a checkpoint that a model cannot take; every byte of the file is looked at.
+
+    Args:
+        path: of the checkpoint.
+        model: an objective, as built from the configuration.
+        command: "fit" takes the state of the training too, others the weights alone.
+
+    Raises:
+        ValueError: says what does not fit, and what to do.
+    """
+    content = require_whole(path)
+    stored = content.get("state_dict")
+    new_run = f"--model.backbone.weights {path} starts a new run from its weights"
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path} is no checkpoint of a run: it has no state_dict; {new_run}")
+    wrong = _differing({k: v for k, v in stored.items() if isinstance(v, Tensor)}, model)
+    if wrong and CHECKPOINT_KEY not in content:
+        raise ValueError(
+            f"{path}, which ser-fit did not write, does not fit the model: {wrong}; give a "
+            "checkpoint of ser-fit, or a ViT's weights as --model.backbone.weights FILE"
+        )
+    if wrong:
+        raise ValueError(
+            f"the weights in {path} do not fit the model: {wrong}; leave --config and --model "
+            f"options out to build it as it was trained, or {new_run}"
+        )
+    if command != "fit":
+        return
+    missing = [name for name in _OF_TRAINING if name not in content]
+    if missing:
+        raise ValueError(f"{path} is no training to go on with: no {', '.join(missing)}; {new_run}")
+    _require_known_version(path, content)
+    wrong = _other_optimizer(content["optimizer_states"], model)
+    if wrong:
+        raise ValueError(
+            f"the optimizer in {path} is not this one: {wrong}; go on with the options it was "
+            f"trained with, or {new_run}"
+        )
+
+
+def _differing(stored: Mapping[str, Tensor], model: Any) -> str:
+    """How a state dict differs from a model's, in words; empty where it fits."""
+    own = model.state_dict()
+    shapes = [
+        f"{name} {tuple(stored[name].shape)} for {tuple(own[name].shape)}"
+        for name in own
+        if name in stored and stored[name].shape != own[name].shape
+    ]
+    parts = {
+        "of another shape": shapes,
+        "missing": [name for name in own if name not in stored],
+        "unknown": [name for name in stored if name not in own],
+    }
+    return "; ".join(
+        f"{len(names)} {what}, such as {', '.join(names[:_NUM_SHOWN])}"
+        for what, names in parts.items()
+        if names
+    )
+
+
+def _require_known_version(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuses the loops' state of a later Lightning, in which names may have changed."""
+    written = str(content.get("pytorch-lightning_version", "0"))
+    try:
+        is_later = Version(written).release[:2] > Version(L.__version__).release[:2]
+    except InvalidVersion:
+        is_later = True
+    if is_later:
+        raise ValueError(
+            f"{path} was written with Lightning {written}, and this is {L.__version__}; go on with "
+            "that version"
+        )
+
+
+def _other_optimizer(states: Any, model: Any) -> str:
+    """How a stored optimizer differs from a model's, in words; empty where it fits.
+
+    Torch takes the options of a stored one over, so that others would have no effect.
+    """
+    own = model.optimizer_factory(model.parameter_groups(), model.learning_rate).param_groups
+    try:
+        (state,) = states
+        stored = [dict(group) for group in state["param_groups"]]
+        sizes = [len(group["params"]) for group in stored]
+    except (KeyError, TypeError, ValueError):
+        return "it has another form"
+    own_sizes = [len(group["params"]) for group in own]
+    if sizes != own_sizes:
+        return f"{sizes} parameters in {len(sizes)} groups for {own_sizes} in {len(own_sizes)}"
+    for group, new in zip(stored, own, strict=True):
+        only, lacking = group.keys() - new.keys() - {"initial_lr"}, new.keys() - group.keys()
+        if only and lacking:  # versions of one optimizer add options, or remove some
+            return f"it has {', '.join(sorted(only))}, this one {', '.join(sorted(lacking))}"
+        for name in sorted(group.keys() & new.keys() - _MAY_DIFFER):
+            if _plain(group[name]) != _plain(new[name]):
+                return f"its {name} is {group[name]}, this one's {new[name]}"
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

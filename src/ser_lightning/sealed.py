@@ -1,0 +1,77 @@
+"""Files of tensors and arrays that are refused when a byte has changed, or an end is missing.
+
+Whoever reads one says what to do then. Files that others wrote have no checksum, and pass without.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ser_lightning.files import atomic_path
+
+CHECKSUM = "sha256"  # among the notes of a file of tensors, and in a record
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
+    """Writes a safetensors file with its checksum, whole or not at all."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = safetensors.torch.save(plain, {**notes, CHECKSUM: _hash(plain, notes)})
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
+
+
+def read_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and notes of a safetensors file.
+
+    Raises:
+        ValueError: it is none, or not as it was written.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            notes = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} cannot be read: it is not a safetensors file, or not whole ({error}); {remedy}"
+        ) from error
+    written = notes.pop(CHECKSUM, None)
+    if written is not None and written != _hash(tensors, notes):
+        raise ValueError(f"{path} is damaged: it is not what its checksum says; {remedy}")
+    return tensors, notes
+
+
+def read_array(path: Path, remedy: str, **options: Any) -> np.ndarray:
+    """The array of numbers or texts in a `.npy` file; nothing in it is unpickled.
+
+    Args:
+        path: of the file.
+        remedy: what to do where it cannot be read.
+        **options: of `numpy.load`.
+
+    Raises:
+        ValueError: it is none, or cut short.
+    """
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False, **options)
+    except (ValueError, EOFError, SyntaxError, TokenError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is no whole .npy file of numbers ({reason}); {remedy}") from error
+    return array
+
+
+def content_hash(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _hash(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
+    bytes_of_all = safetensors.torch.save(dict(tensors))
+    return content_hash({**notes, CHECKSUM: hashlib.sha256(bytes_of_all).hexdigest()})

@@ -1,0 +1,103 @@
+"""What a file from elsewhere may decide: plain values, and classes of a short list.
+
+A checkpoint, `fit.yaml` or export that somebody sent says what to build. Nothing that it names is
+imported unless it stands here; docs/trust.md tells users. What people type is trusted.
+"""
+
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from typing_extensions import override
+
+# By the beginning of their import path. Whatever is not written here is refused: these compute and
+# print, and where they write is told by `WRITTEN`.
+CLASSES: dict[str, frozenset[str] | None] = {
+    "ser_lightning": None,  # every class that is defined there
+    "torch.optim": None,
+    "timm.optim": None,
+    "lightning.pytorch.callbacks": frozenset({
+        "DeviceStatsMonitor", "EarlyStopping", "GradientAccumulationScheduler",
+        "LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "RichModelSummary",
+        "RichProgressBar", "StochasticWeightAveraging", "TQDMProgressBar",
+    }),
+    "lightning.pytorch.loggers": frozenset({"CSVLogger", "TensorBoardLogger"}),
+    "lightning.pytorch.strategies": frozenset({"DDPStrategy", "FSDPStrategy"}),
+}  # fmt: skip
+WRITTEN = frozenset({"default_root_dir", "dirpath", "save_dir"})
+"""Options of Lightning's classes that say in which folder files are written."""
+NAMED = frozenset({"filename", "filename_suffix", "name", "prefix", "sub_dir", "version"})
+"""Options of Lightning's classes that say how files in that folder are called."""
+
+MAX_LENGTH = 2**18  # characters of a stored configuration, which has about 4,000
+MAX_VALUES = 2**14  # in it, which has about 200
+
+
+class Untrusted(ValueError):  # noqa: N818 - what it is, as the reader says it
+    """A file asks for more than it may decide; nothing of it was imported or run."""
+
+
+def trusted_class(path: str) -> type | None:
+    """The class of an import path, if a file may name it; nothing else is imported."""
+    module, _, name = path.rpartition(".")
+    root = next((root for root in CLASSES if f"{module}.".startswith(f"{root}.")), None)
+    names = CLASSES[root] if root else frozenset()
+    if root is None or not (names is None or name in names):
+        return None
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError):
+        return None
+    # a module also has what it imported itself, such as `os`
+    is_own = inspect.isclass(found) and f"{found.__module__}.".startswith(f"{root}.")
+    return found if is_own else None
+
+
+def writes_outside(option: str, value: Any, folder: Path) -> bool:
+    """Whether an option of a class of Lightning has files written elsewhere than into a folder."""
+    if option in NAMED:
+        return re.search(r"[/\\:]|^\.\.$", str(value)) is not None
+    if option not in WRITTEN or value is None:
+        return False
+    return not Path(str(value)).expanduser().resolve().is_relative_to(folder.resolve())
+
+
+def plain_yaml(text: str) -> Any:
+    """The content of a configuration from elsewhere: plain values, not more than it can need.
+
+    Raises:
+        ValueError: it is larger, or as nested as none is.
+        yaml.YAMLError: it is no YAML, needs objects, or merges mappings (`<<`).
+    """
+    if len(text) > MAX_LENGTH:
+        raise ValueError(
+            f"a configuration of {len(text):,} characters; none has more than {MAX_LENGTH:,}"
+        )
+    try:
+        content = yaml.load(text, _PlainLoader)
+        _count(content, MAX_VALUES)
+    except RecursionError:
+        raise ValueError("a configuration is nested as deeply as none is") from None
+    return content
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without merges: few of them, of each other, fill any memory while they are read."""
+
+    @override
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(None, None, "it merges mappings (<<)")
+
+
+def _count(node: Any, left: int) -> int:
+    """How many values may still come; repeated ones (`*name`) count as often as they stand."""
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for child in children:
+        left = _count(child, left - 1)
+    if left < 0:
+        raise ValueError(f"a configuration of more than {MAX_VALUES:,} values; none has so many")
+    return left

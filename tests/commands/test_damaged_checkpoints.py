@@ -1,0 +1,101 @@
+"""The last two checkpoints of a run: what happens when one of them is damaged, and is said."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ser_lightning.cli import main
+from ser_lightning.commands.fit import SERCommandLine
+from ser_lightning.files import last_checkpoint, load_checkpoint, previous_checkpoint
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
+]
+
+
+def flip(path, at=0.5):
+    """Flips a byte of a file, in a tensor."""
+    data = bytearray(path.read_bytes())
+    data[int(at * len(data))] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def folder(trained_run, tmp_path, monkeypatch):
+    """The checkpoints of a copy of a finished run, in a folder of which it is `run`."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained_run, "run")
+    return Path("run/checkpoints")
+
+
+class Parsed(SERCommandLine):
+    """Runs nothing."""
+
+    def _run_subcommand(self, subcommand):
+        pass
+
+
+def sentence(args, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    text = capsys.readouterr().err + str(stop.value.code)
+    assert "Traceback" not in text
+    return text
+
+
+def test_a_run_leaves_its_last_two_checkpoints(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"last.ckpt", "previous.ckpt"}
+    assert load_checkpoint(previous_checkpoint(folder))["global_step"] <= 12
+
+
+def test_training_goes_on_with_the_one_before_a_damaged_one_and_says_so(folder):
+    flip(last_checkpoint(folder))
+    with pytest.warns(UserWarning, match=r"last\.ckpt was not loaded.*Going on with .*previous"):
+        main(["fit", "--run_dir", "run", "--ckpt_path", "last", "--trainer.max_epochs", "3"])
+    assert load_checkpoint(last_checkpoint(folder))["global_step"] == 18
+    assert load_checkpoint(previous_checkpoint(folder))["global_step"] in (12, 18)
+
+
+def test_training_goes_on_where_the_last_one_is_gone(folder):
+    """A run is never started afresh over what is left of it."""
+    last_checkpoint(folder).unlink()
+    with pytest.warns(UserWarning, match=r"last\.ckpt does not exist\. Going on with .*previous"):
+        Parsed(["fit", "--run_dir", "run", "--ckpt_path", "last"])
+
+
+def test_the_one_before_is_taken_by_its_name_too(folder, capsys):
+    option = ["--ckpt_path", "run/checkpoints/previous.ckpt"]
+    assert "already holds a run" in sentence(["fit", *option], capsys)  # with later steps
+    flip(last_checkpoint(folder))
+    assert Parsed(["fit", *option]).run_dir == Path("run")
+
+
+@pytest.mark.parametrize("state", ["damaged", "gone"])
+def test_measuring_takes_no_other_checkpoint_than_asked_for(state, folder, capsys):
+    last = last_checkpoint(folder)
+    flip(last) if state == "damaged" else last.unlink()
+    text = sentence(["validate", "--run_dir", "run"], capsys)
+    assert "--ckpt_path run/checkpoints/previous.ckpt measures it as of step" in text
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "evaluate"])
+def test_damaged_file_names_the_whole_one_beside_it(verb, folder, capsys):
+    flip(last_checkpoint(folder))
+    option = "--checkpoint" if verb == "evaluate" else "--ckpt_path"
+    knn = str(Path(__file__).parents[2] / "configs" / "eval" / "knn.yaml")
+    config = ["--config", knn] if verb == "evaluate" else []
+    text = sentence([verb, *config, option, "run/checkpoints/last.ckpt"], capsys)
+    assert "last.ckpt was not loaded: it is damaged" in text
+    assert "run/checkpoints/previous.ckpt is whole: give that" in text
+
+
+def test_run_without_a_whole_checkpoint_is_not_started_afresh(folder, capsys):
+    flip(last_checkpoint(folder))
+    flip(previous_checkpoint(folder))
+    text = sentence(["fit", "--run_dir", "run", "--ckpt_path", "last"], capsys)
+    assert "no other in run/checkpoints is whole" in text
+    assert "give another --run_dir" in text
