@@ -168,7 +168,7 @@ class SERRegularizer(Regularizer):
     def _project(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """(B, C, h, w) -> (B, hidden, h, w) of each map, in one pass over the tokens of all."""
         tokens = torch.cat([view.flatten(2).mT.flatten(0, 1) for view in maps])
-        first, second = (self.projector[place].weight.flatten(1) for place in (0, 2))  # type: ignore[union-attr, operator]
+        first, second = (self.projector[place].weight.flatten(1) for place in (0, 2))  # type: ignore[operator]
         tokens = F.linear(F.gelu(F.linear(self.norm(tokens), first)), second)
         sizes = [len(view) * math.prod(view.shape[-2:]) for view in maps]
         return [
