@@ -21,6 +21,7 @@ from ser_lightning.processes import is_running
 
 CHECKPOINT_KEY = "ser_lightning"  # of this package's record in a checkpoint
 PARTIAL = ".partial"
+MAX_VALUES = 100_000  # of a configuration; those of this package hold less than 1,000
 
 # What the classes of version 0.1.0 are called now, and then where they are, by the beginning of
 # their import path.
@@ -87,7 +88,7 @@ def checkpoint_config(path: str | Path) -> dict[str, Any] | None:
 
 def read_config(text: str) -> dict[str, Any]:
     """A configuration of this version or an earlier one, in today's words; empty if it is none."""
-    config = with_home(upgraded(yaml.safe_load(text)))
+    config = with_home(upgraded(load_yaml(text)))
     return config if isinstance(config, dict) else {}
 
 
@@ -99,6 +100,48 @@ def with_home(value: Any) -> Any:
         return {key: with_home(entry) for key, entry in value.items()}
     is_path = isinstance(value, str) and value.startswith("~")
     return os.path.expanduser(value) if is_path else value
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ValueError: it is no text in UTF-8; names the file.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no text in UTF-8 (byte {error.start}); save it as UTF-8, or give another "
+            "file"
+        ) from error
+
+
+def load_yaml(text: str) -> Any:
+    """Plain YAML, of a size that can be gone through.
+
+    Raises:
+        YAMLError: it is none, or nested without end.
+        ValueError: it holds more than `MAX_VALUES`, with all that aliases repeat.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except RecursionError:
+        raise yaml.YAMLError("the YAML is nested too deeply; a configuration is flat") from None
+    waiting, num_values = [content], 0
+    while waiting:
+        node = waiting.pop()
+        num_values += 1
+        if num_values > MAX_VALUES:
+            raise ValueError(
+                f"the YAML holds more than {MAX_VALUES:,} values, or an alias (*name) within what "
+                "it stands for; write out what it repeats"
+            )
+        if isinstance(node, dict):
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+    return content
 
 
 def upgraded(config: Any) -> Any:

@@ -5,10 +5,14 @@ several processes, mixed and double precision, reloaded loaders, `fast_dev_run`.
 `max_time` or an early stop ends is one that stops in the middle of its schedules.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from itertools import product
+from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies.strategy import Strategy
@@ -30,6 +34,63 @@ _CALLBACKS: dict[type[L.Callback], str] = {
     "`model.init_args.base_learning_rate`",
 }
 _STRATEGIES: tuple[type[Strategy], ...] = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
+
+
+_LEAST = {  # of what Lightning takes as it is, and divides by, or never reaches
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 0,
+    "max_epochs": -1,
+    "max_steps": -1,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_sanity_val_steps": -1,
+}
+
+
+def check_options(options: Mapping[str, Any], keeps_checkpoints: bool = True) -> None:
+    """Refuses options of a trainer that fail late, or not at all, before there is one.
+
+    Args:
+        options: of `lightning.Trainer`, by name.
+        keeps_checkpoints: whether the command writes checkpoints and logs, as `fit` does.
+
+    Raises:
+        ValueError: names the option, the rule, and the remedy.
+    """
+    for name, least in _LEAST.items():
+        value = options.get(name)
+        if isinstance(value, int | float) and not value >= least:
+            raise ValueError(f"trainer.{name} {value} must be at least {least}")
+    if options.get("barebones"):
+        raise ValueError(
+            "trainer.barebones true turns off the bar, the logs and the checkpoints, which the "
+            "command writes; leave it out"
+        )
+    if keeps_checkpoints and options.get("enable_checkpointing") is False:
+        raise ValueError(
+            "trainer.enable_checkpointing false would leave nothing of the run; leave it out, and "
+            "write checkpoints seldom by `checkpoint.every_n_epochs`"
+        )
+    limit = options.get("max_time")
+    try:
+        timedelta(**limit if isinstance(limit, dict) else {})
+    except (TypeError, OverflowError) as error:
+        raise ValueError(
+            f"trainer.max_time {limit} must be DD:HH:MM:SS, or of days, hours, minutes and seconds"
+        ) from error
+    interval = options.get("val_check_interval")
+    if isinstance(interval, int | float) and not 0 < interval < math.inf:
+        raise ValueError(
+            f"trainer.val_check_interval {interval} must be above 0: a share of an epoch, or a "
+            "number of batches"
+        )
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if options.get("accelerator") in ("gpu", "cuda") and not has_gpu:
+        raise ValueError(
+            f"trainer.accelerator {options['accelerator']}, but torch {torch.__version__} finds no "
+            "GPU here; give --config configs/trainer/cpu.yaml, or --trainer.accelerator auto"
+        )
 
 
 def check_trainer(trainer: L.Trainer, module: L.LightningModule) -> None:

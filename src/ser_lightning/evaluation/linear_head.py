@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ser_lightning.backbones import SplitViT
@@ -74,17 +74,23 @@ class LinearClassifier(nn.Module):
         """Reads a file that `save` wrote.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if there is none, or it holds something else.
         """
         if not path.is_file():
             raise ValueError(
                 f"{path} does not exist; run the linear stage first (make linear-eval), with the "
                 "same seed and branch"
             )
-        with safe_open(path, framework="pt") as file:
-            notes = file.metadata()
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        layers = [int(layer) for layer in notes["layers"].split()]
+        try:
+            with safe_open(path, framework="pt") as file:
+                notes = file.metadata()
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            layers = [int(layer) for layer in notes["layers"].split()]
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is no head that the linear stage wrote ({error}); run it again, or give "
+                "another --model.head"
+            ) from error
         width = state["weight"].shape[1] // len(layers)
         classifier = cls(layers, width, notes["classes"].split("\n"))
         classifier.linear.load_state_dict(state)

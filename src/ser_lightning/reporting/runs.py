@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ser_lightning.files import read_config
+from ser_lightning.files import read_config, read_text
 from ser_lightning.reporting.paper import ALL_GROUPS, Subject, base_name, make_subject, pretraining
 from ser_lightning.reporting.same_weights import (
     PER_LAYER,
@@ -111,7 +111,7 @@ def read_configuration(run_dir: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        config = read_config(path.read_text(encoding="utf-8"))
+        config = read_config(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML ({error}); restore it from the checkpoint") from error
     if not {"model", "data"} <= config.keys():

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
 from ser_lightning.files import atomic_path, last_checkpoint, load_checkpoint, sweep
-from ser_lightning.numbers import Positive, PositiveInt, checked
+from ser_lightning.numbers import Minutes, PositiveInt, checked
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -60,7 +60,7 @@ class RunCheckpoint(ModelCheckpoint):
         self,
         every_n_train_steps: PositiveInt | None = None,
         every_n_epochs: PositiveInt | None = None,
-        every_n_minutes: Positive | None = None,
+        every_n_minutes: Minutes | None = None,
     ) -> None:
         if every_n_train_steps is None and every_n_minutes is None:
             every_n_epochs = every_n_epochs or 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from ser_lightning.files import read_config, with_home
+from ser_lightning.files import read_config, read_text, with_home
 
 
 def options(args: list[str], *names: str) -> list[str]:
@@ -31,9 +31,17 @@ def with_home_folder(argument: str) -> str:
 
 
 def content_of(config: str) -> dict[str, Any]:
-    """A configuration file's content; empty where it is no file, which the parser will say."""
-    is_text = "\n" in config  # of a configuration, which can stand in the place of a file
-    return {} if is_text or not Path(config).is_file() else read_config(Path(config).read_text())
+    """A configuration file's content; empty where it is no file, which the parser will say.
+
+    Raises:
+        ValueError: it is a pipe or a device, which would be read but once, or is no text.
+    """
+    path = Path(config)
+    if "\n" in config or path.is_dir() or not path.exists():  # text of a configuration, or nothing
+        return {}
+    if not path.is_file():
+        raise ValueError(f"{config} is a pipe or a device; give a file, or the text itself")
+    return read_config(read_text(path))
 
 
 def refuse_linked_keys(configs: list[str], linked: dict[tuple[str, str], str]) -> None:
@@ -41,15 +49,21 @@ def refuse_linked_keys(configs: list[str], linked: dict[tuple[str, str], str]) -
     for config in configs:
         content = content_of(config)
         sections = {
-            "data": content.get("data") or {},
-            "model.init_args": (content.get("model") or {}).get("init_args") or {},
+            "data": section(content, "data"),
+            "model.init_args": section(section(content, "model"), "init_args"),
         }
-        for (section, name), origin in linked.items():
-            if name in sections[section]:
+        for (place, name), origin in linked.items():
+            if name in sections[place]:
                 raise ValueError(
-                    f"{config} sets {section}.{name}, which is taken from {origin}; remove it "
+                    f"{config} sets {place}.{name}, which is taken from {origin}; remove it "
                     f"there and set {origin}"
                 )
+
+
+def section(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a configuration; empty where something else stands there: the parser will say."""
+    section = content.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def packaged(argument: str) -> str:
