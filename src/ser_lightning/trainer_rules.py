@@ -72,6 +72,12 @@ def check_options(options: Mapping[str, Any], keeps_checkpoints: bool = True) ->
             "trainer.enable_checkpointing false would leave nothing of the run; leave it out, and "
             "write checkpoints seldom by `checkpoint.every_n_epochs`"
         )
+    for name in ("default_root_dir", "model_registry"):
+        if options.get(name) is not None:
+            raise ValueError(
+                f"trainer.{name} {options[name]} has no effect; give --run_dir FOLDER, which holds "
+                "all of a run"
+            )
     limit = options.get("max_time")
     try:
         timedelta(**limit if isinstance(limit, dict) else {})

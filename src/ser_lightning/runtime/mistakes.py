@@ -45,7 +45,7 @@ _NO_MEMORY = re.compile(
     r"can't allocate memory|out of memory|Storage size calculation overflowed|"
     r"Invalid buffer size|not enough memory|Unable to allocate"
 )
-_HALF_WRITTEN = re.compile(r"unexpected pos|PytorchStreamWriter failed|I/O error: .*space")
+_HALF_WRITTEN = re.compile(r"unexpected pos|PytorchStreamWriter failed|basic_ios::clear")
 _PLACE = re.compile(r'^\s*File "(.+)", line \d+, in .*\n\s*(.*)$', re.MULTILINE)
 _IN_WORKER = "Original Traceback (most recent call last)"
 _LAST_WORDS = re.compile(r"^(?:[\w.]+)(?:: |$)", re.MULTILINE)
@@ -130,8 +130,8 @@ def _of_machine(error: BaseException, run_dir: Path | None) -> str | None:
         left = shutil.disk_usage(place).free / 2**20
         return (
             f"a file in {place} could not be written whole, where {left:,.1f} MiB are free: the "
-            "disk is full, or your quota is used up; free some space, and go on with --ckpt_path "
-            "last"
+            "disk is full, or a limit on files is reached; free some space, and go on with "
+            "--ckpt_path last"
         )
     return None
 
