@@ -6,9 +6,9 @@ several processes, mixed and double precision, reloaded loaders, `fast_dev_run`.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import lightning as L
@@ -58,45 +58,59 @@ def check_options(options: Mapping[str, Any], keeps_checkpoints: bool = True) ->
     Raises:
         ValueError: names the option, the rule, and the remedy.
     """
+    given = options.get("callbacks") or []
+    own = _objections_to_callbacks(given if isinstance(given, list) else [given])
+    for objection in chain(
+        _objections_to_numbers(options), own, _objections_to_options(options, keeps_checkpoints)
+    ):
+        raise ValueError(objection)
+
+
+def _objections_to_numbers(options: Mapping[str, Any]) -> Iterator[str]:
     for name, least in _LEAST.items():
         value = options.get(name)
         if isinstance(value, int | float) and not value >= least:
-            raise ValueError(f"trainer.{name} {value} must be at least {least}")
+            yield f"trainer.{name} {value} must be at least {least}"
+    interval = options.get("val_check_interval")
+    if isinstance(interval, int | float) and not 0 < interval < math.inf:
+        yield (
+            f"trainer.val_check_interval {interval} must be above 0: a share of an epoch, or a "
+            "number of batches"
+        )
+    limit = options.get("max_time")
+    try:
+        timedelta(**limit if isinstance(limit, dict) else {})
+    except (TypeError, OverflowError):
+        yield f"trainer.max_time {limit} must be DD:HH:MM:SS, or of days, hours, minutes, seconds"
+
+
+def _objections_to_options(options: Mapping[str, Any], keeps_checkpoints: bool) -> Iterator[str]:
     if options.get("barebones"):
-        raise ValueError(
+        yield (
             "trainer.barebones true turns off the bar, the logs and the checkpoints, which the "
             "command writes; leave it out"
         )
     if keeps_checkpoints and options.get("enable_checkpointing") is False:
-        raise ValueError(
+        yield (
             "trainer.enable_checkpointing false would leave nothing of the run; leave it out, and "
             "write checkpoints seldom by `checkpoint.every_n_epochs`"
         )
-    for name in ("default_root_dir", "model_registry"):
-        if options.get(name) is not None:
-            raise ValueError(
-                f"trainer.{name} {options[name]} has no effect; give --run_dir FOLDER, which holds "
-                "all of a run"
-            )
-    limit = options.get("max_time")
-    try:
-        timedelta(**limit if isinstance(limit, dict) else {})
-    except (TypeError, OverflowError) as error:
-        raise ValueError(
-            f"trainer.max_time {limit} must be DD:HH:MM:SS, or of days, hours, minutes and seconds"
-        ) from error
-    interval = options.get("val_check_interval")
-    if isinstance(interval, int | float) and not 0 < interval < math.inf:
-        raise ValueError(
-            f"trainer.val_check_interval {interval} must be above 0: a share of an epoch, or a "
-            "number of batches"
-        )
+    if options.get("model_registry") is not None:
+        yield f"trainer.model_registry {options['model_registry']} has no effect; leave it out"
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if options.get("accelerator") in ("gpu", "cuda") and not has_gpu:
-        raise ValueError(
+        yield (
             f"trainer.accelerator {options['accelerator']}, but torch {torch.__version__} finds no "
             "GPU here; give --config configs/trainer/cpu.yaml, or --trainer.accelerator auto"
         )
+
+
+def _objections_to_callbacks(given: Sequence[L.Callback], of_user: bool = True) -> Iterator[str]:
+    for callback, kind in product(given, _CALLBACKS):
+        if isinstance(callback, kind):
+            yield f"the callback {type(callback).__name__} {_CALLBACKS[kind]}"
+    if of_user and any(isinstance(callback, callbacks.Timer) for callback in given):
+        yield "the callback Timer cannot be kept in fit.yaml; set `trainer.max_time`"
 
 
 def check_trainer(trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -110,9 +124,7 @@ def check_trainer(trainer: L.Trainer, module: L.LightningModule) -> None:
 
 
 def _objections(trainer: L.Trainer, module: L.LightningModule) -> Iterator[str]:
-    for callback, kind in product(trainer.callbacks, _CALLBACKS):  # type: ignore[attr-defined]
-        if isinstance(callback, kind):
-            yield f"the callback {type(callback).__name__} {_CALLBACKS[kind]}"
+    yield from _objections_to_callbacks(trainer.callbacks, of_user=False)  # type: ignore[attr-defined]
     overfit = getattr(trainer, "overfit_batches", 0)
     if overfit:
         yield (
