@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mistakes.files import LONG
 from ser_lightning.cli import main
 
-LIMIT = 60  # seconds that a command may take
+LIMIT = 300  # seconds that a command may take, on a machine that does other things too
 MEMORY = 8 * 2**30  # bytes that it may add to what the process holds
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
