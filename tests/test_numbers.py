@@ -11,6 +11,7 @@ from ser_lightning import numbers
 from ser_lightning.numbers import (
     BelowOne,
     HalfTurn,
+    Minutes,
     NonNegative,
     NonNegativeInt,
     NonNegativeInterval,
@@ -27,7 +28,7 @@ from ser_lightning.numbers import (
 
 RANGES = {
     # type: name, some of its numbers, some others
-    PositiveInt: ("int >= 1", [1, 7, np.int64(3)], [0, -1, 1.0, 1.5]),
+    PositiveInt: ("int >= 1", [1, 7, np.int64(3), 2**63 - 1], [0, -1, 1.0, 1.5, 2**63]),
     NonNegativeInt: ("int >= 0", [0, 7], [-1, 0.0]),
     Positive: ("float > 0", [1e-9, 1, np.float32(3)], [0, -0.1]),
     NonNegative: ("float >= 0", [0, 0.5], [-1e-9]),
@@ -35,6 +36,7 @@ RANGES = {
     Ratio: ("float in (0, 1]", [0.1, 1], [0, 1.1]),
     BelowOne: ("float in [0, 1)", [0, 0.9], [1, -0.1]),
     HalfTurn: ("float in [0, 0.5]", [0, 0.5], [0.6, -0.1]),
+    Minutes: ("float in (0, 1e+06]", [0.1, 1e6], [0, 1e300]),
     Percent: ("int in [1, 100]", [1, 100], [0, 101, 50.0]),
     PositiveInterval: ("[a, b] with 0 < a <= b", [(1, 2), [1, 1]], [(2, 1), (0, 1), (1,), 3]),
     NonNegativeInterval: ("[a, b] with 0 <= a <= b", [(0, 0), (0, 3)], [(1, 0), (-1, 1)]),

@@ -44,7 +44,8 @@ def main(args: list[str] | None = None) -> None:
 def _help() -> str:
     lines = [f"  {verb:<14}{text}" for verb, (_, _, text) in COMMANDS.items()]
     head = ["usage: ser-fit COMMAND [options]", "", "Commands, each with --help:"]
-    return "\n".join([*head, *lines, "", "ser-fit --version tells the version."])
+    foot = ["", "With --debug an error shows its traceback; ser-fit --version tells the version."]
+    return "\n".join([*head, *lines, *foot])
 
 
 def _mistake(verb: str) -> str:

@@ -198,6 +198,21 @@ def with_home(value: Any) -> Any:
     return os.path.expanduser(value) if is_path else value
 
 
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ValueError: it is no text in UTF-8; names the file.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no text in UTF-8 (byte {error.start}); save it as UTF-8, or give another "
+            "file"
+        ) from error
+
+
 def upgraded(config: Any) -> Any:
     """Renames what has moved since version 0.1.0."""
     if isinstance(config, list):

@@ -23,6 +23,8 @@ from jsonargparse.typing import register_type
 
 T = TypeVar("T", bound=type)
 
+_LARGEST = 2**63 - 1  # whole number that torch and numpy know
+
 
 def checked(cls: T) -> T:
     """Makes a class, or dataclass, refuse arguments outside of the ranges they are annotated with.
@@ -107,6 +109,7 @@ def within(
             and math.isfinite(value)
             and (low < value if above else low <= value)
             and (value < high if below else value <= high)
+            and (numbers is Real or value <= _LARGEST)
         )
 
     return _registered(name, kind, accepts)
@@ -133,7 +136,9 @@ def _registered(name: str, convert: Callable[[Any], Any], accepts: Callable[[Any
         if isinstance(value, str):  # YAML reads 1e-4 as text
             value = convert(value)
         if not accepts(value):
-            raise ValueError(f"given {value}")  # behind the name of the range
+            is_huge = isinstance(value, int) and value > _LARGEST
+            # behind the name of the range
+            raise ValueError(f"given {value}{', more than 64 bits hold' if is_huge else ''}")
         return convert(value)
 
     def dumped(value: Any) -> Any:
@@ -157,6 +162,7 @@ if TYPE_CHECKING:
     Ratio = float
     BelowOne = float
     HalfTurn = float
+    Minutes = float
     Percent = int
     PositiveInterval = tuple[float, float]
     NonNegativeInterval = tuple[float, float]
@@ -170,6 +176,7 @@ else:
     Ratio = within(float, 0, 1, above=True)
     BelowOne = within(float, 0, 1, below=True)
     HalfTurn = within(float, 0, 0.5)
+    Minutes = within(float, 0, 1e6, above=True)  # two years
     Percent = within(int, 1, 100)
     PositiveInterval = interval(0, above=True)
     NonNegativeInterval = interval(0)

@@ -5,10 +5,14 @@ several processes, mixed and double precision, reloaded loaders, `fast_dev_run`.
 `max_time` or an early stop ends is one that stops in the middle of its schedules.
 """
 
-from collections.abc import Iterator
-from itertools import product
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from itertools import chain, product
+from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies.strategy import Strategy
@@ -32,6 +36,83 @@ _CALLBACKS: dict[type[L.Callback], str] = {
 _STRATEGIES: tuple[type[Strategy], ...] = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
 
+_LEAST = {  # of what Lightning takes as it is, and divides by, or never reaches
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "log_every_n_steps": 0,
+    "max_epochs": -1,
+    "max_steps": -1,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_sanity_val_steps": -1,
+}
+
+
+def check_options(options: Mapping[str, Any], keeps_checkpoints: bool = True) -> None:
+    """Refuses options of a trainer that fail late, or not at all, before there is one.
+
+    Args:
+        options: of `lightning.Trainer`, by name.
+        keeps_checkpoints: whether the command writes checkpoints and logs, as `fit` does.
+
+    Raises:
+        ValueError: names the option, the rule, and the remedy.
+    """
+    given = options.get("callbacks") or []
+    own = _objections_to_callbacks(given if isinstance(given, list) else [given])
+    for objection in chain(
+        _objections_to_numbers(options), own, _objections_to_options(options, keeps_checkpoints)
+    ):
+        raise ValueError(objection)
+
+
+def _objections_to_numbers(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, least in _LEAST.items():
+        value = options.get(name)
+        if isinstance(value, int | float) and not value >= least:
+            yield f"trainer.{name} {value} must be at least {least}"
+    interval = options.get("val_check_interval")
+    if isinstance(interval, int | float) and not 0 < interval < math.inf:
+        yield (
+            f"trainer.val_check_interval {interval} must be above 0: a share of an epoch, or a "
+            "number of batches"
+        )
+    limit = options.get("max_time")
+    try:
+        timedelta(**limit if isinstance(limit, dict) else {})
+    except (TypeError, OverflowError):
+        yield f"trainer.max_time {limit} must be DD:HH:MM:SS, or of days, hours, minutes, seconds"
+
+
+def _objections_to_options(options: Mapping[str, Any], keeps_checkpoints: bool) -> Iterator[str]:
+    if options.get("barebones"):
+        yield (
+            "trainer.barebones true turns off the bar, the logs and the checkpoints, which the "
+            "command writes; leave it out"
+        )
+    if keeps_checkpoints and options.get("enable_checkpointing") is False:
+        yield (
+            "trainer.enable_checkpointing false would leave nothing of the run; leave it out, and "
+            "write checkpoints seldom by `checkpoint.every_n_epochs`"
+        )
+    if options.get("model_registry") is not None:
+        yield f"trainer.model_registry {options['model_registry']} has no effect; leave it out"
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if options.get("accelerator") in ("gpu", "cuda") and not has_gpu:
+        yield (
+            f"trainer.accelerator {options['accelerator']}, but torch {torch.__version__} finds no "
+            "GPU here; give --config configs/trainer/cpu.yaml, or --trainer.accelerator auto"
+        )
+
+
+def _objections_to_callbacks(given: Sequence[L.Callback], of_user: bool = True) -> Iterator[str]:
+    for callback, kind in product(given, _CALLBACKS):
+        if isinstance(callback, kind):
+            yield f"the callback {type(callback).__name__} {_CALLBACKS[kind]}"
+    if of_user and any(isinstance(callback, callbacks.Timer) for callback in given):
+        yield "the callback Timer cannot be kept in fit.yaml; set `trainer.max_time`"
+
+
 def check_trainer(trainer: L.Trainer, module: L.LightningModule) -> None:
     """Refuses what would train something else than the configuration says.
 
@@ -43,9 +124,7 @@ def check_trainer(trainer: L.Trainer, module: L.LightningModule) -> None:
 
 
 def _objections(trainer: L.Trainer, module: L.LightningModule) -> Iterator[str]:
-    for callback, kind in product(trainer.callbacks, _CALLBACKS):  # type: ignore[attr-defined]
-        if isinstance(callback, kind):
-            yield f"the callback {type(callback).__name__} {_CALLBACKS[kind]}"
+    yield from _objections_to_callbacks(trainer.callbacks, of_user=False)  # type: ignore[attr-defined]
     overfit = getattr(trainer, "overfit_batches", 0)
     if overfit:
         yield (

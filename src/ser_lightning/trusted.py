@@ -34,6 +34,7 @@ NAMED = frozenset({"filename", "filename_suffix", "name", "prefix", "sub_dir", "
 
 MAX_LENGTH = 2**18  # characters of a stored configuration, which has about 4,000
 MAX_VALUES = 2**14  # in it, which has about 200
+MAX_OWN_VALUES = 100_000  # in one that the user gives
 
 
 class Untrusted(ValueError):  # noqa: N818 - what it is, as the reader says it
@@ -76,12 +77,35 @@ def plain_yaml(text: str) -> Any:
         raise ValueError(
             f"a configuration of {len(text):,} characters; none has more than {MAX_LENGTH:,}"
         )
+    return _bounded(text, _PlainLoader, MAX_VALUES)
+
+
+def own_yaml(text: str) -> Any:
+    """The content of a user's own configuration: plain YAML, of a size that can be gone through.
+
+    Raises:
+        ValueError: it is larger, or nested without end.
+        yaml.YAMLError: it is no YAML, or needs objects.
+    """
+    return _bounded(text, yaml.SafeLoader, MAX_OWN_VALUES)
+
+
+def _bounded(text: str, loader: type[yaml.SafeLoader], most: int) -> Any:
     try:
-        content = yaml.load(text, _PlainLoader)
-        _count(content, MAX_VALUES)
+        content = yaml.load(text, loader)
+        _count(content, most)
     except RecursionError:
-        raise ValueError("a configuration is nested as deeply as none is") from None
+        raise ValueError("the YAML is nested too deeply; a configuration is flat") from None
+    except _TooManyError:
+        raise ValueError(
+            f"the YAML holds more than {most:,} values, or an alias (*name) within what it stands "
+            "for; write out what it repeats"
+        ) from None
     return content
+
+
+class _TooManyError(Exception):
+    """More values than were left."""
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -99,5 +123,5 @@ def _count(node: Any, left: int) -> int:
     for child in children:
         left = _count(child, left - 1)
     if left < 0:
-        raise ValueError(f"a configuration of more than {MAX_VALUES:,} values; none has so many")
+        raise _TooManyError
     return left

@@ -2,14 +2,19 @@
 
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from ser_lightning.sources import listing
+from ser_lightning.sources.base import Part, UnreadableImage
+from ser_lightning.sources.decode import read_image
+from ser_lightning.sources.folder import ImageFolder
 from ser_lightning.sources.listing import list_images
 
 
@@ -216,3 +221,72 @@ def test_cache_lies_where_the_user_wants_it(monkeypatch):
     assert listing.cache_folder() == Path.home() / ".cache" / "ser-lightning"
     monkeypatch.setenv("SER_LIGHTNING_CACHE", "/own")
     assert listing.cache_folder() == Path("/own")
+
+
+def test_links_to_themselves_and_to_each_other_are_counted(tmp_path):
+    write(tmp_path, "a/1.png")
+    (tmp_path / "a" / "loop.png").symlink_to("loop.png")
+    (tmp_path / "a" / "one.png").symlink_to("two.png")
+    (tmp_path / "a" / "two.png").symlink_to("one.png")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    assert paths(tmp_path) == ["a/1.png"]
+    assert dict(list_images(tmp_path).left_out) == {"broken links": 4}
+
+
+def test_sockets_and_devices_are_counted(tmp_path, monkeypatch):
+    write(tmp_path, "a.png")
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.png")
+        (tmp_path / "null.png").symlink_to("/dev/null")
+        found = list_images(tmp_path)
+    assert found.paths.tolist() == [b"a.png"]
+    assert sum(found.left_out.values()) == 2
+
+
+NAMES = [
+    b"caf\xe9.png",  # Latin-1: no UTF-8
+    b"\xff\xfe.png",
+    "\u00e9.png".encode(),  # one letter,
+    "e\u0301.png".encode(),  # and the same in two characters
+    b"two\nlines.png",
+    b"  spaces  .png",
+    b"tab\t'quotes\".png",
+    b"-option.png",
+    b"x" * 251 + b".png",
+    b"CON.png",
+]
+
+
+def test_names_of_any_bytes_are_listed_and_read(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/class \xe9"
+    os.mkdir(folder)
+    for name in NAMES:
+        with open(os.path.join(folder, name), "wb") as stream:
+            Image.new("RGB", (4, 4)).save(stream, "PNG")
+    images = ImageFolder(str(tmp_path)).train()
+    while isinstance(images, Part):
+        images = images.images
+    found = [os.path.basename(os.fsencode(images.path(i))) for i in range(len(images))]
+    assert sorted(found) == sorted(NAMES)
+    assert all(images.read(i).shape == (3, 4, 4) for i in range(len(images)))
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid") or os.geteuid() != 0, reason="needs another user")
+def test_folders_without_permission_are_counted_and_files_unreadable():
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        root = Path(name)
+        write(root, "a/1.png", "closed/2.png")
+        (root / "into.png").symlink_to(root / "closed" / "2.png")
+        (root / "a" / "1.png").chmod(0)
+        (root / "closed").chmod(0)
+        root.chmod(0o755)
+        os.seteuid(65534)  # nobody
+        try:
+            found = list_images(root)
+            with pytest.raises(UnreadableImage, match=r"1\.png: .*Permission denied"):
+                read_image(root / "a" / "1.png")
+        finally:
+            os.seteuid(0)
+    assert found.paths.tolist() == [b"a/1.png"]
+    assert dict(found.left_out) == {"folders without permission to read": 1, "broken links": 1}

@@ -11,7 +11,15 @@ from timm.layers.weight_init import trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ser_lightning.numbers import BelowOne, NonNegativeInt, Positive, PositiveInt, Probability, fits
+from ser_lightning.numbers import (
+    BelowOne,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Probability,
+    fits,
+    within,
+)
 
 Layer = NonNegativeInt | Probability
 """A place in a ViT: a number of blocks, or a float, a fraction of its depth."""
@@ -26,8 +34,9 @@ RESERVED_OPTIONS = frozenset(
 )
 _RATES = ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
 _OPTION_RANGES: dict[str, Any] = {
-    **dict.fromkeys(("embed_dim", "depth", "num_heads"), PositiveInt),
+    **dict.fromkeys(("embed_dim", "num_heads"), PositiveInt),
     **dict.fromkeys(_RATES, BelowOne),
+    "depth": within(int, 1, 1000),  # 100 million blocks would be built for hours
     "mlp_ratio": Positive,
     "init_values": Positive | None,
 }
@@ -63,7 +72,7 @@ def build_vit(
             weight_init=weight_init,
             **options,
         )
-    except (TypeError, AssertionError, RuntimeError) as error:
+    except (TypeError, AssertionError, RuntimeError, LookupError, AttributeError) as error:
         raise ValueError(f"timm cannot build {name} with the options {options}: {error}") from error
     _require_fit(vit, name, image_size)
     _finish_initialisation(vit, weight_init)

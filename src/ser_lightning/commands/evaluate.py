@@ -29,8 +29,10 @@ from ser_lightning.runtime import (
     packaged,
     refuse_more_processes_than_cores,
     refuse_other_root,
+    refuse_too_many_workers,
     run_folder_of,
 )
+from ser_lightning.trainer_rules import check_options
 
 MAX_LINES = 20  # of a result on the screen
 
@@ -96,6 +98,8 @@ class StageCommandLine(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
         refuse_other_root(config)
+        check_options(config, keeps_checkpoints=False)
+        refuse_too_many_workers(self.datamodule.num_workers)
         config["callbacks"] = [*(config["callbacks"] or []), EndsAtOnce()]
         if config["enable_progress_bar"] is not False:
             config["callbacks"].append(default_progress())

@@ -51,11 +51,13 @@ from ser_lightning.runtime import (
     refuse_linked_keys,
     refuse_more_processes_than_cores,
     refuse_other_root,
+    refuse_too_many_workers,
     require_fit,
     settle,
     stored_configuration,
     usable_for,
 )
+from ser_lightning.trainer_rules import check_options
 
 _LINKED = {
     ("data", "image_size"): "model.init_args.backbone",
@@ -216,6 +218,8 @@ class SERCommandLine(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
         refuse_other_root(config)
+        check_options(config)
+        refuse_too_many_workers(self.datamodule.num_workers)
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = str(self.run_dir / CHECKPOINT_FOLDER)
         self.preemption = Preemption(checkpoint)

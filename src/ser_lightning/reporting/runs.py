@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ser_lightning.files import read_config
+from ser_lightning.files import read_config, read_text
 from ser_lightning.reporting.paper import ALL_GROUPS, Subject, base_name, make_subject, pretraining
 from ser_lightning.reporting.same_weights import (
     PER_LAYER,
@@ -108,7 +108,7 @@ def read_configuration(run_dir: Path) -> dict[str, Any] | None:
     path = run_dir / CONFIG_FILE
     if not path.is_file():
         return None
-    config = read_config(path.read_text(encoding="utf-8"), path)
+    config = read_config(read_text(path), path)
     if not {"model", "data"} <= config.keys():
         raise ValueError(
             f"{path} has no sections model and data; it must be the configuration that ser-fit "

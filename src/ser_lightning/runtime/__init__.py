@@ -10,7 +10,10 @@ from ser_lightning.runtime.configuration import (
     refuse_linked_keys,
     settle,
 )
-from ser_lightning.runtime.launch import refuse_more_processes_than_cores
+from ser_lightning.runtime.launch import (
+    refuse_more_processes_than_cores,
+    refuse_too_many_workers,
+)
 from ser_lightning.runtime.lock import locked
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import EndsAtOnce, Preemption
@@ -57,6 +60,7 @@ __all__ = [
     "refuse_linked_keys",
     "refuse_more_processes_than_cores",
     "refuse_other_root",
+    "refuse_too_many_workers",
     "require_fit",
     "run_folder_of",
     "settle",

@@ -29,7 +29,7 @@ from ser_lightning.files import (
     previous_checkpoint,
     sweep,
 )
-from ser_lightning.numbers import Positive, PositiveInt, checked
+from ser_lightning.numbers import Minutes, PositiveInt, checked
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -107,7 +107,7 @@ class RunCheckpoint(ModelCheckpoint):
         self,
         every_n_train_steps: PositiveInt | None = None,
         every_n_epochs: PositiveInt | None = None,
-        every_n_minutes: Positive | None = None,
+        every_n_minutes: Minutes | None = None,
         keep_previous: bool = True,
     ) -> None:
         self.keep_previous = keep_previous

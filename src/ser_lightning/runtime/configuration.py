@@ -7,10 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
-from ser_lightning.files import upgraded, with_home
+from ser_lightning.files import read_text, upgraded, with_home
+from ser_lightning.trusted import own_yaml
 
 
 def options(args: list[str], *names: str) -> list[str]:
@@ -32,11 +32,17 @@ def with_home_folder(argument: str) -> str:
 
 
 def content_of(config: str) -> dict[str, Any]:
-    """A configuration file's content; empty where it is no file, which the parser will say."""
-    is_text = "\n" in config  # of a configuration, which can stand in the place of a file
-    if is_text or not Path(config).is_file():
+    """A configuration file's content; empty where it is no file, which the parser will say.
+
+    Raises:
+        ValueError: it is a pipe or a device, which would be read but once, or is no text.
+    """
+    path = Path(config)
+    if "\n" in config or path.is_dir() or not path.exists():  # text of a configuration, or nothing
         return {}
-    content = with_home(upgraded(yaml.safe_load(Path(config).read_text())))
+    if not path.is_file():
+        raise ValueError(f"{config} is a pipe or a device; give a file, or the text itself")
+    content = with_home(upgraded(own_yaml(read_text(path))))
     return content if isinstance(content, dict) else {}
 
 
@@ -45,15 +51,21 @@ def refuse_linked_keys(configs: list[str], linked: dict[tuple[str, str], str]) -
     for config in configs:
         content = content_of(config)
         sections = {
-            "data": content.get("data") or {},
-            "model.init_args": (content.get("model") or {}).get("init_args") or {},
+            "data": section(content, "data"),
+            "model.init_args": section(section(content, "model"), "init_args"),
         }
-        for (section, name), origin in linked.items():
-            if name in sections[section]:
+        for (place, name), origin in linked.items():
+            if name in sections[place]:
                 raise ValueError(
-                    f"{config} sets {section}.{name}, which is taken from {origin}; remove it "
+                    f"{config} sets {place}.{name}, which is taken from {origin}; remove it "
                     f"there and set {origin}"
                 )
+
+
+def section(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a configuration; empty where something else stands there: the parser will say."""
+    section = content.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def packaged(argument: str) -> str:

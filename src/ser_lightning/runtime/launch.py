@@ -1,83 +1,128 @@
-"""How a command starts: what is set before it, and how a mistake ends it."""
+"""How a command starts: what is set before it, and how an error ends it."""
 
 import ctypes
 import logging
 import os
+import shlex
 import sys
+import tempfile
+import time
 import traceback
 import warnings
-from importlib import import_module
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module, metadata
 from pathlib import Path
 
 import lightning as L
 import torch
-import torch.utils.data
-import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 
+from ser_lightning.files import atomic_path
 from ser_lightning.processes import follow_launcher
-from ser_lightning.runtime.configuration import with_home_folder
+from ser_lightning.runtime.configuration import options, with_home_folder
+from ser_lightning.runtime.mistakes import sentence
 
-_CHECK_SETTINGS = [  # folders whose complaints about a value are likely about the user's
-    Path(__file__).parents[1],
-    Path(L.__file__).parent,
-    Path(torch.utils.data.__file__).parent,
-]
+DEBUG = "--debug"
+BUG_STATUS = 70  # EX_SOFTWARE of sysexits.h; a mistake ends with 1, or 2 while options are parsed
+
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # parameters of glibc's mallopt
 _LARGEST = 2**31 - 1
 _PAD = 2**28
 _NOISE = ("litlogger", "litmodels", "`weights_only` was not set")
+_VERSIONS = ("ser-lightning", "torch", "torchvision", "lightning", "jsonargparse", "timm", "numpy")
+_MAX_LINES = 20
+_WORKERS = 64  # of a device, on any machine
 
 
 def run(module: str, function: str, args: list[str]) -> None:
-    """Runs a command's function of its arguments; mistakes of the user end in a short message."""
+    """Runs a command's function of its arguments, and ends it in few words if it fails.
+
+    A user's mistake becomes a sentence and status 1. Of a bug the traceback goes into a file, which
+    is named, and the status is 70. With `--debug` among the arguments the traceback is shown.
+    """
     follow_launcher()
     _quieten()
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
     try:
-        getattr(import_module(module), function)([with_home_folder(a) for a in args])
+        given = [with_home_folder(argument) for argument in args if argument != DEBUG]
+        getattr(import_module(module), function)(given)
     except KeyboardInterrupt:
         print("ser-fit: interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever reads what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
-        found = _mistake(error)
-        if found is None:
+        if DEBUG in args:
             raise
-        sys.exit(f"ser-fit: error: {_message(found)}")
+        _end(error, [function.replace("_", "-"), *args])
+
+
+def _end(error: Exception, command: Sequence[str]) -> None:
+    """Says what went wrong, and exits."""
+    run_dir = Path((options(list(command), "--run_dir") or ["."])[-1])
+    text = sentence(error, run_dir)
+    if text is not None:
+        lines = text.splitlines()
+        lines[_MAX_LINES:] = ["..."] if len(lines) > _MAX_LINES else []
+        sys.exit("ser-fit: error: " + "\n".join(lines))
+    path = _report(error, command, run_dir)
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    print(
+        f"ser-fit: internal error, not a mistake of yours: {what}\n"
+        f"  traceback, versions and command are in {path}; {DEBUG} shows the traceback",
+        file=sys.stderr,
+    )
+    sys.exit(BUG_STATUS)
+
+
+def _report(error: Exception, command: Sequence[str], run_dir: Path) -> Path:
+    """Writes what helps to find a bug: into the run's folder, or else the first that takes it."""
+    versions = [f"{name} {metadata.version(name)}" for name in _VERSIONS]
+    text = "\n".join(
+        [
+            f"command: {shlex.join(['ser-fit', *command])}",
+            f"versions: python {sys.version.split()[0]}, {', '.join(versions)}, {sys.platform}",
+            "",
+            "".join(traceback.format_exception(error)),
+        ]
+    )
+    name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    folders = [folder for folder in (run_dir, Path()) if folder.is_dir()]
+    for path in (folder / name for folder in (*folders, Path(tempfile.gettempdir()))):
+        with suppress(OSError), atomic_path(path) as partial:
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        if path.is_file():
+            return path
+    print(text, file=sys.stderr)
+    return Path("the lines above")
 
 
 def refuse_more_processes_than_cores(trainer: L.Trainer) -> None:
     """Refuses processes that would only wait for each other; two may share a core, for a test."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > max(cores or 1, 2):
+    cores = _num_cores()
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > max(cores, 2):
         raise ValueError(
             f"trainer.devices {trainer.num_devices} would start as many processes on a CPU of "
             f"{cores} cores; use at most {cores}, best 1: a process uses all cores by itself"
         )
 
 
-def _mistake(error: BaseException | None) -> BaseException | None:
-    """What the user can mend, perhaps wrapped by a library; None for a bug."""
-    while error is not None:
-        if isinstance(error, (MisconfigurationException, OSError, yaml.YAMLError)):
-            return error  # settings and files, whoever found it
-        if type(error).__module__.startswith("ser_lightning."):
-            return error
-        frames = traceback.extract_tb(error.__traceback__)
-        if isinstance(error, ValueError) and frames:
-            file = Path(frames[-1].filename)
-            if any(file.is_relative_to(folder) for folder in _CHECK_SETTINGS):
-                return error
-        error = error.__cause__ or error.__context__
-    return None
+def refuse_too_many_workers(num_workers: int) -> None:
+    """Refuses workers whose start alone would take hours, and each some hundred megabytes."""
+    most = max(_WORKERS, 4 * _num_cores())
+    if num_workers > most:
+        raise ValueError(
+            f"data.num_workers {num_workers} would start as many processes on {_num_cores()} "
+            f"cores; use at most {most}, best one per core"
+        )
 
 
-def _message(error: BaseException) -> str:
-    """The error's own words; an error in a loader's worker puts a traceback before them."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[-1] if "Traceback (most recent" in text else text
+def _num_cores() -> int:
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 class _DropMessages(logging.Filter):

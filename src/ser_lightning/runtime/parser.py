@@ -18,6 +18,7 @@ from ser_lightning.runtime.class_help import (
     named_classes,
     parameters,
 )
+from ser_lightning.trusted import own_yaml
 
 _UNKNOWN = re.compile(
     r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)|unrecognized arguments: --([\w.]+)"
@@ -35,6 +36,12 @@ _NOISE = (
     "Expected a <class 'list", "Expected a path but", "Subclass types expect", "a class path (str)",
     "a dict with", "a dict without",
 )  # fmt: skip
+
+
+def innermost(message: str) -> list[str]:
+    """The lines of jsonargparse's message that say what is wrong, without what it tried."""
+    lines = [line.strip() for line in message.splitlines()]
+    return [line for line in lines if line and not line.removeprefix("- ").startswith(_NOISE)]
 
 
 class ShortErrorParser(LightningArgumentParser):
@@ -70,7 +77,7 @@ class ShortErrorParser(LightningArgumentParser):
     @override
     def parse_string(self, content: str, *rest: Any, **kwargs: Any) -> Any:
         """Parses a configuration, of an earlier version too."""
-        stored = yaml.safe_load(content)
+        stored = own_yaml(content)
         new = with_home(upgraded(stored))
         text = content if new == stored else yaml.safe_dump(new, sort_keys=False)
         return super().parse_string(text, *rest, **kwargs)
@@ -80,8 +87,7 @@ class ShortErrorParser(LightningArgumentParser):
         """Exits with status 2 after a few lines about what is wrong."""
         if not self.exit_on_error:
             super().error(message, ex)
-        lines = [_LINK.sub("", line.strip()) for line in message.splitlines()]
-        lines = [line for line in lines if line and not line.removeprefix("- ").startswith(_NOISE)]
+        lines = innermost(_LINK.sub("", message))
         text = _NO_CLASS.sub(r"\1 is no class", "\n  ".join(lines))
         if "required" in text and "model" in text:
             text += "\n  give a configuration, for example --config configs/moco_ser.yaml"

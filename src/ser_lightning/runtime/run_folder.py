@@ -17,8 +17,9 @@ from ser_lightning.files import (
     checkpoint_config,
     latest_checkpoint,
     read_config,
+    read_text,
 )
-from ser_lightning.runtime.configuration import content_of, options
+from ser_lightning.runtime.configuration import content_of, options, section
 from ser_lightning.runtime.stored import Origin, given_options, plain_sections
 
 CHECKPOINT_FOLDER = "checkpoints"
@@ -84,7 +85,7 @@ def default_run_dir(configs: list[Any] | None, checkpoint: str | None) -> Path:
     if files:
         parts = Path(files[0]).with_suffix("").parts
         first = len(parts) - parts[::-1].index("configs") if "configs" in parts else -1
-        others = [Path(f).stem for f in files[1:] if "source" in (content_of(f).get("data") or {})]
+        others = [Path(f).stem for f in files[1:] if "source" in section(content_of(f), "data")]
         return Path("runs", *others[-1:], *parts[first:])
     folder = Path(checkpoint).parent if checkpoint else Path()
     if folder.name == CHECKPOINT_FOLDER:
@@ -158,7 +159,7 @@ class ConfigurationSaver(SaveConfigCallback):
         first = Path(trainer.default_root_dir) / CONFIGURATION
         if not first.exists():
             self._write(trainer, "fit")
-        elif differences(read_config(first.read_text()), read_config(self._text())):
+        elif differences(read_config(read_text(first)), read_config(self._text())):
             self._write(trainer, f"fit.step{trainer.global_step}")
 
     @override

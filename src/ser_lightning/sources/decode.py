@@ -3,6 +3,8 @@
 Which sets are turned upright is decided in `folder.py` (`upright`).
 """
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -81,6 +83,8 @@ def read_image(path: str | Path, decode: Decode = AS_STORED, min_side: int | Non
             range.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for a writer
+            raise ValueError("is no file but a folder, pipe or device")
         with pixel_limit(None), Image.open(path) as image:
             if min_side is not None:
                 image.draft(None, (min_side, min_side))

@@ -134,7 +134,8 @@ def _read_folder(path: str, relative: str, changed: int, extensions: Sequence[st
         place, is_link = os.path.join(relative, entry.name), entry.is_symlink()
         is_system = entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS
         extension = os.path.splitext(entry.name)[1].lower()
-        if entry.is_dir():
+        is_folder, is_file = _kind(entry)
+        if is_folder:
             if is_system:
                 left_out[f"hidden or system folders {entry.name}"] += 1
             else:
@@ -143,13 +144,21 @@ def _read_folder(path: str, relative: str, changed: int, extensions: Sequence[st
             left_out["hidden files"] += 1
         elif extension not in extensions:
             left_out[f"files {extension}" if extension else "files without an extension"] += 1
-        elif entry.is_file():
+        elif is_file:
             folder.images.append(place)
             folder.inodes.append(os.stat(entry.path).st_ino if is_link else entry.inode())
             folder.linked.append(is_link)
         else:
             left_out["broken links" if is_link else "devices and pipes"] += 1
     return folder
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Whether it is, or leads to, a folder or a file; neither for a link that leads nowhere."""
+    try:
+        return entry.is_dir(), entry.is_file()
+    except OSError:  # a link to itself, or into a folder without permission
+        return False, False
 
 
 def _identity(state: os.stat_result, path: str) -> tuple[int, int] | str:

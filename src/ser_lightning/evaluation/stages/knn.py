@@ -47,6 +47,9 @@ class KNNStage(Stage):
         **stage: Any,
     ) -> None:
         super().__init__(checkpoint, **stage)
+        for option, values in (("k", k), ("temperature", temperature)):
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{option} {list(values)} must be different, and at least one")
         self.k = tuple(k)
         self.temperature = tuple(temperature)
 
