@@ -11,6 +11,7 @@ from PIL import Image
 from ser_lightning.commands import demo as demo_module
 from ser_lightning.commands.demo import MARKER, RUNS, Prepared, Result, demo
 from ser_lightning.reporting import RunCurve
+from ser_lightning.runtime import locked
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -42,6 +43,14 @@ def test_folder_of_an_earlier_demo_is_cleared(tmp_path):
         (tmp_path / name).touch()
     demo_module._clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [MARKER]
+
+
+def test_folder_of_a_demo_that_is_running_is_left_alone(tmp_path):
+    (tmp_path / MARKER).touch()
+    (tmp_path / "moco").mkdir()
+    with locked(tmp_path), pytest.raises(ValueError, match="is being written by process"):
+        demo(["--run_dir", str(tmp_path)])
+    assert (tmp_path / "moco").is_dir()
 
 
 @pytest.mark.parametrize("num_images", [30, 160, 4000, 100_000])

@@ -62,9 +62,16 @@ def test_lock_of_an_earlier_process_of_the_same_number_is_taken_over(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"host": "here"'])
+@pytest.mark.parametrize("content", ["", "[1]", '{"host": "here", "process": "x", "started": 0}'])
 def test_unfinished_lock_is_taken_over(tmp_path, impatient, content):
     (tmp_path / LOCK).write_text(content)
+    with locked(tmp_path):
+        pass
+
+
+def test_owner_whose_start_is_not_known_is_watched(tmp_path, impatient, monkeypatch):
+    written(tmp_path)
+    monkeypatch.setattr(lock, "start_of", lambda pid: "")  # as elsewhere than on Linux
     with locked(tmp_path):
         pass
 

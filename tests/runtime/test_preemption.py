@@ -137,6 +137,17 @@ def test_measurement_ends_at_sigterm(trained_run, tmp_path, monkeypatch, command
     assert handlers == [signal.SIG_DFL]
 
 
+def test_job_that_is_signalled_before_its_run_is_put_back(slurm):
+    before = signal.getsignal(signal.SIGUSR1)
+    preemption.Preemption(None).await_queue()
+    try:
+        with pytest.raises(SystemExit, match=str(128 + signal.SIGUSR1)):
+            os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert slurm == [["scontrol", "requeue", "5_2"]]
+
+
 def test_files_that_know_signals_are_imported_where_there_are_few(monkeypatch):
     for name in ("SIGUSR1", "SIGKILL", "SIGALRM", "SIGHUP", "pthread_sigmask"):  # as on Windows
         monkeypatch.delattr(signal, name)

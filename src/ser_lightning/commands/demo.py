@@ -27,7 +27,7 @@ from ser_lightning.reporting import (
     side_by_side,
     takeaway,
 )
-from ser_lightning.runtime import CHECKPOINT_FOLDER
+from ser_lightning.runtime import CHECKPOINT_FOLDER, LOCK, locked
 
 MARKER = ".demo"  # only a folder that the demo made is cleared by it
 LOG = "log.txt"
@@ -68,7 +68,12 @@ def demo(args: list[str]) -> None:
     parser.add_argument("--root", help="folder of your own photographs, instead of generated ones")
     parser.add_argument("--run_dir", type=Path, default=Path("runs/demo"), help="cleared first")
     options, further = parser.parse_known_args(args)
-    _clear(options.run_dir)
+    with locked(options.run_dir):  # another demo would be cleared while it trains
+        _clear(options.run_dir)
+        _demo(options, further)
+
+
+def _demo(options: argparse.Namespace, further: list[str]) -> None:
     configs = ["--config", options.config]
     if options.root is not None:
         configs += ["--config", "configs/overlay/demo_photos.yaml"]
@@ -86,17 +91,20 @@ def demo(args: list[str]) -> None:
 
 
 def _clear(run_dir: Path) -> None:
-    """Makes the demo's folder empty; one that something else made is left as it is.
+    """Makes the demo's folder, which is locked, empty; one that something else made stays.
 
     Raises:
         ValueError: the folder holds something that no demo made.
     """
     marker = run_dir / MARKER
-    if marker.exists():
-        shutil.rmtree(run_dir)
-    elif run_dir.is_dir() and any(run_dir.iterdir()):
+    found = [path for path in run_dir.iterdir() if path.name not in (LOCK, MARKER)]
+    if found and not marker.exists():
         raise ValueError(f"{run_dir} holds other files; give another --run_dir, or empty it")
-    run_dir.mkdir(parents=True, exist_ok=True)
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     marker.touch()
 
 

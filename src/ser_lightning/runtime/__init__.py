@@ -14,7 +14,7 @@ from ser_lightning.runtime.launch import (
     refuse_more_processes_than_cores,
     refuse_too_many_workers,
 )
-from ser_lightning.runtime.lock import locked
+from ser_lightning.runtime.lock import LOCK, locked
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import EndsAtOnce, Preemption
 from ser_lightning.runtime.progress_bar import ProgressLines, Throughput, default_progress
@@ -34,6 +34,7 @@ from ser_lightning.runtime.stored import Origin, given_options, plain_sections
 
 __all__ = [
     "CHECKPOINT_FOLDER",
+    "LOCK",
     "AtomicCheckpointIO",
     "ConfigurationSaver",
     "EndsAtOnce",

@@ -92,23 +92,18 @@ def _read(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return (
-        found if isinstance(found, dict) and {"host", "process", "started"} <= set(found) else None
+    kinds = {"host": str, "process": int, "started": int | float}
+    is_whole = isinstance(found, dict) and all(
+        isinstance(found.get(name), kind) for name, kind in kinds.items()
     )
+    return found if is_whole else None
 
 
 def _refuse_if_held(path: Path) -> None:
     """Removes the lock of a process that is gone; raises if it is there."""
     owner = _read(path)
-    is_here = (
-        owner is not None
-        and owner["host"] == socket.gethostname()
-        and owner.get("space") == _process_space()
-    )
-    if owner is not None and is_here:
-        pid = int(owner["process"])
-        is_held = is_running(pid) and owner.get("start") == start_of(pid)
-    else:
+    is_held = _may_be_there(owner)
+    if is_held is None:
         is_held = _is_renewed(path, owner)
     if is_held:
         raise FolderInUseError(_refusal(path, owner))
@@ -121,6 +116,17 @@ def _refuse_if_held(path: Path) -> None:
         elif owner is not None:
             rank_zero_info(f"{path.parent}: the lock of {_name(owner)}, which is gone, is removed")
         aside.unlink()
+
+
+def _may_be_there(owner: dict[str, Any] | None) -> bool | None:
+    """Whether a process of this machine is there; None where that cannot be known."""
+    here = socket.gethostname(), _process_space()
+    if owner is None or (owner["host"], owner.get("space")) != here:
+        return None
+    if not is_running(owner["process"]):
+        return False
+    start = start_of(owner["process"])
+    return owner.get("start") == start if start else None
 
 
 def _is_renewed(path: Path, owner: dict[str, Any] | None) -> bool:
