@@ -52,7 +52,7 @@ MODELS |= {
     "optimizer": ["--model.optimizer", "torch.optim.SGD"],
     "frozen": ["--model.backbone.freeze_patch_embed", "false"],
 }
-FAST = {"width", "objective", "parameter groups"}
+FAST = {"objective", "parameter groups"}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
