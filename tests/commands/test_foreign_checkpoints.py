@@ -58,6 +58,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Detected pickle protocol"),
+    pytest.mark.filterwarnings("ignore:The loaded checkpoint was produced with Lightning"),
 ]
 
 
