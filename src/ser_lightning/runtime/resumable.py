@@ -17,6 +17,7 @@ from ser_lightning.files import (
 )
 from ser_lightning.runtime.configuration import options
 from ser_lightning.runtime.run_folder import CHECKPOINT_FOLDER
+from ser_lightning.trusted import printable
 
 _OF_TRAINING = ("optimizer_states", "lr_schedulers", "loops", "global_step", "epoch")
 _NUM_SHOWN = 3
@@ -108,7 +109,7 @@ def require_fit(path: Path, model: Any, command: str) -> None:
     new_run = f"--model.backbone.weights {path} starts a new run from its weights"
     if not isinstance(stored, dict):
         raise ValueError(f"{path} is no checkpoint of a run: it has no state_dict; {new_run}")
-    wrong = _differing({k: v for k, v in stored.items() if isinstance(v, Tensor)}, model)
+    wrong = _differing({str(k): v for k, v in stored.items() if isinstance(v, Tensor)}, model)
     if wrong and CHECKPOINT_KEY not in content:
         raise ValueError(
             f"{path}, which ser-fit did not write, does not fit the model: {wrong}; give a "
@@ -147,7 +148,7 @@ def _differing(stored: Mapping[str, Tensor], model: Any) -> str:
         "unknown": [name for name in stored if name not in own],
     }
     return "; ".join(
-        f"{len(names)} {what}, such as {', '.join(names[:_NUM_SHOWN])}"
+        f"{len(names)} {what}, such as {printable(', '.join(names[:_NUM_SHOWN]))}"
         for what, names in parts.items()
         if names
     )
@@ -155,7 +156,7 @@ def _differing(stored: Mapping[str, Tensor], model: Any) -> str:
 
 def _require_known_version(path: Path, content: Mapping[str, Any]) -> None:
     """Refuses the loops' state of a later Lightning, in which names may have changed."""
-    written = str(content.get("pytorch-lightning_version", "0"))
+    written = printable(str(content.get("pytorch-lightning_version", "0")))
     try:
         is_later = Version(written).release[:2] > Version(L.__version__).release[:2]
     except InvalidVersion:
