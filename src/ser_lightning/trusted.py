@@ -66,6 +66,11 @@ def writes_outside(option: str, value: Any, folder: Path) -> bool:
     return not Path(str(value)).expanduser().resolve().is_relative_to(folder.resolve())
 
 
+def printable(text: str) -> str:
+    """A text from a file without what would steer the terminal that it is printed to."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def plain_yaml(text: str) -> Any:
     """The content of a configuration from elsewhere: plain values, not more than it can need.
 

@@ -52,12 +52,13 @@ MODELS |= {
     "optimizer": ["--model.optimizer", "torch.optim.SGD"],
     "frozen": ["--model.backbone.freeze_patch_embed", "false"],
 }
-FAST = {"width", "objective", "parameter groups"}
+FAST = {"objective", "parameter groups"}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Detected pickle protocol"),
+    pytest.mark.filterwarnings("ignore:The loaded checkpoint was produced with Lightning"),
 ]
 
 

@@ -15,9 +15,11 @@ import yaml
 from ser_lightning.cli import main
 from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.files import CHECKPOINT_KEY, read_config
-from ser_lightning.runtime import AtomicCheckpointIO
+from ser_lightning.runtime import AtomicCheckpointIO, usable_for
+from ser_lightning.trusted import Untrusted
 
 ROOT = Path(__file__).parents[2]
+TINY = str(ROOT / "tests" / "tiny.yaml")
 KNN = str(ROOT / "configs" / "eval" / "knn.yaml")
 STAND_IN = """
 from pathlib import Path
@@ -132,18 +134,35 @@ NAMES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def parser():
+    """The parser of `fit`, which knows what every section is."""
+    return ParsedOnly(["fit", "--config", TINY])._parser("fit")
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_class_of_elsewhere_is_refused_and_not_imported(name, content, capsys):
+def test_class_of_elsewhere_is_refused_and_not_imported(name, content, parser):
     place, value, shown = NAMES[name]
-    torch.save(changed(content, place, value)[1], "evil.ckpt")
-    text = sentence(["fit", "--ckpt_path", "evil.ckpt"], capsys)
+    config = read_config(yaml.safe_dump(changed(content, place, value)[0]))
+    with pytest.raises(Untrusted, match="give it yourself, as --") as refusal:
+        usable_for(["fit"], config, parser.roots, Path("evil.ckpt"))
     option = place.replace(".init_args", "").replace(".class_path", "")
-    assert f"ser-fit: error: evil.ckpt: {option}" in text
-    assert shown in text
-    assert "give it yourself, as --" in text
+    assert str(refusal.value).startswith(f"evil.ckpt: {option}")
+    assert shown in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["moco_ser_2plus4", "moco_essl", "barlow_lars"])
+def test_configuration_of_this_package_is_taken_as_it_is(name, parser):
+    config = ParsedOnly(["fit", "--config", str(ROOT / "configs" / f"{name}.yaml"),
+                         "--data.source.root", "/data/my images"]).config["fit"]  # fmt: skip
+    stored = read_config(parser.dump(config, skip_none=False))
+    taken = yaml.safe_load(usable_for(["fit"], stored, parser.roots, Path("run/fit.yaml")))
+    assert taken == {key: stored[key] for key in taken}
+    assert taken.keys() >= {"model", "data", "trainer"}
 
 
 READERS = {
+    "checkpoint": ["fit", "--ckpt_path", "run/checkpoints/last.ckpt"],
     "validate": ["validate", "--ckpt_path", "run/checkpoints/last.ckpt"],
     "run folder": ["fit", "--run_dir", "run", "--ckpt_path", "last"],
     "evaluate": ["evaluate", "--config", KNN, "--checkpoint", "run/checkpoints/last.ckpt"],

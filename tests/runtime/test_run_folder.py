@@ -43,6 +43,12 @@ def test_length_of_the_run_counts():
     assert differences(OLD, new) == ["trainer.max_epochs: 5 -> 9"]
 
 
+def test_what_a_file_says_does_not_steer_the_terminal():
+    new = OLD.replace("MoCoV3", '"a\\e]0;title\\a"')
+    (line,) = differences(OLD, new)
+    assert line == r"model.class_path: MoCoV3 -> a\x1b]0;title\x07"
+
+
 def test_key_on_one_side_only_is_shown():
     new = OLD.replace("regularizer: null", "regularizer: {class_path: SERRegularizer}")
     assert differences(OLD, new) == [

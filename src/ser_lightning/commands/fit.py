@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_lightning.batch import ViewNeeds
@@ -25,9 +25,7 @@ from ser_lightning.files import (
     checkpoint_config,
     last_checkpoint,
     latest_checkpoint,
-    load_checkpoint,
     read_config,
-    require_whole,
 )
 from ser_lightning.objectives import Objective
 from ser_lightning.reporting import summary_table
@@ -48,11 +46,14 @@ from ser_lightning.runtime import (
     no_trace_of_failure,
     options,
     packaged,
+    refuse_another_run,
     refuse_linked_keys,
     refuse_more_processes_than_cores,
     refuse_other_root,
     refuse_too_many_workers,
+    require_configuration,
     require_fit,
+    resolved_checkpoint,
     settle,
     stored_configuration,
     usable_for,
@@ -68,7 +69,7 @@ _LINKED = {
     ("model.init_args", "global_batch_size"): "data.global_batch_size",
 }
 
-
+_RANDOM = "allow_random_weights"
 _DESCRIPTION = "Pretrain with SER, and measure as training does."
 _DATA_FROM_MODEL: dict[str, Callable[[Objective], Any]] = {
     "image_size": lambda model: model.backbone.image_size,
@@ -109,7 +110,7 @@ class SERCommandLine(LightningCLI):
         )
         random = "Let validate and test measure a freshly initialised backbone."
         parser.add_argument("--run_dir", type=str | None, default=None, help=folder)
-        parser.add_argument("--allow_random_weights", type=bool, default=False, help=random)
+        parser.add_argument(f"--{_RANDOM}", type=bool, default=False, help=random)
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(OnlineEvaluation, "evaluation")
         parser.add_lightning_class_args(Pictures, "pictures")
@@ -134,16 +135,8 @@ class SERCommandLine(LightningCLI):
                 of_verb: Any = self._parser(args[0])
                 args[1:1] = ["--config", usable_for(args, stored, of_verb.roots, path)]
             elif options(args, "--ckpt_path") not in ([], ["last"], ["null"]):
-                self._require_model(path, args)
+                require_configuration(path, args)
         self.config = parser.parse_args(args)
-
-    def _require_model(self, path: Path, args: list[str]) -> None:
-        """Refuses a checkpoint that does not say what it is of, where the options do not either."""
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise ValueError(f'checkpoint {path} {what}; give a file, or "last"')
-        if not options(args, "--model"):
-            raise ValueError(f"{path} has no configuration of a run; give one as --config FILE")
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -161,50 +154,16 @@ class SERCommandLine(LightningCLI):
             self._report_differences(Path(config.ckpt_path))
 
     def _resolved_checkpoint(self, path: str | None) -> str | None:
-        last, wrong = latest_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
-        is_random = self._get(self.config, "allow_random_weights")
-        if self.subcommand != "fit" and not path and not is_random and last.is_file():
-            path = "last"
-        if path == "last":
-            if last.is_file():
-                self._say_it_is_older(last, wrong)
-                return str(last)
-            if self.subcommand == "fit":
-                rank_zero_info(f"no checkpoint in {last.parent} yet: starting afresh")
-                return None
-            raise ValueError(f"{last} does not exist; give --run_dir or a file as --ckpt_path")
-        if path and not Path(path).is_file():
-            what = "is a folder" if Path(path).is_dir() else "does not exist"
-            raise ValueError(f'checkpoint {path} {what}; give a file, or "last"')
-        if path:
-            require_whole(Path(path))
-        if self.subcommand == "fit" and int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            self._refuse_another_run(path)
-        if self.subcommand != "fit" and not (path or is_random):
+        measures_own = self.verb != "fit" and not (path or self._get(self.config, _RANDOM))
+        if measures_own and not latest_checkpoint(self.run_dir / CHECKPOINT_FOLDER)[0].is_file():
             raise ValueError(
-                f"{self.subcommand} without --ckpt_path would measure random weights; give "
-                "--ckpt_path FILE or last, or --allow_random_weights true"
+                f"{self.verb} without --ckpt_path would measure random weights; give --ckpt_path "
+                f"FILE or last, or --{_RANDOM} true"
             )
+        path = resolved_checkpoint("last" if measures_own else path, self.run_dir, self.verb)
+        if self.verb == "fit" and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            refuse_another_run(path, self.run_dir)
         return path
-
-    def _refuse_another_run(self, path: str | None) -> None:
-        last, _ = latest_checkpoint(self.run_dir / CHECKPOINT_FOLDER)  # that is whole
-        if last.is_file() and not (path and Path(path).resolve() == last.resolve()):
-            raise ValueError(
-                f"{self.run_dir} already holds a run; continue it with --ckpt_path last, or give "
-                "another --run_dir"
-            )
-
-    def _say_it_is_older(self, path: Path, wrong: str) -> None:
-        """Says that not the last checkpoint is taken; to measure another one, it must be named."""
-        if not wrong:
-            return
-        step = load_checkpoint(path, map_location="cpu", mmap=True).get("global_step")
-        if self.subcommand != "fit":
-            raise ValueError(f"{wrong}: --ckpt_path {path} measures it as of step {step}")
-        rank_zero_warn(
-            f"{wrong}. Going on with {path}, of step {step}: later steps are trained again, alike"
-        )
 
     def _report_differences(self, path: Path) -> None:
         stored = checkpoint_config(path)
@@ -264,7 +223,7 @@ class SERCommandLine(LightningCLI):
                 stack.enter_context(locked(self.run_dir))
                 stack.enter_context(no_trace_of_failure(self.run_dir, begun))
                 # one may have ended since the checkpoint was looked for
-                self._refuse_another_run(arguments["ckpt_path"])
+                refuse_another_run(arguments["ckpt_path"], self.run_dir)
             self.preemption.await_queue()
             self.trainer.fit(**arguments)
 

@@ -18,7 +18,12 @@ from ser_lightning.runtime.lock import LOCK, locked
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import EndsAtOnce, Preemption
 from ser_lightning.runtime.progress_bar import ProgressLines, Throughput, default_progress
-from ser_lightning.runtime.resumable import require_fit
+from ser_lightning.runtime.resumable import (
+    refuse_another_run,
+    require_configuration,
+    require_fit,
+    resolved_checkpoint,
+)
 from ser_lightning.runtime.run_folder import (
     CHECKPOINT_FOLDER,
     ConfigurationSaver,
@@ -62,7 +67,10 @@ __all__ = [
     "refuse_more_processes_than_cores",
     "refuse_other_root",
     "refuse_too_many_workers",
+    "refuse_another_run",
+    "require_configuration",
     "require_fit",
+    "resolved_checkpoint",
     "run_folder_of",
     "settle",
     "stored_configuration",

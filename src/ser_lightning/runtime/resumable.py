@@ -1,14 +1,23 @@
-"""Whether a checkpoint fits what is to be run with it, told before anything is started."""
+"""Which checkpoint a run goes on with, and whether it fits, told before anything is started."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
-from ser_lightning.files import CHECKPOINT_KEY, require_whole
+from ser_lightning.files import (
+    CHECKPOINT_KEY,
+    latest_checkpoint,
+    load_checkpoint,
+    require_whole,
+)
+from ser_lightning.runtime.configuration import options
+from ser_lightning.runtime.run_folder import CHECKPOINT_FOLDER
+from ser_lightning.trusted import printable
 
 _OF_TRAINING = ("optimizer_states", "lr_schedulers", "loops", "global_step", "epoch")
 _NUM_SHOWN = 3
@@ -16,6 +25,72 @@ _MAY_DIFFER = {
     "params", "lr", "initial_lr", "weight_decay",  # may follow a schedule
     "foreach", "fused", "capturable", "differentiable",  # how it is computed
 }  # fmt: skip
+
+
+def require_configuration(path: Path, args: list[str]) -> None:
+    """Refuses a checkpoint that does not say what it is of, where the options do not either."""
+    _require_file(path)
+    if not options(args, "--model"):
+        raise ValueError(f"{path} has no configuration of a run; give one as --config FILE")
+
+
+def resolved_checkpoint(path: str | None, run_dir: Path, command: str) -> str | None:
+    """The file that a command goes on with; None to start afresh.
+
+    Args:
+        path: as given, "last" for the run's own.
+        run_dir: folder of the run.
+        command: "fit" takes the checkpoint before the last where that is damaged, and says so;
+            commands that measure stop, and name it.
+
+    Raises:
+        ValueError: there is no such file, it is damaged, or `fit` would overwrite another run.
+    """
+    last, wrong = latest_checkpoint(run_dir / CHECKPOINT_FOLDER)
+    if path != "last":
+        if path:
+            _require_file(Path(path))
+            require_whole(Path(path))
+        return path
+    if last.is_file():
+        _say_it_is_older(last, wrong, command)
+        return str(last)
+    if command != "fit":
+        raise ValueError(f"{last} does not exist; give --run_dir or a file as --ckpt_path")
+    rank_zero_info(f"no checkpoint in {last.parent} yet: starting afresh")
+    return None
+
+
+def refuse_another_run(path: str | None, run_dir: Path) -> None:
+    """Refuses to train in the folder of a run, other than to go on with its last whole checkpoint.
+
+    Raises:
+        ValueError: says so, and what to do.
+    """
+    last, _ = latest_checkpoint(run_dir / CHECKPOINT_FOLDER)
+    if last.is_file() and not (path and Path(path).resolve() == last.resolve()):
+        raise ValueError(
+            f"{run_dir} already holds a run; continue it with --ckpt_path last, or give another "
+            "--run_dir"
+        )
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(f'checkpoint {path} {what}; give a file, or "last"')
+
+
+def _say_it_is_older(path: Path, wrong: str, command: str) -> None:
+    """Says that not the last checkpoint is taken; to measure another one, it must be named."""
+    if not wrong:
+        return
+    step = load_checkpoint(path, map_location="cpu", mmap=True).get("global_step")
+    if command != "fit":
+        raise ValueError(f"{wrong}: --ckpt_path {path} measures it as of step {step}")
+    rank_zero_warn(
+        f"{wrong}. Going on with {path}, of step {step}: later steps are trained again, alike"
+    )
 
 
 def require_fit(path: Path, model: Any, command: str) -> None:
@@ -34,7 +109,7 @@ def require_fit(path: Path, model: Any, command: str) -> None:
     new_run = f"--model.backbone.weights {path} starts a new run from its weights"
     if not isinstance(stored, dict):
         raise ValueError(f"{path} is no checkpoint of a run: it has no state_dict; {new_run}")
-    wrong = _differing({k: v for k, v in stored.items() if isinstance(v, Tensor)}, model)
+    wrong = _differing({str(k): v for k, v in stored.items() if isinstance(v, Tensor)}, model)
     if wrong and CHECKPOINT_KEY not in content:
         raise ValueError(
             f"{path}, which ser-fit did not write, does not fit the model: {wrong}; give a "
@@ -73,7 +148,7 @@ def _differing(stored: Mapping[str, Tensor], model: Any) -> str:
         "unknown": [name for name in stored if name not in own],
     }
     return "; ".join(
-        f"{len(names)} {what}, such as {', '.join(names[:_NUM_SHOWN])}"
+        f"{len(names)} {what}, such as {printable(', '.join(names[:_NUM_SHOWN]))}"
         for what, names in parts.items()
         if names
     )
@@ -81,7 +156,7 @@ def _differing(stored: Mapping[str, Tensor], model: Any) -> str:
 
 def _require_known_version(path: Path, content: Mapping[str, Any]) -> None:
     """Refuses the loops' state of a later Lightning, in which names may have changed."""
-    written = str(content.get("pytorch-lightning_version", "0"))
+    written = printable(str(content.get("pytorch-lightning_version", "0")))
     try:
         is_later = Version(written).release[:2] > Version(L.__version__).release[:2]
     except InvalidVersion:

@@ -21,6 +21,7 @@ from ser_lightning.files import (
 )
 from ser_lightning.runtime.configuration import content_of, options, section
 from ser_lightning.runtime.stored import Origin, given_options, plain_sections
+from ser_lightning.trusted import printable
 
 CHECKPOINT_FOLDER = "checkpoints"
 CONFIGURATION = "fit.yaml"
@@ -187,7 +188,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before, after = _leaves(old), _leaves(new)
     names = before.keys() | {name for name, value in after.items() if value is not None}
     pairs = {name: [side.get(name, "(not set)") for side in (before, after)] for name in names}
-    return [f"{name}: {old} -> {new}" for name, (old, new) in sorted(pairs.items()) if old != new]
+    found = [f"{name}: {old} -> {new}" for name, (old, new) in sorted(pairs.items()) if old != new]
+    return [printable(line) for line in found]
 
 
 def _leaves(config: dict[str, Any]) -> dict[str, Any]:
