@@ -64,6 +64,8 @@ def test_only_what_enters_a_block_is_kept():
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
             model(images)
         kept.append(sum(sizes.values()))
+    inputs = 4 * 4 * (16 + 16 + 17 + 17) * 32  # bytes of 4 images' tokens that enter the blocks
+    assert inputs <= kept[1] <= 1.1 * inputs + 4 * 4 * 3 * 16 * 16  # and the images
     assert kept[1] < kept[0] / 4
 
 

@@ -8,6 +8,8 @@ import torch
 
 from ser_lightning.cli import main
 from ser_lightning.commands.fit import SERCommandLine
+from ser_lightning.objectives.replay_file import _plain
+from support import tiny_batch
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -62,6 +64,14 @@ def test_run_says_how_to_run_its_step_again_and_that_shows_where_it_broke(
     assert lines[-2:] == [
         f"In {precision}-true: first not finite: {place}; loss nan." for precision in (32, 64)
     ]
+    for device in ("gpu", "cuda:9"):
+        with pytest.raises(SystemExit, match=f"--device {device} cannot be used .*; use cpu"):
+            main(["replay", str(file), "--device", device])
+    content = torch.load(file)
+    del content["state_dict"]["backbone.vit.pos_embed"]
+    torch.save(content, file)
+    with pytest.raises(SystemExit, match="weights are not those of the model"):
+        main(["replay", str(file)])
 
 
 def test_file_of_an_own_loop_is_refused_with_the_way_to_read_it(tmp_path, capsys):
@@ -69,7 +79,12 @@ def test_file_of_an_own_loop_is_refused_with_the_way_to_read_it(tmp_path, capsys
         "found": "",
         "one_pass": {"step": 0, "epoch": 0, "batch_idx": 0, "rank": 0, "seed": 0},
     }
-    record |= {"batch": None, "step": 0, "length": [1, 1, ""], "precision": "32-true"}
+    record |= {
+        "batch": _plain(tiny_batch()),
+        "step": 0,
+        "length": [1, 1, ""],
+        "precision": "32-true",
+    }
     record |= {"scale": 1.0, "world_size": 1, "terms": {}}
     torch.save({"state_dict": {}, "replay": record}, tmp_path / "x.pt")
     with pytest.raises(SystemExit, match=r"x\.pt does not say how to build its model"):

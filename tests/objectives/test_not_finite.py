@@ -277,3 +277,12 @@ def test_examining_moves_nothing_but_buffers(tmp_path):
     assert {"loss", "loss/invariance", "loss/equivariance"} == set(seen.terms)
     assert isinstance(module, Objective)
     assert all(p.grad is None and torch.equal(p, before[n]) for n, p in module.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "record", [{}, {"one_pass": {}, "batch": None}, {"one_pass": {"x": 1}, "batch": {"type": "os"}}]
+)
+def test_file_with_less_than_a_step_is_refused(record, tmp_path):
+    torch.save({"state_dict": {}, "replay": record}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"x\.pt does not hold a step as this version writes it"):
+        read_replay(tmp_path / "x.pt")

@@ -1,10 +1,11 @@
 """Images of several shapes in one pass: their tokens lie in one row, attention keeps them apart."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ser_lightning.backbones.attention import attend, is_plain_block, qkv_of_cls
 
@@ -24,6 +25,11 @@ class Packed(NamedTuple):
     def groups(self) -> list[Tensor]:
         """The (n, t, C) tokens of each group, as views."""
         return split(self.tokens, self.shapes)
+
+
+Output = TypeVar("Output", Packed, Tensor)
+Run = Callable[[nn.Module, Packed], Output]
+"""What computes a block's output, or that of its [CLS]."""
 
 
 def pack(groups: Sequence[Tensor]) -> Packed:
@@ -69,6 +75,17 @@ def run_cls_block(block: Any, packed: Packed) -> Tensor:
     x = cls + block.drop_path1(block.ls1(attended))
     x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
     output: Tensor = x[:, 0]
+    return output
+
+
+def run_again(run: Run[Output], block: nn.Module, packed: Packed) -> Output:
+    """`run` of a block, of which the input alone is kept: the backward pass computes it again."""
+    shapes = packed.shapes
+
+    def of_tokens(tokens: Tensor) -> Output:  # within another argument they would be kept longer
+        return run(block, Packed(tokens, shapes))
+
+    output: Output = checkpoint(of_tokens, packed.tokens, use_reentrant=False)
     return output
 
 

@@ -1,18 +1,26 @@
 """A timm ViT cut in two: a prefix that ends in a token map, a suffix that ends in an embedding."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from ser_lightning.backbones import weights as weight_files
 from ser_lightning.backbones.attention import choose_attention, is_plain_block
-from ser_lightning.backbones.packed import Packed, in_a_row, pack, run_block, run_cls_block
+from ser_lightning.backbones.packed import (
+    Output,
+    Packed,
+    Run,
+    in_a_row,
+    pack,
+    run_again,
+    run_block,
+    run_cls_block,
+)
 from ser_lightning.backbones.vit import (
     CLSLayer,
     Layer,
@@ -25,8 +33,6 @@ from ser_lightning.backbones.vit import (
     resolve_cls_layer,
 )
 from ser_lightning.numbers import PositiveInt, checked
-
-Output = TypeVar("Output", Packed, Tensor)
 
 
 class Prefix(NamedTuple):
@@ -338,14 +344,10 @@ class SplitViT(nn.Module):
         normed: Tensor = self.vit.norm(cls)
         return normed
 
-    def _computed(
-        self, run: Callable[[nn.Module, Packed], Output], block: nn.Module, packed: Packed
-    ) -> Output:
+    def _computed(self, run: Run[Output], block: nn.Module, packed: Packed) -> Output:
         """A block's output, of which only the input is kept where activations are not."""
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            kept: Output = checkpoint(run, block, packed, use_reentrant=False)
-            return kept
-        return run(block, packed)
+        is_again = self.grad_checkpointing and torch.is_grad_enabled()
+        return run_again(run, block, packed) if is_again else run(block, packed)
 
     def _enter(self, packed: Packed, index: int) -> Packed:
         """The tokens that block `index` (from 0) sees: [CLS] joins in front of its first one."""

@@ -32,7 +32,7 @@ def replay(args: Sequence[str]) -> None:
             f"{given.file} does not say how to build its model: it was not written by `ser-fit "
             "fit`; from Python, `read_replay` and `examine` run it on an objective of your own"
         )
-    device = torch.device(given.device)
+    device = _usable(given.device)
     objective = rebuilt(config, given.file).to(device)
     one_pass = step.one_pass
     print(
@@ -54,7 +54,13 @@ def run_again(
     """Runs a stored step in a precision of the trainer's, without the other ranks of its run."""
     dtype = torch.float64 if precision == "64-true" else torch.float32
     objective.to(dtype)
-    objective.load_state_dict(step.weights)
+    try:
+        objective.load_state_dict(step.weights)
+    except RuntimeError as error:
+        raise ValueError(
+            "the file's weights are not those of the model that its configuration describes, so it "
+            "was changed after it was written; replay the original file"
+        ) from error
 
     def moved(x: Tensor) -> Tensor:
         return x.to(device, dtype if x.is_floating_point() else None)
@@ -66,6 +72,15 @@ def run_again(
     scale = step.scale if precision == step.precision else 1.0
     make: partial[AbstractContextManager[Any]] = partial(context)
     return examine(objective, one_pass, step.place, make, scale)
+
+
+def _usable(name: str) -> torch.device:
+    """The device of a name, on which something can be computed."""
+    try:
+        return torch.zeros(1, device=name).device
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise ValueError(f"--device {name} cannot be used ({reason}); use cpu") from error
 
 
 def _lines(step: Replay, seen: Examination) -> list[str]:

@@ -115,12 +115,21 @@ def read_replay(path: Path) -> Replay:
             f"{path} holds no step to run again; give a replay.step<N>.pt, which a run writes into "
             "its folder when a loss or gradient is not finite"
         )
-    return Replay(
-        one_pass=Pass(**record.pop("one_pass") | {"batch": _batch(record.pop("batch"))}),
-        place=Place(record.pop("step"), RunLength(*record.pop("length"))),
-        weights=content["state_dict"],
-        **record,
-    )
+    try:
+        return _read(content["state_dict"], dict(record))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not hold a step as this version writes it ({type(error).__name__}: "
+            f"{error}); run it again with the version that wrote it"
+        ) from error
+
+
+def _read(weights: dict[str, Tensor], record: dict[str, Any]) -> Replay:
+    one_pass = Pass(**record.pop("one_pass") | {"batch": _batch(record.pop("batch"))})
+    place = Place(int(record.pop("step")), RunLength(*record.pop("length")))
+    if not isinstance(one_pass.batch, PartitionedBatch):
+        raise TypeError(f"a batch is a {type(one_pass.batch).__name__}")
+    return Replay(one_pass=one_pass, place=place, weights=weights, **record)
 
 
 def _written(objective: Objective, replay: Replay, path: Path) -> str:
@@ -141,8 +150,8 @@ def _written(objective: Objective, replay: Replay, path: Path) -> str:
     try:
         with atomic_path(path) as partial:
             torch.save(tree_map_only(Tensor, Tensor.cpu, content), partial)
-    except OSError as error:
-        return f"{path} could not be written: {error.strerror or error}"
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
+        return f"{path} could not be written: {getattr(error, 'strerror', None) or error}"
     return f"`ser-fit replay {path}` runs the step again"
 
 
