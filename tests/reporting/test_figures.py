@@ -80,7 +80,7 @@ def texts_of(figure):
 )
 def test_no_words_overlap_or_leave_the_page(tmp_path, monkeypatch, views, maps, numbers):
     drawn = []
-    monkeypatch.setattr(figures_module, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures_module, "save_picture", lambda figure, path: drawn.append(figure))
     demo_figure(tmp_path / "demo.png", views, maps, numbers, 2, "Title", WORDS, 10)
     (figure,) = drawn
     words = texts_of(figure)
@@ -118,7 +118,7 @@ def test_failed_write_keeps_the_old_figure(tmp_path, monkeypatch):
 
 def test_every_run_starts_at_the_random_init(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures_module, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures_module, "save_picture", lambda figure, path: drawn.append(figure))
     demo_figure(tmp_path / "demo.png", gallery(1), [], curves(), 2, num_classes=10)
     panels = drawn[0].findobj(Axes)
     (axes,) = [panel for panel in panels if "k-NN" in panel.get_title(loc="left")]

@@ -133,7 +133,7 @@ def test_measurement_ends_at_sigterm(trained_run, tmp_path, monkeypatch, command
         "evaluate": ["--config", stage, "--checkpoint", checkpoint, "--data.num_workers", "0"],
     }[command]
     with pytest.raises(ZeroDivisionError):
-        main([command, *options])
+        main([command, *options, "--debug"])
     assert handlers == [signal.SIG_DFL]
 
 
