@@ -221,3 +221,12 @@ def test_num_train_takes_a_balanced_part(checkpoint, tmp_path):
     )  # fmt: skip
     assert record.protocol["num_train"] == 48
     assert set(record.metrics) == {"rotation_layer1", "flip_layer1"}
+
+
+def test_fewer_images_than_a_step_wants_are_one_step(checkpoint, tmp_path):
+    record = run_stage(
+        checkpoint, tmp_path, "--model.batch_size", "256", "--model.modes", "[pair]",
+        "--model.baseline", "false", "--model.layers", "[0.5]",
+    )  # fmt: skip
+    assert record.protocol["num_train"] == 95
+    assert record.unofficial_reasons == ("95 images a step for want of 256",)

@@ -196,7 +196,7 @@ class TransformationStage(Stage):
             of it. The depth is after the final norm.
         modes: "pair", "single" or both.
         num_train: training images to use, the same number of each class; null takes all.
-        batch_size: images per step, over all devices.
+        batch_size: images per step, over all devices; all of them where there are no more.
         learning_rate: learning rate of Adam.
         hidden: channels of the two hidden layers.
         baseline: whether to probe a randomly initialised backbone as well.
@@ -228,6 +228,10 @@ class TransformationStage(Stage):
         self.hidden = hidden
         self.baseline = baseline
 
+    def _step(self, num_images: int, parts: int) -> int:
+        """Images per step, a multiple of its parts: fewer than asked where there are no more."""
+        return min(self.batch_size, num_images // parts * parts)
+
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
         self.check_training(trainer)
@@ -247,16 +251,20 @@ class TransformationStage(Stage):
             return Features(np.load(path, mmap_mode="r"), label, rows)
 
         accumulate = trainer.accumulate_grad_batches
-        per_device(self.batch_size, world_size, accumulate)
         total = len(data.images("train"))
+        wanted = min(self.num_train or total, total)
+        per_device(self._step(wanted, world_size * accumulate), world_size, accumulate)
         try:
-            train = features("train", min(self.num_train or total, total))
-            num_train, size = len(train.rows), self.batch_size // accumulate
-            plan = Plan(num_train, size, 0, self.seed, rank, world_size, accumulate)
+            train = features("train", wanted)
+            num_train = len(train.rows)
+            size = self._step(num_train, world_size * accumulate)
+            plan = Plan(num_train, size // accumulate, 0, self.seed, rank, world_size, accumulate)
             rows = TrainingRows(train, plan)
             loader = step_loader(rows, len(rows), lambda: BatchKey(trainer.current_epoch, 0), 0)
             fit_probe(trainer, probe, loader, None)
             reasons = self.shortened(trainer)
+            if size < self.batch_size:
+                reasons.append(f"{size} images a step for want of {self.batch_size}")
             probe.to(trainer.strategy.root_device)
             tested = features("test", len(data.images("test")))
             test = CleanRows(tested, data.evaluation_batch_size, rank, world_size)
