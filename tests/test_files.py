@@ -75,3 +75,24 @@ def test_checkpoint_tells_its_configuration(tmp_path):
     torch.save({}, tmp_path / "none.ckpt")
     assert checkpoint_config(tmp_path / "old.ckpt") == read_config(STORED)
     assert checkpoint_config(tmp_path / "none.ckpt") is None
+
+
+def test_text_that_is_none_is_refused_with_the_files_name(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"data: \xff")
+    with pytest.raises(ValueError, match=r"a\.yaml is no text in UTF-8 \(byte 6\); save it"):
+        read_text(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: &a {b: *a}", "an alias"),
+        ("\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{f'*a{n - 1},' * 10}]" for n in range(1, 9))]),
+         "more than 100,000 values"),
+        ("[" * 1200, "nested too deeply"),
+    ],
+    ids=["cycle", "bomb", "deep"],
+)  # fmt: skip
+def test_yaml_without_end_is_refused(text, words):
+    with pytest.raises((ValueError, yaml.YAMLError), match=words):
+        load_yaml(text)

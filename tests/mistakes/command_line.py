@@ -1,5 +1,6 @@
 """Runs a command line in this process, within limits, and says how it ended."""
 
+import logging
 import os
 import re
 import resource
@@ -62,6 +63,7 @@ def outcome_of(args, capsys, seconds=LIMIT):
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     environment = dict(os.environ)
     kind, status, end = "works", 0, ""
+    logging.raiseExceptions = False  # about streams of tests before, which handlers keep
     try:
         with limits(seconds):
             main(args)
@@ -74,6 +76,7 @@ def outcome_of(args, capsys, seconds=LIMIT):
     except BaseException:
         kind, status, end = "traceback", 70, traceback.format_exc()
     finally:
+        logging.raiseExceptions = True
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for name in set(os.environ) - set(environment):  # Lightning's, of a process group
