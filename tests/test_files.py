@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from ser_lightning.files import (
     CHECKPOINT_KEY,
     MOVED,
     RENAMED,
     checkpoint_config,
+    load_yaml,
     read_config,
+    read_text,
     upgraded,
 )
 
