@@ -5,18 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from ser_lightning.files import (
     CHECKPOINT_KEY,
     MOVED,
     RENAMED,
     checkpoint_config,
-    load_yaml,
     read_config,
     read_text,
     upgraded,
 )
+from ser_lightning.trusted import own_yaml
 
 STORED = (Path(__file__).parent / "runtime" / "fit_0.1.0.yaml").read_text()
 CLASSES = {  # what a configuration of version 0.1.0 could name, by its module then
@@ -89,13 +88,13 @@ def test_text_that_is_none_is_refused_with_the_files_name(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a: &a {b: *a}", "an alias"),
+        ("a: &a {b: *a}", "nested too deeply"),
         ("\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{f'*a{n - 1},' * 10}]" for n in range(1, 9))]),
-         "more than 100,000 values"),
+         "holds more than .* values"),
         ("[" * 1200, "nested too deeply"),
     ],
     ids=["cycle", "bomb", "deep"],
 )  # fmt: skip
 def test_yaml_without_end_is_refused(text, words):
-    with pytest.raises((ValueError, yaml.YAMLError), match=words):
-        load_yaml(text)
+    with pytest.raises(ValueError, match=words):
+        own_yaml(text)
