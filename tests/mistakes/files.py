@@ -31,6 +31,8 @@ TEXTS = {
     "section_text": "data: some text\n",
     "model_list": "model: [1, 2]\n",
     "model_none": "model: null\n",
+    "pictures_none": "pictures: null\n",
+    "trainer_none": "trainer: null\n",
     "class_path_list": "model: {class_path: [MoCoV3]}\n",
     "trainer_missing": "trainer: missing.yaml\n",
     "date": "data: {bank_size: 2020-01-01}\n",

@@ -238,3 +238,13 @@ def test_checkpoint_that_cannot_be_written_whole_ends_a_run_in_a_sentence():
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert "could not be written whole" in stop.value.code
     assert list(Path("run/checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["trainer", "checkpoint", "evaluation", "pictures"])
+def test_section_that_is_null_is_refused(name):
+    Path("null.yaml").write_text(f"{name}: null")
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", TINY, "--config", "null.yaml", "--run_dir", "run"])
+    assert stop.value.code == (
+        f"ser-fit: error: {name} null is no section; leave it out for its defaults"
+    )

@@ -27,6 +27,7 @@ from ser_lightning.runtime import (
     find_class,
     options,
     packaged,
+    refuse_empty_sections,
     refuse_more_processes_than_cores,
     refuse_other_root,
     refuse_too_many_workers,
@@ -92,6 +93,7 @@ class StageCommandLine(LightningCLI):
             args = ["--config", data_of_checkpoint(Path(path), root, args), *args]
         self.config = parser.parse_args(args)
         self.run_dir = Path(self.config.run_dir or run_folder_of(self.config.checkpoint))
+        refuse_empty_sections(self.config, "trainer")
         refuse_a_part(self.config.trainer)
 
     @override

@@ -47,6 +47,7 @@ from ser_lightning.runtime import (
     options,
     packaged,
     refuse_another_run,
+    refuse_empty_sections,
     refuse_linked_keys,
     refuse_more_processes_than_cores,
     refuse_other_root,
@@ -145,6 +146,7 @@ class SERCommandLine(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        refuse_empty_sections(config, "trainer", "data", "checkpoint", "evaluation", "pictures")
         if not self._settled:
             settle(config)
         self.run_dir = Path(config.run_dir or default_run_dir(self.config_files, config.ckpt_path))

@@ -7,6 +7,7 @@ from ser_lightning.runtime.configuration import (
     content_of,
     options,
     packaged,
+    refuse_empty_sections,
     refuse_linked_keys,
     settle,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "packaged",
     "parameters",
     "plain_sections",
+    "refuse_empty_sections",
     "refuse_linked_keys",
     "refuse_more_processes_than_cores",
     "refuse_other_root",

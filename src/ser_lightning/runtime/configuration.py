@@ -62,6 +62,13 @@ def refuse_linked_keys(configs: list[str], linked: dict[tuple[str, str], str]) -
                 )
 
 
+def refuse_empty_sections(config: Any, *names: str) -> None:
+    """Raises where a section is null, of which there would be nothing to build."""
+    for name in names:
+        if config.get(name) is None:
+            raise ValueError(f"{name} null is no section; leave it out for its defaults")
+
+
 def section(content: dict[str, Any], name: str) -> dict[str, Any]:
     """A part of a configuration; empty where something else stands there: the parser will say."""
     section = content.get(name)
