@@ -83,7 +83,7 @@ PLACE = r"must be int >= 0 \| float in \[0, 1\] \| list\[int >= 0 \| float in \[
         ({"layer": True}, f"layer True {PLACE}"),
         ({"image_size": 0}, "image_size 0 must be int >= 1"),
         ({"vit_options": {**TINY_VIT, "drop_path_rate": 1.5}}, r"drop_path_rate 1\.5 must be"),
-        ({"vit_options": {**TINY_VIT, "depth": 0}}, "vit_options: depth 0 must be int >= 1"),
+        ({"vit_options": {**TINY_VIT, "depth": 0}}, "vit_options: depth 0 must be int in"),
         ({"vit_options": {**TINY_VIT, "mlp_ratio": -4}}, "mlp_ratio -4 must be float > 0"),
         ({"cls_layer": 4}, r"cls_layer 4 is not in 0\.\.3"),
         ({"position_embedding": "rotary"}, "position_embedding 'rotary' is not one of"),

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -21,6 +20,7 @@ from ser_lightning.backbones.packed import (
     run_block,
     run_cls_block,
 )
+from ser_lightning.backbones.prefix import Prefix
 from ser_lightning.backbones.vit import (
     CLSLayer,
     Layer,
@@ -29,22 +29,12 @@ from ser_lightning.backbones.vit import (
     block_numbers,
     build_vit,
     drop_cls_position,
+    grid_of,
+    positions,
     require_layers,
     resolve_cls_layer,
 )
 from ser_lightning.numbers import PositiveInt, checked
-
-
-class Prefix(NamedTuple):
-    """What the prefix hands to the regularizer and to the suffix.
-
-    Attributes:
-        tokens: (B, C, h, w) map of the patch tokens after block `layer`.
-        cls: (B, C) the [CLS] token beside them; None when it joins later, in the suffix.
-    """
-
-    tokens: Tensor
-    cls: Tensor | None
 
 
 @checked
@@ -237,10 +227,7 @@ class SplitViT(nn.Module):
             assert prefix.cls is not None
             return prefix.cls
         choose_attention(self._fusable, prefix.tokens, self.vit.cls_token)
-        tokens = prefix.tokens.flatten(2).transpose(1, 2)
-        if prefix.cls is not None:
-            tokens = torch.cat([prefix.cls.unsqueeze(1), tokens], dim=1)
-        return self._finish(pack([tokens]))
+        return self._finish(pack([prefix.sequence()]))
 
     def token_maps(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
         """Maps (B, C, h, w) of the patch tokens after several blocks, in one pass.
@@ -288,27 +275,14 @@ class SplitViT(nn.Module):
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens with position embedding, (B, h*w, C) or with [CLS] in front, and the grid."""
-        height, width = images.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"an image of {height} x {width} pixels is not made of whole patches of "
-                f"{self.patch_size} pixels; resize its sides to multiples of {self.patch_size}"
-            )
-        images = images.to(self.vit.pos_embed.dtype)  # for weights in half precision
-        choose_attention(self._fusable, images, self.vit.cls_token)
-        vit, grid = self.vit, (height // self.patch_size, width // self.patch_size)
+        vit, grid = self.vit, grid_of(images, self.patch_size)
+        images = images.to(vit.pos_embed.dtype)  # for weights in half precision
+        choose_attention(self._fusable, images, vit.cls_token)
         # The convolution may leave channels first in memory; every later operation would copy.
         tokens = vit.patch_embed(images).flatten(1, 2).contiguous()
         if self.cls_layer == 0:
             tokens = self._join(tokens)
-        # Differs: bicubic as in the public code, which gives scales of (h + 0.1) / 14 for sizes.
-        position = resample_abs_pos_embed(
-            vit.pos_embed,
-            new_size=list(grid),
-            old_size=list(self.grid),
-            num_prefix_tokens=int(self.cls_layer == 0),
-            antialias=False,
-        )
+        position = positions(vit, grid, self.grid, num_others=int(self.cls_layer == 0))
         return vit.norm_pre(vit.pos_drop(tokens + position)), grid
 
     def _walk(
@@ -328,7 +302,7 @@ class SplitViT(nn.Module):
                 final = packed._replace(tokens=self.vit.norm(packed.tokens)) if is_last else packed
                 has_cls = self.cls_layer == 0 or self.cls_layer < number
                 groups = zip(final.groups, grids, strict=True)
-                found[number] = [_prefix(tokens, grid, has_cls) for tokens, grid in groups]
+                found[number] = [Prefix.of(tokens, grid, has_cls) for tokens, grid in groups]
         return list(zip(*(found[layer] for layer in layers), strict=True)), packed
 
     def _finish(self, packed: Packed) -> Tensor:
@@ -356,9 +330,3 @@ class SplitViT(nn.Module):
 
     def _join(self, tokens: Tensor) -> Tensor:
         return torch.cat([self.vit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-
-
-def _prefix(tokens: Tensor, grid: tuple[int, int], has_cls: bool) -> Prefix:
-    """What (B, h*w, C) tokens, or these after a [CLS], hand out."""
-    patches = tokens[:, 1:] if has_cls else tokens
-    return Prefix(patches.transpose(1, 2).unflatten(2, grid), tokens[:, 0] if has_cls else None)

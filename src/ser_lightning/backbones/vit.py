@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import timm
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.weight_init import trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -123,6 +124,37 @@ def sincos_position(grid: tuple[int, int], width: int, temperature: float = 1e4)
     row = row[:, None].expand(-1, grid[1], -1)
     column = column[None].expand(grid[0], -1, -1)
     return torch.cat([row, column], dim=2).flatten(0, 1)[None]
+
+
+def grid_of(images: Tensor, patch_size: int) -> tuple[int, int]:
+    """The (h, w) tokens of (B, 3, H, W) images.
+
+    Raises:
+        ValueError: a side is not a multiple of the patch size.
+    """
+    height, width = images.shape[-2:]
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"an image of {height} x {width} pixels is not made of whole patches of "
+            f"{patch_size} pixels; resize its sides to multiples of {patch_size}"
+        )
+    return height // patch_size, width // patch_size
+
+
+# Differs: bicubic as in the public code, which gives scales of (h + 0.1) / 14 for sizes.
+def positions(vit: Any, grid: tuple[int, int], own: tuple[int, int], num_others: int) -> Tensor:
+    """The position embedding of a grid, upright; resampled, not antialiased, from the model's own.
+
+    Args:
+        vit: timm's model.
+        grid: (h, w) tokens of the images.
+        own: (h, w) tokens that the model's embedding is of.
+        num_others: entries of [CLS] before the grid's.
+    """
+    resampled: Tensor = resample_abs_pos_embed(
+        vit.pos_embed, list(grid), list(own), num_prefix_tokens=num_others, antialias=False
+    )
+    return resampled
 
 
 def block_number(layer: Layer, depth: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.backbones.split_vit import Prefix
+from ser_lightning.backbones.prefix import Prefix
 from ser_lightning.batch import (
     NUM_GLOBAL_VIEWS,
     BranchFeatures,
