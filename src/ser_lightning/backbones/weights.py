@@ -1,4 +1,7 @@
-"""Weights of a ViT: into it from foreign files, out of it as safetensors."""
+"""Weights of a ViT: into it from foreign files, out of it as safetensors.
+
+Which branch an evaluation takes, student or teacher, is in `evaluation/stage.py`.
+"""
 
 import json
 import math

@@ -2,6 +2,9 @@
 
 Rows come in threes: ours, the paper's, and the difference ours - paper. What the paper does not
 have stays without a difference.
+
+The JSON records that it reads are those of `results/record.py`, their words of
+`results/measures.py`.
 """
 
 import json

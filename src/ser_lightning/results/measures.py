@@ -1,4 +1,7 @@
-"""What the numbers of records, and of the evaluation during training, are called in tables."""
+"""What the numbers of records, and of the evaluation during training, are called in tables.
+
+What training logs beside them is named in `objectives/base.py`, `_log_step`.
+"""
 
 import re
 from functools import cache

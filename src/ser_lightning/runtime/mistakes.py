@@ -3,6 +3,8 @@
 A mistake is told by type and by where it was raised: settings and files, whoever complains about
 them; and a complaint that this package, or a library that checks settings, states by a `raise`. An
 error that happens to a statement, such as an index out of range, is a bug, whatever its type.
+
+`launch.py` prints and exits; options that do not parse are put into words by `parser.py`.
 """
 
 import errno

@@ -1,6 +1,6 @@
 """The k-NN stage: neighbours among all training images, without any training.
 
-The smaller bank used while training is chosen in `data/datamodule.py`.
+The smaller bank used while training is chosen in `data/datamodule.py`, and votes in `online.py`.
 
 Source: DINO eval_knn.py; SER Table 3.
 """
