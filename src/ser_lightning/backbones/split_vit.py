@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from ser_lightning.backbones import weights as weight_files
 from ser_lightning.backbones.attention import choose_attention, is_plain_block
+from ser_lightning.backbones.compiled import compiled
 from ser_lightning.backbones.packed import (
     Output,
     Packed,
@@ -60,6 +61,7 @@ class SplitViT(nn.Module):
         cls_layer: number of blocks before [CLS] joins.
         grid: (h, w) tokens of a square image of `image_size`.
         weights: the file that it started from.
+        compiles: whether blocks run through `torch.compile`; set by `Objective`.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class SplitViT(nn.Module):
             cls_only_last_block=cls_only_last_block,
         )
         self.weights = weights
+        self.compiles = False
         self.grad_checkpointing = grad_checkpointing  # no argument of what is computed
         self.vit: Any = build_vit(
             name, image_size, patch_size, options, weight_init, position_embedding
@@ -320,6 +323,7 @@ class SplitViT(nn.Module):
 
     def _computed(self, run: Run[Output], block: nn.Module, packed: Packed) -> Output:
         """A block's output, of which only the input is kept where activations are not."""
+        run = compiled(run) if self.compiles else run
         is_again = self.grad_checkpointing and torch.is_grad_enabled()
         return run_again(run, block, packed) if is_again else run(block, packed)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ser_lightning.backbones import Branch, SplitViT
+from ser_lightning.backbones.compiled import require_compiler
 from ser_lightning.batch import BranchFeatures, EvaluationBatch, LossOutput, PartitionedBatch, Tap
 from ser_lightning.distributed import all_reduce_mean
 from ser_lightning.numbers import (
@@ -72,6 +73,8 @@ class Objective(L.LightningModule, ABC):
             to the letter).
         global_batch_size: images per optimizer step; ser-fit takes it from `data`.
         seed: seed of dropout and stochastic depth; ser-fit takes it from `seed_everything`.
+        compile: run the blocks through `torch.compile`: the same losses but for rounding, after
+            a minute or more of compiling at the start.
     """
 
     accepts_local_views: ClassVar[bool] = False
@@ -96,8 +99,10 @@ class Objective(L.LightningModule, ABC):
         partition: Literal["joint", "separate"] = "joint",
         global_batch_size: PositiveInt = 2048,
         seed: NonNegativeInt = 0,
+        compile: bool = False,
     ) -> None:
         super().__init__()
+        backbone.compiles = compile
         if regularizer is not None:
             regularizer.attach(_taps(backbone), backbone.width)
         self.backbone = backbone
@@ -120,6 +125,8 @@ class Objective(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             check_trainer(self.trainer, self)
+            if self.backbone.compiles:
+                require_compiler(self.trainer.strategy.root_device)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
