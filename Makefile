@@ -30,8 +30,8 @@ demo-photos: $(READY) ## the same on your own photographs: ROOT=folder
 test: $(READY) ## run the fast tests, about 3 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
-test-slow: $(READY) ## run the slow tests: killed and resumed runs, several processes
-	@$(BIN)/python -m pytest -q -m slow
+test-slow: $(READY) ## run the slow tests: killed and resumed runs, several processes, mistakes by the hundred
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -n auto --maxprocesses 8 --dist loadfile
 
 faults: $(READY) ## kill runs at random moments and compare their last bits, about 40 minutes on 2 cores: FAULTS="--kills 12"
 	@$(BIN)/python -m studies.faults.kills $(FAULTS)
