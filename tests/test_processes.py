@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_signals_wait_until_workers_have_started():
     before = signal.signal(signal.SIGUSR1, lambda *_: seen.append("handled"))
     try:
         with signals_held():
-            os.kill(os.getpid(), signal.SIGUSR1)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
             seen.append("started")
         assert seen == ["started", "handled"]
     finally:

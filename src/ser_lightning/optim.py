@@ -156,6 +156,8 @@ def before_resuming(module: L.LightningModule, checkpoint: dict[str, Any]) -> No
     loaded the weights, which would have passed through float32.
     """
     restate_progress(checkpoint)
+    if module._trainer is not None:
+        _restate_end_of_epoch(checkpoint.get("loops", {}).get("fit_loop", {}), module.trainer)
     if module._trainer is not None and module.trainer.precision == "64-true":
         module.double()
 
@@ -185,6 +187,45 @@ def restate_progress(checkpoint: dict[str, Any]) -> None:
     if is_whole:
         batches["current"] = dict.fromkeys(batches["current"], 0)
         batches["is_last_batch"] = False
+
+
+def _restate_end_of_epoch(loops: dict[str, Any], trainer: L.Trainer) -> None:
+    """Restates, in place, the end of an epoch's last batch as what comes next.
+
+    Lightning would leave out the validation of that epoch, and count one epoch too few from there
+    on, so that a run that is stopped once more trains too long. What comes next is the validation,
+    or the next epoch; at the end of the run Lightning itself is right.
+    """
+    epochs, batches = loops.get("epoch_progress"), loops.get("epoch_loop.batch_progress")
+    if not (epochs and batches and batches["is_last_batch"]):
+        return
+    is_left = epochs["total"]["processed"] == epochs["total"]["started"]
+    if is_left or batches["total"]["completed"] == batches["total"]["processed"]:
+        return
+    number = epochs["current"]["started"]  # of epochs, this one included
+    if (
+        trainer.enable_validation
+        and trainer.val_check_interval == 1
+        and number % (trainer.check_val_every_n_epoch or 1) == 0
+    ):
+        restate_validation(loops)
+    elif trainer.max_epochs in (None, -1) or number < trainer.max_epochs:
+        for tracker in (epochs["total"], epochs["current"]):
+            tracker["processed"] = tracker["completed"] = tracker["started"]
+        batches["total"]["completed"] = batches["total"]["processed"]
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches["is_last_batch"] = False
+
+
+def restate_validation(loops: dict[str, Any]) -> None:
+    """Restates, in place, the progress of a fit as that of the beginning of a validation."""
+    batches = loops["epoch_loop.batch_progress"]
+    for tracker in (batches["total"], batches["current"]):
+        tracker["completed"] = tracker["processed"]
+    validation = loops["epoch_loop.val_loop.batch_progress"]
+    validation["current"] = dict.fromkeys(validation["current"], 0)
+    validation["total"] = {"ready": 1, "completed": 0, "started": 1, "processed": 0}
+    validation["is_last_batch"] = False
 
 
 def scheduled(

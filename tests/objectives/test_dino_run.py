@@ -34,6 +34,7 @@ def set_clock(module, monkeypatch, step):
         num_training_batches=STEPS_PER_EPOCH,
         accumulate_grad_batches=1,
         global_step=step,
+        precision_plugin=None,
     )
     logged = {}
     monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value}))

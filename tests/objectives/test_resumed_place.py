@@ -1,5 +1,7 @@
 """A run goes on with the batch that comes next, whichever limits it had and has now."""
 
+from contextlib import nullcontext
+
 import lightning as L
 import pytest
 
@@ -24,14 +26,32 @@ class Places(L.Callback):
 
     def __init__(self):
         self.seen = []
+        self.validated = []
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         place = (trainer.current_epoch, batch_idx, trainer.global_step)
         self.seen.append((*place, tuple(batch.indices.tolist())))
 
+    def on_validation_start(self, trainer, module):
+        self.validated.append(trainer.global_step)
+
 
 def places(folder, resumes=False, every_n_train_steps=None, **options):
-    module = tiny_objective(SimCLR, warmup_epochs=0, global_batch_size=8)
+    return run(folder, resumes, every_n_train_steps, **options).seen
+
+
+class Stopped(SimCLR):
+    """Stops after a step, when its checkpoint has been written: callbacks come first."""
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.trainer.global_step == self.stop_after:
+            raise SystemExit
+
+
+def run(folder, resumes=False, every_n_train_steps=None, stop_after=None, **options):
+    module = tiny_objective(Stopped, warmup_epochs=0, global_batch_size=8)
+    module.stop_after = stop_after
     data = PartitionedDataModule(
         Shapes(num_train=8 * STEPS_PER_EPOCH, num_evaluation=4, image_size=16),
         global_batch_size=8,
@@ -54,8 +74,10 @@ def places(folder, resumes=False, every_n_train_steps=None, **options):
         enable_model_summary=False,
         **{"limit_val_batches": 0} | options,
     )
-    trainer.fit(module, data, ckpt_path=checkpoint.path if resumes else None, weights_only=True)
-    return seen.seen
+    path = checkpoint.path if resumes else None
+    with nullcontext() if stop_after is None else pytest.raises(SystemExit):
+        trainer.fit(module, data, ckpt_path=path, weights_only=True)
+    return seen
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +106,32 @@ def test_resumed_run_sees_the_batches_of_an_unbroken_one(first, then, options, u
     before = places(tmp_path, **options, **first)
     after = places(tmp_path, resumes=True, **options, **then)
     assert before + after == unbroken
+
+
+def slow(*values):
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+@pytest.mark.parametrize("stops", [(6, 9), *slow((6, 7, 8), (12, 13), (6, 12), (18,))], ids=str)
+@pytest.mark.parametrize(
+    ("options", "validated"),
+    [
+        ({"limit_val_batches": 1}, {6, 12, 18}),
+        ({"limit_val_batches": 1, "check_val_every_n_epoch": 2}, {12}),
+        ({}, set()),
+    ],
+    ids=["every epoch", "every other epoch", "never"],
+)
+@pytest.mark.parametrize("limit", [{"max_epochs": 3}, *slow({"max_steps": NUM_STEPS})], ids=str)
+def test_run_stopped_at_the_end_of_an_epoch_and_again_ends_where_it_should(
+    stops, options, validated, limit, unbroken, tmp_path
+):
+    how = {"every_n_train_steps": 1, **limit, **options}
+    parts = [run(tmp_path, number > 0, stop_after=step, **how) for number, step in enumerate(stops)]
+    parts.append(run(tmp_path, True, **how))
+    assert [place for part in parts for place in part.seen] == unbroken
+    if stops[-1] < NUM_STEPS or "max_epochs" in limit:  # else nothing is left to go on with
+        assert {step for part in parts for step in part.validated} == validated
 
 
 def test_accumulating_run_by_steps_goes_on_with_the_next_batch(unbroken, tmp_path):
