@@ -23,7 +23,7 @@ ALLOWED = {
     "losses": {"distributed"},
     "results": {"corruptions", "files", "sealed"},
     "sealed": {"files"},
-    "runtime": {"files", "processes", "trusted"},
+    "runtime": {"files", "optim", "processes", "trusted"},
     # source -> view -> batch -> token map -> loss
     "sources": {"files", "randomness", "sealed"},
     "data": {

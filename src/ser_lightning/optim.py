@@ -218,7 +218,11 @@ def _restate_end_of_epoch(loops: dict[str, Any], trainer: L.Trainer) -> None:
 
 
 def restate_validation(loops: dict[str, Any]) -> None:
-    """Restates, in place, the progress of a fit as that of the beginning of a validation."""
+    """Restates, in place, progress taken before or amid a validation as that of its beginning.
+
+    Lightning would go on with the batch after the last one, of a validation whose other batches
+    are forgotten.
+    """
     batches = loops["epoch_loop.batch_progress"]
     for tracker in (batches["total"], batches["current"]):
         tracker["completed"] = tracker["processed"]

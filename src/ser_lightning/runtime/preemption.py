@@ -13,6 +13,7 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from ser_lightning.optim import restate_validation
 from ser_lightning.processes import STOPPING, is_launched
 from ser_lightning.runtime.checkpoint import RunCheckpoint
 
@@ -153,6 +154,7 @@ class Preemption(L.Callback):
     ) -> None:
         if self._is_leaving and trainer.validating:
             restate_validation(checkpoint["loops"]["fit_loop"])
+            _restate_last_epoch(checkpoint["loops"]["fit_loop"])
 
     @override
     def on_exception(
@@ -173,17 +175,9 @@ class Preemption(L.Callback):
         self._replaced = {}
 
 
-def restate_validation(loops: dict[str, Any]) -> None:
-    """Restates, in place, progress that was taken amid a validation as that of its beginning.
-
-    Lightning would go on with the batch after the last one, of a validation whose other batches
-    are forgotten. After the last epoch, what was taken is restated as the end of its last batch.
-    """
+def _restate_last_epoch(loops: dict[str, Any]) -> None:
+    """Restates, in place, progress taken after the last epoch as that of its last batch."""
     epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
-    validation = loops["epoch_loop.val_loop.batch_progress"]
-    validation["current"] = dict.fromkeys(validation["current"], 0)
-    validation["total"] = {"ready": 1, "completed": 0, "started": 1, "processed": 0}
-    validation["is_last_batch"] = False
     if epochs["current"]["processed"] == epochs["current"]["started"]:
         for tracker in (epochs["total"], epochs["current"]):
             tracker["processed"] -= 1
