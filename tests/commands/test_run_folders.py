@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import lightning as L
 import pytest
 
 from ser_lightning.cli import main
@@ -111,3 +112,19 @@ def test_second_start_is_refused_and_the_first_goes_on_untouched(trained_run, tm
             main(["fit", "--config", TINY, "--run_dir", str(run), "--ckpt_path", "last"])
         assert contents(run) == before
     assert not (run / LOCK).exists()
+
+
+class Removes(L.Callback):
+    """Removes the run's folder after a step, as somebody who tidies up would."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 3:
+            shutil.rmtree(trainer.default_root_dir)
+
+
+def test_run_whose_folder_is_removed_writes_its_checkpoint_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("ser_lightning.commands.fit.Throughput", Removes)
+    main(["fit", "--config", TINY, "--run_dir", str(tmp_path / "run")])
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert checkpoint["global_step"] == 12
+    assert "config" in checkpoint["ser_lightning"]

@@ -1,4 +1,7 @@
-"""Loaders whose items are whole batches, and the samplers that name the batches of a rank."""
+"""Loaders whose items are whole batches, and the samplers that name the batches of a rank.
+
+How many workers is an option of `base.py`; they need no seeds, see `randomness.py`.
+"""
 
 import math
 from collections.abc import Callable, Iterator

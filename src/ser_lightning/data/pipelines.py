@@ -1,7 +1,8 @@
 """The two pipelines: crops for invariance, invertible views for equivariance; and extra views.
 
 Settings of local and rotated crops are in `extra_views.py`, of colours and blur in
-`photometric.py`; boxes and resizing in `crops.py`.
+`photometric.py`, of flips, turns and scales of the invertible views in `groups/sampler.py`; boxes
+and resizing in `crops.py`.
 
 A pipeline works in two halves. `make` runs on the host, in the workers: it draws every random
 number as a function of (seed, epoch, step, index) and returns small uint8 images with the record

@@ -1,4 +1,7 @@
-"""Which checkpoint a run goes on with, and whether it fits, told before anything is started."""
+"""Which checkpoint a run goes on with, and whether it fits, told before anything is started.
+
+The last one or the one before it: `latest_checkpoint` of `files.py`.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,7 @@
 """How steady predictions are along videos of a slowly changing image.
 
 Source: Hendrycks & Dietterich 2019, arXiv 1903.12261, flip probability and top-5 distance, and its
-public evaluation code.
+public evaluation code. mFR and mT5D, which divide by AlexNet's, are in `results/ratios.py`.
 """
 
 from typing import Literal, NamedTuple, get_args
