@@ -8,6 +8,7 @@ error that happens to a statement, such as an index out of range, is a bug, what
 """
 
 import errno
+import os
 import re
 import shutil
 import traceback
@@ -144,7 +145,8 @@ def _of_file(error: BaseException) -> str | None:
         return None
     if error.errno is None:  # stated by a library, or by us
         return _words(error)
-    files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    names = [name for name in (error.filename, error.filename2) if name is not None]
+    files = [os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in names]
     place = _short(files[0]) if files else "a file"
     if error.errno in _FILES:
         return f"{place} {_FILES[error.errno]}"
