@@ -11,6 +11,7 @@ from ser_lightning.files import (
     MOVED,
     RENAMED,
     checkpoint_config,
+    keep_as,
     read_config,
     read_text,
     upgraded,
@@ -98,3 +99,11 @@ def test_text_that_is_none_is_refused_with_the_files_name(tmp_path):
 def test_yaml_without_end_is_refused(text, words):
     with pytest.raises(ValueError, match=words):
         own_yaml(text)
+
+
+def test_name_that_is_the_same_file_already_is_left_alone(tmp_path):
+    path, other = tmp_path / "last", tmp_path / "previous"
+    path.write_text("a")
+    for _ in range(2):  # a rename of one of its links to another does nothing
+        keep_as(path, other)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "previous"]

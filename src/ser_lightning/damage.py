@@ -42,6 +42,8 @@ def _damage(path: Path, with_tensors: bool, state: tuple[int, ...]) -> str:
                         while stream.read(1 << 20):
                             pass
     except (*_OF_ZIP, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EIO:
+            return "it cannot be read: its disk reports an error; fetch it again"
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before the start
             raise
         is_cut = str(error) == _NO_END

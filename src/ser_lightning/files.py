@@ -253,7 +253,7 @@ def keep_as(path: Path, other: Path) -> None:
 
     Without effect where there is no such file. Where links cannot be made, it is copied.
     """
-    if not path.is_file():
+    if not path.is_file() or (other.exists() and other.samefile(path)):
         return
     with atomic_path(other) as partial:
         try:

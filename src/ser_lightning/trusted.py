@@ -20,12 +20,11 @@ CLASSES: dict[str, frozenset[str] | None] = {
     "torch.optim": None,
     "timm.optim": None,
     "lightning.pytorch.callbacks": frozenset({
-        "DeviceStatsMonitor", "EarlyStopping", "GradientAccumulationScheduler",
-        "LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "RichModelSummary",
-        "RichProgressBar", "StochasticWeightAveraging", "TQDMProgressBar",
+        "DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint",
+        "ModelSummary", "RichModelSummary", "RichProgressBar", "TQDMProgressBar",
     }),
     "lightning.pytorch.loggers": frozenset({"CSVLogger", "TensorBoardLogger"}),
-    "lightning.pytorch.strategies": frozenset({"DDPStrategy", "FSDPStrategy"}),
+    "lightning.pytorch.strategies": frozenset({"DDPStrategy"}),
 }  # fmt: skip
 WRITTEN = frozenset({"default_root_dir", "dirpath", "save_dir"})
 """Options of Lightning's classes that say in which folder files are written."""

@@ -1,5 +1,6 @@
 """The last two checkpoints of a run: what happens when one of them is damaged, and is said."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 
 from ser_lightning.cli import main
 from ser_lightning.commands.fit import SERCommandLine
+from ser_lightning.damage import damage
 from ser_lightning.files import last_checkpoint, load_checkpoint, previous_checkpoint
+from ser_lightning.runtime.resumable import resolved_checkpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -100,3 +103,27 @@ def test_run_without_a_whole_checkpoint_is_not_started_afresh(folder, capsys):
     text = sentence(["fit", "--run_dir", "run", "--ckpt_path", "last"], capsys)
     assert "no other in run/checkpoints is whole" in text
     assert "give another --run_dir" in text
+
+
+def test_file_of_its_own_is_measured_whatever_became_of_the_run(folder, capsys):
+    shutil.copyfile(last_checkpoint(folder), folder / "backup.ckpt")
+    flip(last_checkpoint(folder))
+    flip(previous_checkpoint(folder))
+    checkpoint = str(folder / "backup.ckpt")
+    assert resolved_checkpoint(checkpoint, Path("run"), "validate") == checkpoint
+
+
+def test_disk_that_reports_an_error_is_damage(folder, monkeypatch):
+    def fails(self, entry):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("zipfile.ZipFile.open", fails)
+    assert "its disk reports an error" in damage(last_checkpoint(folder))
+
+
+def test_trial_in_the_folder_of_a_run_leaves_what_the_run_is_writing(folder):
+    half = folder / ".last.ckpt.0.partial"
+    half.write_bytes(b"")
+    main(["fit", "--run_dir", "run", "--ckpt_path", "last", "--trainer.fast_dev_run", "true"])
+    assert half.exists()
+    assert not (folder.parent / "pictures").exists()

@@ -4,6 +4,7 @@ import os
 import runpy
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,14 @@ def test_files_that_know_signals_are_imported_where_there_are_few(monkeypatch):
     for path in files:
         if path.name in names:
             runpy.run_path(str(path))
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("scontrol"), "exit status 1"])
+def test_job_that_cannot_be_put_back_is_told_so(monkeypatch, error):
+    def fails(call, **_):
+        raise error if isinstance(error, OSError) else subprocess.CalledProcessError(1, call)
+
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(preemption.subprocess, "run", fails)
+    with pytest.warns(UserWarning, match=r"job 7 was not put back .*: scontrol requeue 7"):
+        preemption._requeue()

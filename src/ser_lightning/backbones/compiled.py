@@ -6,13 +6,18 @@ from typing import Any
 
 import torch
 
+_MOST_VARIANTS = 256  # of one function; torch runs further ones without compiling them
+
 
 @cache
 def compiled(run: Callable) -> Callable:
-    """A function of a block and its tokens, compiled once for all blocks and lengths.
+    """A function of a block and its tokens, compiled for all blocks and lengths.
 
-    Another number of groups of images compiles it anew.
+    Another number of groups of images compiles it anew, and so does another rate of dropped paths,
+    of which every block has its own.
     """
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, _MOST_VARIANTS)
     return torch.compile(run, dynamic=True)
 
 

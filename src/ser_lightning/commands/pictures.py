@@ -38,8 +38,8 @@ class Pictures(L.Callback):
     `pictures/views.png`: two images with what both pipelines make of them. `pictures/
     token_maps.png`: the token map of three fixed validation images after the regularizer's block,
     and of their turned, flipped and resized copies. `pictures/neighbours.png`: six validation
-    images and what the embedding finds nearest to them, at the start and now. The newest one of
-    each stays; TensorBoard has all.
+    images and what the embedding finds nearest to them now, and in a run that was not resumed at
+    the start. The newest one of each stays; TensorBoard has all.
 
     Args:
         every: Validations between two drawings; 0 draws nothing at all.
@@ -54,7 +54,10 @@ class Pictures(L.Callback):
     @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: Any = getattr(trainer, "datamodule", None)
-        wanted = self.every and trainer.state.fn == "fit" and trainer.is_global_zero
+        is_trial = getattr(trainer, "fast_dev_run", False)
+        wanted = (
+            self.every and trainer.state.fn == "fit" and trainer.is_global_zero and not is_trial
+        )
         if not wanted or not isinstance(data, PartitionedDataModule):
             return
         self._num_validations += 1

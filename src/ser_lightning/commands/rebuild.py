@@ -19,10 +19,13 @@ def rebuilt(config: Mapping[str, Any], file: Path, **backbone: Any) -> Objective
         file: that it is from; classes that are not of this package are refused.
         backbone: arguments of the backbone to build it with instead.
     """
+    if "model" not in config:
+        raise ValueError(f"{file} does not say how to build its model; give the file of a run")
     origin = Origin(file, file.parent)
     sections = plain_sections({"model": config["model"]}, {"model": Objective}, origin)
     model = deepcopy(sections["model"])
     arguments(arguments(model)["backbone"]).update(weights=None, **backbone)
+    arguments(model)["compile"] = False
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Objective, "model")
     objective: Objective = parser.instantiate(parser.parse_object({"model": model})).model

@@ -1,6 +1,7 @@
 """`ser-fit replay`: runs a step again that ended a run because it was not finite."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -87,7 +88,7 @@ def _lines(step: Replay, seen: Examination) -> list[str]:
     """What running a step again showed."""
     lines = []
     for name, value in seen.terms.items():
-        before = step.terms.get(name)
+        before = step.terms.get(name, math.nan)
         same = "as before" if repr(value) == repr(before) else f"{before:.9g} before"
         lines.append(f"  {name} {value:.9g} ({same})")
     lines.append(f"  First not finite: {describe(seen)}.")

@@ -157,7 +157,7 @@ def cached_features(
     key = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:24]
     folder = run_dir / "features"
     final = folder / key
-    if (final / "cls.npy").is_file():
+    if trainer.strategy.broadcast((final / "cls.npy").is_file()):  # one answer for all ranks
         rank_zero_info(f"features of {len(images):,} {split} images: taken from {final}")
     else:
         loader = data.clean_loader(split)

@@ -125,8 +125,8 @@ class Objective(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             check_trainer(self.trainer, self)
-            if self.backbone.compiles:
-                require_compiler(self.trainer.strategy.root_device)
+        if self.backbone.compiles:
+            require_compiler(self.trainer.strategy.root_device)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ def stop(objective: Objective, found: NonFinite) -> NonFiniteError:
     first = f"First not finite: {describe(seen)}. " if rank() == culprit else ""
     return NonFiniteError(
         f"step {one_pass.step}: {replay.found}. {first}The run stopped before the optimizer step, "
-        f"the last checkpoint is good; {where}. {_REMEDY}"
+        f"the last checkpoint, if there is one, is good; {where}. {_REMEDY}"
     )
 
 

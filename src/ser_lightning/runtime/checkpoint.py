@@ -78,7 +78,10 @@ def without_foreign_paths(checkpoint: dict[str, Any], path: Path) -> dict[str, A
 
 
 def _is_below(file: str, folder: Path) -> bool:
-    return Path(file).resolve().is_relative_to(folder)
+    try:
+        return Path(file).resolve().is_relative_to(folder)
+    except (OSError, ValueError):  # no path at all
+        return False
 
 
 def _files_of(state: Any) -> list[str]:
@@ -126,7 +129,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.is_global_zero and self.dirpath:
+        is_trial = getattr(trainer, "fast_dev_run", False)  # without a lock: it may not be alone
+        if stage == "fit" and trainer.is_global_zero and self.dirpath and not is_trial:
             sweep(Path(self.dirpath))
         with warnings.catch_warnings():
             # The folder is meant to be used again: a run goes on where it stopped.

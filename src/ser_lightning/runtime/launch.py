@@ -45,8 +45,8 @@ def run(module: str, function: str, args: list[str]) -> None:
     _quieten()
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
+    given = [with_home_folder(argument) for argument in args if argument != DEBUG]
     try:
-        given = [with_home_folder(argument) for argument in args if argument != DEBUG]
         getattr(import_module(module), function)(given)
     except KeyboardInterrupt:
         print("ser-fit: interrupted", file=sys.stderr)
@@ -57,7 +57,7 @@ def run(module: str, function: str, args: list[str]) -> None:
     except Exception as error:
         if DEBUG in args:
             raise
-        _end(error, [function.replace("_", "-"), *args])
+        _end(error, [function.replace("_", "-"), *given])
 
 
 def _end(error: Exception, command: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from ser_lightning.optim import restate_validation
@@ -152,7 +152,7 @@ class Preemption(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self._is_leaving and trainer.validating:
+        if self._is_leaving and trainer.validating and "loops" in checkpoint:
             restate_validation(checkpoint["loops"]["fit_loop"])
             _restate_last_epoch(checkpoint["loops"]["fit_loop"])
 
@@ -196,8 +196,14 @@ def _job() -> str | None:
 def _requeue() -> None:
     """Puts the job back into the queue."""
     job = _job()
-    if job:
-        subprocess.run(["scontrol", "requeue", job], check=False)
+    if not job:
+        return
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        rank_zero_warn(
+            f"job {job} was not put back into the queue ({error}); type: scontrol requeue {job}"
+        )
 
 
 def _requeue_and_exit(number: int, frame: FrameType | None) -> None:

@@ -24,10 +24,6 @@ from ser_lightning.trusted import printable
 
 _OF_TRAINING = ("optimizer_states", "lr_schedulers", "loops", "global_step", "epoch")
 _NUM_SHOWN = 3
-_MAY_DIFFER = {
-    "params", "lr", "initial_lr", "weight_decay",  # may follow a schedule
-    "foreach", "fused", "capturable", "differentiable",  # how it is computed
-}  # fmt: skip
 
 
 def require_configuration(path: Path, args: list[str]) -> None:
@@ -49,12 +45,12 @@ def resolved_checkpoint(path: str | None, run_dir: Path, command: str) -> str | 
     Raises:
         ValueError: there is no such file, it is damaged, or `fit` would overwrite another run.
     """
-    last, wrong = latest_checkpoint(run_dir / CHECKPOINT_FOLDER)
     if path != "last":
         if path:
             _require_file(Path(path))
             require_whole(Path(path))
         return path
+    last, wrong = latest_checkpoint(run_dir / CHECKPOINT_FOLDER)
     if last.is_file():
         _say_it_is_older(last, wrong, command)
         return str(last)
@@ -174,7 +170,7 @@ def _require_known_version(path: Path, content: Mapping[str, Any]) -> None:
 def _other_optimizer(states: Any, model: Any) -> str:
     """How a stored optimizer differs from a model's, in words; empty where it fits.
 
-    Torch takes the options of a stored one over, so that others would have no effect.
+    Values of its options may differ: those of the configuration are used (`StepSchedule`).
     """
     own = model.optimizer_factory(model.parameter_groups(), model.learning_rate).param_groups
     try:
@@ -190,11 +186,4 @@ def _other_optimizer(states: Any, model: Any) -> str:
         only, lacking = group.keys() - new.keys() - {"initial_lr"}, new.keys() - group.keys()
         if only and lacking:  # versions of one optimizer add options, or remove some
             return f"it has {', '.join(sorted(only))}, this one {', '.join(sorted(lacking))}"
-        for name in sorted(group.keys() & new.keys() - _MAY_DIFFER):
-            if _plain(group[name]) != _plain(new[name]):
-                return f"its {name} is {group[name]}, this one's {new[name]}"
     return ""
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

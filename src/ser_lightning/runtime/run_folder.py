@@ -110,7 +110,7 @@ def stored_configuration(args: list[str]) -> tuple[Path, dict[str, Any]]:
         return path, checkpoint_config(path) or {}
     record = Path(run_dir) / CONFIGURATION
     is_there = bool(run_dir) and record.is_file()
-    return record, read_config(record.read_text(), record) if is_there else {}
+    return record, read_config(read_text(record), record) if is_there else {}
 
 
 def usable_for(args: list[str], config: dict[str, Any], roots: dict[str, Any], file: Path) -> str:
