@@ -121,9 +121,12 @@ def test_disk_that_reports_an_error_is_damage(folder, monkeypatch):
     assert "its disk reports an error" in damage(last_checkpoint(folder))
 
 
-def test_trial_in_the_folder_of_a_run_leaves_what_the_run_is_writing(folder):
-    half = folder / ".last.ckpt.0.partial"
+def test_trial_in_the_folder_of_a_run_leaves_what_the_run_is_writing(tmp_path):
+    half = tmp_path / "checkpoints" / ".last.ckpt.0.partial"
+    half.parent.mkdir()
     half.write_bytes(b"")
-    main(["fit", "--run_dir", "run", "--ckpt_path", "last", "--trainer.fast_dev_run", "true"])
+    tiny = str(Path(__file__).parents[1] / "tiny.yaml")
+    options = ["--trainer.fast_dev_run", "true", "--pictures.every", "1"]
+    main(["fit", "--config", tiny, "--run_dir", str(tmp_path), *options])
     assert half.exists()
-    assert not (folder.parent / "pictures").exists()
+    assert not (tmp_path / "pictures").exists()
