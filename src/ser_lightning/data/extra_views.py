@@ -1,4 +1,7 @@
-"""Settings of further views: local crops and rotated crops."""
+"""Settings of further views: local crops and rotated crops.
+
+The two global crops are `CropViews` in `pipelines.py`.
+"""
 
 from dataclasses import dataclass
 
