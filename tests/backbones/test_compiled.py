@@ -53,6 +53,7 @@ def test_machine_without_a_compiler_is_told_so_before_the_first_batch(monkeypatc
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_compiled_losses_and_gradients_are_those_of_the_eager_path():
     loss, gradients, _ = step(compile=True)
     expected = step()
