@@ -249,3 +249,9 @@ def test_section_that_is_null_is_refused(name):
     assert stop.value.code == (
         f"ser-fit: error: {name} null is no section; leave it out for its defaults"
     )
+
+
+def test_value_in_the_place_of_a_section_is_called_so():
+    with pytest.raises(TypeError) as caught:
+        dict(**False)
+    assert "a section is a single value" in sentence(caught.value)
