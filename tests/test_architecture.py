@@ -45,7 +45,7 @@ ALLOWED = {
     # what people type
     "commands": {
         *("backbones", "batch", "cli", "data", "evaluation", "files", "groups", "objectives"),
-        *("reporting", "results", "runtime", "trainer_rules"),
+        *("optim", "reporting", "results", "runtime", "trainer_rules"),
     },
     "cli": {"commands", "data", "objectives", "runtime"},
 }

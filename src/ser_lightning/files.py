@@ -71,9 +71,7 @@ def load_checkpoint(path: str | Path, **options: Any) -> dict[str, Any]:
     if not path.is_file():
         state = "is a folder; give a file" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"checkpoint {path} {state}")
-    found = damage(path, with_tensors=not options.get("mmap"))
-    if found:
-        raise UnsafeCheckpointError(f"checkpoint {path} was not loaded: {found}{_instead(path)}")
+    _require_undamaged(path, with_tensors=not options.get("mmap"))
     if not is_archive(path):
         options.pop("mmap", None)  # which torch has for files of today only
     try:
@@ -96,9 +94,13 @@ def load_checkpoint(path: str | Path, **options: Any) -> dict[str, Any]:
 def require_whole(path: Path) -> dict[str, Any]:
     """A checkpoint whose every byte is looked at, its tensors on disk; raises as the other."""
     content = load_checkpoint(path, map_location="cpu", mmap=True)
-    if found := damage(path):
-        raise UnsafeCheckpointError(f"checkpoint {path} was not loaded: {found}{_instead(path)}")
+    _require_undamaged(path, with_tensors=True)
     return content
+
+
+def _require_undamaged(path: Path, with_tensors: bool) -> None:
+    if found := damage(path, with_tensors):
+        raise UnsafeCheckpointError(f"checkpoint {path} was not loaded: {found}{_instead(path)}")
 
 
 def latest_checkpoint(folder: Path) -> tuple[Path, str]:

@@ -155,11 +155,11 @@ def before_resuming(module: L.LightningModule, checkpoint: dict[str, Any]) -> No
     See `restate_progress`. Double precision begins here: Lightning would begin it after it has
     loaded the weights, which would have passed through float32.
     """
-    restate_progress(checkpoint)
     if module._trainer is not None:
         _restate_end_of_epoch(checkpoint.get("loops", {}).get("fit_loop", {}), module.trainer)
-    if module._trainer is not None and module.trainer.precision == "64-true":
-        module.double()
+        if module.trainer.precision == "64-true":
+            module.double()
+    restate_progress(checkpoint)
 
 
 def restate_progress(checkpoint: dict[str, Any]) -> None:
@@ -211,10 +211,8 @@ def _restate_end_of_epoch(loops: dict[str, Any], trainer: L.Trainer) -> None:
         restate_validation(loops)
     elif trainer.max_epochs in (None, -1) or number < trainer.max_epochs:
         for tracker in (epochs["total"], epochs["current"]):
-            tracker["processed"] = tracker["completed"] = tracker["started"]
+            tracker["processed"] = tracker["started"]  # it is left: see `restate_progress`
         batches["total"]["completed"] = batches["total"]["processed"]
-        batches["current"] = dict.fromkeys(batches["current"], 0)
-        batches["is_last_batch"] = False
 
 
 def restate_validation(loops: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from parsed import Parsed, refusal
 from ser_lightning.cli import main
-from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.damage import damage
 from ser_lightning.files import last_checkpoint, load_checkpoint, previous_checkpoint
 from ser_lightning.runtime.resumable import resolved_checkpoint
@@ -35,21 +35,6 @@ def folder(trained_run, tmp_path, monkeypatch):
     return Path("run/checkpoints")
 
 
-class Parsed(SERCommandLine):
-    """Runs nothing."""
-
-    def _run_subcommand(self, subcommand):
-        pass
-
-
-def sentence(args, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(args)
-    text = capsys.readouterr().err + str(stop.value.code)
-    assert "Traceback" not in text
-    return text
-
-
 def test_a_run_leaves_its_last_two_checkpoints(folder):
     names = {path.name for path in folder.iterdir()}
     assert names == {"last.ckpt", "previous.ckpt"}
@@ -73,7 +58,7 @@ def test_training_goes_on_where_the_last_one_is_gone(folder):
 
 def test_the_one_before_is_taken_by_its_name_too(folder, capsys):
     option = ["--ckpt_path", "run/checkpoints/previous.ckpt"]
-    assert "already holds a run" in sentence(["fit", *option], capsys)  # with later steps
+    assert "already holds a run" in refusal(["fit", *option], capsys)  # with later steps
     flip(last_checkpoint(folder))
     assert Parsed(["fit", *option]).run_dir == Path("run")
 
@@ -82,7 +67,7 @@ def test_the_one_before_is_taken_by_its_name_too(folder, capsys):
 def test_measuring_takes_no_other_checkpoint_than_asked_for(state, folder, capsys):
     last = last_checkpoint(folder)
     flip(last) if state == "damaged" else last.unlink()
-    text = sentence(["validate", "--run_dir", "run"], capsys)
+    text = refusal(["validate", "--run_dir", "run"], capsys)
     assert "--ckpt_path run/checkpoints/previous.ckpt measures it as of step" in text
 
 
@@ -92,7 +77,7 @@ def test_damaged_file_names_the_whole_one_beside_it(verb, folder, capsys):
     option = "--checkpoint" if verb == "evaluate" else "--ckpt_path"
     knn = str(Path(__file__).parents[2] / "configs" / "eval" / "knn.yaml")
     config = ["--config", knn] if verb == "evaluate" else []
-    text = sentence([verb, *config, option, "run/checkpoints/last.ckpt"], capsys)
+    text = refusal([verb, *config, option, "run/checkpoints/last.ckpt"], capsys)
     assert "last.ckpt was not loaded: it is damaged" in text
     assert "run/checkpoints/previous.ckpt is whole: give that" in text
 
@@ -100,7 +85,7 @@ def test_damaged_file_names_the_whole_one_beside_it(verb, folder, capsys):
 def test_run_without_a_whole_checkpoint_is_not_started_afresh(folder, capsys):
     flip(last_checkpoint(folder))
     flip(previous_checkpoint(folder))
-    text = sentence(["fit", "--run_dir", "run", "--ckpt_path", "last"], capsys)
+    text = refusal(["fit", "--run_dir", "run", "--ckpt_path", "last"], capsys)
     assert "no other in run/checkpoints is whole" in text
     assert "give another --run_dir" in text
 

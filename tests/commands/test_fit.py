@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
+from parsed import Parsed, ParsedOnly
 from ser_lightning.backbones import SplitViT
 from ser_lightning.cli import main
-from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.files import load_checkpoint
 from ser_lightning.objectives import moco_v3
 from ser_lightning.runtime import default_run_dir
@@ -25,23 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
 ]
-
-
-class Parsed(SERCommandLine):
-    """Instantiates everything and runs nothing."""
-
-    def _run_subcommand(self, subcommand):
-        pass
-
-
-class ParsedOnly(Parsed):
-    """Instantiates nothing either."""
-
-    def instantiate_classes(self):
-        pass
-
-    def after_instantiate_classes(self):
-        pass
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
+from parsed import ParsedOnly, refusal
 from ser_lightning.cli import main
-from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.files import CHECKPOINT_KEY, read_config
 from ser_lightning.runtime import AtomicCheckpointIO, usable_for
 from ser_lightning.trusted import Untrusted
@@ -40,19 +40,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
 ]
-
-
-class ParsedOnly(SERCommandLine):
-    """Builds and runs nothing."""
-
-    def instantiate_classes(self):
-        pass
-
-    def after_instantiate_classes(self):
-        pass
-
-    def _run_subcommand(self, subcommand):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +69,6 @@ def changed(content, place, value):
         node = node[part]
     node[last] = value
     return config, {**content, CHECKPOINT_KEY: {"config": yaml.safe_dump(config)}}
-
-
-def sentence(args, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(args)
-    text = capsys.readouterr().err + str(stop.value.code)
-    assert "Traceback" not in text
-    return text
 
 
 BACKBONE = "model.init_args.backbone.init_args"
@@ -180,7 +159,7 @@ def test_every_reader_of_a_configuration_refuses_it(reader, content, capsys):
     Path("run/fit.yaml").write_text(yaml.safe_dump(config))
     if reader not in ("fit.yaml", "cost"):
         torch.save(evil, "run/checkpoints/last.ckpt")
-    text = sentence(READERS[reader], capsys)
+    text = refusal(READERS[reader], capsys)
     assert place.replace(".init_args", "") in text
     assert "subprocess.Popen" in text
     assert "not taken from a file" in text
@@ -201,7 +180,7 @@ def test_every_reader_of_a_configuration_refuses_it(reader, content, capsys):
 def test_place_outside_of_the_run_is_refused(place, value, content, capsys):
     Path("run/checkpoints").mkdir(parents=True)
     torch.save(changed(content, place, value)[1], "run/checkpoints/last.ckpt")
-    text = sentence(["fit", "--run_dir", "run", "--ckpt_path", "last"], capsys)
+    text = refusal(["fit", "--run_dir", "run", "--ckpt_path", "last"], capsys)
     assert f"{place}" in text
     assert "would write to" in text
 
@@ -237,7 +216,7 @@ def test_class_that_the_user_names_too_keeps_its_stored_options(content, capsys)
     Path("mylab.py").write_text("from torch.optim import AdamW\nclass Own(AdamW): pass\n")
     stored = {"class_path": "mylab.Own", "init_args": {"weight_decay": 0.3}}
     torch.save(changed(content, "model.init_args.optimizer", stored)[1], "own.ckpt")
-    assert "model.optimizer names 'mylab.Own'" in sentence(
+    assert "model.optimizer names 'mylab.Own'" in refusal(
         ["fit", "--ckpt_path", "own.ckpt"], capsys
     )
     given = ["--model.optimizer", "mylab.Own"]

@@ -8,8 +8,8 @@ from types import ModuleType
 import lightning as L
 import pytest
 
+from parsed import ParsedOnly
 from ser_lightning.cli import main
-from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.files import load_checkpoint, read_config
 from ser_lightning.runtime import launch
 from ser_lightning.runtime.lock import LOCK, locked
@@ -21,17 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
 ]
-
-
-class ParsedOnly(SERCommandLine):
-    def instantiate_classes(self):
-        pass
-
-    def after_instantiate_classes(self):
-        pass
-
-    def _run_subcommand(self, subcommand):
-        pass
 
 
 @pytest.fixture

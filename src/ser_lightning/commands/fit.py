@@ -28,6 +28,7 @@ from ser_lightning.files import (
     read_config,
 )
 from ser_lightning.objectives import Objective
+from ser_lightning.optim import is_trial
 from ser_lightning.reporting import summary_table
 from ser_lightning.runtime import (
     CHECKPOINT_FOLDER,
@@ -220,7 +221,7 @@ class SERCommandLine(LightningCLI):
     def fit(self, **arguments: Any) -> None:
         """Trains, alone in the run's folder."""
         with ExitStack() as stack:
-            if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
+            if self.trainer.is_global_zero and not is_trial(self.trainer):
                 begun = partial(getattr, self.preemption, "has_stepped")
                 stack.enter_context(locked(self.run_dir))
                 stack.enter_context(no_trace_of_failure(self.run_dir, begun))

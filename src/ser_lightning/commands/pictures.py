@@ -22,6 +22,7 @@ from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.evaluation.neighbours import Neighbours
 from ser_lightning.groups import GroupElement, act
 from ser_lightning.numbers import NonNegativeInt, checked
+from ser_lightning.optim import is_trial
 from ser_lightning.reporting import TokenComparison, ViewGallery, token_maps_of
 from ser_lightning.reporting.figures import PICTURE_FOLDER, token_map_figure, view_figure
 from ser_lightning.reporting.neighbours import NeighbourRow, neighbour_figure
@@ -54,10 +55,8 @@ class Pictures(L.Callback):
     @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: Any = getattr(trainer, "datamodule", None)
-        is_trial = getattr(trainer, "fast_dev_run", False)
-        wanted = (
-            self.every and trainer.state.fn == "fit" and trainer.is_global_zero and not is_trial
-        )
+        is_fit = trainer.state.fn == "fit" and not is_trial(trainer)
+        wanted = self.every and is_fit and trainer.is_global_zero
         if not wanted or not isinstance(data, PartitionedDataModule):
             return
         self._num_validations += 1

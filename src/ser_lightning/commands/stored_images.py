@@ -37,7 +37,11 @@ def stored_source(checkpoint: Path, has_other_root: bool, args: list[str]) -> di
         ValueError: if there is no such file, or it holds no configuration, or it names what a
             file may not decide.
     """
-    source: dict[str, Any] | None = _stored_data(checkpoint, args).get("source")
+    return _for_root(_stored_data(checkpoint, args).get("source"), has_other_root)
+
+
+def _for_root(source: dict[str, Any] | None, has_other_root: bool) -> dict[str, Any] | None:
+    """A stored source, as it reads its own folder or another one."""
     if source is None:
         return None
     arguments = source.get("init_args") or {}
@@ -81,7 +85,7 @@ def _stored_data(path: Path, args: list[str]) -> dict[str, Any]:
 def data_of_checkpoint(path: Path, root: str | None, args: list[str]) -> str:
     """A configuration text with the images that a checkpoint was trained on."""
     arguments = _stored_data(path, args)
-    source = stored_source(path, root is not None, args)
+    source = _for_root(arguments.get("source"), root is not None)
     if source is not None:
         # a source that lacks what it requires would be dropped by the parser
         new_root = {} if root is None else {"root": root}

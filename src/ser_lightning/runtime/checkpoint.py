@@ -30,6 +30,7 @@ from ser_lightning.files import (
     sweep,
 )
 from ser_lightning.numbers import Minutes, PositiveInt, checked
+from ser_lightning.optim import is_trial
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -129,8 +130,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        is_trial = getattr(trainer, "fast_dev_run", False)  # without a lock: it may not be alone
-        if stage == "fit" and trainer.is_global_zero and self.dirpath and not is_trial:
+        is_alone = not is_trial(trainer)  # a trial has no lock
+        if stage == "fit" and trainer.is_global_zero and self.dirpath and is_alone:
             sweep(Path(self.dirpath))
         with warnings.catch_warnings():
             # The folder is meant to be used again: a run goes on where it stopped.
@@ -144,8 +145,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     def save_now(self, trainer: L.Trainer, again: bool = False) -> None:
         """Writes the checkpoint, if it holds this step already only `again`. A collective call."""
-        is_trial = getattr(trainer, "fast_dev_run", False)
-        if not is_trial and (again or self._last_global_step_saved != trainer.global_step):
+        if not is_trial(trainer) and (again or self._last_global_step_saved != trainer.global_step):
             self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
 
     @override
