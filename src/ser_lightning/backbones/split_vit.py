@@ -217,9 +217,9 @@ class SplitViT(nn.Module):
         """
         return self._walk([images], self.layers[:1])[0][0][0]
 
-    def prefixes(self, images: Tensor) -> tuple[Prefix, ...]:
-        """`prefix` for each of the layers, shallowest first, in one pass."""
-        return self._walk([images], self.layers)[0][0]
+    def prefixes(self, images: Tensor, layers: Sequence[int] = ()) -> tuple[Prefix, ...]:
+        """`prefix` for each of the layers, shallowest first, or of those named, in one pass."""
+        return self._walk([images], layers or self.layers)[0][0]
 
     def suffix(self, prefix: Prefix) -> Tensor:
         """The blocks after the deepest layer, whose prefix is given, to the [CLS] embedding (B, C).

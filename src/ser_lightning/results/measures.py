@@ -76,6 +76,15 @@ _MEASURES: dict[str, Measure] = {
     r"equivariance/(\w+)/([a-z]+)_(block\d+|final)": Measure(
         "raw equivariance, {1} {2}, {0}", digits=3
     ),
+    r"lee/relative/(\w+?)_(block\d+|final|cls)": Measure(
+        "relative LEE, {0} {1}", digits=3, reading="0 is exact"
+    ),
+    r"lee/no_action/(\w+?)_(block\d+|final)": Measure("relative LEE, {0} {1}, no action", digits=3),
+    r"lee/random_init_relative/(\w+?)_(block\d+|final|cls)": Measure(
+        "relative LEE, {0} {1}, random init", digits=3
+    ),
+    r"lee/random_init/(\w+?)_(block\d+|final|cls)": Measure("LEE, {0} {1}, random init", digits=4),
+    r"lee/(\w+?)_(block\d+|final|cls)": Measure("LEE, {0} {1}", digits=4, reading="0 is exact"),
     r"([a-z]+)_layer(\d+)": Measure("{0} told after block {1}"),
     r"([a-z]+)_layer(\d+)_single": Measure("{0} told after block {1} from one view"),
     r"rankme": Measure("RankMe", "", "RankMe", 1, "", "dimensions in use, at most {width}"),

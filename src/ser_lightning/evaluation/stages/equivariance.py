@@ -4,8 +4,7 @@ Source: SER Table 4, whose formula is not in the text; see `equivariance_scores`
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.distributed import gather
+from ser_lightning.evaluation.full_precision import full_float32, refuse_half_weights
 from ser_lightning.evaluation.metrics.equivariance import (
     FAMILIES,
     ROWS,
@@ -135,11 +135,7 @@ class EquivarianceStage(Stage):
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        if str(trainer.precision) in ("16-true", "bf16-true"):
-            raise ValueError(
-                f"precision {trainer.precision} turns the weights into half precision, whose noise "
-                "moves a score by 0.01; use 32-true or bf16-mixed"
-            )
+        refuse_half_weights(trainer)
         data.setup("test")
         total = len(data.images("test"))
         num_images = total if self.num_images is None else min(self.num_images, total)
@@ -179,19 +175,6 @@ class EquivarianceStage(Stage):
             second = EquivariancePass(backbone, layers, first.reference, self.seed)
             trainer.test(second, data.clean_loader("test", num_images), verbose=False)
         return second
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Keeps GPUs from rounding factors to the 10 bits of TF32, whose noise shows in a score."""
-    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = convolution
 
 
 def _metrics(values: dict[tuple[str, str, int], float], depth: int) -> dict[str, float]:

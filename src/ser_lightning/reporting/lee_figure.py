@@ -1,0 +1,107 @@
+"""The local equivariance error by block: a panel per transformation, beside random weights."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ser_lightning.files import atomic_path
+
+_METRIC = re.compile(r"lee/(relative|random_init_relative|no_action)/(\w+?)_(block\d+|final|cls)")
+_BARS = (
+    ("relative", "trained", "#0b6fb8", ""),
+    ("random_init_relative", "random init", "0.85", "///"),
+)
+_COLUMNS = 3
+
+
+def lee_figure(
+    path: str | os.PathLike[str], metrics: Mapping[str, float | None], title: str = ""
+) -> None:
+    """Draws the relative errors of a record and writes them as PNG, whole or not at all.
+
+    Args:
+        path: the PNG; its folder is made if need be.
+        metrics: `lee/<row>/<transformation>_<place>`; others are ignored.
+        title: a line at the top.
+
+    Raises:
+        ValueError: if there is no such metric.
+    """
+    found = {
+        match.groups(): value
+        for name, value in metrics.items()
+        if value is not None and (match := _METRIC.fullmatch(name))
+    }
+    if not found:
+        raise ValueError(
+            "no metric is called like lee/relative/rotation_cls; give those of a lee record"
+        )
+    names = list(dict.fromkeys(name for _, name, _ in found))
+    columns = min(_COLUMNS, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4.9 * columns, 3.1 * rows + 1.5), dpi=110, facecolor="white")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    edge = 1.5 / (3.1 * rows + 1.5)
+    figure.subplots_adjust(0.06, 0.56 * edge, 0.985, 1 - 0.62 * edge, wspace=0.16, hspace=0.36)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    for axes, name in zip(panels, names, strict=False):
+        values = {(row, place): v for (row, of, place), v in found.items() if of == name}
+        _draw(axes, values)
+        axes.set_title(name.replace("_", " ").capitalize(), fontsize=12, weight="bold", loc="left")
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="lower center", ncol=3, frameon=False, fontsize=10)
+    note = (
+        "Local equivariance error |L f|^2, relative to the spread of f, by block: 0 is an equivariant "
+        "map, and an invariant [CLS]. Each panel has a scale of its own"
+    )
+    height = figure.get_figheight()
+    head = title or "Local equivariance error"
+    figure.text(0.01, 1 - 0.12 / height, head, fontsize=13, va="top", weight="bold")
+    figure.text(0.01, 1 - 0.42 / height, note, fontsize=10, va="top", color="0.35")
+    with atomic_path(Path(path)) as partial, partial.open("wb") as file:
+        FigureCanvasAgg(figure).print_png(file)
+
+
+def _draw(axes: Axes, values: Mapping[tuple[str, str], float]) -> None:
+    """Draws the rows of one transformation, [CLS] last and apart."""
+    places = sorted({place for _, place in values}, key=_order)
+    where = [i + 0.6 * (place == "cls") for i, place in enumerate(places)]
+    for number, (row, label, color, hatch) in enumerate(_BARS):
+        heights = [values.get((row, place), 0.0) for place in places]
+        left = [x + 0.4 * (number - 0.5) for x in where]
+        axes.bar(left, heights, 0.4, label=label, color=color, hatch=hatch, edgecolor="0.25")
+    marks = [
+        (x, values["no_action", p])
+        for x, p in zip(where, places, strict=True)
+        if ("no_action", p) in values
+    ]
+    if marks:
+        axes.plot(
+            *zip(*marks, strict=True),
+            "k_",
+            markersize=13,
+            markeredgewidth=2,
+            label="trained, no action on the map",
+        )
+    axes.set_xticks(where, [_name(place) for place in places], fontsize=9)
+    axes.tick_params(labelsize=9)
+    axes.grid(axis="y", color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _order(place: str) -> tuple[int, int]:
+    number = re.search(r"\d+", place)
+    return ("block", "final", "cls").index(re.sub(r"\d", "", place)), int(
+        number[0]
+    ) if number else 0
+
+
+def _name(place: str) -> str:
+    return {"final": "norm", "cls": "[CLS]"}.get(place, place.removeprefix("block"))
