@@ -164,6 +164,7 @@ if TYPE_CHECKING:
     HalfTurn = float
     Minutes = float
     Percent = int
+    Degrees = float
     PositiveInterval = tuple[float, float]
     NonNegativeInterval = tuple[float, float]
     RatioInterval = tuple[float, float]
@@ -178,6 +179,7 @@ else:
     HalfTurn = within(float, 0, 0.5)
     Minutes = within(float, 0, 1e6, above=True)  # two years
     Percent = within(int, 1, 100)
+    Degrees = within(float, 0, 360)
     PositiveInterval = interval(0, above=True)
     NonNegativeInterval = interval(0)
     RatioInterval = interval(0, 1, above=True)

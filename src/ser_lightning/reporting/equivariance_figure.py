@@ -1,4 +1,7 @@
-"""Equivariance over depth: one panel per transformation, the score between its companions."""
+"""Equivariance over depth: one panel per transformation, the score between its companions.
+
+Where turns by angles were measured, a second row has the score over angles.
+"""
 
 import os
 import re
@@ -13,6 +16,7 @@ from matplotlib.figure import Figure
 from ser_lightning.files import atomic_path
 
 _METRIC = re.compile(r"equivariance/(?:(\w+)/)?([a-z]+)_(?:block(\d+)|(final))")
+_ANGLE = re.compile(r"equivariance/(?:(\w+)/)?turn([\d.]+)_(block\d+|final)")
 _TITLES = {"rotation": "Rotation", "flip": "Horizontal flip", "scale": "Resize"}
 
 
@@ -55,27 +59,36 @@ def equivariance_figure(
             "no metric is called like equivariance/flip_final; give those of an equivariance record"
         )
     families = sorted({family for family, _ in curves}, key=[*_TITLES, *curves].index)
-    figure = Figure(figsize=(4.9 * len(families) + 0.4, 5.6), dpi=110, facecolor="white")
-    panels = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
-    figure.subplots_adjust(left=0.055, right=0.985, top=0.84, bottom=0.25, wspace=0.06)
-    for axes, family in zip(panels, families, strict=True):
+    angles = _angle_curves(metrics)
+    rows, columns = 1 + bool(angles), max(len(families), len(angles))
+    figure = Figure(figsize=(4.9 * columns + 0.4, 4.0 * rows + 1.6), dpi=110, facecolor="white")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    height = figure.get_figheight()
+    figure.subplots_adjust(0.27 / columns, 1.4 / height, 0.985, 1 - 0.9 / height, 0.06, 0.3)
+    for axes, family in zip(panels[0], families, strict=False):
         _draw(axes, {row: curve for (f, row), curve in curves.items() if f == family})
         axes.set_title(_TITLES.get(family, family), fontsize=12, fontweight="bold", loc="left")
-    panels[0].set_ylabel("cosine to the map of the transformed image", fontsize=10)
-    longest = max(panels, key=lambda axes: len(axes.lines))
+    for axes, place in zip(panels[-1], angles, strict=False):
+        _draw_angles(axes, angles[place])
+        title = "Turn by any angle, after " + _words(place)
+        axes.set_title(title, fontsize=12, fontweight="bold", loc="left")
+    for number, axes in enumerate(panels.ravel()):
+        axes.set_visible(bool(axes.lines))
+        if number % columns == 0:
+            axes.set_ylabel("cosine to the map of the transformed image", fontsize=10)
+    longest = max(panels.ravel(), key=lambda axes: len(axes.lines))
     figure.legend(
         *longest.get_legend_handles_labels(), loc="lower center", ncol=3, frameon=False, fontsize=10
     )
     note = "f(g.x) against g.f(x), mean cosine over tokens; 1 is exact equivariance"
-    figure.text(
-        0.01, 0.97, title or "Equivariance over depth", fontsize=13, va="top", weight="bold"
-    )
-    figure.text(0.01, 0.915, note, fontsize=10, va="top", color="0.35")
+    head = title or "Equivariance over depth"
+    figure.text(0.01, 1 - 0.17 / height, head, fontsize=13, va="top", weight="bold")
+    figure.text(0.01, 1 - 0.48 / height, note, fontsize=10, va="top", color="0.35")
     with atomic_path(Path(path)) as partial, partial.open("wb") as file:
         FigureCanvasAgg(figure).print_png(file)
 
 
-def _curves(metrics: Mapping[str, float | None]) -> dict[tuple[str, str], dict[int, float]]:
+def _curves(metrics: Mapping[str, float | None]) -> dict[tuple[str, str], dict[float, float]]:
     """Values by depth, for each family and row; the last block is the final one."""
     found = [
         (match, value)
@@ -83,26 +96,63 @@ def _curves(metrics: Mapping[str, float | None]) -> dict[tuple[str, str], dict[i
         if value is not None and (match := _METRIC.fullmatch(name))
     ]
     final = max((int(match[3]) for match, _ in found if match[3]), default=0) + 1
-    curves: dict[tuple[str, str], dict[int, float]] = {}
+    curves: dict[tuple[str, str], dict[float, float]] = {}
     for match, value in found:
         depth = final if match[4] else int(match[3])
         curves.setdefault((match[2], match[1] or ""), {})[depth] = value
     return curves
 
 
-def _draw(axes: Axes, curves: Mapping[str, Mapping[int, float]]) -> None:
+def _angle_curves(
+    metrics: Mapping[str, float | None],
+) -> dict[str, dict[str, dict[float, float]]]:
+    """Values by angle, for each place and row."""
+    curves: dict[str, dict[str, dict[float, float]]] = {}
+    for name, value in metrics.items():
+        if value is not None and (match := _ANGLE.fullmatch(name)):
+            rows = curves.setdefault(match[3], {})
+            rows.setdefault(match[1] or "", {})[float(match[2])] = value
+    return dict(sorted(curves.items()))  # "block..." before "final"
+
+
+def _draw_angles(axes: Axes, rows: Mapping[str, Mapping[float, float]]) -> None:
+    """Draws the rows of one place; quarter turns, which need no sampling, are marked."""
+    _draw_rows(axes, rows)
+    angles = [angle for curve in rows.values() for angle in curve]
+    step = 30 if max(angles) - min(angles) <= 180 else 60
+    axes.set_xticks(range(0, int(max(angles)) + 1, step))
+    for quarter in (90, 180, 270):
+        if min(angles) <= quarter <= max(angles):
+            axes.axvline(quarter, color="0.8", linewidth=1, zorder=0)
+    axes.set_xlabel("degrees, counter-clockwise", fontsize=10)
+    _finish(axes)
+
+
+def _draw(axes: Axes, curves: Mapping[str, Mapping[float, float]]) -> None:
     """Draws the rows of one family."""
-    for row, line in _LINES.items():
-        if row in curves:
-            depths = sorted(curves[row])
-            values = [curves[row][depth] for depth in depths]
-            axes.plot(depths, values, markersize=4, **line._asdict())
+    _draw_rows(axes, curves)
     depths = sorted({depth for curve in curves.values() for depth in curve})
     step = 1 + len(depths) // 14
     shown = [*depths[:-1:step], depths[-1]]
     axes.set_xticks(shown, [*map(str, shown[:-1]), f"{shown[-1]}\nnorm"], fontsize=9)
     axes.set_xlabel("after block", fontsize=10)
+    _finish(axes)
+
+
+def _draw_rows(axes: Axes, curves: Mapping[str, Mapping[float, float]]) -> None:
+    for row, line in _LINES.items():
+        if row in curves:
+            places = sorted(curves[row])
+            values = [curves[row][place] for place in places]
+            axes.plot(places, values, markersize=4, **line._asdict())
+
+
+def _finish(axes: Axes) -> None:
     axes.axhline(1, color="0.8", linewidth=1, zorder=0)
     axes.grid(color="0.92", linewidth=0.8)
     axes.tick_params(labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _words(place: str) -> str:
+    return "the final norm" if place == "final" else place.replace("block", "block ")

@@ -76,6 +76,18 @@ _MEASURES: dict[str, Measure] = {
     r"equivariance/(\w+)/([a-z]+)_(block\d+|final)": Measure(
         "raw equivariance, {1} {2}, {0}", digits=3
     ),
+    r"equivariance/mean_centred/turn([\d.]+)_(block\d+|final)": Measure(
+        "equivariance, {0} degrees {1}", digits=3, reading=_EXACT
+    ),
+    r"equivariance/turn([\d.]+)_(block\d+|final)": Measure(
+        "raw equivariance, {0} degrees {1}", digits=3, reading=_EXACT
+    ),
+    r"equivariance/random_init_mean_centred/turn([\d.]+)_(block\d+|final)": Measure(
+        "equivariance, {0} degrees {1}, random init", digits=3
+    ),
+    r"equivariance/(\w+)/turn([\d.]+)_(block\d+|final)": Measure(
+        "raw equivariance, {1} degrees {2}, {0}", digits=3
+    ),
     r"lee/relative/(\w+?)_(block\d+|final|cls)": Measure(
         "relative LEE, {0} {1}", digits=3, reading="0 is exact"
     ),

@@ -42,9 +42,15 @@ def place_of(layer: int, depth: int) -> str:
     return "final" if layer == depth else f"block{layer}"
 
 
-def token_cosine(first: Tensor, second: Tensor) -> Tensor:
-    """The cosine over channels of (B, C, h, w) maps in one frame, averaged over positions: (B,)."""
-    return F.cosine_similarity(first.float(), second.float(), dim=1).flatten(1).mean(1)
+def token_cosine(first: Tensor, second: Tensor, inside: Tensor | None = None) -> Tensor:
+    """The cosine over channels of (B, C, h, w) maps in one frame, averaged over positions: (B,).
+
+    Over all positions, or those of a mask (h, w); nan if there are none.
+    """
+    cosine = F.cosine_similarity(first.float(), second.float(), dim=1).flatten(1)
+    if inside is not None:
+        cosine = cosine[:, inside.flatten().to(cosine.device)]
+    return cosine.mean(1)
 
 
 def family_elements(
@@ -144,6 +150,16 @@ class Reference(NamedTuple):
     positions: Tensor = torch.empty(0, dtype=torch.int64)
     maps: tuple[Tensor, ...] = ()
 
+    def at(self, numbers: Sequence[int]) -> "Reference":
+        """What is known of some of the layers, by their places in the order."""
+        mean = tuple(self.mean[i] for i in numbers)
+        return Reference(mean, self.positions, tuple(self.maps[i] for i in numbers if self.maps))
+
+    def other_maps(self, number: int, position: Tensor) -> Tensor:
+        """For every counter (B,) of an image the map (B, C, h, w) of another one."""
+        maps = self.maps[number]
+        return maps[other_image(position, self.positions).to(maps.device)]
+
 
 def reference_positions(num_images: int) -> Tensor:
     """Counters (R,) of the images that lend their maps for the chance level, evenly over the set.
@@ -213,31 +229,44 @@ def companion_scores(
                 maps = backbone.token_maps(moved, layers)
                 places = position.cpu()[of_batch.cpu()]
                 for i, layer in enumerate(layers):
-                    found = _scores(element, base[i][rows], maps[i], reference, i, places)
+                    before = base[i][rows]
+                    others = None
+                    if reference is not None and reference.maps:
+                        others = act(element, reference.other_maps(i, places))
+                    expected = act(element, before)
+                    found = row_scores(maps[i], before, expected, others, reference, i)
                     for row, value in found.items():
                         values[row][family][layer][rows] = value
     return values
 
 
-def _scores(
-    element: GroupElement,
-    before: Tensor,
+def row_scores(
     after: Tensor,
+    before: Tensor,
+    expected: Tensor,
+    others: Tensor | None,
     reference: Reference | None,
     number: int,
-    position: Tensor,
+    inside: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The rows that are defined for maps of one layer, f(x) and f(g.x)."""
-    expected = act(element, before)
-    found = {"score": token_cosine(after, expected)}
+    """The rows that are defined for maps of one layer, each (B,).
+
+    Args:
+        after: f(g.x), (B, C, h, w).
+        before: f(x).
+        expected: g f(x), of the shape of f(g.x).
+        others: g f(y) of other images y, if known.
+        reference: what is known of the set, if anything.
+        number: the layer's place in the reference.
+        inside: (h, w) which positions count; all by default.
+    """
+    found = {"score": token_cosine(after, expected, inside)}
     if reference is None:
         return found
     if after.shape == before.shape:
-        found["no_action"] = token_cosine(after, before)
+        found["no_action"] = token_cosine(after, before, inside)
+    if others is not None:
+        found["chance"] = token_cosine(after, others, inside)
     mean = reference.mean[number][:, None, None]
-    if reference.maps:
-        chosen = other_image(position, reference.positions).to(before.device)
-        others = act(element, reference.maps[number][chosen])
-        found["chance"] = token_cosine(after, others)
-    found["mean_centred"] = token_cosine(after - mean, expected - mean)
+    found["mean_centred"] = token_cosine(after - mean, expected - mean, inside)
     return found

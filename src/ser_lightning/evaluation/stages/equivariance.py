@@ -18,6 +18,7 @@ from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.distributed import gather
 from ser_lightning.evaluation.full_precision import full_float32, refuse_half_weights
+from ser_lightning.evaluation.metrics.angles import angle_name, angle_scores
 from ser_lightning.evaluation.metrics.equivariance import (
     FAMILIES,
     ROWS,
@@ -28,7 +29,7 @@ from ser_lightning.evaluation.metrics.equivariance import (
 )
 from ser_lightning.evaluation.per_image import PerImagePass, Rows
 from ser_lightning.evaluation.stage import Stage, StageResult
-from ser_lightning.numbers import PositiveInt, checked
+from ser_lightning.numbers import Degrees, PositiveInt, checked
 
 _PROTOCOL = {
     "families": list(FAMILIES), "rotation": "1 to 3 quarter turns", "identity": False,
@@ -83,19 +84,32 @@ class EquivariancePass(PerImagePass):
     num_images: int
 
     def __init__(
-        self, backbone: SplitViT, layers: Sequence[int], reference: Reference, seed: int
+        self,
+        backbone: SplitViT,
+        layers: Sequence[int],
+        reference: Reference,
+        seed: int,
+        angles: Sequence[float] = (),
     ) -> None:
+        self.angle_layers = [each for each in layers if each in (backbone.layer, backbone.depth)]
         self.columns = [(row, f, layer) for row in ROWS for f in FAMILIES for layer in layers]
+        self.columns += [
+            (row, angle_name(a), each) for row in ROWS for a in angles for each in self.angle_layers
+        ]
         super().__init__(backbone, len(self.columns))
         self.layers = tuple(layers)
         self.reference = reference
         self.seed = seed
+        self.angles = tuple(angles)
 
     @override
     def values(self, batch: EvaluationBatch) -> Tensor:
-        scores = companion_scores(
-            self.backbone, batch.pixels, self.layers, batch.indices, self.reference, self.seed
-        )
+        images = self.backbone, batch.pixels
+        scores = companion_scores(*images, self.layers, batch.indices, self.reference, self.seed)
+        if self.angles:
+            known = self.reference.at([self.layers.index(each) for each in self.angle_layers])
+            turned = angle_scores(*images, self.angle_layers, batch.indices, known, self.angles)
+            scores = {row: {**scores[row], **turned[row]} for row in ROWS}
         return torch.stack([scores[row][f][layer] for row, f, layer in self.columns], 1)
 
     @override
@@ -114,12 +128,16 @@ class EquivarianceStage(Stage):
     companions have a row's name in between, as in `equivariance/chance/flip_final`: `random_init`
     and `random_init_mean_centred` for fresh weights, `chance` for another image's map, `no_action`
     for the map as it was (not for resizes, where sizes differ), `mean_centred` without the mean
-    token. All in float32, whatever the precision of the trainer.
+    token. All in float32, whatever the precision of the trainer. Turns by chosen angles, at the
+    regularised block and after the final norm, are `equivariance/turn<degrees>_<place>`.
 
     Args:
         checkpoint: file of a pretraining run.
         num_images: test images to use, the same number of each class; null takes all. 10,000 are
             enough for three digits.
+        angles: degrees, counter-clockwise, by which images and maps are turned about the centre,
+            for a curve in the figure; bilinear, over the tokens whose patch was inside of the
+            image. Each is one more pass over the images.
         stage: further arguments of every stage.
     """
 
@@ -128,10 +146,15 @@ class EquivarianceStage(Stage):
     figure = "ser_lightning.reporting.equivariance_figure:equivariance_figure"
 
     def __init__(
-        self, checkpoint: str, num_images: PositiveInt | None = None, **stage: Any
+        self,
+        checkpoint: str,
+        num_images: PositiveInt | None = None,
+        angles: list[Degrees] | None = None,
+        **stage: Any,
     ) -> None:
         super().__init__(checkpoint, **stage)
         self.num_images = num_images
+        self.angles = list(dict.fromkeys(angles or ()))
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
@@ -172,7 +195,8 @@ class EquivarianceStage(Stage):
         with full_float32():
             first = ReferencePass(backbone, layers, num_images)
             trainer.test(first, data.clean_loader("test", num_images), verbose=False)
-            second = EquivariancePass(backbone, layers, first.reference, self.seed)
+            reference = first.reference
+            second = EquivariancePass(backbone, layers, reference, self.seed, self.angles)
             trainer.test(second, data.clean_loader("test", num_images), verbose=False)
         return second
 
