@@ -14,6 +14,11 @@ COMMANDS = {  # verb: module, function of the arguments, what it does
     "evaluate-all": ("commands.evaluate_all", "evaluate_all", "every stage whose images are there"),
     "compare": ("commands.compare", "compare", "runs side by side, averaged over seeds"),
     "look": ("commands.look", "look", "a page of a run, or of two: curves, pictures, settings"),
+    "latent": (
+        "commands.latent",
+        "latent",
+        "classes in the latent space, checkpoints side by side",
+    ),
     "report": ("commands.report", "report", "results next to the paper's, with figures"),
     "replay": ("commands.replay", "replay", "a step that was not finite, run again"),
     "cost": ("commands.cost", "cost", "parameters and multiply-accumulates of runs"),

@@ -164,6 +164,8 @@ if TYPE_CHECKING:
     HalfTurn = float
     Minutes = float
     Percent = int
+    AtLeastTwo = int
+    AtLeastOne = float
     Degrees = float
     PositiveInterval = tuple[float, float]
     NonNegativeInterval = tuple[float, float]
@@ -179,6 +181,8 @@ else:
     HalfTurn = within(float, 0, 0.5)
     Minutes = within(float, 0, 1e6, above=True)  # two years
     Percent = within(int, 1, 100)
+    AtLeastTwo = within(int, 2)
+    AtLeastOne = within(float, 1)
     Degrees = within(float, 0, 360)
     PositiveInterval = interval(0, above=True)
     NonNegativeInterval = interval(0)

@@ -17,6 +17,7 @@ from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Folders, Stage, StageResult
 from ser_lightning.results.hits import write_hits
+from ser_lightning.results.points import write_points
 from ser_lightning.results.record import ResultRecord, class_map_sha256, write_record
 from ser_lightning.runtime import (
     EndsAtOnce,
@@ -149,8 +150,8 @@ def refuse_a_part(trainer: Any) -> None:
             )
 
 
-def evaluate(args: list[str]) -> None:
-    """Runs a stage and writes one record per result."""
+def evaluate(args: list[str]) -> list[Path]:
+    """Runs a stage and writes one record per result, whose paths the first process returns."""
     cli = StageCommandLine(args)
     stage, data, trainer = cli.model, cli.datamodule, cli.trainer
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
@@ -160,17 +161,17 @@ def evaluate(args: list[str]) -> None:
     stage.settings = settings(cli)
     results = stage.run(trainer, data, cli.run_dir)
     seconds = time.monotonic() - start
-    if trainer.is_global_zero:
-        for result in results:
-            _keep(cli, result, seconds)
+    return [_keep(cli, result, seconds) for result in results if trainer.is_global_zero]
 
 
-def _keep(cli: StageCommandLine, result: StageResult, seconds: float) -> None:
-    """Writes the files of a result, and shows it."""
+def _keep(cli: StageCommandLine, result: StageResult, seconds: float) -> Path:
+    """Writes the files of a result, shows it, and returns the path of its record."""
     stage, folder = cli.model, cli.run_dir
     path = write_record(_record(cli, result, seconds), folder, stage.variant)
     if result.label is not None:
         write_hits(path, result.hits, result.label, result.data_sha256)
+    if result.points is not None:
+        write_points(path, result.points)
     what = " on ".join(part for part in (result.network or stage.name, result.dataset) if part)
     shown = list(result.metrics.items())[:MAX_LINES]
     lines = [f"  {name}: {value:.4g}" for name, value in shown]
@@ -183,6 +184,7 @@ def _keep(cli: StageCommandLine, result: StageResult, seconds: float) -> None:
         title = f"{stage.name.capitalize()}: {folder.name}, {result.dataset}"
         getattr(import_module(module), function)(figure, result.metrics, title)
         rank_zero_info(f"{stage.name}: {figure}")
+    return path
 
 
 _NOT_HOW = {

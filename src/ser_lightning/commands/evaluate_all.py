@@ -61,7 +61,9 @@ def _planned(stage: type[Stage], root: Path | None) -> Planned:
         given = ["--data.generated", "true"]
     elif stage.folders != Stage.folders:
         return Planned(stage, skipped="needs --data_root FOLDER")
-    if root is not None and stage.package and not importlib.util.find_spec(stage.package[0]):
+    # what it generates itself needs no package
+    reads = root is not None or stage.folders == Stage.folders
+    if reads and stage.package and not importlib.util.find_spec(stage.package[0]):
         skipped = f"pip install 'ser-lightning[{stage.package[1]}]' first"
         return Planned(stage, tuple(given), skipped)
     return Planned(stage, tuple(given))

@@ -24,6 +24,7 @@ from ser_lightning.evaluation.features import Features, cached_features
 from ser_lightning.files import checkpoint_config, file_sha256
 from ser_lightning.numbers import NonNegativeInt, checked
 from ser_lightning.optim import before_resuming, run_length
+from ser_lightning.results.points import Points
 from ser_lightning.sources.base import ImageSet
 from ser_lightning.trainer_rules import check_trainer
 from ser_lightning.trusted import trusted_class
@@ -46,6 +47,7 @@ class StageResult:
         data_sha256: identity of the measured images.
         hits: by the name of a metric, (N,) whether each test image was right, in their order.
         label: (N,) int64 classes of these images.
+        points: images in a plane, for a figure; on the first process alone.
     """
 
     dataset: str
@@ -60,6 +62,7 @@ class StageResult:
     data_sha256: str | None = None
     hits: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     label: Tensor | None = field(default=None, compare=False)
+    points: Points | None = field(default=None, compare=False)
 
 
 def result_branch(checkpoint: str) -> Branch:

@@ -64,14 +64,14 @@ def equivariance_figure(
     figure = Figure(figsize=(4.9 * columns + 0.4, 4.0 * rows + 1.6), dpi=110, facecolor="white")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     height = figure.get_figheight()
-    figure.subplots_adjust(0.27 / columns, 1.4 / height, 0.985, 1 - 0.9 / height, 0.06, 0.3)
+    figure.subplots_adjust(0.27 / columns, 1.4 / height, 0.985, 1 - 1.0 / height, 0.06, 0.3)
     for axes, family in zip(panels[0], families, strict=False):
         _draw(axes, {row: curve for (f, row), curve in curves.items() if f == family})
         axes.set_title(_TITLES.get(family, family), fontsize=12, fontweight="bold", loc="left")
     for axes, place in zip(panels[-1], angles, strict=False):
         _draw_angles(axes, angles[place])
-        title = "Turn by any angle, after " + _words(place)
-        axes.set_title(title, fontsize=12, fontweight="bold", loc="left")
+        words = f"Turn by any angle, after {_words(place)}"
+        axes.set_title(words, fontsize=12, fontweight="bold", loc="left")
     for number, axes in enumerate(panels.ravel()):
         axes.set_visible(bool(axes.lines))
         if number % columns == 0:

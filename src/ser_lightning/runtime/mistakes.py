@@ -41,6 +41,7 @@ _CHECK_VALUES = (_LIGHTNING, _SITE / "torch" / "utils" / "data")  # where a Valu
 _EXTRAS = {
     "av": "'ser-lightning[imagenet-p]'",
     "faster_coco_eval": "'ser-lightning[coco]'",
+    "sklearn": "'ser-lightning[latent]'",
     "rich": "'ser-lightning[rich]'",
     "wandb": "'ser-lightning[wandb]'",
 }
