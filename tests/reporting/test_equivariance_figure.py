@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.image import imread
 
-from ser_lightning.reporting.equivariance_figure import _curves, equivariance_figure
+from ser_lightning.reporting.equivariance_figure import _angle_curves, _curves, equivariance_figure
 
 METRICS = {
     f"equivariance/{row}{family}_{place}": 0.5 + 0.1 * i
@@ -29,6 +29,21 @@ def test_figure_is_a_png_with_a_panel_per_family(tmp_path):
     one, two = (imread(tmp_path / "new" / f"{name}.png") for name in ("one", "two"))
     assert one.std() > 0.01
     assert two.shape[1] > 1.5 * one.shape[1]
+
+
+def test_angles_have_a_row_of_their_own(tmp_path):
+    angles = {
+        f"equivariance/{row}turn{angle}_{place}": angle / 400
+        for row in ("", "random_init/", "no_action/")
+        for angle in (22.5, 90, 180)
+        for place in ("final", "block1")
+    }
+    assert _angle_curves({**METRICS, **angles})["block1"]["no_action"][22.5] == 22.5 / 400
+    assert list(_angle_curves(angles)) == ["block1", "final"]
+    equivariance_figure(tmp_path / "one.png", METRICS)
+    equivariance_figure(tmp_path / "two.png", {**METRICS, **angles})
+    one, two = (imread(tmp_path / f"{name}.png") for name in ("one", "two"))
+    assert two.shape[0] > 1.5 * one.shape[0]
 
 
 def test_metrics_of_another_stage_are_refused(tmp_path):

@@ -20,6 +20,20 @@ WRITTEN = [  # by the stages, and by the evaluation during training
         for family in ("rotation", "flip", "scale")
         for at in ("block0", "block11", "final")
     ),
+    *(
+        f"equivariance/{row}turn{angle}_{at}"
+        for row in ("", "mean_centred/", "no_action/", "random_init/", "random_init_mean_centred/")
+        for angle in ("45", "22.5")
+        for at in ("block3", "final")
+    ),
+    *(
+        f"lee/{row}{name}_{at}"
+        for row in ("", "relative/", "random_init/", "random_init_relative/", "no_action/")
+        for name in ("translation_x", "rotation")
+        for at in ("block0", "block11", "final", "cls")
+        if (row, at) != ("no_action/", "cls")
+    ),
+    *("purity", "random_init/purity", "purity_chance", "purity/tabby_cat"),
     *(f"{init}flip_layer3{mode}" for init in ("", "random_init/") for mode in ("", "_single")),
     *("rankme", "feature_std", "token_spatial_variance", "uniformity"),
     *("lidar_crop", "lidar_invertible", "alignment_crop", "alignment_invertible"),
@@ -43,6 +57,10 @@ def test_every_metric_has_words_of_its_own():
         ("relative_mce_vs_my_run", "relative mCE against my_run"),
         ("equivariance/flip_final", "raw equivariance, flip final"),
         ("equivariance/mean_centred/flip_block3", "equivariance, flip block 3"),
+        ("equivariance/turn22.5_final", "raw equivariance, 22.5 degrees final"),
+        ("lee/relative/translation_x_block3", "relative LEE, translation x block 3"),
+        ("lee/random_init/rotation_cls", "LEE, rotation cls, random init"),
+        ("purity/tabby cat", "k-NN purity, tabby cat"),
         ("equivariance/no_action/flip_block3", "raw equivariance, flip block 3, no action"),
         (
             "equivariance/random_init_mean_centred/flip_final",

@@ -181,7 +181,7 @@ def _keep(cli: StageCommandLine, result: StageResult, seconds: float) -> Path:
     if stage.figure is not None and result.network is None:
         module, _, function = stage.figure.partition(":")
         figure = path.with_suffix(".png")
-        title = f"{stage.name.capitalize()}: {folder.name}, {result.dataset}"
+        title = f"{stage.title or stage.name.capitalize()}: {folder.name}, {result.dataset}"
         getattr(import_module(module), function)(figure, result.metrics, title)
         rank_zero_info(f"{stage.name}: {figure}")
     return path

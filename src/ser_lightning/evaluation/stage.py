@@ -117,6 +117,8 @@ class Stage(L.LightningModule, ABC):
     """A module that it needs, and the extra of this package that installs it."""
     is_alternative: ClassVar[bool] = False
     """Whether it measures what another stage does, by another recipe; `evaluate-all` omits it."""
+    title: ClassVar[str] = ""
+    """What its figure calls it; its name by default."""
     figure: ClassVar[str | None] = None
     """The function that draws a result's metrics, as module:function."""
 

@@ -109,8 +109,9 @@ def _headline(panel: LatentPanel) -> str:
         for word, name in (("random init", "random_init/purity"), ("chance", "purity_chance"))
         if (value := panel.metrics.get(name)) is not None
     ]
-    text = f"purity {panel.metrics.get('purity') or 0.0:.1f} %"
-    return " ".join(filter(None, [panel.title, text, f"({', '.join(companions)})"]))
+    name = f"{panel.title}: " if panel.title else ""
+    told = f" ({', '.join(companions)})" if companions else ""
+    return f"{name}purity {panel.metrics.get('purity') or 0.0:.1f} %{told}"
 
 
 def _bars(axes: Axes, panel: LatentPanel, order: Sequence[int], is_first: bool) -> None:

@@ -57,8 +57,8 @@ def lee_figure(
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="lower center", ncol=3, frameon=False, fontsize=10)
     note = (
-        "Local equivariance error |L f|^2, relative to the spread of f, by block: 0 is an "
-        "equivariant map, and an invariant [CLS]. Each panel has a scale of its own"
+        "|L f|^2 relative to the spread of f, by block: 0 is an equivariant map, and an invariant "
+        "[CLS]. Each panel has a scale of its own"
     )
     height = figure.get_figheight()
     head = title or "Local equivariance error"

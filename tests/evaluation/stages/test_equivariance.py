@@ -142,6 +142,22 @@ def test_record_has_every_block_every_companion_and_a_figure(checkpoint, tmp_pat
     assert chance < trained
 
 
+def test_angles_are_scored_at_the_layer_of_the_loss_and_at_the_end(checkpoint, tmp_path):
+    record = run_stage(checkpoint, tmp_path, "--model.angles", "[90, 22.5, 90]")
+    rows = ["", "chance/", "no_action/", "mean_centred/", "random_init/"]
+    rows.append("random_init_mean_centred/")
+    assert {name for name in record.metrics if "turn" in name} == {
+        f"equivariance/{row}turn{angle}_{place}"
+        for row in rows
+        for angle in ("90", "22.5")
+        for place in ("block1", "final")
+    }
+    assert record.metrics["equivariance/turn22.5_final"] < 1
+    assert record.protocol["angles"] == [90, 22.5, 90]
+    with pytest.raises(SystemExit):
+        run_stage(checkpoint, tmp_path, "--model.angles", "[361]")
+
+
 def test_part_of_the_images_is_balanced_and_unofficial(checkpoint, tmp_path):
     record = run_stage(checkpoint, tmp_path, "--model.num_images", "12")
     assert record.num_samples == 12

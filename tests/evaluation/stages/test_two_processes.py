@@ -13,6 +13,8 @@ from tiny_names import SHAPES
 ROOT = Path(__file__).parents[3]
 OPTIONS = {
     "equivariance": ["--model.num_images", "23"],
+    "lee": ["--model.num_images", "13", "--model.transformations", "[rotation, scale]"],
+    "latent": ["--model.num_classes", "9"],
     "diagnostics": ["--model.num_images", "13", "--model.num_views", "4"],
     "transformation": ["--model.hidden", "16", "--model.batch_size", "16"],
     "knn": ["--model.k", "[1, 20]", "--data.num_test", "23"],

@@ -104,6 +104,7 @@ class LatentStage(Stage):
     """
 
     name = "latent"
+    title = "Latent space"
     package = ("sklearn", "latent")
     figure = "ser_lightning.reporting.latent_figure:latent_figure"
 

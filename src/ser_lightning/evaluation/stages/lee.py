@@ -113,6 +113,7 @@ class LEEStage(Stage):
     """
 
     name = "lee"
+    title = "Local equivariance error"
     needs_labels = False
     figure = "ser_lightning.reporting.lee_figure:lee_figure"
 
