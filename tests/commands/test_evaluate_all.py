@@ -72,8 +72,8 @@ def data(tmp_path):
 def test_without_data_the_checkpoints_own_images_are_used(commands, checkpoint):
     main(["evaluate-all", "--checkpoint", checkpoint])
     assert stages(commands) == [
-        "diagnostics", "equivariance", "knn", "latent", "lee", "finetune", "linear", "mlp", "transformation",
-        "turned", "imagenet-c", "imagenet-p",
+        "diagnostics", "equivariance", "knn", "latent", "lee", "finetune", "linear", "mlp",
+        "transformation", "turned", "imagenet-c", "imagenet-p",
     ]  # fmt: skip
     assert commands[-1][-2:] == ["--data.generated", "true"]
 

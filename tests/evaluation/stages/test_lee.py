@@ -113,5 +113,5 @@ def test_options_choose_images_layers_and_transformations(checkpoint, tmp_path):
 def test_half_precision_weights_and_unknown_layers_are_refused(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="bf16-true turns the weights into half precision"):
         run_stage(checkpoint, tmp_path, "--trainer.precision", "bf16-true")
-    with pytest.raises(ValueError, match="layer 7 is not in 0..2"):
+    with pytest.raises(ValueError, match=r"layer 7 is not in 0\.\.2"):
         run_stage(checkpoint, tmp_path, "--model.layers", "[7]")
