@@ -208,6 +208,14 @@ def test_a_new_stage_is_planned_by_its_members_alone(data, monkeypatch):
     assert extra.skipped == "pip install 'ser-lightning[extra]' first"
 
 
+def test_a_stage_of_own_images_is_skipped_without_its_package(monkeypatch):
+    monkeypatch.setattr(evaluate_all.importlib.util, "find_spec", lambda name: None)
+    skipped = {each.stage.name: each.skipped for each in evaluate_all.plan(None)}
+    assert skipped["latent"] == "pip install 'ser-lightning[latent]' first"
+    assert not skipped["imagenet-p"]  # generated, it reads no videos
+    assert not skipped["knn"]
+
+
 def test_every_stage_has_a_configuration_of_its_name():
     classes = stage_classes()
     names = [stage.name for stage in classes if stage.__module__.startswith("ser_lightning.")]

@@ -48,7 +48,7 @@ class LiePass(PerImagePass):
     num_images: int
 
     def __init__(self, backbone: SplitViT, layers: Sequence[int], names: Sequence[str]) -> None:
-        self.layers, self.names = tuple(layers), tuple(names)
+        self.layers, self.names = tuple(sorted(layers)), tuple(names)
         self.num_places = len(self.layers) + 1
         super().__init__(backbone, (2 * len(self.names) + 1) * self.num_places)
         # the sums of the mean tokens and of the embedding, in double precision
