@@ -98,6 +98,8 @@ class ViewNeeds(NamedTuple):
     """Images 2i and 2i + 1 of the crop sub-batch share all draws of a view."""
     cls: bool = False
     """[CLS] where the token map is taken, so it must have joined before."""
+    places: bool = False
+    """Crops with a record of where they lie in their images, which are compared token by token."""
 
 
 class PartitionedBatch(NamedTuple):

@@ -124,6 +124,17 @@ def transport(
     return moved.unflatten(2, target.grid), valid.unflatten(1, target.grid)
 
 
+def between(source: Frame, target: Frame) -> tuple[Tensor, Tensor]:
+    """The map of places in the target view to those in the source view: axes (v - 1/2) + middle.
+
+    Returns:
+        (B, 2, 2) axes and (B, 2) middle, of (y, x) in [0, 1]^2 where the views show the same.
+    """
+    inverse = torch.linalg.inv_ex(source.axes).inverse
+    middle = (inverse @ (target.centre - source.centre)[..., None]).squeeze(-1) + 0.5
+    return inverse @ target.axes, middle
+
+
 def _places(source: Frame, target: Frame) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """Where the target's tokens lie among the source's, and how large they are there.
 
@@ -131,15 +142,13 @@ def _places(source: Frame, target: Frame) -> tuple[tuple[Tensor, Tensor], Tensor
         (B, target tokens) rows and columns in tokens of the source, 0 for the first token's
         centre; (B,) sides in tokens of the source, geometric mean of both.
     """
-    inverse = torch.linalg.inv_ex(source.axes).inverse
-    axes = inverse @ target.axes
-    middle = (inverse @ (target.centre - source.centre)[..., None]).squeeze(-1)
+    axes, middle = between(source, target)
     down, right = (
         (torch.arange(side, dtype=axes.dtype, device=axes.device) + 0.5) / side - 0.5
         for side in target.grid
     )
     tokens = torch.cartesian_prod(down, right).reshape(-1, 2)
-    shares = tokens @ axes.mT + middle[:, None] + 0.5
+    shares = tokens @ axes.mT + middle[:, None]
     rows, columns = (
         _snapped(shares[..., axis] * side - 0.5) for axis, side in enumerate(source.grid)
     )

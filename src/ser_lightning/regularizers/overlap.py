@@ -47,7 +47,7 @@ class OverlapRegularizer(SERRegularizer):
         max_scale: tokens are compared where one is at most so many times as long as the other.
     """
 
-    needs: ClassVar[ViewNeeds] = ViewNeeds()
+    needs: ClassVar[ViewNeeds] = ViewNeeds(places=True)
 
     def __init__(
         self,
