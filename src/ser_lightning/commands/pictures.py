@@ -125,18 +125,15 @@ def gallery(data: PartitionedDataModule) -> ViewGallery | None:
         data.std,
     )
     elements = tuple(view.element for view in batch.invertible if view.element is not None)
+    frames = [Frame.of_crop(view.record, canvas.grid()) for view in batch.crop]
     is_turned = pipeline is not None and pipeline.group.angle > 0
     return ViewGallery(
         _denormalise(upright, data),
         tuple(_denormalise(view.pixels, data) for view in batch.crop),
         tuple(_denormalise(view.pixels, data) for view in batch.invertible),
         elements,
-        tuple(
-            Frame.of_crop(view.record, canvas.grid())
-            for view in batch.crop
-            if data.needs.places and view.record is not None
-        ),
-        tuple(map(Frame.of_element, elements)) if is_turned else (),
+        (frames[0], frames[1]) if data.needs.places else None,
+        (Frame.of_element(elements[0]), Frame.of_element(elements[1])) if is_turned else None,
     )
 
 

@@ -102,11 +102,9 @@ class GroupElement(NamedTuple):
     def to(self, device: torch.device | str) -> GroupElement:
         """The elements on a device; a copy to an accelerator is not waited for."""
         wait = torch.device(device).type == "cpu"  # a copy to the CPU is read at once
-        fields = {"flip": self.flip, "half_turn": self.half_turn, "angle": self.angle}
-        moved = {
-            name: x.to(device, non_blocking=not wait) for name, x in fields.items() if x is not None
-        }
-        return self._replace(**moved)
+        flip, half_turn = (x.to(device, non_blocking=not wait) for x in (self.flip, self.half_turn))
+        angle = None if self.angle is None else self.angle.to(device, non_blocking=not wait)
+        return self._replace(flip=flip, half_turn=half_turn, angle=angle)
 
 
 def relative(source: GroupElement, target: GroupElement) -> GroupElement:

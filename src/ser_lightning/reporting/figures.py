@@ -50,13 +50,13 @@ class ViewGallery(NamedTuple):
     crop: tuple[Tensor, ...]
     invertible: tuple[Tensor, ...]
     elements: tuple[GroupElement, ...]
-    crop_frames: tuple[Frame, ...] = ()
-    invertible_frames: tuple[Frame, ...] = ()
+    crop_frames: tuple[Frame, Frame] | None = None
+    invertible_frames: tuple[Frame, Frame] | None = None
 
     @property
     def is_marked(self) -> bool:
         """Whether what two views have in common is drawn upon them."""
-        return bool(self.crop_frames or self.invertible_frames)
+        return self.crop_frames is not None or self.invertible_frames is not None
 
     def marks(self, row: int) -> list[Marks | None]:
         """What is drawn upon each view of an image, crops first; None for nothing."""
@@ -65,7 +65,7 @@ class ViewGallery(NamedTuple):
             (self.crop, self.crop_frames),
             (self.invertible, self.invertible_frames),
         ):
-            found += overlap_marks(*frames, row) if frames else [None] * len(views)
+            found += [None] * len(views) if frames is None else overlap_marks(*frames, row)
         return found
 
 
