@@ -1,4 +1,4 @@
-"""Operations and time of a training step with SER, beside the same step without it.
+"""Operations and time of a step with SER, and with SER between crops, beside the step without.
 
 Run: python benchmarks/operations.py --json result.json
 
@@ -25,7 +25,8 @@ from ser_lightning.batch import NUM_GLOBAL_VIEWS
 from ser_lightning.data import BatchKey, InvertibleViews, PartitionedDataModule, Patterns
 from ser_lightning.data.render import HostBatch, render
 from ser_lightning.objectives.moco_v3 import MoCoV3
-from ser_lightning.regularizers import SERRegularizer
+from ser_lightning.regularizers import Regularizer, SERRegularizer
+from ser_lightning.regularizers.overlap import OverlapRegularizer
 
 
 class Size(NamedTuple):
@@ -64,17 +65,22 @@ class Counted(TorchDispatchMode):
 
 
 def steps(size: Size) -> dict[str, Callable[[], Tensor]]:
-    """Forward and backward of the base step and of SER's, on batches of their own."""
+    """Forward and backward of the base step and of the others, on batches of their own."""
     found = {}
-    for name in ("base", "SER"):
+    share = size.num_invertible / size.batch_size
+    add_ons: dict[str, Callable[[], Regularizer | None]] = {
+        "base": lambda: None,
+        "SER": SERRegularizer,
+        "overlap": lambda: OverlapRegularizer(ratio=share),
+    }
+    for name, add_on in add_ons.items():
         torch.manual_seed(0)
-        ratio = size.num_invertible / size.batch_size
         data = PartitionedDataModule(
             Patterns(num_train=2 * size.batch_size, num_evaluation=12, image_size=size.image_size),
             global_batch_size=size.batch_size,
             image_size=size.image_size,
             patch_size=size.patch_size,
-            invertible=InvertibleViews(ratio=ratio) if name == "SER" else None,
+            invertible=InvertibleViews(ratio=share) if name == "SER" else None,
             num_workers=0,
         )
         data.setup("fit")
@@ -82,12 +88,11 @@ def steps(size: Size) -> dict[str, Callable[[], Tensor]]:
             size.name,
             size.image_size,
             size.layer,
-            size.layer if name == "SER" else 0,
+            0 if name == "base" else size.layer,
             size.patch_size,
             size.options,
         )
-        regularizer = SERRegularizer() if name == "SER" else None
-        module = MoCoV3(backbone, hidden=1024, projection=128, regularizer=regularizer)
+        module = MoCoV3(backbone, hidden=1024, projection=128, regularizer=add_on())
         batch = first_of_most_shapes(data)
         found[name] = step_of(module, batch, size.patch_size)
     return found
@@ -143,11 +148,12 @@ def main() -> None:
                 times[name].append(time.perf_counter() - start)
         medians = {name: statistics.median(values) for name, values in times.items()}
         totals = {name: sum(names.values()) for name, names in counts.items()}
-        ratio = totals["SER"] / totals["base"]
-        slower = medians["SER"] / medians["base"]
-        print(f"{label}: operations {totals}, ratio {ratio:.2f}; seconds {medians}, {slower:.3f}")
-        for operation, more in (counts["SER"] - counts["base"]).most_common(options.names):
-            print(f"  {operation}: {more} more than {counts['base'][operation]}")
+        print(f"{label}: operations {totals}; seconds {medians}")
+        for name in ("SER", "overlap"):
+            ratio, slower = totals[name] / totals["base"], medians[name] / medians["base"]
+            print(f"  {name} over base: operations {ratio:.2f}, seconds {slower:.3f}")
+            for operation, more in (counts[name] - counts["base"]).most_common(options.names):
+                print(f"    {operation}: {more} more than {counts['base'][operation]}")
         result[label] = {"operations": totals, "seconds": medians}
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))

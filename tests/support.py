@@ -19,6 +19,7 @@ from ser_lightning.objectives import Objective
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import SERRegularizer
 from ser_lightning.regularizers.base import CLSRegularizer
+from ser_lightning.regularizers.overlap import OverlapRegularizer
 
 WIDTH = 32
 PATCH = 4
@@ -50,7 +51,7 @@ def tiny_objective(cls, ser=True, weight=1.0, seed=0, **options):
 
 
 def tiny_with_add_on(cls, add_on, layer=2, seed=0, **options):
-    """An objective whose add-on, a class, reads [CLS] after block `layer` of the tiny backbone."""
+    """An objective whose add-on, a class, reads after block `layer` of the tiny backbone."""
     torch.manual_seed(seed)
     backbone = tiny_backbone(layer=layer, cls_layer=0)
     heads = {"hidden": 48, "projection": 16}
@@ -60,6 +61,11 @@ def tiny_with_add_on(cls, add_on, layer=2, seed=0, **options):
 def cls_add_ons():
     """Every add-on that reads [CLS]."""
     return CLSRegularizer.__subclasses__()
+
+
+def add_ons():
+    """Every add-on but SER and `PerLayer`, which have tests of their own."""
+    return [*cls_add_ons(), OverlapRegularizer]
 
 
 def tiny_moco(ser=True, **options):
@@ -109,9 +115,10 @@ def with_needs(batch, needs, seed=0):
         flip, jitter, gray, solarize = (uniform(4, num) < 0.5).float()
         brightness, contrast, saturation = 0.6 + 0.8 * uniform(3, num)
         return ViewRecord(
-            100 + 50 * uniform(num, 2), 10 + 60 * uniform(num, 4), flip, jitter,
+            100 + 50 * uniform(num, 2),
+            torch.cat([20 * uniform(num, 2), 40 + 30 * uniform(num, 2)], 1), flip, jitter,
             uniform(num, 4).argsort(1).float(), brightness, contrast, saturation,
-            0.2 * uniform(num) - 0.1, gray, 2 * uniform(num), solarize,
+            0.2 * uniform(num) - 0.1, gray, 2 * uniform(num), solarize, torch.zeros(num),
         )  # fmt: skip
 
     extra = ()

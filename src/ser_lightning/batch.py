@@ -6,6 +6,7 @@ Order of views: the first NUM_GLOBAL_VIEWS are global views, any others are loca
 smaller and which a momentum branch does not see. View i has the same role in both sub-batches.
 """
 
+import math
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -25,8 +26,8 @@ class ViewRecord(NamedTuple, Generic[Array]):
 
     Arrays where views are made, on the host; float32 tensors beside the pixels of a `View`.
     Flags are 0 or 1. The factors of the four colour operations are those drawn; they were applied
-    where `jitter` is 1. A view's parameters apply in this order: crop, flip, colour operations in
-    their order, grayscale, blur, solarize, then the group element, which is not part of it.
+    where `jitter` is 1. A view's parameters apply in this order: crop, flip, turn, colours in their
+    order, grayscale, blur, solarize, then the group element, which is not part of it.
     """
 
     source_size: Array
@@ -51,11 +52,26 @@ class ViewRecord(NamedTuple, Generic[Array]):
     """(B,) standard deviation, pixels of the view; 0 for no blur."""
     solarize: Array
     """(B,) flag."""
+    turn: Array
+    """(B,) degrees that the view was turned counter-clockwise about its middle, 0 for upright."""
 
     def take(self, rows: Any) -> "ViewRecord[Array]":
         """The record of some images: a slice, or their numbers."""
         fields: Any = self
         return ViewRecord(*(field[rows] for field in fields))
+
+
+def spaced_rows(
+    num_images: int, ratio: float, world_size: int = 1, device: torch.device | str = "cpu"
+) -> Tensor:
+    """The rows of a rank's sub-batch that make up a share of all: evenly spaced.
+
+    So ranks with equal numbers choose the same images as one process would. At least one row of
+    each rank and two in all, as far as there are so many.
+    """
+    number = max(round(ratio * num_images), math.ceil(2 / world_size))
+    number = min(number, num_images)
+    return torch.arange(number, device=device) * num_images // number
 
 
 class View(NamedTuple):
@@ -82,6 +98,8 @@ class ViewNeeds(NamedTuple):
     """Images 2i and 2i + 1 of the crop sub-batch share all draws of a view."""
     cls: bool = False
     """[CLS] where the token map is taken, so it must have joined before."""
+    places: bool = False
+    """Crops with a record of where they lie in their images, which are compared token by token."""
 
 
 class PartitionedBatch(NamedTuple):

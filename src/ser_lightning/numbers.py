@@ -162,6 +162,8 @@ if TYPE_CHECKING:
     Ratio = float
     BelowOne = float
     HalfTurn = float
+    Angle = float
+    AtLeastOne = float
     Minutes = float
     Percent = int
     AtLeastTwo = int
@@ -179,6 +181,8 @@ else:
     Ratio = within(float, 0, 1, above=True)
     BelowOne = within(float, 0, 1, below=True)
     HalfTurn = within(float, 0, 0.5)
+    Angle = within(float, 0, 180)
+    AtLeastOne = within(float, 1)
     Minutes = within(float, 0, 1e6, above=True)  # two years
     Percent = within(int, 1, 100)
     AtLeastTwo = within(int, 2)

@@ -31,6 +31,7 @@ class Stream(IntEnum):
     CORRUPTION = 6  # what a generated corruption draws for one image and severity
     PERTURBATION = 7  # what a generated perturbation sequence draws for one image
     REPLACEMENT = 8  # which images stand in for an unreadable one
+    TURN = 9  # turns of crops, and angles of invertible views, of one image and view
 
 
 def _words(name: str, values: Sequence[int] | np.ndarray) -> np.ndarray:

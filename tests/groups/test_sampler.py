@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -175,3 +176,24 @@ def test_uniforms_of_another_shape_raise():
 def test_empty_base_grid_raises():
     with pytest.raises(ValueError, match="at least 1"):
         GroupSampler().sample(1, (0, 14), np.random.default_rng(0), np.zeros((1, 2, 2)))
+
+
+def test_angles_are_uniform_either_way_and_leave_the_other_draws():
+    uniforms = np.random.default_rng(0).random((400, 2, 2))
+    angles = np.random.default_rng(1).random((400, 2))
+    rng = np.random.default_rng
+    turned = GroupSampler(angle=30.0).sample(400, GRID, rng(2), uniforms, angles)
+    plain = GroupSampler().sample(400, GRID, rng(2), uniforms, angles)
+    for view, (one, other) in enumerate(zip(turned, plain, strict=True)):
+        assert other.angle is None
+        assert torch.equal(one.flip, other.flip)
+        assert torch.equal(one.half_turn, other.half_turn)
+        assert (one.quarter_turn, one.grid) == (other.quarter_turn, other.grid)
+        expected = torch.from_numpy(60 * angles[:, view] - 30).float()
+        torch.testing.assert_close(one.angle, expected)
+
+
+def test_angle_alone_is_a_group_and_out_of_range_is_refused():
+    assert GroupSampler(rotation=False, flip=False, scale=False, angle=10.0).angle == 10
+    with pytest.raises(ValueError, match="angle 181"):
+        GroupSampler(angle=181.0)

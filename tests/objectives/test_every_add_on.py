@@ -1,4 +1,4 @@
-"""What every add-on that reads [CLS] promises with every objective: tested here by existing."""
+"""What every add-on beside SER promises with every objective: tested here by existing."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from objectives.tiny_run import assert_equal_trees, tiny_fit
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from support import (
     WIDTH,
+    add_ons,
     cls_add_ons,
     objective_classes,
     tiny_backbone,
@@ -19,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
 ]
-by_add_on = pytest.mark.parametrize("add_on", cls_add_ons(), ids=lambda cls: cls.__name__)
+by_add_on = pytest.mark.parametrize("add_on", add_ons(), ids=lambda cls: cls.__name__)
 
 
 @by_add_on
@@ -67,7 +68,7 @@ def test_interrupted_run_ends_bit_identical_to_the_unbroken_one(add_on, tmp_path
     assert_equal_trees(resumed.optimizer, whole.optimizer)
 
 
-@by_add_on
+@pytest.mark.parametrize("add_on", cls_add_ons(), ids=lambda cls: cls.__name__)
 def test_add_on_refuses_a_layer_that_cls_has_not_reached(add_on):
     with pytest.raises(ValueError, match="cls_layer"):
         MoCoV3(tiny_backbone(), regularizer=add_on(WIDTH))  # [CLS] joins after block 2

@@ -43,7 +43,7 @@ class Recorder(L.Callback):
 
 def tiny_fit(
     cls, save_after=None, save_to=None, resume_from=None, accumulate=1, num_local=0,
-    add_on=None, **options,
+    add_on=None, crop=None, group=None, **options,
 ):  # fmt: skip
     """Trains `cls` with SER, or another add-on, for two epochs of six batches of 16 images.
 
@@ -57,8 +57,8 @@ def tiny_fit(
     data = PartitionedDataModule(
         Shapes(num_train=16 * STEPS_PER_EPOCH, num_evaluation=12, image_size=16),
         global_batch_size=16 * accumulate,
-        crop=CropViews(local=LocalCrops(num_local, 8) if num_local else None),
-        invertible=InvertibleViews(ratio=0.25),
+        crop=crop or CropViews(local=LocalCrops(num_local, 8) if num_local else None),
+        invertible=InvertibleViews(ratio=0.25, group=group),
         image_size=16,
         patch_size=PATCH,
         num_workers=0,

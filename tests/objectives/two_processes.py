@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader
 
 from ser_lightning.objectives import NonFiniteError
 from ser_lightning.objectives.moco_v3 import MoCoV3
+from ser_lightning.regularizers.overlap import OverlapRegularizer
 from support import (
+    add_ons,
     as_by_torchrun,
-    cls_add_ons,
     objective_classes,
     take_rank,
     tiny_batch,
@@ -37,7 +38,8 @@ CASES = [
     for add_on in ("ser", "plain")
     for num_local in ((0, 4) if cls.accepts_local_views else (0,))
 ]
-CASES += [Case(MoCoV3.__name__, add_on.__name__, 0) for add_on in cls_add_ons()]
+CASES += [Case(MoCoV3.__name__, add_on.__name__, 0) for add_on in add_ons()]
+CASES += [Case(MoCoV3.__name__, OverlapRegularizer.__name__, 4)]
 CASES += [Case(MoCoV3.__name__, "ser", 4, grad_checkpointing=True)]
 
 
@@ -45,7 +47,7 @@ def objective_and_batch(case):
     """What a case computes, and the whole batch, in float64."""
     (cls,) = (cls for cls in objective_classes() if cls.__name__ == case.objective)
     batch = tiny_batch(8, 4, dtype=torch.float64, num_local=case.num_local)
-    rivals = {add_on.__name__: add_on for add_on in cls_add_ons()}
+    rivals = {add_on.__name__: add_on for add_on in add_ons()}
     if case.add_on in rivals:
         rival = rivals[case.add_on]
         return tiny_with_add_on(cls, rival).double(), with_needs(batch, rival.needs)

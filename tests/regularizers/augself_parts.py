@@ -36,7 +36,7 @@ def make_record(num_images, seed, dtype=torch.float64):
     fields = ViewRecord(
         *(source, np.concatenate([corner, size], 1), flags(), flags()),
         *(rng.permuted(np.tile(np.arange(4), (num_images, 1)), axis=1), *factors, hue),
-        *(flags(), flags() * sigma, flags()),
+        *(flags(), flags() * sigma, flags(), np.zeros(num_images)),
     )
     return ViewRecord(*(torch.tensor(field, dtype=dtype) for field in fields))
 

@@ -60,6 +60,7 @@ def make_record(num_images=NUM_IMAGES, seed=0):
         gray=flag(),
         blur_sigma=flag() * uniform(num_images),
         solarize=torch.zeros(num_images),  # a constant column
+        turn=torch.zeros(num_images),
     )
 
 

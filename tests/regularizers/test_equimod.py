@@ -81,6 +81,7 @@ def test_parameters_of_one_image_are_in_order_and_neutral_without_jitter():
         gray=torch.tensor([0.0, 1.0]),
         blur_sigma=torch.tensor([1.5, 0.0]),
         solarize=torch.tensor([0.0, 1.0]),
+        turn=torch.tensor([0.0, 0.0]),
     )
     box = [20 / 200, 30 / 100, 50 / 200, 40 / 100]
     expected = [

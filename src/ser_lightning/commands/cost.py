@@ -148,5 +148,5 @@ def _batch(objective: Objective, config: Mapping[str, Any], num_images: int) -> 
 def _view(num_images: int, size: int, patch_size: int) -> View:
     element = GroupElement.identity(num_images, (size // patch_size, size // patch_size))
     one, four = torch.ones(num_images), torch.ones(num_images, 4)
-    record = ViewRecord(four[:, :2], four, one, one, four, one, one, one, one, one, one, one)
+    record = ViewRecord(four[:, :2], four, one, one, four, one, one, one, one, one, one, one, one)
     return View(torch.empty(num_images, 3, size, size), element, record)

@@ -20,7 +20,7 @@ from ser_lightning.data.reading import NothingReadError
 from ser_lightning.data.render import HostBatch, render
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.evaluation.neighbours import Neighbours
-from ser_lightning.groups import GroupElement, act
+from ser_lightning.groups import Frame, GroupElement, act
 from ser_lightning.numbers import NonNegativeInt, checked
 from ser_lightning.optim import is_trial
 from ser_lightning.reporting import TokenComparison, ViewGallery, token_maps_of
@@ -65,7 +65,7 @@ class Pictures(L.Callback):
         folder = Path(trainer.default_root_dir) / PICTURE_FOLDER
         backbone: Any = pl_module.backbone
         if self._pixels is None:
-            views = gallery(data) if data.invertible is not None else None
+            views = gallery(data)
             if views is not None:
                 view_figure(folder / "views.png", views)
                 self._log(trainer, folder / "views.png")
@@ -100,7 +100,6 @@ class Pictures(L.Callback):
 
 def gallery(data: PartitionedDataModule) -> ViewGallery | None:
     """The first images that can be read, through both pipelines; None where none can be."""
-    assert data.invertible is not None, "there is an invertible sub-batch"
     tried = np.arange(min(NUM_TRIED, len(data.train_images)))
     clean = CleanImages(data.reader(data.train_images), data.clean)
     try:
@@ -109,26 +108,32 @@ def gallery(data: PartitionedDataModule) -> ViewGallery | None:
         return None
     indices, upright = found.indices[:NUM_IMAGES].numpy(), found.pixels[:NUM_IMAGES]
     images = [data.train_images.read(int(index)) for index in indices]
-    draws = Draws(data.seed, BatchKey(0, 0), indices)
-    canvas = Canvas(data.image_size, data.patch_size)
+    draws = Draws(data.seed, BatchKey(0, 0), indices, turned=np.ones(len(indices), bool))
+    canvas, crop, pipeline = (
+        Canvas(data.image_size, data.patch_size),
+        data.crop.without_local(),
+        data.invertible,
+    )
     batch = render(
         HostBatch(
-            data.crop.without_local().make(images, draws, canvas),
-            data.invertible.make(images, draws, canvas, data.crop.without_local()),
+            crop.make(images, draws, canvas),
+            () if pipeline is None else pipeline.make(images, draws, canvas, crop),
             *(NO_IMAGES,) * 3,
         ),
         data.patch_size,
         data.mean,
         data.std,
     )
-    crop = [_denormalise(view.pixels, data) for view in batch.crop]
-    invertible = [_denormalise(view.pixels, data) for view in batch.invertible]
-    elements = [view.element for view in batch.invertible if view.element is not None]
+    elements = tuple(view.element for view in batch.invertible if view.element is not None)
+    frames = [Frame.of_crop(view.record, canvas.grid()) for view in batch.crop]
+    is_turned = pipeline is not None and pipeline.group.angle > 0
     return ViewGallery(
         _denormalise(upright, data),
-        (crop[0], crop[1]),
-        (invertible[0], invertible[1]),
-        (elements[0], elements[1]),
+        tuple(_denormalise(view.pixels, data) for view in batch.crop),
+        tuple(_denormalise(view.pixels, data) for view in batch.invertible),
+        elements,
+        (frames[0], frames[1]) if data.needs.places else None,
+        (Frame.of_element(elements[0]), Frame.of_element(elements[1])) if is_turned else None,
     )
 
 

@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from ser_lightning.batch import ViewRecord
+from ser_lightning.groups import turn_each
 
 Interpolation = Literal["bilinear", "bicubic"]
 MAX_ASPECT = 16
@@ -42,7 +43,7 @@ def whole(images: Sequence[Tensor]) -> ViewRecord[np.ndarray]:
     no, zero, one = np.zeros(len(sizes), bool), np.zeros(len(sizes)), np.ones(len(sizes))
     box = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
     order = np.tile(np.arange(4), (len(sizes), 1))
-    return ViewRecord(sizes, box, no, no, order, one, one, one, zero, no, zero, no)
+    return ViewRecord(sizes, box, no, no, order, one, one, one, zero, no, zero, no, zero)
 
 
 def needed_side(
@@ -148,13 +149,22 @@ def cut(
     size: int,
     interpolation: Interpolation = "bilinear",
 ) -> Tensor:
-    """Cuts the record's part out of every image and resizes it: uint8 (B, 3, size, size)."""
+    """Cuts the record's part out of every image, resizes and turns it: uint8 (B, 3, size, size)."""
+    drawn = zip(images, record.box, record.flip, record.turn, strict=True)
     return torch.stack(
         [
-            crop_and_resize(image, box, size, bool(flip), interpolation)
-            for image, box, flip in zip(images, record.box, record.flip, strict=True)
+            turned(crop_and_resize(image, box, size, bool(flip), interpolation), float(degrees))
+            for image, box, flip, degrees in drawn
         ]
     )
+
+
+def turned(pixels: Tensor, degrees: float) -> Tensor:
+    """Turns uint8 pixels (3, S, S) counter-clockwise; exact for quarter turns, else bilinear."""
+    if degrees % 90 == 0:
+        return torch.rot90(pixels, int(degrees // 90) % 4, dims=(-2, -1))
+    result = turn_each(pixels[None].float(), torch.tensor([degrees]))[0]
+    return result.round_().clamp_(0, 255).to(pixels.dtype)
 
 
 def middle(

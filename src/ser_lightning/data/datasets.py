@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ser_lightning.batch import EvaluationBatch
+from ser_lightning.batch import EvaluationBatch, spaced_rows
 from ser_lightning.data import crops
 from ser_lightning.data.clean import Clean
 from ser_lightning.data.draws import Canvas, Draws
@@ -113,7 +113,12 @@ class TrainingViews:
         paired: bool = False,
     ) -> tuple[Any, np.ndarray]:
         """What is made of images and their draws, and where the images came from."""
-        draws = Draws(self.plan.seed, key, indices, paired)
+        turned = None
+        if self.crop.turned is not None:
+            turned = np.zeros(len(indices), bool)
+            rows = spaced_rows(len(indices), self.crop.turned.ratio, self.plan.world_size)
+            turned[rows.numpy()] = True
+        draws = Draws(self.plan.seed, key, indices, paired, turned)
         views, _, found = made(
             self.reader.handfuls(indices, (self.plan.seed, key.epoch), paired, min_side),
             lambda handful: make(handful.images, draws.take(handful.rows)),

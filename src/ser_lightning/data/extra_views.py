@@ -1,12 +1,14 @@
-"""Settings of further views: local crops and rotated crops.
+"""Settings of further views: local crops, rotated crops, and crops turned each on its own.
 
 The two global crops are `CropViews` in `pipelines.py`.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ser_lightning.data.photometric import PhotometricRecipe
-from ser_lightning.numbers import PositiveInt, RatioInterval, checked
+from ser_lightning.numbers import Angle, PositiveInt, Ratio, RatioInterval, checked
 
 # Source: DINO, local views. Differs: SER's public 2+4 code, which cites DINO, has no grayscale
 # here (p_gray 0, here 0.2).
@@ -52,6 +54,30 @@ class RotatedCrops:
     size: PositiveInt = 96
     scale: RatioInterval = (0.05, 0.14)
     view: PhotometricRecipe = ROTATED_VIEW
+
+
+@checked
+@dataclass(frozen=True)
+class TurnedCrops:
+    """A share of the crop sub-batch whose global crops are turned, each view on its own.
+
+    `OverlapRegularizer` compares such views where they overlap; the invariance objective sees them
+    as they are. Corners that lie outside of the crop are reflected.
+
+    Args:
+        ratio: share of the crop sub-batch; give the add-on the same.
+        angle: degrees up to which a view is turned either way; null for exact quarter turns, each
+            of the four equally likely.
+    """
+
+    ratio: Ratio = 0.01
+    angle: Angle | None = None
+
+    def degrees(self, uniforms: np.ndarray) -> np.ndarray:
+        """Degrees counter-clockwise from (B,) uniform numbers in [0, 1)."""
+        if self.angle is None:
+            return 90 * np.floor(4 * uniforms)
+        return self.angle * (2 * uniforms - 1)
 
 
 def check_size(name: str, size: int, patch_size: int) -> None:

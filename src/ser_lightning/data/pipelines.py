@@ -18,12 +18,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ser_lightning.batch import ViewRecord
+from ser_lightning.batch import NUM_GLOBAL_VIEWS, ViewRecord
 from ser_lightning.data import crops, photometric
 from ser_lightning.data.clean import Clean
 from ser_lightning.data.crops import Interpolation
 from ser_lightning.data.draws import Canvas, Draws
-from ser_lightning.data.extra_views import LocalCrops, RotatedCrops
+from ser_lightning.data.extra_views import LocalCrops, RotatedCrops, TurnedCrops
 from ser_lightning.data.photometric import MOCO_VIEW_1, MOCO_VIEW_2, PhotometricRecipe
 from ser_lightning.data.render import HostView
 from ser_lightning.groups import GroupElement, GroupSampler
@@ -45,6 +45,7 @@ class CropViews:
         interpolation: the resize filter.
         local: the local views that follow the two; null for none. The invertible pipeline makes
             as many. Their aspect, flips and filter are those of the other crops.
+        turned: the share of images whose two views are turned; null for none.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class CropViews:
         p_flip: Probability = 0.5,
         interpolation: Interpolation = "bilinear",
         local: LocalCrops | None = None,
+        turned: TurnedCrops | None = None,
     ) -> None:
         self.recipes = (view_1, view_2)
         self.scale = scale
@@ -63,6 +65,7 @@ class CropViews:
         self.p_flip = p_flip
         self.interpolation: Interpolation = interpolation
         self.local = local
+        self.turned = turned
 
     def without_local(self) -> "CropViews":
         """The same pipeline with its two global views alone."""
@@ -102,6 +105,9 @@ class CropViews:
         """
         box, colours = draws.view(number)
         record = self.place(images, box, scale, draws.paired)
+        if self.turned is not None and draws.turned is not None and number < NUM_GLOBAL_VIEWS:
+            degrees = self.turned.degrees(draws.turns(number, 1)[:, 0])
+            record = record._replace(turn=np.where(draws.turned, degrees, 0.0))
         pixels = crops.cut(images, record, size, self.interpolation)
         return HostView(pixels, photometric.draw(recipe, colours, record))
 

@@ -97,7 +97,7 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 def to_device(
     record: ViewRecord[np.ndarray], device: torch.device | str = "cpu"
 ) -> ViewRecord[Tensor]:
-    """Moves a record beside the pixels: columns of one (B, 19) float32 tensor, in one transfer."""
+    """Moves a record beside the pixels: columns of one (B, 20) float32 tensor, in one transfer."""
     columns = [
         field.astype(np.float32).reshape(len(field), *field.shape[1:] or (1,)) for field in record
     ]

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ser_lightning.groups.element import GroupElement, Interpolation
+from ser_lightning.groups.turning import turn_each
 
 
 def act(element: GroupElement, maps: Tensor, cell: int = 1) -> Tensor:
@@ -15,8 +16,9 @@ def act(element: GroupElement, maps: Tensor, cell: int = 1) -> Tensor:
         x = maps[i].flip(-1) if element.flip[i] else maps[i]
         result[i] = torch.rot90(resize(x, grid), k, dims=(-2, -1))
 
-    done for the whole batch at once and without waiting for the device. Flips and turns only
-    permute, so without a change of size the result is bit-equal to `torch.flip` and `torch.rot90`.
+    and then turned by element.angle[i] degrees where elements have an angle, for the whole batch
+    at once and without waiting for the device. Flips and quarter turns only permute, so without a
+    change of size the result is bit-equal to `torch.flip` and `torch.rot90`.
 
     Args:
         element: one element per map.
@@ -37,7 +39,8 @@ def act(element: GroupElement, maps: Tensor, cell: int = 1) -> Tensor:
     maps = _flip_where(element.half_turn, maps, -2)
     size = (cell * element.grid[0], cell * element.grid[1])
     maps = resize(maps, size, element.interpolation)
-    return torch.rot90(maps, element.quarter_turn, dims=(-2, -1))
+    maps = torch.rot90(maps, element.quarter_turn, dims=(-2, -1))
+    return maps if element.angle is None else turn_each(maps, element.angle)
 
 
 # Differs: in the paper, scaling uses the resize of the base objective's pipeline, which is bilinear

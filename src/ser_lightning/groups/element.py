@@ -28,6 +28,8 @@ class GroupElement(NamedTuple):
         quarter_turn: 0 or 1, the parity of the quarter turns (counter-clockwise).
         grid: (h, w) in tokens after the resize, before the turn.
         interpolation: the resize's kernel, for pixels and token maps alike.
+        angle: (B,) degrees of a further turn counter-clockwise about the middle, applied last; None
+            for none. It has no exact action on a grid: `frame.py` carries maps between such views.
     """
 
     flip: Tensor
@@ -35,6 +37,7 @@ class GroupElement(NamedTuple):
     quarter_turn: int
     grid: tuple[int, int]
     interpolation: Interpolation = "bicubic"
+    angle: Tensor | None = None
 
     @property
     def quarter_turns(self) -> Tensor:
@@ -99,8 +102,9 @@ class GroupElement(NamedTuple):
     def to(self, device: torch.device | str) -> GroupElement:
         """The elements on a device; a copy to an accelerator is not waited for."""
         wait = torch.device(device).type == "cpu"  # a copy to the CPU is read at once
-        flip, half_turn = (x.to(device, non_blocking=not wait) for x in self[:2])
-        return self._replace(flip=flip, half_turn=half_turn)
+        flip, half_turn = (x.to(device, non_blocking=not wait) for x in (self.flip, self.half_turn))
+        angle = None if self.angle is None else self.angle.to(device, non_blocking=not wait)
+        return self._replace(flip=flip, half_turn=half_turn, angle=angle)
 
 
 def relative(source: GroupElement, target: GroupElement) -> GroupElement:
@@ -113,6 +117,11 @@ def relative(source: GroupElement, target: GroupElement) -> GroupElement:
         raise ValueError(
             f"source has {source.flip.shape[0]} elements, target {target.flip.shape[0]}; they "
             "must belong to two views of the same images"
+        )
+    if source.angle is not None or target.angle is not None:
+        raise ValueError(
+            "views turned by any angle have no exact action on a grid; carry their maps by "
+            "`transport` between frames"
         )
     # The grid before the source's resize does not matter: the target's resize replaces it.
     return target.compose(source.inverse(source.grid))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ser_lightning.groups.element import GroupElement, Interpolation
-from ser_lightning.numbers import PositiveInterval, checked
+from ser_lightning.numbers import Angle, PositiveInterval, checked
 
 Pairing = Literal["independent", "complementary"]
 
@@ -37,6 +37,9 @@ class GroupSampler:
             The relative element is then always one of the 4 reflections.
         interpolation: kernel of the resize, for pixels and token maps alike: "bicubic", as the
             public code; "bilinear", as MoCo-v3's crops.
+        angle: degrees up to which each view of an image is turned further, uniformly and either
+            way, after all else; 0 for none. Corners are reflected, and maps are compared where
+            both views see the image.
 
     Raises:
         ValueError: if nothing is switched on, or pairing or interpolation are unknown.
@@ -53,11 +56,12 @@ class GroupSampler:
         aspect: PositiveInterval = (3 / 4, 4 / 3),
         pairing: Pairing = "independent",
         interpolation: Interpolation = "bicubic",
+        angle: Angle = 0.0,
     ) -> None:
         for value, known in ((pairing, Pairing), (interpolation, Interpolation)):
             if value not in get_args(known):
                 raise ValueError(f'"{value}" is unknown; use one of {get_args(known)}')
-        if not (rotation or flip or scale):
+        if not (rotation or flip or scale or angle):
             raise ValueError(
                 "rotation, flip and scale are all off, so that every view is upright; switch one "
                 "on, or set `data.invertible` to null"
@@ -69,6 +73,7 @@ class GroupSampler:
         self.aspect = aspect
         self.pairing = pairing
         self.interpolation = interpolation
+        self.angle = angle
 
     def sample(
         self,
@@ -76,6 +81,7 @@ class GroupSampler:
         grid: tuple[int, int],
         rng_shared: np.random.Generator,
         uniforms: np.ndarray,
+        angles: np.ndarray | None = None,
     ) -> tuple[GroupElement, GroupElement]:
         """Draws the elements of both views, on the CPU.
 
@@ -84,6 +90,7 @@ class GroupSampler:
             grid: (h, w) the backbone's base grid, in tokens.
             rng_shared: generator in the same state on every rank; 8 numbers are taken from it.
             uniforms: (B, 2 views, 2) in [0, 1), the images' own draws: half turn, flip.
+            angles: (B, 2 views) in [0, 1), the same for angles; null for none.
         """
         if uniforms.shape != (num_images, 2, 2):
             raise ValueError(
@@ -98,7 +105,10 @@ class GroupSampler:
             own = np.stack((own[:, 0], ~own[:, 0]), axis=1)
             own[:, :, 0] ^= shared[:, 3] < 0.5  # quarter turns 0..3 of the view as a whole
         first, second = (self._view(grid, shared[view], own[:, view]) for view in range(2))
-        return first, second
+        if self.angle == 0 or angles is None:
+            return first, second
+        degrees = torch.from_numpy((self.angle * (2 * angles - 1)).astype(np.float32))
+        return first._replace(angle=degrees[:, 0]), second._replace(angle=degrees[:, 1])
 
     def _view(self, grid: tuple[int, int], shared: np.ndarray, own: np.ndarray) -> GroupElement:
         half_turn = torch.from_numpy(own[:, 0] & self.rotation)

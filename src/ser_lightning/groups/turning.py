@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ser_lightning.groups.frame import rotations
+
 
 def turn(maps: Tensor, degrees: float) -> Tensor:
     """Turns square maps about their centre, counter-clockwise; what enters at the corners is 0.
@@ -38,6 +40,17 @@ def turn(maps: Tensor, degrees: float) -> Tensor:
     size = list(maps.shape)
     grid = F.affine_grid(backwards.expand(len(maps), 2, 3), size, align_corners=False)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def turn_each(maps: Tensor, degrees: Tensor) -> Tensor:
+    """Turns maps (B, C, H, W) counter-clockwise about their middle by angles (B,), bilinear.
+
+    What the corners show lies outside of the map, and is reflected at its sides.
+    """
+    size = (maps.shape[-2], maps.shape[-1])
+    axes = rotations(degrees, size).flip(-2, -1).to(maps)  # grid_sample has x before y
+    grid = F.affine_grid(F.pad(axes, (0, 1)), [len(maps), 1, *size], align_corners=False)
+    return F.grid_sample(maps, grid, "bilinear", "reflection", align_corners=False)
 
 
 def stays_inside(degrees: float, side: int) -> Tensor:

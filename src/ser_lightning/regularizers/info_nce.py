@@ -16,6 +16,7 @@ def token_info_nce(
     first: int,
     temperature: float,
     block_bytes: int = BLOCK_BYTES,
+    valid: Tensor | None = None,
 ) -> Tensor:
     """Contrasts each anchor token with the candidate at its place and those of other images.
 
@@ -26,6 +27,10 @@ def token_info_nce(
             negatives = [s(q, k) for all tokens k of candidates[m], m != first + i]
             loss += -positive + log(exp(positive) + sum(exp(negatives)))
         return loss / (B * T)
+
+    With `valid`, tokens that are not valid are left out as anchors, positives and negatives, and
+    the sum is divided by the mean number of valid anchors of a rank: averaged over ranks, that is
+    the mean over all valid anchors. Where nothing is valid the loss is 0.
 
     The other tokens of the anchor's own image are left out. Gradients are computed blockwise in
     the forward pass, so the logits of all pairs never exist at once: peak memory is linear in the
@@ -38,6 +43,7 @@ def token_info_nce(
         first: the image in `candidates` that belongs to `anchors[0]`.
         temperature: tau, divides the cosine similarities.
         block_bytes: size of a block of logits; a block has at least one image's anchors.
+        valid: (M, T) bool, which candidates, and anchors at their places, count; null for all.
 
     Returns:
         () the mean over anchors, float32 or float64.
@@ -45,10 +51,12 @@ def token_info_nce(
     Raises:
         ValueError: if shapes or dtypes do not fit together, or temperature is not positive.
     """
-    _check(anchors, candidates, first, temperature)
+    _check(anchors, candidates, first, temperature, valid)
     enabled = torch.is_grad_enabled()  # a Function sees requires_grad even under no_grad
     wanted = tuple(enabled and tensor.requires_grad for tensor in (anchors, candidates))
-    loss: Tensor = _TokenInfoNCE.apply(anchors, candidates, first, temperature, block_bytes, wanted)
+    loss: Tensor = _TokenInfoNCE.apply(
+        anchors, candidates, first, temperature, block_bytes, valid, wanted
+    )
     return loss
 
 
@@ -63,16 +71,22 @@ class _TokenInfoNCE(torch.autograd.Function):
         first: int,
         temperature: float,
         block_bytes: int,
+        valid: Tensor | None,
         wanted: tuple[bool, bool],
     ) -> Tensor:
         tensors = anchors.contiguous(), candidates.contiguous()
         with torch.autocast(anchors.device.type, enabled=False):
-            loss, *gradients = _loss_and_gradients(
-                *tensors, first, temperature, block_bytes, *wanted
+            losses, *gradients = _losses_and_gradients(
+                *tensors, first, temperature, block_bytes, valid, *wanted
             )
         ctx.save_for_backward(*gradients)
-        ctx.scale = 1 / (temperature * anchors.shape[0] * anchors.shape[1])
-        return loss
+        if valid is None:
+            ctx.scale = 1 / (temperature * losses.numel())
+            return losses.mean()
+        share = len(anchors) / len(candidates)
+        number = (share * valid.sum(dtype=losses.dtype)).clamp_min(share)
+        ctx.scale = 1 / (temperature * number)
+        return losses.sum() / number
 
     @staticmethod
     @once_differentiable
@@ -82,19 +96,20 @@ class _TokenInfoNCE(torch.autograd.Function):
             None if saved is None else (saved.to(scale.dtype) * scale).to(saved.dtype)
             for saved in ctx.saved_tensors
         ]
-        return (*grads, None, None, None, None)
+        return (*grads, None, None, None, None, None)
 
 
-def _loss_and_gradients(
+def _losses_and_gradients(
     anchors: Tensor,
     candidates: Tensor,
     first: int,
     temperature: float,
     block_bytes: int,
+    valid: Tensor | None,
     want_anchors: bool,
     want_candidates: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Loss, and gradients times `temperature * B * T`, which keeps them of order 1 for float16."""
+    """Losses (B, T), and gradients times `temperature` of their sum, of order 1 for float16."""
     num_images, num_tokens, dim = anchors.shape
     dtype, precise = anchors.dtype, torch.promote_types(anchors.dtype, torch.float32)
     # Without the candidates' mean the softmax is the same, and so are all gradients: it adds one
@@ -118,7 +133,9 @@ def _loss_and_gradients(
         weights = product if softmax is products else softmax[:rows].copy_(product)
         # The positive in full precision: of all logits, its rounding weighs most.
         positive = (queries * own_keys).sum(-1)
-        losses[block], misplaced = _softmax_(weights.view(*positive.shape, -1), positive, own)
+        losses[block], misplaced = _softmax_(
+            weights.view(*positive.shape, -1), positive, own, valid
+        )
         # d loss / d logit is the probability of a negative, and -misplaced for the positive.
         if grad_candidates is not None:
             grad_candidates.add_mass(weights, misplaced, own)
@@ -129,7 +146,7 @@ def _loss_and_gradients(
         if grad_candidates is not None:
             grad_candidates.add_product(weights, misplaced, own, anchors[block])
     pushed = None if grad_candidates is None else grad_candidates.result()
-    return losses.mean(), grad_anchors, pushed
+    return losses, grad_anchors, pushed
 
 
 class _CandidateGradient:
@@ -165,14 +182,19 @@ class _CandidateGradient:
         return self.total.to(self.dtype)
 
 
-def _softmax_(logits: Tensor, positive: Tensor, own: slice) -> tuple[Tensor, Tensor]:
+def _softmax_(
+    logits: Tensor, positive: Tensor, own: slice, valid: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Turns logits in place into probabilities of the negatives; the positive's place becomes 0.
 
     Logits (g, T, N) of all pairs of a block and (g, T) of the positives; the rows belong to the g
     `own` images among the N / T candidates. The losses (g, T), and the probability that is not on
     the positive (g, T, 1): summed, not a difference from 1, it keeps its digits when it is small.
+    All of them are 0 for anchors that are not valid.
     """
     num_tokens = logits.shape[1]
+    if valid is not None:
+        logits.masked_fill_(~valid.flatten(), -torch.inf)
     own_pairs = logits.unflatten(2, (-1, num_tokens))[:, :, own].diagonal(dim1=0, dim2=2)
     own_pairs.fill_(-torch.inf)  # (T, T, g)
     own_pairs.diagonal(dim1=0, dim2=1).copy_(positive)  # (g, T)
@@ -181,10 +203,15 @@ def _softmax_(logits: Tensor, positive: Tensor, own: slice) -> tuple[Tensor, Ten
     # The largest probability is exp(peak - logsumexp), and at least 1 / N: never rounded to 0.
     losses = (peak - positive) - logits.amax(-1).log()
     own_pairs.fill_(0)
+    if valid is not None:
+        losses = losses.masked_fill(~valid[own], 0)
+        logits.masked_fill_(~valid[own][..., None], 0)
     return losses, logits.sum(-1, keepdim=True)
 
 
-def _check(anchors: Tensor, candidates: Tensor, first: int, temperature: float) -> None:
+def _check(
+    anchors: Tensor, candidates: Tensor, first: int, temperature: float, valid: Tensor | None
+) -> None:
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} must be positive; the paper uses 0.3 to 0.5")
     if anchors.dim() != 3 or candidates.dim() != 3 or anchors.shape[1:] != candidates.shape[1:]:
@@ -201,4 +228,9 @@ def _check(anchors: Tensor, candidates: Tensor, first: int, temperature: float) 
         raise ValueError(
             f"{len(anchors)} anchor images from image {first} on do not lie within the "
             f"{len(candidates)} candidate images; gather the candidates of every rank"
+        )
+    if valid is not None and (valid.dtype != torch.bool or valid.shape != candidates.shape[:2]):
+        raise ValueError(
+            f"valid is {valid.dtype} of shape {tuple(valid.shape)} for candidates of shape "
+            f"{tuple(candidates.shape)}; give one bool for each of their tokens"
         )

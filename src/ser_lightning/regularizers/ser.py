@@ -5,7 +5,7 @@ Its InfoNCE is in `info_nce.py`; the weighted sum with the invariance loss (SER 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -21,11 +21,14 @@ from ser_lightning.batch import (
     ViewNeeds,
 )
 from ser_lightning.distributed import gather, gather_with_gradient, rank
-from ser_lightning.groups import GroupElement, act, relative
+from ser_lightning.groups import Frame, GroupElement, act, relative, transport
 from ser_lightning.losses import at_least_float
 from ser_lightning.numbers import NonNegative, Positive, PositiveInt, checked
 from ser_lightning.regularizers.base import Regularizer, default_hidden
 from ser_lightning.regularizers.info_nce import token_info_nce
+
+Carry = Callable[[int, int, Tensor], tuple[Tensor, Tensor | None]]
+"""Other view, anchor view and the other's map to the map in the anchor's frame, and its mask."""
 
 
 @checked
@@ -44,6 +47,9 @@ class SERRegularizer(Regularizer):
 
     A batch with local views has several pairs of views; `regularize` adds their losses up. Source:
     SER, "2+4 views": one global and two local pairs.
+
+    Views that are turned by any angle (`data.invertible.group.angle`) are compared where both see
+    the image, by `groups/frame.py`: Differs, the paper names continuous turns as open.
 
     A training loop of your own needs no more than `forward` and the two elements.
 
@@ -113,6 +119,32 @@ class SERRegularizer(Regularizer):
             )
         for name, views in (("maps", maps), ("target_maps", target_maps or maps)):
             _check_shapes(name, views, elements)
+        if any(element.angle is not None for element in elements):
+            frames = [Frame.of_element(element.to(maps[0].device)) for element in elements]
+
+        def carry(other: int, anchor: int, view: Tensor) -> tuple[Tensor, Tensor | None]:
+            if elements[other].angle is None and elements[anchor].angle is None:
+                return act(relative(elements[other], elements[anchor]), view), None
+            return transport(view, frames[other], frames[anchor])
+
+        return mean_of(self.contrast(maps, target_maps, carry, ((0, 1), (1, 0))))
+
+    def contrast(
+        self,
+        maps: tuple[Tensor, ...],
+        target_maps: tuple[Tensor, ...] | None,
+        carry: Carry,
+        directions: Sequence[tuple[int, int]],
+    ) -> list[LossOutput]:
+        """The loss of each direction (anchor view, other view).
+
+        Args:
+            maps: the online branch's token maps, (B, C, h, w) of each view.
+            target_maps: the momentum branch's, for the places that are other views; None without.
+            carry: other view, anchor view and the other's projected map to that map in the
+                anchor's frame, and (B, h, w) where it is valid; None for everywhere.
+            directions: pairs of places in `maps`.
+        """
         # Differs: in the paper the action comes before the projection. As in its public code, maps
         # are projected first here: the same for flips and turns, not where a resize blends tokens.
         online = self._project(maps)
@@ -120,21 +152,17 @@ class SERRegularizer(Regularizer):
         if target_maps is not None:
             with torch.no_grad():
                 target = self._project(target_maps)
-        losses = []
-        for anchor, other in ((0, 1), (1, 0)):
-            moved = act(relative(elements[other], elements[anchor]), at_least_float(target[other]))
+        outputs = []
+        for anchor, other in directions:
+            moved, valid = carry(other, anchor, at_least_float(target[other]))
             tokens = _unit_tokens(moved, target[other].dtype)
             candidates = gather_with_gradient(tokens) if target_maps is None else gather(tokens)
+            everywhere = None if valid is None else gather(valid.flatten(1))
             anchors = _unit_tokens(at_least_float(online[anchor]), online[anchor].dtype)
-            first = rank() * len(anchors)
-            losses.append(token_info_nce(anchors, candidates, first, self.temperature))
-        loss = (losses[0] + losses[1]) / 2
-        # the loss of features all alike: log of the number of candidates, mean of both directions
-        others = len(candidates) - 1
-        chance = sum(math.log1p(others * math.prod(view.grid)) for view in elements) / 2
-        return LossOutput(
-            loss, {"loss/equivariance_chance": torch.full_like(loss, chance, requires_grad=False)}
-        )
+            first, tau = rank() * len(anchors), self.temperature
+            loss = token_info_nce(anchors, candidates, first, tau, valid=everywhere)
+            outputs.append(LossOutput(loss, _logs(loss.detach(), candidates, everywhere)))
+        return outputs
 
     @override
     def regularize(
@@ -175,6 +203,24 @@ class SERRegularizer(Regularizer):
             part.unflatten(0, (len(view), -1)).mT.unflatten(2, view.shape[-2:])
             for part, view in zip(tokens.split(sizes), maps, strict=True)
         ]
+
+
+def mean_of(outputs: Sequence[LossOutput]) -> LossOutput:
+    """The mean of losses, and of each of their logs."""
+    logs = {name: torch.stack([o.logs[name] for o in outputs]).mean() for name in outputs[0].logs}
+    return LossOutput(torch.stack([output.loss for output in outputs]).mean(), logs)
+
+
+def _logs(loss: Tensor, candidates: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
+    """The loss of features all alike, log of the number of candidates; and how many are valid."""
+    num_images, num_tokens = candidates.shape[:2]
+    if valid is None:
+        chance = math.log1p((num_images - 1) * num_tokens)
+        return {"loss/equivariance_chance": torch.full_like(loss, chance)}
+    own = valid.sum(1).to(loss)
+    total = own.sum()
+    mean = (own * (total - own).log1p()).sum() / total.clamp_min(1)
+    return {"loss/equivariance_chance": mean, "valid_tokens": total / num_images}
 
 
 def _maps(features: BranchFeatures, pair: slice) -> tuple[Tensor, ...]:

@@ -16,7 +16,8 @@ from matplotlib.gridspec import GridSpec
 from torch import Tensor
 
 from ser_lightning.files import atomic_path
-from ser_lightning.groups import GroupElement
+from ser_lightning.groups import Frame, GroupElement
+from ser_lightning.reporting.overlap_marks import Marks, draw_marks, overlap_marks
 from ser_lightning.reporting.side_by_side import FAMILIES, RunCurve
 from ser_lightning.reporting.token_maps import (
     TokenComparison,
@@ -39,14 +40,33 @@ class ViewGallery(NamedTuple):
     Attributes:
         originals: (N, 3, H, W).
         crop: two crop views, each (N, 3, H', W').
-        invertible: two invertible views, each (N, 3, H', W') of its own size.
+        invertible: two invertible views, each (N, 3, H', W') of its own size; none without them.
         elements: the group elements of the invertible views.
+        crop_frames: where the crops lie, if what they have in common is to be marked.
+        invertible_frames: the same of the invertible views.
     """
 
     originals: Tensor
-    crop: tuple[Tensor, Tensor]
-    invertible: tuple[Tensor, Tensor]
-    elements: tuple[GroupElement, GroupElement]
+    crop: tuple[Tensor, ...]
+    invertible: tuple[Tensor, ...]
+    elements: tuple[GroupElement, ...]
+    crop_frames: tuple[Frame, Frame] | None = None
+    invertible_frames: tuple[Frame, Frame] | None = None
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether what two views have in common is drawn upon them."""
+        return self.crop_frames is not None or self.invertible_frames is not None
+
+    def marks(self, row: int) -> list[Marks | None]:
+        """What is drawn upon each view of an image, crops first; None for nothing."""
+        found: list[Marks | None] = []
+        for views, frames in (
+            (self.crop, self.crop_frames),
+            (self.invertible, self.invertible_frames),
+        ):
+            found += [None] * len(views) if frames is None else overlap_marks(*frames, row)
+        return found
 
 
 def demo_figure(
@@ -92,7 +112,7 @@ def demo_figure(
 
 def view_figure(path: Path, gallery: ViewGallery) -> None:
     """Draws images and their views alone; errors and files as `demo_figure`."""
-    height = 2.75
+    height = 2.75 + 0.15 * gallery.is_marked
     figure = Figure(figsize=(_WIDTH, height), dpi=100, facecolor="white")
     _draw_gallery(figure.add_subfigure(figure.add_gridspec(1, 1)[0]), gallery, height)
     save_picture(figure, path)
@@ -145,27 +165,35 @@ def _frame(maps: Sequence[Tensor]) -> int:
 
 def _draw_gallery(part: SubFigure, gallery: ViewGallery, height: float) -> None:
     """Draws two images in a row, each with its four views, all at the same scale."""
-    _heading(
-        part,
-        "What training sees",
-        height,
-        "Two random crops of an image are pulled together. SER takes a few images of each batch "
-        "whole, flipped, turned and resized (to a grid of tokens, height x width).",
+    whole = (
+        " SER takes a few images of each batch whole, flipped, turned and resized (to a grid of "
+        "tokens, height x width)."
     )
+    marked = (
+        "\nOutlined: what the other view sees. Equal numbers: tokens that SER compares; none where "
+        "tokens differ too much in size."
+    )
+    note = "Two random crops of an image are pulled together." + whole * bool(gallery.invertible)
+    _heading(part, "What training sees", height, note + marked * gallery.is_marked)
+    top = 0.9 + 0.15 * gallery.is_marked
     outer = part.add_gridspec(
-        1, 2, left=0.02, right=0.98, top=1 - 0.9 / height, bottom=0.42 / height, wspace=0.05
+        1, 2, left=0.02, right=0.98, top=1 - top / height, bottom=0.42 / height, wspace=0.05
     )
     headings = ("image", "crop 1", "crop 2", "for SER, 1", "for SER, 2")
+    num_columns = 1 + len(gallery.crop) + len(gallery.invertible)
     frame = _frame([gallery.originals, *gallery.crop, *gallery.invertible])
     for i in range(min(2, len(gallery.originals))):
-        inner = outer[i].subgridspec(1, 5, wspace=0.06)
+        inner = outer[i].subgridspec(1, num_columns, wspace=0.06)
         views = [gallery.originals[i], *(view[i] for view in gallery.crop + gallery.invertible)]
         elements = [describe_element(element, i) for element in gallery.elements]
         words = ["", "", "", *("\n".join(text.rsplit(", ", 1)) for text in elements)]
-        for column, (view, caption) in enumerate(zip(views, words, strict=True)):
+        marks = [None, *gallery.marks(i)]
+        for column, (view, caption, mark) in enumerate(zip(views, words, marks, strict=True)):
             axes = part.add_subplot(inner[column])
             _show(axes, as_picture(view), frame, caption)
             axes.set_title(headings[column], fontsize=10)
+            if mark is not None:
+                draw_marks(axes, mark, *view.shape[-2:])
 
 
 def _draw_comparisons(

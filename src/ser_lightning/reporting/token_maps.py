@@ -26,6 +26,7 @@ def describe_element(element: GroupElement, i: int = 0) -> str:
     parts = ["flip"] if bool(element.flip[i]) else []
     turn = 90 * int(element.quarter_turns[i])
     parts += [f"{turn} deg"] if turn else []
+    parts += [f"{float(element.angle[i]):+.0f} deg"] if element.angle is not None else []
     height, width = element.shape
     return ", ".join([*(parts or ["upright"]), f"{height}x{width} grid"])
 

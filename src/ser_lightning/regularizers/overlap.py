@@ -1,0 +1,100 @@
+"""SER between crops: the token maps of two crops of an image agree where both of them see it."""
+
+from typing import ClassVar
+
+from torch import Tensor
+from typing_extensions import override
+
+from ser_lightning.batch import (
+    NUM_GLOBAL_VIEWS,
+    BranchFeatures,
+    LossOutput,
+    PartitionedBatch,
+    View,
+    ViewNeeds,
+    spaced_rows,
+)
+from ser_lightning.distributed import world_size
+from ser_lightning.groups import Frame, transport
+from ser_lightning.numbers import AtLeastOne, NonNegative, Positive, PositiveInt, Ratio, checked
+from ser_lightning.regularizers.ser import SERRegularizer, mean_of
+
+_CHANCE = "loss/equivariance_chance"
+
+
+@checked
+class OverlapRegularizer(SERRegularizer):
+    """SER's loss between the crops of a share of the crop sub-batch, in their common region.
+
+    No further views and no further passes: the objective has computed the token maps anyway. A map
+    is carried to the other crop's frame by where the crops lie in the image
+    (`groups/frame.py`); tokens without a counterpart there are neither anchors nor candidates.
+    With local crops, each of them is compared with one of the global crops too, in that direction:
+    two such directions count as much as the two of the global pair, whose mean is one loss.
+
+    `data.crop.turned` turns these crops, each on its own, so that turns stay in the group.
+
+    Source: the loss is SER's; the paper asks for whole images, and names crops as open. At the last
+    block it is the comparison with PixPro, DenseCL and VICRegL.
+
+    Args:
+        width: channels C of the token maps; null for the backbone's.
+        weight: lambda.
+        temperature: tau, as SER's.
+        hidden: channels of the projector; null for 512, or twice the width where that is less.
+        ratio: share of the crop sub-batch that is compared: evenly spaced images, at least one on
+            each process and two in all.
+        max_scale: tokens are compared where one is at most so many times as long as the other.
+    """
+
+    needs: ClassVar[ViewNeeds] = ViewNeeds(places=True)
+
+    def __init__(
+        self,
+        width: PositiveInt | None = None,
+        weight: NonNegative = 1.0,
+        temperature: Positive = 0.3,
+        hidden: PositiveInt | None = None,
+        ratio: Ratio = 0.01,
+        max_scale: AtLeastOne = 2.0,
+    ) -> None:
+        super().__init__(width, weight, temperature, hidden)
+        self.ratio = ratio
+        self.max_scale = max_scale
+
+    @override
+    def regularize(
+        self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
+    ) -> LossOutput:
+        """The loss of some images of the crop sub-batch; candidates of local crops are global."""
+        num_images, device = len(batch.crop[0].pixels), batch.crop[0].pixels.device
+        rows = spaced_rows(num_images, self.ratio, world_size(), device)
+        maps = _maps(online, rows)
+        frames = [
+            _frame(view, (tokens.shape[-2], tokens.shape[-1]), rows)
+            for view, tokens in zip(batch.crop, maps, strict=True)
+        ]
+
+        def carry(other: int, anchor: int, view: Tensor) -> tuple[Tensor, Tensor]:
+            return transport(view, frames[other], frames[anchor], self.max_scale)
+
+        local = range(NUM_GLOBAL_VIEWS, len(maps))
+        directions = [(0, 1), (1, 0), *((view, view % NUM_GLOBAL_VIEWS) for view in local)]
+        target_maps = None if target is None else _maps(target, rows)
+        outputs = self.contrast(maps, target_maps, carry, directions)
+        mean, num_pairs = mean_of(outputs), len(directions) / 2
+        chance = {_CHANCE: num_pairs * mean.logs[_CHANCE]}
+        return LossOutput(num_pairs * mean.loss, mean.logs | chance)
+
+
+def _frame(view: View, grid: tuple[int, int], rows: Tensor) -> Frame:
+    if view.record is None:
+        raise ValueError(
+            "the crops have no record of where they lie in their images; OverlapRegularizer needs "
+            "batches of the data module, or views with a ViewRecord"
+        )
+    return Frame.of_crop(view.record.take(rows), grid)
+
+
+def _maps(features: BranchFeatures, rows: Tensor) -> tuple[Tensor, ...]:
+    return tuple(view.taps[0].tokens[rows] for view in features.crop)
