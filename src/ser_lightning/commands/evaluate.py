@@ -181,7 +181,8 @@ def _keep(cli: StageCommandLine, result: StageResult, seconds: float) -> None:
         module, _, function = stage.figure.partition(":")
         figure = path.with_suffix(".png")
         title = f"{stage.name.capitalize()}: {folder.name}, {result.dataset}"
-        getattr(import_module(module), function)(figure, result.metrics, title)
+        drawn = result.metrics if result.shown is None else result.shown
+        getattr(import_module(module), function)(figure, drawn, title)
         rank_zero_info(f"{stage.name}: {figure}")
 
 

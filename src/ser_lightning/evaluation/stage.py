@@ -46,6 +46,7 @@ class StageResult:
         data_sha256: identity of the measured images.
         hits: by the name of a metric, (N,) whether each test image was right, in their order.
         label: (N,) int64 classes of these images.
+        shown: what the stage's figure draws in place of the metrics, on one rank.
     """
 
     dataset: str
@@ -60,6 +61,7 @@ class StageResult:
     data_sha256: str | None = None
     hits: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     label: Tensor | None = field(default=None, compare=False)
+    shown: Any = field(default=None, compare=False)
 
 
 def result_branch(checkpoint: str) -> Branch:
@@ -115,7 +117,7 @@ class Stage(L.LightningModule, ABC):
     is_alternative: ClassVar[bool] = False
     """Whether it measures what another stage does, by another recipe; `evaluate-all` omits it."""
     figure: ClassVar[str | None] = None
-    """The function that draws a result's metrics, as module:function."""
+    """The function that draws a result's metrics, or what it shows, as module:function."""
 
     def __init__(
         self, checkpoint: str, branch: Branch | None = None, seed: NonNegativeInt = 0
