@@ -52,8 +52,8 @@ class MaskImages(FileImages):
         self.class_names = class_names
         self.labels = torch.full((len(pairs.images),), -1)
         self.table = np.full(NUM_VALUES, _UNKNOWN, dtype=np.uint8)  # from values to classes
-        self.table[list(ignored)] = IGNORED
         self.table[list(values)] = np.arange(len(values))
+        self.table[list(ignored)] = IGNORED
 
     @override
     def path(self, index: int) -> str:

@@ -153,6 +153,7 @@ class SegmentationDataModule(LabelledDataModule):
                 "--data.source.root FOLDER"
             )
         self.holdout_fraction = 0.0
+        self.needs_labels = False
         self.side = side or self.image_size
         self.p_flip = p_flip
 

@@ -14,10 +14,9 @@ from typing_extensions import override
 
 from ser_lightning.data.benchmarks.threediebench import ThreeDIEBenchDataModule
 from ser_lightning.data.datasets import balanced_subset
-from ser_lightning.data.loaders import BatchLoader
 from ser_lightning.numbers import checked
 from ser_lightning.randomness import Stream, generator, uniforms
-from ser_lightning.sources.base import ImageSet, Source, folder_path
+from ser_lightning.sources.base import Source, folder_path
 from ser_lightning.sources.folder import FileImages
 from ser_lightning.sources.opening import open_source
 from ser_lightning.sources.released import BENCH3D_VAL, count_reasons
@@ -140,10 +139,6 @@ class ViewPairsDataModule(ThreeDIEBenchDataModule):
         self._splits = {"train": train, "holdout": train.objects(np.arange(0)), "test": pairs}
         if self.out_of_range is not None:
             self.beyond = out_of_range_pairs(self.out_of_range, test)
-
-    def pairs_loader(self, images: ImageSet, name: str) -> BatchLoader:
-        """Loads the clean images of a set in order, this rank's share."""
-        return self.clean_images(images, None, 3, name)
 
 
 def _some(images: ObjectImages, size: int | None, counter: int) -> ObjectImages:
