@@ -31,7 +31,10 @@ def shown(num_classes=3, count=2):
 def test_picture_is_written_with_a_row_per_image(tmp_path):
     mask_figure(tmp_path / "few.png", shown(count=1), "A run")
     mask_figure(tmp_path / "more.png", shown(count=3), "A run")
-    sizes = [Image.open(tmp_path / name).size for name in ("few.png", "more.png")]
+    sizes = []
+    for name in ("few.png", "more.png"):
+        with Image.open(tmp_path / name) as picture:
+            sizes.append(picture.size)
     assert sizes[0][0] == sizes[1][0]
     assert sizes[1][1] > 1.5 * sizes[0][1]
 
