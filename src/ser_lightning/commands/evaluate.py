@@ -183,7 +183,8 @@ def _keep(cli: StageCommandLine, result: StageResult, seconds: float) -> None:
         title = f"{stage.name.capitalize()}: {folder.name}, {result.dataset}"
         drawn = result.metrics if result.shown is None else result.shown
         getattr(import_module(module), function)(figure, drawn, title)
-        rank_zero_info(f"{stage.name}: {figure}")
+        if figure.is_file():
+            rank_zero_info(f"{stage.name}: {figure}")
 
 
 _NOT_HOW = {

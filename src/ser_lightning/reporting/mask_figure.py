@@ -19,6 +19,7 @@ MAX_SHADES = 7
 
 Colour = tuple[float, float, float]
 _IGNORED = 255
+_SIDE = 2.35  # inches, width of a picture
 _OTHER = (0.55, 0.55, 0.55)
 _WHITE = (1.0, 1.0, 1.0)
 
@@ -38,13 +39,17 @@ def mask_figure(path: str | os.PathLike[str], shown: MaskPictures, title: str = 
         return
     shades = _shades(shown)
     columns = ["image", "truth", *shown.pictures[0].predicted]
-    rows = len(shown.pictures)
-    height = 2.3 * rows + 1.5
-    figure = Figure(figsize=(2.35 * len(columns) + 0.2, height), dpi=110, facecolor="white")
-    panels = figure.subplots(rows, len(columns), squeeze=False)
+    sides = [_SIDE * min(p.truth.shape[0] / p.truth.shape[1], 1.3) for p in shown.pictures]
+    legend = _legend(shown, shades)
+    below = 0.35 + 0.22 * (len(legend) // len(columns))
+    height = sum(sides) + 0.3 * len(sides) + 0.6 + below
+    figure = Figure(figsize=(_SIDE * len(columns) + 0.2, height), dpi=110, facecolor="white")
+    ratios = {"height_ratios": sides}
+    panels = figure.subplots(len(sides), len(columns), squeeze=False, gridspec_kw=ratios)
     figure.subplots_adjust(
-        left=0.01, right=0.99, top=1 - 0.75 / height, bottom=0.75 / height, wspace=0.03, hspace=0.14
-    )
+        left=0.01, right=0.99, top=1 - 0.6 / height, bottom=(below + 0.25) / height,
+        wspace=0.03, hspace=0.3 * len(sides) / sum(sides),
+    )  # fmt: skip
     for row, picture in zip(panels, shown.pictures, strict=True):
         _draw_row(row, picture, shades)
     for axes, name in zip(panels[0], columns, strict=True):
@@ -52,9 +57,7 @@ def mask_figure(path: str | os.PathLike[str], shown: MaskPictures, title: str = 
     figure.text(
         0.01, 1 - 0.12 / height, title or "Segmentation", fontsize=13, va="top", weight="bold"
     )
-    figure.legend(
-        handles=_legend(shown, shades), loc="lower center", ncol=5, frameon=False, fontsize=9
-    )
+    figure.legend(handles=legend, loc="lower center", ncol=len(columns), frameon=False, fontsize=9)
     save_picture(figure, Path(path))
 
 
@@ -113,10 +116,14 @@ def _show(axes: Axes, picture: np.ndarray) -> None:
         spine.set_color("0.6")
 
 
+def _short(name: str) -> str:
+    return name if len(name) < 20 else f"{name[:17]}..."
+
+
 def _legend(shown: MaskPictures, shades: Mapping[int, Colour]) -> list[Patch]:
     """A patch for each shade, and for what has none where it is there."""
     patches = [
-        Patch(facecolor=shade, edgecolor="0.4", label=shown.class_names[number][:24])
+        Patch(facecolor=shade, edgecolor="0.4", label=_short(shown.class_names[number]))
         for number, shade in shades.items()
     ]
     masks = [m for p in shown.pictures for m in (p.truth, *p.predicted.values())]

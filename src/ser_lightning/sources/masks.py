@@ -80,13 +80,13 @@ class MaskImages(FileImages):
         Raises:
             ValueError: a mask cannot be read, or is not as large as its image.
         """
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with pixel_limit(None), ThreadPoolExecutor(_THREADS) as pool:
             return np.stack(list(pool.map(self._count, range(len(self)))))
 
     def _count(self, index: int) -> np.ndarray:
         path, mask = self.path(index), read_mask(self.mask_path(index))
         try:
-            with pixel_limit(None), Image.open(path) as image:
+            with Image.open(path) as image:
                 height, width = image.height, image.width
         except Exception:  # what an unreadable image means, `on_bad_image` decides
             height, width = mask.shape

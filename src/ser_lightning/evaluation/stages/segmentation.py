@@ -54,7 +54,7 @@ class SegmentationStage(Stage):
         weight_decay: weight decay of AdamW, not for norms and biases.
         warmup_steps: length of the linear warm-up, before half a cosine.
         baseline: whether to train heads on a randomly initialised backbone as well.
-        num_shown: test images in the picture, at even distances.
+        num_shown: test images in the picture, at even distances; 0 draws none.
         stage: further arguments of every stage.
     """
 
