@@ -1,6 +1,8 @@
 """The segmentation stage on tiny sets of masks: from folders to a record and a picture."""
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from PIL import Image
 from mask_tree import write_ade, write_own, write_voc
 from ser_lightning.commands.evaluate import StageCommandLine, evaluate
 from ser_lightning.data.benchmarks.segmentation import MaskTest
-from ser_lightning.evaluation.mask_head import predicted_masks
+from ser_lightning.evaluation.mask_head import LinearMaskHead, predicted_masks
 from ser_lightning.evaluation.stages.segmentation import SegmentationStage, constant_miou
 from ser_lightning.results.record import read_record
 from ser_lightning.sources.mask_folder import MaskFolder
@@ -136,8 +138,10 @@ def test_training_changes_the_heads_and_no_backbone(checkpoint, masks, tmp_path)
     trained = [p for group in cli.trainer.optimizers[0].param_groups for p in group["params"]]
     assert {id(p) for p in trained} == {id(p) for p in stage.heads.parameters()}
     assert len(stage.heads) == 4
-    assert all((head.classify.weight != start).any() for head in stage.heads
-               for start in [stage.heads[0].classify.weight.new_zeros(1)])  # fmt: skip
+    start = LinearMaskHead(stage.backbone.width, 4, stage.seed)
+    for head in stage.heads:
+        for name, value in head.named_parameters():
+            assert not torch.equal(value, start.get_parameter(name)), name
 
 
 def test_head_trains_as_if_alone(checkpoint, masks, tmp_path):
@@ -150,6 +154,22 @@ def test_head_trains_as_if_alone(checkpoint, masks, tmp_path):
 def test_same_seed_gives_the_same_numbers(checkpoint, masks, tmp_path):
     first, again = (run(checkpoint, masks, tmp_path)[2].metrics for _ in range(2))
     assert first == again
+
+
+def test_learning_rate_rises_then_falls_to_almost_nothing(checkpoint, masks, tmp_path):
+    options = ["--trainer.max_steps", "40", "--model.warmup_steps", "10"]
+    cli = StageCommandLine(arguments(checkpoint, masks, *options))
+    stage = cli.model
+    stage.build(4)
+    stage._trainer = SimpleNamespace(
+        train_dataloader=[], num_training_batches=4, accumulate_grad_batches=1,
+        max_epochs=None, max_steps=40,
+    )  # fmt: skip
+    scheduler = stage.configure_optimizers()["lr_scheduler"]["scheduler"]
+    (schedule,) = scheduler.lr_lambdas[:1]
+    rates = [schedule(step) for step in range(40)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert all(0 < after < before for before, after in itertools.pairwise(rates[9:]))
 
 
 def test_side_must_be_whole_patches(checkpoint, masks, tmp_path):

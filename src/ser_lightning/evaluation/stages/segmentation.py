@@ -150,9 +150,9 @@ class SegmentationStage(Stage):
 
     @override
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
-        truth = torch.stack(batch.masks).long()
+        truth, found = torch.stack(batch.masks).long(), self.logits(batch.pixels)
         with torch.autocast(self.device.type, enabled=False):
-            losses = torch.stack([mask_loss(logits, truth) for logits in self.logits(batch.pixels)])
+            losses = torch.stack([mask_loss(logits, truth) for logits in found])
         self.log("loss", losses.detach().amin(), prog_bar=True, batch_size=len(truth))
         return losses.sum()
 
@@ -191,7 +191,7 @@ class SegmentationStage(Stage):
             )
 
         def schedule(step: int) -> float:
-            return warmup_cosine(step + 1, num_steps, self.warmup_steps)
+            return warmup_cosine(step + 1, num_steps + 1, self.warmup_steps)  # above 0
 
         return scheduled(optimizer, schedule)
 
