@@ -152,7 +152,9 @@ def test_what_the_features_have_is_told_and_of_noise_nothing():
     noise = [rng.normal(size=(n, 1, WIDTH)).astype(np.float32) for n in (256 * NUM_VIEWS, 600)]
     nothing = told(noise[0], known, noise[1], test)
     assert nothing["colour"] < 0.05
-    assert nothing["rotation"] < 0.25  # one mean for all numbers: w is above the others
+    assert (
+        nothing["rotation"] < 0.26
+    )  # a constant: 0.23, one mean for all numbers: w is above the others
 
 
 def test_constant_of_each_number_is_worth_something_in_the_joint_r2():
@@ -160,7 +162,7 @@ def test_constant_of_each_number_is_worth_something_in_the_joint_r2():
     test = latents(4000, views=2)
     truth = torch.from_numpy(relative_latents(test[:, 0], test[:, 1])["rotation"])
     constant = joint_r2(truth.mean(0).expand_as(truth), truth)
-    assert 0 < constant < 0.25
+    assert constant == pytest.approx(0.23, abs=0.02)
 
 
 def test_pairs_with_an_unread_view_are_left_out():

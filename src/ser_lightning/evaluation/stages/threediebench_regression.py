@@ -38,7 +38,8 @@ class ThreeDIEBenchRegressionStage(Stage):
 
     Metrics: `r2/rotation` for the quaternion of the relative rotation, `r2/colour` for the hues of
     floor and light, on 3DIEBench-T also `r2/translation_object` and `r2/translation_base`; with
-    `random_init/` in front for a backbone with fresh weights. 1 is exact, 0 as good as a constant.
+    `random_init/` in front for a backbone with fresh weights. 1 is exact; a constant answer is
+    worth 0, but .23 in rotation, whose numbers have one mean together.
     A folder of 3DIEBench-OOD gives a record of its own, by the same heads. Nothing is selected:
     the heads after the last epoch count.
 
