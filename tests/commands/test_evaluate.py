@@ -186,7 +186,9 @@ def images_of(stage, folder):
     [
         ("linear", "--data.source.root"),
         ("3diebench", "--data.source.root"),
+        ("3diebench-regression", "--data.source.root"),
         ("detection", "--data.source.root"),
+        ("segmentation", "--data.source.root"),
         ("imagenet-c", "--data.root"),
         ("imagenet-p", "--data.root"),
     ],

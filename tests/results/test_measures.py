@@ -37,6 +37,10 @@ WRITTEN = [  # by the stages, and by the evaluation during training
     *(f"{init}flip_layer3{mode}" for init in ("", "random_init/") for mode in ("", "_single")),
     *("rankme", "feature_std", "token_spatial_variance", "uniformity"),
     *("lidar_crop", "lidar_invertible", "alignment_crop", "alignment_invertible"),
+    *(f"{init}r2/{what}" for init in ("", "random_init/") for what in ("rotation", "colour")),
+    *("r2/translation_object", "r2/translation_base", "constant/miou"),
+    *(f"{init}miou{at}" for init in ("", "random_init/") for at in ("", "_layer3")),
+    *("iou/background", "iou_layer3/background"),
     *("map", "map_50", "map_75", "map_small", "map_medium", "map_large"),
 ]
 

@@ -182,8 +182,10 @@ def _keep(cli: StageCommandLine, result: StageResult, seconds: float) -> Path:
         module, _, function = stage.figure.partition(":")
         figure = path.with_suffix(".png")
         title = f"{stage.title or stage.name.capitalize()}: {folder.name}, {result.dataset}"
-        getattr(import_module(module), function)(figure, result.metrics, title)
-        rank_zero_info(f"{stage.name}: {figure}")
+        drawn = result.metrics if result.shown is None else result.shown
+        getattr(import_module(module), function)(figure, drawn, title)
+        if figure.is_file():
+            rank_zero_info(f"{stage.name}: {figure}")
     return path
 
 

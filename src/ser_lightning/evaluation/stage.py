@@ -48,6 +48,7 @@ class StageResult:
         hits: by the name of a metric, (N,) whether each test image was right, in their order.
         label: (N,) int64 classes of these images.
         points: images in a plane, for a figure; on the first process alone.
+        shown: what the stage's figure draws in place of the metrics, on one rank.
     """
 
     dataset: str
@@ -63,6 +64,7 @@ class StageResult:
     hits: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     label: Tensor | None = field(default=None, compare=False)
     points: Points | None = field(default=None, compare=False)
+    shown: Any = field(default=None, compare=False)
 
 
 def result_branch(checkpoint: str) -> Branch:
@@ -120,7 +122,7 @@ class Stage(L.LightningModule, ABC):
     title: ClassVar[str] = ""
     """What its figure calls it; its name by default."""
     figure: ClassVar[str | None] = None
-    """The function that draws a result's metrics, as module:function."""
+    """The function that draws a result's metrics, or what it shows, as module:function."""
 
     def __init__(
         self, checkpoint: str, branch: Branch | None = None, seed: NonNegativeInt = 0

@@ -21,6 +21,12 @@ IMAGENET_VAL = 50_000
 COCO_VAL = 5_000
 """Images of val2017."""
 
+VOC2012_VAL = 1_449
+"""Images of VOC2012's list `val` for segmentation."""
+
+ADE20K_VAL = 2_000
+"""Validation images of ADE20K's scene parsing challenge."""
+
 BENCH3D_VAL = 527_600
 """Test images of 3DIEBench: 50 views of each of 10,552 objects."""
 

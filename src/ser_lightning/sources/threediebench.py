@@ -1,10 +1,12 @@
 """3DIEBench's files: rendered objects, each from fifty sides, and its official lists of objects.
 
-Source: Garrido et al. 2023 (SIE), whose repository has the lists.
+Sources: Garrido et al. 2023 (SIE), whose repository has the lists; Konstantinou et al. 2025
+(EquiCaps) for 3DIEBench-T, in which objects are moved as well.
 """
 
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +21,13 @@ from ser_lightning.sources.folder import FileImages
 
 NUM_VIEWS = 50
 
+NUM_LATENTS = 7
+"""Numbers in a view's latents: three angles of the object in radians, the floor's hue, two angles
+of the light, its hue. 3DIEBench-T adds a translation along x, y and z: 10."""
+
+NUM_TRANSLATED = 10
+
+_THREADS = 8  # that read latents
 _LAYOUT = """expected
   {root}/<synset>/<object>/image_0.jpg ... image_49.jpg
   {splits}/train_images.npy, train_labels.npy, val_images.npy, val_labels.npy
@@ -46,14 +55,59 @@ class ObjectImages(FileImages):
     def _names(self) -> Iterable[bytes]:
         return (self.folders.tobytes(),)
 
+    def latents(self) -> np.ndarray:
+        """(objects, NUM_VIEWS, NUM_LATENTS or NUM_TRANSLATED) float64, from a file per view.
+
+        Raises:
+            FileNotFoundError: a view has no file of latents.
+            ValueError: it holds something else.
+        """
+        with ThreadPoolExecutor(_THREADS) as pool:
+            paths = (latent_path(self.path(index)) for index in range(len(self)))
+            rows = list(pool.map(read_latents, paths))
+        if len({len(row) for row in rows}) > 1:
+            raise ValueError(
+                f"views below {self.folder} have {min(map(len, rows))} and "
+                f"{max(map(len, rows))} latents; give a folder of one release"
+            )
+        return np.stack(rows).reshape(len(self.folders), NUM_VIEWS, -1)
+
     def objects(self, positions: np.ndarray) -> "ObjectImages":
         """All views of some of the objects."""
         labels = self.object_labels[torch.from_numpy(positions)]
         return ObjectImages(Path(self.folder), self.folders[positions], labels, self.class_names)
 
 
+def latent_path(image: str) -> str:
+    """The file of the latents of a view, by that of its image."""
+    folder, name = os.path.split(image)
+    return os.path.join(folder, name.replace("image_", "latent_").replace(".jpg", ".npy"))
+
+
+def read_latents(path: str) -> np.ndarray:
+    """The latents of one view, (NUM_LATENTS,) or (NUM_TRANSLATED,) float64.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{path} does not exist; the release has a file latent_<view>.npy beside every "
+            "image_<view>.jpg: unpack it whole"
+        )
+    values = read_array(Path(path), "fetch it again")
+    shapes = (NUM_LATENTS,), (NUM_TRANSLATED,)
+    if values.shape not in shapes or not np.isfinite(values.astype(np.float64)).all():
+        raise ValueError(
+            f"{path} has the shape {values.shape}; latents are {NUM_LATENTS} finite numbers, or "
+            f"{NUM_TRANSLATED} in 3DIEBench-T"
+        )
+    return values.astype(np.float64)
+
+
 class ThreeDIEBench(Source):
-    """3DIEBench with its official split of the objects.
+    """3DIEBench, or 3DIEBench-T in the same layout, with the official split of the objects.
 
     Args:
         root: folder of the synsets.
@@ -79,7 +133,11 @@ class ThreeDIEBench(Source):
     @property
     @override
     def dataset_name(self) -> str:
-        return self.named("3diebench")
+        try:
+            first = read_latents(latent_path(self.train().path(0)))
+        except (OSError, ValueError):  # latents are not always needed
+            first = np.empty(0)
+        return self.named("3diebench_t" if len(first) == NUM_TRANSLATED else "3diebench")
 
     @override
     def notes(self) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mask_tree import write_own
+from object_tree import write_bench
 from ser_lightning.cli import main
 from tiny_names import SHAPES
 
@@ -18,6 +20,11 @@ OPTIONS = {
     "diagnostics": ["--model.num_images", "13", "--model.num_views", "4"],
     "transformation": ["--model.hidden", "16", "--model.batch_size", "16"],
     "knn": ["--model.k", "[1, 20]", "--data.num_test", "23"],
+    "segmentation": [
+        *("--data.side", "32", "--data.global_batch_size", "4", "--model.warmup_steps", "1"),
+        *("--trainer.max_steps", "6", "--data.evaluation_batch_size", "2"),
+    ],
+    "3diebench-regression": ["--model.batch_size", "12", "--trainer.max_epochs", "5"],
     "imagenet-p": [
         "--data.generated",
         "true",
@@ -27,11 +34,13 @@ OPTIONS = {
         "15",
     ],
 }
+IMAGES = {"segmentation": write_own, "3diebench-regression": write_bench}
 NEEDS_HEAD = {"imagenet-p"}
 SMALL = ["--trainer.accelerator", "cpu", "--data.num_workers", "0"]
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*the released set has.*"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
@@ -56,6 +65,8 @@ def head(checkpoint, tmp_path_factory):
 def test_numbers_do_not_depend_on_the_number_of_processes(stage, checkpoint, head, tmp_path):
     args = ["evaluate", *config_of(stage), "--checkpoint", str(checkpoint), *OPTIONS[stage], *SMALL]
     args += ["--model.head", str(head)] if stage in NEEDS_HEAD else []
+    if stage in IMAGES:
+        args += ["--images", str(IMAGES[stage](tmp_path / "images"))]
     main([*args, "--trainer.devices", "1", "--run_dir", str(tmp_path / "1")])
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--run_dir", str(tmp_path / "2")]
     subprocess.run([sys.executable, "-m", "ser_lightning", *args, *two], check=True)

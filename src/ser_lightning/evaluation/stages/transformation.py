@@ -3,13 +3,11 @@
 Source: SER Table 7.
 """
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,20 +15,16 @@ from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.vit import Layer, block_number
-from ser_lightning.data import BatchKey
-from ser_lightning.data.labelled import LabelledDataModule, Split
-from ser_lightning.data.loaders import step_loader
-from ser_lightning.data.plan import Plan, per_device
+from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.features import (
     CleanRows,
     Extractor,
     FeatureBatch,
-    Features,
     TrainingRows,
-    write_features,
 )
 from ser_lightning.evaluation.probe import Heads, Probe, deep_head, fit_probe
 from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.evaluation.stored import StoredFeatures, rows_loader, step_plan, step_size
 from ser_lightning.numbers import Positive, PositiveInt, checked
 from ser_lightning.optim import RunLength
 
@@ -228,50 +222,31 @@ class TransformationStage(Stage):
         self.hidden = hidden
         self.baseline = baseline
 
-    def _step(self, num_images: int, parts: int) -> int:
-        """Images per step, a multiple of its parts: fewer than asked where there are no more."""
-        return min(self.batch_size, num_images // parts * parts)
-
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
         self.check_training(trainer)
         data.setup("fit")
         backbones = [self.backbone, *([self.random_backbone()] if self.baseline else [])]
         tasks = list_tasks(self.layers, self.modes, self.baseline)
-        rank, world_size = trainer.global_rank, trainer.world_size
         heads = VersionHeads(tasks, self.backbone.width, self.hidden, self.learning_rate, self.seed)
         probe, extractor = Probe(heads), VersionFeatures(backbones, self.layers)
-        stores = []
-
-        def features(split: Split, num_images: int) -> Features:
-            loader = data.clean_loader(split, num_images)
-            path, rows = write_features(extractor, loader, num_images, folder / "features", trainer)
-            stores.append(path.parent)
-            label = torch.full((len(rows),), -1)  # of no use here
-            return Features(np.load(path, mmap_mode="r"), label, rows)
-
-        accumulate = trainer.accumulate_grad_batches
         total = len(data.images("train"))
         wanted = min(self.num_train or total, total)
-        per_device(self._step(wanted, world_size * accumulate), world_size, accumulate)
-        try:
-            train = features("train", wanted)
+        step_size(trainer, wanted, self.batch_size)  # refused before the pass
+        with StoredFeatures(extractor, trainer, folder) as stored:
+            train = stored.of(data.clean_loader("train", wanted), wanted)
             num_train = len(train.rows)
-            size = self._step(num_train, world_size * accumulate)
-            plan = Plan(num_train, size // accumulate, 0, self.seed, rank, world_size, accumulate)
-            rows = TrainingRows(train, plan)
-            loader = step_loader(rows, len(rows), lambda: BatchKey(trainer.current_epoch, 0), 0)
-            fit_probe(trainer, probe, loader, None)
+            plan = step_plan(trainer, num_train, self.batch_size, self.seed)
+            fit_probe(trainer, probe, rows_loader(TrainingRows(train, plan), trainer), None)
             reasons = self.shortened(trainer)
+            size = step_size(trainer, num_train, self.batch_size)
             if size < self.batch_size:
                 reasons.append(f"{size} images a step for want of {self.batch_size}")
             probe.to(trainer.strategy.root_device)
-            tested = features("test", len(data.images("test")))
-            test = CleanRows(tested, data.evaluation_batch_size, rank, world_size)
-            accuracies = probe.top1(test)
-        finally:
-            for store in stores if trainer.is_global_zero else ():
-                shutil.rmtree(store, ignore_errors=True)
+            num_images = len(data.images("test"))
+            tested = stored.of(data.clean_loader("test", num_images), num_images)
+            size, rank = data.evaluation_batch_size, trainer.global_rank
+            accuracies = probe.top1(CleanRows(tested, size, rank, trainer.world_size))
         num_test, metrics, counts = len(tested.rows), {}, {}
         for task, accuracy in zip(tasks, accuracies, strict=True):
             num_labels = len(FAMILIES[task.family])
