@@ -333,4 +333,4 @@ class SplitViT(nn.Module):
         return pack([self._join(group) for group in packed.groups]) if joins else packed
 
     def _join(self, tokens: Tensor) -> Tensor:
-        return torch.cat([self.vit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return torch.cat([self.vit.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
