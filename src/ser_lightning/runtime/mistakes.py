@@ -41,6 +41,9 @@ _CHECK_VALUES = (_LIGHTNING, _SITE / "torch" / "utils" / "data")  # where a Valu
 _EXTRAS = {
     "av": "'ser-lightning[imagenet-p]'",
     "faster_coco_eval": "'ser-lightning[coco]'",
+    "onnx": "'ser-lightning[export]'",
+    "onnxscript": "'ser-lightning[export]'",
+    "pyarrow": "'ser-lightning[parquet]'",
     "rich": "'ser-lightning[rich]'",
     "wandb": "'ser-lightning[wandb]'",
 }
