@@ -101,7 +101,7 @@ def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _clean(stored: Mapping[str, Any], size: int, path: Path) -> tuple[Clean, tuple[str, ...]]:
     """How images are prepared, and what is only assumed of it."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, kind in _KINDS.items():
         value = stored.get(name)
         if value is None:
