@@ -1,5 +1,6 @@
 """Exports of what a backbone computes, for any number of images: ONNX and torch.export."""
 
+import logging
 from importlib import import_module
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def write_onnx(opened: Opened, folder: Path) -> None:
     """
     for package in ("onnx", "onnxscript"):
         import_module(package)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells what it did not fold
     backbone = opened.backbone
     model = torch.onnx.export(
         backbone,

@@ -79,6 +79,8 @@ def _lacking(backbone: SplitViT) -> Iterator[str]:
     if not all(map(is_plain_block, blocks)):
         yield "other blocks than pre-norm ones with plain attention"
         return
+    if getattr(vit, "num_reg_tokens", 0):
+        yield "register tokens"
     attentions = [block.attn for block in blocks]
     if any(getattr(attn, "gate", None) is not None for attn in attentions):
         yield "gated attention"

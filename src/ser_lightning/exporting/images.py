@@ -20,6 +20,7 @@ class AllImages(ImageSet):
 
     Attributes:
         names: of each image: its file below the source's folder, or split and position.
+        folder: of the source, or what it is called.
     """
 
     def __init__(self, source: Source) -> None:
@@ -35,6 +36,7 @@ class AllImages(ImageSet):
         self.class_names = train.class_names
         root = getattr(source, "root", None)
         self._root = None if root is None else folder_path(root)
+        self.folder = str(self._root or source.dataset_name)
         splits = ("train", "evaluation") if len(self._sets) > 1 else ("all",)
         self.names = [
             name

@@ -45,8 +45,8 @@ def writer_of(path: Path) -> Callable[[Path, Embedded], None]:
     if writer is None:
         known = ", ".join(_WRITERS)
         raise ValueError(
-            f"--output {path} ends in {path.suffix or 'nothing'!r}, which says no format; end it "
-            f"in one of {known}"
+            f"--output {path}: no format is known by the ending {path.suffix!r}; end it in one of "
+            f"{known}"
         )
     if writer is _write_parquet:
         import_module("pyarrow.parquet")
