@@ -41,11 +41,15 @@ ALLOWED = {
         *("backbones", "batch", "corruptions", "data", "distributed", "files", "groups"),
         *("optim", "randomness", "results", "sealed", "sources", "trainer_rules", "trusted"),
     },
+    "exporting": {
+        *("backbones", "batch", "data", "evaluation", "files", "results", "sealed", "sources"),
+        "trusted",
+    },
     "reporting": {"backbones", "files", "groups", "results"},
     # what people type
     "commands": {
-        *("backbones", "batch", "cli", "data", "evaluation", "files", "groups", "objectives"),
-        *("optim", "reporting", "results", "runtime", "trainer_rules"),
+        *("backbones", "batch", "cli", "data", "evaluation", "exporting", "files", "groups"),
+        *("objectives", "optim", "reporting", "results", "runtime", "trainer_rules"),
     },
     "cli": {"commands", "data", "objectives", "runtime"},
 }

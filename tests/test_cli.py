@@ -17,7 +17,7 @@ TINY = ["--config", str(ROOT / "tests" / "tiny.yaml")]
 FASHION = ["--config", str(ROOT / "configs" / "fashion_mnist.yaml")]
 VERBS = [
     "fit", "validate", "test", "evaluate", "evaluate-all", "compare", "look",
-    "latent", "report", "replay", "cost", "demo",
+    "latent", "report", "replay", "export", "embed", "cost", "demo",
 ]  # fmt: skip
 
 

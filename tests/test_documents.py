@@ -59,6 +59,8 @@ def run(trained_run, tmp_path_factory):
     """A folder with a finished run where README has one."""
     folder = tmp_path_factory.mktemp("documents")
     shutil.copytree(trained_run, folder / "runs" / "moco_ser")
+    checkpoint = str(folder / "runs" / "moco_ser" / "checkpoints" / "last.ckpt")
+    main(["embed", checkpoint, "--output", str(folder / "pictures.npz"), "--device", "cpu"])
     return folder
 
 
@@ -80,6 +82,8 @@ def test_snippet_runs_as_it_stands(name, run, monkeypatch):
     if "loss" in around:
         assert around["loss"].isfinite()
         assert all(p.grad is not None for p in around["ser"].parameters())
+    elif "nearest" in around:
+        assert len({*around["nearest"]} - {around["query"]}) == 5
     else:
         assert len(around["embedding"]) == len(around["tokens"]) == 2
 

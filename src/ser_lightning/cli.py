@@ -21,6 +21,8 @@ COMMANDS = {  # verb: module, function of the arguments, what it does
     ),
     "report": ("commands.report", "report", "results next to the paper's, with figures"),
     "replay": ("commands.replay", "replay", "a step that was not finite, run again"),
+    "export": ("commands.export", "export", "the backbone for timm, transformers, ONNX, ..."),
+    "embed": ("commands.embed", "embed", "embeddings of a folder of images, in a file"),
     "cost": ("commands.cost", "cost", "parameters and multiply-accumulates of runs"),
     "demo": (
         "commands.demo",

@@ -3,6 +3,7 @@
 A checkpoint's configuration is read here; `runtime/run_folder.py` writes it.
 """
 
+import glob
 import hashlib
 import os
 import shutil
@@ -270,14 +271,17 @@ def sweep(folder: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def new_folder(parent: Path) -> Path:
-    """A new folder to fill, named after this process; those that killed ones left are removed."""
+def new_folder(parent: Path, name: str = "") -> Path:
+    """A new folder to fill, named after this process; those that killed ones left are removed.
+
+    Where `parent` is a folder of others too, `name` says how ours begin.
+    """
     host, pid = socket.gethostname(), os.getpid()
-    for old in parent.glob(f"*{PARTIAL}"):
+    for old in parent.glob(f"{glob.escape(name)}*{PARTIAL}"):
         *_, of_host, of_pid, _ = ("", "", *old.name.rsplit(".", 3))
         if not of_pid.isdecimal() or (of_host == _label(host) and not is_running(int(of_pid))):
             shutil.rmtree(old, ignore_errors=True)
-    folder = parent / f"{uuid.uuid4().hex}.{_label(host)}.{pid}{PARTIAL}"
+    folder = parent / f"{name}{uuid.uuid4().hex}.{_label(host)}.{pid}{PARTIAL}"
     folder.mkdir(parents=True)
     return folder
 

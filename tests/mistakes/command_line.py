@@ -102,6 +102,7 @@ WORDS = {
         f"evaluate --config configs/eval/linear.yaml --config configs/eval/small/linear.yaml "
         f"{_EVALUATE} --run_dir runs/NUMBER --trainer.max_epochs 1 --data.global_batch_size 16"
     ),
+    "EMBED": "--device cpu --data.num_workers 0",
     "LONG": LONG,
 }
 

@@ -35,7 +35,7 @@ Run = Callable[[nn.Module, Packed], Output]
 def pack(groups: Sequence[Tensor]) -> Packed:
     """Puts (n, t, C) tokens of groups in a row; of a single one without a copy."""
     tokens = in_a_row([group.flatten(0, 1) for group in groups])
-    return Packed(tokens, tuple((len(group), group.shape[1]) for group in groups))
+    return Packed(tokens, tuple((group.shape[0], group.shape[1]) for group in groups))
 
 
 def in_a_row(parts: Sequence[Tensor]) -> Tensor:

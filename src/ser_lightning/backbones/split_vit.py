@@ -272,9 +272,12 @@ class SplitViT(nn.Module):
         """
         return weight_files.add_cls_position(self.vit.state_dict(), self.vit)
 
-    def export_safetensors(self, path: str | Path) -> None:
-        """Writes the weights under timm's names, with what `from_safetensors` needs to rebuild."""
-        weight_files.write_safetensors(path, self.vit.state_dict(), self.arguments)
+    def export_safetensors(self, path: str | Path, preparation: str | None = None) -> None:
+        """Writes the weights under timm's names, with what `from_safetensors` needs to rebuild.
+
+        `preparation` says how images are prepared, as JSON, to travel with the weights.
+        """
+        weight_files.write_safetensors(path, self.vit.state_dict(), self.arguments, preparation)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens with position embedding, (B, h*w, C) or with [CLS] in front, and the grid."""
@@ -333,4 +336,4 @@ class SplitViT(nn.Module):
         return pack([self._join(group) for group in packed.groups]) if joins else packed
 
     def _join(self, tokens: Tensor) -> Tensor:
-        return torch.cat([self.vit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return torch.cat([self.vit.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)

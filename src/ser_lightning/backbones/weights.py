@@ -6,6 +6,7 @@ Which branch an evaluation takes, student or teacher, is in `evaluation/stage.py
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from ser_lightning.sealed import read_tensors, write_tensors
 
 Branch = Literal["online", "momentum"]
 SAFE = ".safetensors"
+PREPARATION = "preparation"  # of images, among the notes of a safetensors file
 _AGAIN = "export or fetch it again"
 # where a ViT's parameters sit in a checkpoint of an objective, and in a backbone's state dict
 PREFIXES: dict[Branch, tuple[str, ...]] = {
@@ -75,9 +77,14 @@ def add_cls_position(state: Mapping[str, Tensor], vit: VisionTransformer) -> dic
 
 
 def write_safetensors(
-    path: str | Path, state: Mapping[str, Tensor], arguments: Mapping[str, Any]
+    path: str | Path,
+    state: Mapping[str, Tensor],
+    arguments: Mapping[str, Any],
+    preparation: str | None = None,
 ) -> None:
     """Writes weights and constructor arguments; the file appears complete or not at all.
+
+    `preparation` says how images are prepared for the weights, as JSON; see `read_preparation`.
 
     Raises:
         ValueError: if the arguments are not plain values.
@@ -89,7 +96,16 @@ def write_safetensors(
             f"cannot record the backbone's arguments {dict(arguments)}: {error}; "
             "use plain values in vit_options"
         ) from error
-    write_tensors(Path(path), state, {"format": "pt", CHECKPOINT_KEY: record})
+    notes = {} if preparation is None else {PREPARATION: preparation}
+    write_tensors(Path(path), state, {"format": "pt", CHECKPOINT_KEY: record, **notes})
+
+
+def read_preparation(path: str | Path) -> dict[str, Any]:
+    """How images are prepared for the weights of a safetensors file; empty if it does not say."""
+    with suppress(RecursionError, json.JSONDecodeError):
+        content = json.loads(read_tensors(Path(path), _AGAIN)[1].get(PREPARATION, "{}"))
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def read_arguments(path: str | Path) -> dict[str, Any]:

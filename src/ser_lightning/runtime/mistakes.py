@@ -42,6 +42,9 @@ _EXTRAS = {
     "av": "'ser-lightning[imagenet-p]'",
     "faster_coco_eval": "'ser-lightning[coco]'",
     "sklearn": "'ser-lightning[latent]'",
+    "onnx": "'ser-lightning[export]'",
+    "onnxscript": "'ser-lightning[export]'",
+    "pyarrow": "'ser-lightning[parquet]'",
     "rich": "'ser-lightning[rich]'",
     "wandb": "'ser-lightning[wandb]'",
 }
