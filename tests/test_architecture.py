@@ -30,7 +30,8 @@ ALLOWED = {
         *("batch", "corruptions", "distributed", "files", "groups", "numbers", "processes"),
         *("randomness", "sealed", "sources"),
     },
-    "backbones": {"distributed", "files", "sealed"},
+    "foreign": {"files", "sealed"},
+    "backbones": {"distributed", "files", "foreign", "sealed"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
     "objectives": {
         *("backbones", "batch", "distributed", "files", "groups", "losses", "optim"),
