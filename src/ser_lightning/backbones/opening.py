@@ -217,7 +217,7 @@ def _built(arguments: dict[str, Any], seed: int = 0) -> SplitViT:
 
 
 def _fetched(name: str) -> Any:
-    """timm's model with the weights that timm fetches, or has fetched before."""
+    """Timm's model with the weights that timm fetches, or has fetched before."""
     try:
         return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # whatever a network, a hub or a disk raises
@@ -229,7 +229,7 @@ def _fetched(name: str) -> Any:
 
 
 def _name_beside(path: Path) -> str | None:
-    """timm's name in the `config.json` beside a file, as its hub keeps it."""
+    """Timm's name in the `config.json` beside a file, as its hub keeps it."""
     config = read_config_beside(path)
     name, tag = config.get("architecture"), (config.get("pretrained_cfg") or {}).get("tag")
     if not isinstance(name, str) or not timm.is_model(name):

@@ -257,7 +257,7 @@ def _validate(
 
 
 def why_not_plain(vit: Any) -> str:
-    """What a model of timm has that `SplitViT` does not compute, in words; empty for a plain ViT."""
+    """What a model of timm has that `SplitViT` lacks, in words; empty for a plain ViT."""
     if not isinstance(vit, VisionTransformer):
         return "attention in windows, a convolutional stem, or other positions"
     answers = {

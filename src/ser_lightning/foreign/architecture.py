@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from ser_lightning.foreign.layouts import Weights
 
 BASE = "vit_base_patch16_224"

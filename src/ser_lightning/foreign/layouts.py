@@ -53,13 +53,11 @@ class Layout:
 
 def _of_dinov2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """DINOv2's names in timm's; blocks may be in chunks, "blocks.0.3." being the fourth block."""
-    new = (("register_tokens", "reg_token"), (".mlp.w12.", ".mlp.fc1."), (".mlp.w3.", ".mlp.fc2."))
     found = {}
     for name, value in state.items():
-        name = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
-        for theirs, ours in new:
-            name = name.replace(theirs, ours)
-        found[name] = value
+        flat = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
+        flat = flat.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
+        found[flat.replace("register_tokens", "reg_token")] = value
     return found
 
 
@@ -93,7 +91,8 @@ LAYOUTS = (
         "SER's public code", r"(?:student\.|model\.|state_dict\.)?" + _WRAPPED,
         r"teacher\." + _WRAPPED, mark=r"(^|\.)(norm_equiv|projector_equiv)(\.|$)",
         dropped=r"^(norm_equiv|projector\w*|predictor\w*|bn)\.",
-        remedy="SER's encoder is vit_small_patch16_224 with one position entry per patch; " + _NAMED,
+        remedy="SER's encoder is vit_small_patch16_224 with one position entry per patch; "
+        + _NAMED,
     ),
     Layout(
         "MAE", r"(?:model\.)?", mark=r"\b(decoder_embed\.weight|decoder_pos_embed)$",
