@@ -39,14 +39,23 @@ ALLOWED = {
     },
     # checkpoint -> stage -> record -> table
     "evaluation": {
-        *("backbones", "batch", "corruptions", "data", "distributed", "files", "groups"),
-        *("optim", "randomness", "results", "sealed", "sources", "trainer_rules", "trusted"),
+        *("backbones", "batch", "corruptions", "data", "distributed", "files", "foreign"),
+        *(
+            "groups",
+            "optim",
+            "randomness",
+            "results",
+            "sealed",
+            "sources",
+            "trainer_rules",
+            "trusted",
+        ),
     },
     "reporting": {"backbones", "files", "groups", "results"},
     # what people type
     "commands": {
-        *("backbones", "batch", "cli", "data", "evaluation", "files", "groups", "objectives"),
-        *("optim", "reporting", "results", "runtime", "trainer_rules"),
+        *("backbones", "batch", "cli", "data", "evaluation", "files", "foreign", "groups"),
+        *("objectives", "optim", "reporting", "results", "runtime", "trainer_rules"),
     },
     "cli": {"commands", "data", "objectives", "runtime"},
 }

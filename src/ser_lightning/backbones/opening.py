@@ -1,8 +1,10 @@
 """One way to open a backbone: this project's files, timm's names, files of any known layout."""
 
+import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from ser_lightning.backbones.split_vit import SplitViT
 from ser_lightning.backbones.vit import why_not_plain
 from ser_lightning.backbones.weights import load_weights, own_arguments
-from ser_lightning.files import with_home
+from ser_lightning.files import file_sha256, with_home
 from ser_lightning.foreign import Branch, Weights, read_weights
 from ser_lightning.foreign.architecture import architecture_of, read_config_beside
 from ser_lightning.foreign.layouts import LAYOUTS, OWN
@@ -41,7 +43,7 @@ class Preparation:
     interpolation: str = "bicubic"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class OpenedBackbone:
     """A backbone, and what is known of it.
 
@@ -50,9 +52,11 @@ class OpenedBackbone:
         name: what records and folders call it: of timm, or after the file.
         layout: of the file, "timm, random weights" or "timm, pretrained".
         branch: whose weights of the file.
+        default_branch: whose they are where nothing else is asked for.
         path: of the file; None for a name of timm.
         preparation: of its images, by timm's data configuration where its name is known, else
             ImageNet's usual one. A run's checkpoint has its own in its configuration.
+        given: what the user said of its architecture, as names of records tell it: "336px".
         assumed: what neither file nor user said, in words.
     """
 
@@ -60,9 +64,21 @@ class OpenedBackbone:
     name: str
     layout: str
     branch: Branch = "online"
+    default_branch: Branch = "online"
     path: Path | None = None
     preparation: Preparation = Preparation()
+    given: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the file's bytes, or of the weights that a name of timm stands for."""
+        if self.path is not None:
+            return file_sha256(self.path)
+        digest = hashlib.sha256()
+        for name, value in self.backbone.vit.state_dict().items():
+            digest.update(name.encode() + value.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def is_own(self) -> bool:
@@ -102,10 +118,18 @@ def open_backbone(
         _refuse({"--model.pretrained": pretrained or None}, f"the file {checkpoint}")
         path = Path(with_home(str(checkpoint)))
         opened = _of_file(path, branch, name, num_heads, image_size)
+    given = {"px": image_size, "heads": num_heads}
+    named = tuple(f"{value}{unit}" for unit, value in given.items() if value is not None)
+    opened = replace(opened, given=named)
     if not opened.is_own:
         for line in (_what(opened), *(f"  assumed: {what}" for what in opened.assumed)):
             rank_zero_info(line)
     return opened
+
+
+def is_own(checkpoint: str | Path) -> bool:
+    """Whether a checkpoint is a file of this project, which says how its backbone is built."""
+    return not is_timm_name(checkpoint) and own_arguments(checkpoint) is not None
 
 
 def is_timm_name(checkpoint: str | Path) -> bool:
@@ -119,6 +143,13 @@ def name_of(path: Path) -> str:
     path = path.absolute()
     stem = path.name.removesuffix(path.suffix)
     return path.parent.name if _GENERIC.fullmatch(stem) and path.parent.name else stem
+
+
+def known_name(checkpoint: str | Path, pretrained: bool = False) -> str:
+    """What folders and records call a backbone, before it is opened."""
+    if not is_timm_name(checkpoint):
+        return name_of(Path(with_home(str(checkpoint))))
+    return str(checkpoint) if pretrained else f"{checkpoint}-random"
 
 
 def preparation_of(checkpoint: str | Path, name: str | None = None) -> Preparation:
@@ -140,11 +171,11 @@ def _of_timm(name: str, image_size: int | None, pretrained: bool, seed: int) -> 
     backbone = _by_name(name, image_size, seed)
     if pretrained:
         state = _fetched(name).state_dict()
-        weights = Weights(Path(name), LAYOUTS[-1], "online", state, {})
+        weights = Weights(Path(name), LAYOUTS[-1], "online", "online", state, {})
         load_weights(backbone.vit, weights, NAME_OPTION)
     return OpenedBackbone(
         backbone=backbone,
-        name=name,
+        name=known_name(name, pretrained),
         layout="timm, pretrained" if pretrained else "timm, random weights",
         preparation=preparation_of(name, name),
     )
@@ -181,6 +212,7 @@ def _of_file(
         name=name_of(path),
         layout=weights.layout.name,
         branch=weights.branch,
+        default_branch=weights.default,
         path=path,
         preparation=preparation_of(path, told),
         assumed=assumed,

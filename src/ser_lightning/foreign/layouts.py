@@ -142,6 +142,7 @@ class Weights(NamedTuple):
         path: of the file.
         layout: that it has.
         branch: that was taken.
+        default: the branch that is taken where none is asked for.
         state: tensors in timm's names, without heads.
         content: the rest of the file, such as its arguments.
     """
@@ -149,6 +150,7 @@ class Weights(NamedTuple):
     path: Path
     layout: Layout
     branch: Branch
+    default: Branch
     state: dict[str, Tensor]
     content: Mapping[str, Any]
 
@@ -183,16 +185,15 @@ def read_weights(path: str | Path, branch: Branch | None = None) -> Weights:
         if name == stem or name.endswith(f".{stem}")
     ]
     layout, places = _recognised(path, found, names)
-    taken = branch or (layout.default if layout.default in places else next(iter(places)))
+    default = layout.default if layout.default in places else next(iter(places))
+    taken = branch or default
     if taken not in places:
-        raise ValueError(
-            f"{path} ({layout.name}) has no {taken} branch; take its {next(iter(places))} one"
-        )
+        raise ValueError(f"{path} ({layout.name}) has no {taken} branch; take its {default} one")
     prefix = places[taken]
     state = {n.removeprefix(prefix): v for n, v in flat.items() if n.startswith(prefix)}
     dropped = re.compile(f"{_HEAD}|{layout.dropped}")
     state = {n: v for n, v in state.items() if not dropped.search(n)}
-    return Weights(path, layout, taken, layout.rename(state), content)
+    return Weights(path, layout, taken, default, layout.rename(state), content)
 
 
 def _recognised(
