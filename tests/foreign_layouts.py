@@ -127,9 +127,13 @@ def ser(model, other):
 
 def hugging_face(model, other, prefix="vit.", has_scale=False, modules=False):
     """Names of Hugging Face's files, or with `modules` of its modules since version 5."""
-    places = {"patch_embed.proj": "embeddings.patch_embeddings.projection",
-              "pos_embed": "embeddings.position_embeddings", "norm": "layernorm",
-              "cls_token": "embeddings.cls_token", "reg_token": "embeddings.register_tokens"}
+    places = {
+        "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        "pos_embed": "embeddings.position_embeddings",
+        "norm": "layernorm",
+        "cls_token": "embeddings.cls_token",
+        "reg_token": "embeddings.register_tokens",
+    }
     layer = "layers" if modules and not has_scale else "encoder.layer"
     inner = {"norm1": "norm1" if has_scale else "layernorm_before",
              "norm2": "norm2" if has_scale else "layernorm_after",

@@ -227,7 +227,7 @@ def test_wrong_argument_is_refused_with_its_value(arguments, message):
         ("vit_smal_patch16_224", "did you mean vit_small_patch16_224"),
         ("nothing_like_it", "timm has no model 'nothing_like_it'"),
         ("resnet18", "resnet18 is not a plain ViT"),
-        ("vit_small_patch14_reg4_dinov2", "not a plain ViT with one class token"),
+        ("vit_medium_patch16_reg4_gap_256", "cls_layer above 0 with 4 register tokens"),
         ("deit_tiny_distilled_patch16_224", "not a plain ViT"),
     ],
 )

@@ -242,7 +242,12 @@ def _by_name(name: str, image_size: int | None, seed: int) -> SplitViT:
 
 
 def _built(arguments: dict[str, Any], seed: int = 0) -> SplitViT:
-    fixed: dict[str, Any] = {"weight_init": "", "cls_layer": 0, "freeze_patch_embed": False}
+    fixed: dict[str, Any] = {
+        "layer": 0.25,
+        "cls_layer": 0,
+        "weight_init": "",
+        "freeze_patch_embed": False,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SplitViT(**{**fixed, **arguments})

@@ -31,7 +31,7 @@ class Layout:
         online: pattern of what stands before the names of the trained ViT.
         momentum: the same for its momentum copy, or teacher; "" where there is none.
         mark: pattern of a name that must be in the file too; "" for none.
-        dropped: pattern of further names, from the ViT's on, that are no part of its encoder.
+        dropped: pattern of further names, renamed, that are no part of its encoder.
         rename: from the project's names to timm's.
         default: the branch that the project itself evaluates.
         heads: attention heads by width, where they are not one per 64 channels.
@@ -192,8 +192,8 @@ def read_weights(path: str | Path, branch: Branch | None = None) -> Weights:
     prefix = places[taken]
     state = {n.removeprefix(prefix): v for n, v in flat.items() if n.startswith(prefix)}
     dropped = re.compile(f"{_HEAD}|{layout.dropped}")
-    state = {n: v for n, v in state.items() if not dropped.search(n)}
-    return Weights(path, layout, taken, default, layout.rename(state), content)
+    state = {n: v for n, v in layout.rename(state).items() if not dropped.search(n)}
+    return Weights(path, layout, taken, default, state, content)
 
 
 def _recognised(
