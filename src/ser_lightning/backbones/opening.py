@@ -135,7 +135,7 @@ def is_own(checkpoint: str | Path) -> bool:
 def is_timm_name(checkpoint: str | Path) -> bool:
     """Whether a checkpoint is no file, but a name of timm."""
     text = str(checkpoint)
-    return not Path(with_home(text)).exists() and timm.is_model(text.partition(".")[0])
+    return timm.is_model(text.partition(".")[0]) and not Path(text).exists()
 
 
 def name_of(path: Path) -> str:
