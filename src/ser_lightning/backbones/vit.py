@@ -64,7 +64,7 @@ def build_vit(
         ValueError: if timm has no such ViT, refuses the options, or the sizes do not fit.
     """
     _validate(name, options, weight_init, position_embedding)
-    eps = options.get("norm_eps")
+    eps: Any = options.get("norm_eps")
     options = {option: value for option, value in options.items() if option != "norm_eps"}
     if patch_size is not None:
         options = {**options, "patch_size": patch_size}
@@ -272,7 +272,7 @@ def why_not_plain(vit: Any) -> str:
     return next((answer for answer, is_so in answers.items() if is_so), "")
 
 
-def _require_fit(vit: nn.Module, name: str, image_size: int) -> None:
+def _require_fit(vit: Any, name: str, image_size: int) -> None:
     if reason := why_not_plain(vit):
         raise ValueError(
             f"{name} has {reason}, and is not a plain ViT with one class token and a position "

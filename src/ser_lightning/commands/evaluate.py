@@ -256,7 +256,7 @@ _AS_MEASURED = (
 def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> ResultRecord:
     stage, data = cli.model, cli.datamodule
     names = stage.class_names(data, result.dataset)
-    of_checkpoint = {
+    of_checkpoint: dict[str, Any] = {
         "checkpoint": str(cli.config.checkpoint),
         "checkpoint_sha256": stage.checkpoint_sha256,
         "weights_key": stage.branch,
