@@ -155,7 +155,7 @@ def test_objects_beside_weights_are_passed_over_or_refused_with_one_command(tmp_
     torch.save({**content, "model_ema": Foreign()}, tmp_path / "b.pth")
     said = refusal(tmp_path / "b.pth")
     command = re.search(r'python -c "(.*)"', said)[1].replace("weights.pth", f"{tmp_path}/w.pth")
-    exec(command)  # what a user who trusts the file types
+    exec(command, {})  # what a user who trusts the file types
     assert open_backbone(tmp_path / "w.pth").layout == "DeiT, MAE's encoder"
 
 

@@ -118,8 +118,8 @@ def _heads(
     known = weights.layout.heads.get(width)
     if known:
         return known, ()
-    heads = _WIDE_HEADS.get(width) or max(width // _CHANNELS, 1)
-    if width % heads:
+    heads = _WIDE_HEADS.get(width, width // _CHANNELS)
+    if width not in _WIDE_HEADS and width % _CHANNELS:
         raise ValueError(
             f"{weights.path} does not tell its number of attention heads, and its width {width} "
             f"is no multiple of {_CHANNELS}; give --model.num_heads N"
