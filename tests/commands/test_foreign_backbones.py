@@ -35,11 +35,11 @@ def _stay_here(tmp_path, monkeypatch):
     torch.save(files.dino(vit(), vit(seed=1)), "dino_vits.pth")
 
 
-def test_file_of_elsewhere_is_measured_and_stands_beside_runs(trained_run, capsys):
+def test_file_of_elsewhere_is_measured_and_stands_beside_runs(trained_run, capsys, caplog):
+    caplog.set_level("INFO")
     main([*KNN, "--checkpoint", "dino_vits.pth", *SHAPES, *CPU])
-    said = capsys.readouterr().err
-    assert "backbone dino_vits.pth: DINO, momentum branch, 3 blocks of width 128" in said
-    assert "assumed: 2 attention heads, as usual for a width of 128" in said
+    assert "backbone dino_vits.pth: DINO, momentum branch, 3 blocks of width 128" in caplog.text
+    assert "assumed: 2 attention heads, as usual for a width of 128" in caplog.text
     main([*KNN, "--checkpoint", "dino_vits.pth", "--model.branch", "online", *SHAPES, *CPU])
     found = {each.path.stem: each for each in find_records([Path("runs/dino_vits")])}
     (teacher,) = [each for name, each in found.items() if "online" not in name]
@@ -63,10 +63,11 @@ def test_file_of_elsewhere_is_measured_and_stands_beside_runs(trained_run, capsy
     assert "DINO" in page
 
 
-def test_name_of_timm_is_measured_with_random_weights_and_its_own_preparation(capsys):
+def test_name_of_timm_is_measured_with_random_weights_and_its_own_preparation(caplog):
+    caplog.set_level("INFO")
     name = "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m"
     main([*KNN, "--checkpoint", name, "--model.image_size", "32", *SHAPES, *CPU])
-    assert f"backbone {name}-random: timm, random weights" in capsys.readouterr().err
+    assert f"backbone {name}-random: timm, random weights" in caplog.text
     (found,) = find_records([Path("runs", f"{name}-random")])
     assert found.record.checkpoint == name
     assert len(found.record.checkpoint_sha256) == 64

@@ -264,7 +264,7 @@ def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> Resul
         "cls_layer": stage.backbone.cls_layer,
         "run": _identity(cli),
     }
-    nothing = {**dict.fromkeys(of_checkpoint), "weights_key": "", "run": {}}
+    nothing: dict[str, Any] = {**dict.fromkeys(of_checkpoint), "weights_key": "", "run": {}}
     return ResultRecord(
         stage=stage.name,
         **(of_checkpoint if result.network is None else nothing),
