@@ -1,7 +1,7 @@
 """Every layout of a file of weights: the features of the model that the file is of.
 
-Largest differences, measured in float32 on features of about 4: 5e-6 where the two models compute
-the same operations in another order; 0 where they do not.
+Largest differences, measured in float32 on features of about 5: 1e-6, and 1.5e-5 for DINOv2 with
+registers, whose [CLS] and its position are added before they are stored.
 """
 
 import copy
@@ -17,7 +17,7 @@ import foreign_layouts as files
 from foreign_layouts import DINOV2, REGISTERS, vit
 from ser_lightning.backbones import SplitViT, open_backbone
 
-TOLERANCE = 2e-5
+TOLERANCE = 3e-5
 LAYOUTS = {  # what makes the file, options of its ViT, and how it is called
     "timm": (files.timm_file, {}, "timm"),
     "timm, LayerScale": (files.timm_file, DINOV2, "timm"),
