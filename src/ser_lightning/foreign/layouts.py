@@ -96,7 +96,7 @@ LAYOUTS = (
     ),
     Layout(
         "MAE", r"(?:model\.)?", mark=r"\b(decoder_embed\.weight|decoder_pos_embed)$",
-        dropped=r"^(mask_token$|decoder_\w+[.$]?)",
+        dropped=r"^(mask_token$|decoder_)",
         remedy="MAE's encoders are vit_{{base,large}}_patch16_224 and vit_huge_patch14_224; "
         + _NAMED,
     ),

@@ -66,13 +66,12 @@ def read_view(folder: Path, name: str) -> RunView:
         ValueError: the folder is no run's.
     """
     config = read_configuration(folder)
-    if config is None and (found := find_records([folder])):
-        told = {key: found[-1].record.run.get(key, {}) for key in ("layout", "backbone")}
+    if config is None and any((folder / RESULT_FOLDER).glob("*.json")):
+        run = find_records([folder])[-1].record.run
+        told = {key: run.get(key, {}) for key in ("layout", "backbone")}
         return RunView(name, folder, dict(_flat(told)), {}, "trained elsewhere")
     if config is None:
-        raise ValueError(
-            f"{folder} has neither fit.yaml nor results; give the folder of a run, as runs/moco_ser"
-        )
+        raise ValueError(f"{folder} has no fit.yaml; give the folder of a run, as runs/moco_ser")
     curves = read_curves(folder)
     step = max((curve.steps[-1] for curve in curves.values()), default=0)
     epochs = curves.get("epoch", Curve((), ())).values
