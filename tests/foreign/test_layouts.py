@@ -196,3 +196,12 @@ def test_number_of_heads_is_known_given_or_assumed_and_said(tmp_path):
     opened = open_backbone(tmp_path / "b.pth")  # MoCo-v3's ViT-S has 12
     assert opened.backbone.vit.blocks[0].attn.num_heads == 12
     assert difference(opened.backbone.eval(), small, images()) < TOLERANCE
+
+
+def test_pretraining_warns_where_the_layout_has_another_number_of_heads(tmp_path):
+    small = vit(embed_dim=384, num_heads=12, depth=1)
+    torch.save(files.moco_v3(small, copy.deepcopy(small)), tmp_path / "a.pth")
+    options = {"embed_dim": 384, "depth": 1, "num_heads": 6}
+    sizes = {"image_size": 32, "patch_size": 8, "layer": 0, "vit_options": options}
+    with pytest.warns(UserWarning, match="MoCo-v3 has 12 attention heads at a width of 384"):
+        SplitViT("vit_small_patch16_224", **sizes, weights=str(tmp_path / "a.pth"))
