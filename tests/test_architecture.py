@@ -30,7 +30,8 @@ ALLOWED = {
         *("batch", "corruptions", "distributed", "files", "groups", "numbers", "processes"),
         *("randomness", "sealed", "sources"),
     },
-    "backbones": {"distributed", "files", "sealed"},
+    "foreign": {"files", "sealed"},
+    "backbones": {"distributed", "files", "foreign", "sealed"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
     "objectives": {
         *("backbones", "batch", "distributed", "files", "groups", "losses", "optim"),
@@ -38,8 +39,17 @@ ALLOWED = {
     },
     # checkpoint -> stage -> record -> table
     "evaluation": {
-        *("backbones", "batch", "corruptions", "data", "distributed", "files", "groups"),
-        *("optim", "randomness", "results", "sealed", "sources", "trainer_rules", "trusted"),
+        *("backbones", "batch", "corruptions", "data", "distributed", "files", "foreign"),
+        *(
+            "groups",
+            "optim",
+            "randomness",
+            "results",
+            "sealed",
+            "sources",
+            "trainer_rules",
+            "trusted",
+        ),
     },
     "exporting": {
         *("backbones", "batch", "data", "evaluation", "files", "results", "sealed", "sources"),
@@ -48,7 +58,8 @@ ALLOWED = {
     "reporting": {"backbones", "files", "groups", "results"},
     # what people type
     "commands": {
-        *("backbones", "batch", "cli", "data", "evaluation", "exporting", "files", "groups"),
+        *("backbones", "batch", "cli", "data", "evaluation", "exporting", "files", "foreign"),
+        "groups",
         *("objectives", "optim", "reporting", "results", "runtime", "trainer_rules"),
     },
     "cli": {"commands", "data", "objectives", "runtime"},

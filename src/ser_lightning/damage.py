@@ -60,6 +60,16 @@ _GIVE = "give a file that ser-fit or torch.save wrote"
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 
 
+_KEPT = ("state_dict", "model", "student", "teacher")
+
+
+def _keep_weights(path: Path) -> str:
+    """The command that writes a file's weights without what has to be unpickled."""
+    load = f"c = torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
+    save = f"torch.save({{k: c[k] for k in {_KEPT} if k in c}}, 'weights.pth')"
+    return f'python -c "import torch; {load}; {save}"'
+
+
 def why_unreadable(path: Path, error: Exception) -> str:
     """Why torch cannot load a file, as far as its beginning and the error tell, and a remedy."""
     with path.open("rb") as stream:
@@ -74,7 +84,9 @@ def why_unreadable(path: Path, error: Exception) -> str:
         "--model.backbone.weights FILE.safetensors": start[8:9] == b"{"
         and length < path.stat().st_size,
         f"it holds more than tensors and plain values ({foreign and foreign[1]}), which could run "
-        "foreign code; save its state dict alone, best as safetensors": foreign is not None,
+        f"foreign code; if you trust it, this keeps its weights alone: {_keep_weights(path)}": (
+            foreign is not None
+        ),
         f"it is a text file; {_GIVE}": all(byte > 31 or byte in b"\t\n\r\f" for byte in start),
         f"torch {torch.__version__} cannot read it ({reason[:150]}); use a newer torch": (
             start.startswith(b"PK")

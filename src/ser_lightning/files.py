@@ -19,7 +19,7 @@ import yaml
 
 from ser_lightning.damage import damage, is_archive, why_unreadable
 from ser_lightning.processes import is_running
-from ser_lightning.trusted import plain_yaml
+from ser_lightning.trusted import plain_yaml, stand_ins
 
 CHECKPOINT_KEY = "ser_lightning"  # of this package's record in a checkpoint
 _SECTIONS = ("model", "data", "trainer", "evaluation", "pictures", "checkpoint")
@@ -57,11 +57,17 @@ class UnsafeCheckpointError(ValueError):
     """A checkpoint is damaged, or holds more than tensors and plain values; it was not loaded."""
 
 
-def load_checkpoint(path: str | Path, **options: Any) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, of_elsewhere: bool = False, **options: Any) -> dict[str, Any]:
     """Loads a checkpoint of tensors and plain values; nothing in it is executed.
 
     What is read is compared with the checksums (CRC-32) that torch writes into the file: with
     `mmap`, where tensors stay on disk, all but the tensors.
+
+    Args:
+        path: of the file.
+        of_elsewhere: whether what `trusted.stand_ins` lists, which other projects save beside their
+            weights, is passed over.
+        options: of `torch.load`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -76,7 +82,8 @@ def load_checkpoint(path: str | Path, **options: Any) -> dict[str, Any]:
     if not is_archive(path):
         options.pop("mmap", None)  # which torch has for files of today only
     try:
-        content = torch.load(path, weights_only=True, **options)
+        with torch.serialization.safe_globals(stand_ins() if of_elsewhere else []):
+            content = torch.load(path, weights_only=True, **options)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # whatever the content of a foreign file makes the reader raise
@@ -160,7 +167,8 @@ def checkpoint_config(path: str | Path) -> dict[str, Any] | None:
     Raises:
         ValueError: as `read_config`, and as `load_checkpoint`.
     """
-    record = load_checkpoint(path, map_location="cpu", mmap=True).get(CHECKPOINT_KEY)
+    content = load_checkpoint(path, of_elsewhere=True, map_location="cpu", mmap=True)
+    record = content.get(CHECKPOINT_KEY)
     text = record.get("config") if isinstance(record, dict) else None
     return read_config(text, path) if isinstance(text, str) else None
 

@@ -4,6 +4,7 @@ A checkpoint, `fit.yaml` or export that somebody sent says what to build. Nothin
 imported unless it stands here; docs/trust.md tells users. What people type is trusted.
 """
 
+import argparse
 import inspect
 import re
 from importlib import import_module
@@ -31,6 +32,21 @@ WRITTEN = frozenset({"default_root_dir", "dirpath", "save_dir"})
 NAMED = frozenset({"filename", "filename_suffix", "name", "prefix", "sub_dir", "version"})
 """Options of Lightning's classes that say how files in that folder are called."""
 
+# Objects that public pretraining code saves beside its weights, by import path. None of them is
+# imported: something that does nothing stands in their place, and what it is told is forgotten.
+_BESIDE_WEIGHTS = (
+    *(f"numpy.{part}.multiarray.{name}" for part in ("core", "_core")
+      for name in ("scalar", "_reconstruct")),
+    "numpy.ndarray", "numpy.dtype", "pathlib.PosixPath", "pathlib._local.PosixPath",
+    "typing.Any", "builtins.int", "builtins.str", "builtins.dict", "builtins.list",
+    *(f"omegaconf.{name}" for name in (
+        "dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata",
+        "base.Metadata", "nodes.AnyNode")),
+    *(f"torch.nn.modules.{name}" for name in (
+        "container.Sequential", "linear.Linear", "linear.Identity", "activation.ReLU",
+        "activation.GELU", "batchnorm.BatchNorm1d", "batchnorm.SyncBatchNorm")),
+)  # fmt: skip
+
 MAX_LENGTH = 2**18  # characters of a stored configuration, which has about 4,000
 MAX_VALUES = 2**14  # in it, which has about 200
 MAX_OWN_VALUES = 100_000  # in one that the user gives
@@ -54,6 +70,22 @@ def trusted_class(path: str) -> type | None:
     # a module also has what it imported itself, such as `os`
     is_own = inspect.isclass(found) and f"{found.__module__}.".startswith(f"{root}.")
     return found if is_own else None
+
+
+class StandIn:
+    """An object of a file that is not built: nothing comes of what the file says about it."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def stand_ins() -> list[Any]:
+    """What torch's reader of plain values may take beside them, for `safe_globals`.
+
+    A Namespace is a plain container of arguments and stays one; everything else is a `StandIn`.
+    """
+    return [argparse.Namespace, *((StandIn, path) for path in _BESIDE_WEIGHTS)]
 
 
 def writes_outside(option: str, value: Any, folder: Path) -> bool:

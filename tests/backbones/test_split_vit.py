@@ -210,7 +210,8 @@ def test_depth_as_layer_puts_cls_at_the_input(cls_layer):
         ({"image_size": 0}, "image_size 0 must be int >= 1"),
         ({"patch_size": (8, 4)}, r"patch_size \(8, 4\) must be int >= 1"),
         ({"weight_init": "xavier"}, "weight_init 'xavier' is not one of"),
-        ({"vit_options": {"reg_tokens": 4}}, "vit_options must not set reg_tokens"),
+        ({"vit_options": {"class_token": False}}, "vit_options must not set class_token"),
+        ({"vit_options": {"reg_tokens": 4}}, "cls_layer above 0 with 4 register tokens"),
         ({"vit_options": {"num_headz": 4}}, "timm cannot build vit_tiny_patch16_224.*num_headz"),
         ({"vit_options": {"num_heads": 5}}, "timm cannot build"),
     ],
@@ -226,7 +227,7 @@ def test_wrong_argument_is_refused_with_its_value(arguments, message):
         ("vit_smal_patch16_224", "did you mean vit_small_patch16_224"),
         ("nothing_like_it", "timm has no model 'nothing_like_it'"),
         ("resnet18", "resnet18 is not a plain ViT"),
-        ("vit_small_patch14_reg4_dinov2", "not a plain ViT with one class token"),
+        ("vit_medium_patch16_reg4_gap_256", "cls_layer above 0 with 4 register tokens"),
         ("deit_tiny_distilled_patch16_224", "not a plain ViT"),
     ],
 )

@@ -127,7 +127,8 @@ def test_records_of_seeds_and_branches_are_kept_side_by_side(checkpoint, tmp_pat
 )
 def test_a_detector_that_is_not_the_default_names_its_record(head, name):
     stage = DetectionStage.__new__(DetectionStage)
-    vars(stage).update(head=head, seed=0, branch="online", default_branch="online")
+    opened = SimpleNamespace(given=())
+    vars(stage).update(head=head, seed=0, branch="online", default_branch="online", opened=opened)
     found = result_path(Path(), record("detection", "shapes"), stage.variant)
     assert found.stem == name
 

@@ -71,7 +71,9 @@ def test_file_says_what_the_head_was_trained_on(tmp_path):
     ],
 )
 def test_variant_is_empty_for_the_default_alone(seed, branch, default, detector, expected):
-    stage = SimpleNamespace(seed=seed, branch=branch, default_branch=default, flavour=detector)
+    own = SimpleNamespace(given=())
+    names = {"seed": seed, "branch": branch, "default_branch": default, "flavour": detector}
+    stage = SimpleNamespace(opened=own, **names)
     assert Stage.variant.fget(stage) == expected
 
 

@@ -45,7 +45,8 @@ class SplitViT(nn.Module):
     With `cls_layer` 0, [CLS] stands at the input with a position embedding of its own, and
     `forward` is timm's. With a later `cls_layer`, [CLS] joins after that block without position
     embedding; plain timm then computes another embedding from the same weights. `layer` equal to
-    the depth means the patch tokens after the final norm.
+    the depth means the patch tokens after the final norm. Register tokens stand behind [CLS] at the
+    input; no token map has them.
 
     Source: SER section 3.3 and appendix A.
     Differs: the patch embedding of the MoCo-v3 flavour has MoCo-v3's own bound, uniform in
@@ -60,6 +61,7 @@ class SplitViT(nn.Module):
         layers: the same for each of several maps, in increasing order; the first one is `layer`.
         cls_layer: number of blocks before [CLS] joins.
         grid: (h, w) tokens of a square image of `image_size`.
+        num_registers: of register tokens.
         weights: the file that it started from.
         compiles: whether blocks run through `torch.compile`; set by `Objective`.
     """
@@ -82,7 +84,7 @@ class SplitViT(nn.Module):
         """Builds the model, and reads `weights` when given.
 
         Args:
-            name: timm's name of a plain ViT with one class token.
+            name: timm's name of a plain ViT with one class token, with registers or without.
             image_size: pixels, side of the square that the position embedding is made for.
             layer: number of blocks before the token map, 0 (after the position embedding) to the
                 depth (after the final norm). A float in [0, 1] is a fraction of the depth, rounded
@@ -93,13 +95,14 @@ class SplitViT(nn.Module):
                 reason to wait. null is `layer` there too, as in version 0.1.0.
             patch_size: side of a patch in pixels; default: the named model's.
             vit_options: further arguments of timm's VisionTransformer (embed_dim, depth,
-                num_heads, drop_path_rate, ...).
+                num_heads, drop_path_rate, ...), and norm_eps, the epsilon of its layer norms.
             weight_init: "moco" as MoCo-v3 does; "" for truncated normals as DINO and Barlow Twins
                 do; or timm's "jax".
             position_embedding: "learned", or "sincos" for MoCo-v3's fixed one, which is frozen.
             freeze_patch_embed: whether the patch embedding stays as it is, as in MoCo-v3.
-            weights: file to start from: a timm ViT's or a checkpoint of this project. Its position
-                embedding takes the place of a fixed one, and is frozen like it.
+            weights: file to start from: a checkpoint of this project, or weights in the layout of
+                timm, DeiT, DINO, DINOv2, MoCo-v3, MAE, solo-learn, Hugging Face or SER's public
+                code. Its position embedding takes the place of a fixed one, and is frozen like it.
             cls_only_last_block: compute only [CLS] in the last block, where nothing else is used;
                 the same embedding for less work.
             grad_checkpointing: keep only what enters each block, and compute the block again in
@@ -136,6 +139,7 @@ class SplitViT(nn.Module):
         self.layer = self.layers[0]
         self.cls_layer = resolve_cls_layer(cls_layer, self.layer, self.depth)
         self.arguments["cls_layer"] = self.cls_layer
+        self.num_registers: int = self.vit.num_reg_tokens
         if self.cls_layer > 0:
             drop_cls_position(self.vit)
         self.vit.patch_embed.requires_grad_(not freeze_patch_embed)
@@ -155,18 +159,19 @@ class SplitViT(nn.Module):
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, branch: weight_files.Branch = "online"
+        cls, path: str | Path, branch: weight_files.Branch = "online", **changed: Any
     ) -> "SplitViT":
         """A run's backbone from its checkpoint, arguments and weights.
 
         Args:
             path: the checkpoint.
             branch: the trained backbone, or its momentum copy (DINO's teacher).
+            changed: arguments in place of the run's, such as `image_size`.
 
         Raises:
             ValueError: if the checkpoint does not say how to rebuild it, or has no such branch.
         """
-        arguments = weight_files.read_arguments(path) | {"weights": None}
+        arguments = weight_files.read_arguments(path) | changed | {"weights": None}
         try:
             model = cls(**arguments)
         except TypeError as error:
@@ -280,7 +285,7 @@ class SplitViT(nn.Module):
         weight_files.write_safetensors(path, self.vit.state_dict(), self.arguments, preparation)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens with position embedding, (B, h*w, C) or with [CLS] in front, and the grid."""
+        """Tokens with position embedding, (B, h*w, C) or after [CLS] and registers; the grid."""
         vit, grid = self.vit, grid_of(images, self.patch_size)
         images = images.to(vit.pos_embed.dtype)  # for weights in half precision
         choose_attention(self._fusable, images, vit.cls_token)
@@ -288,7 +293,8 @@ class SplitViT(nn.Module):
         tokens = vit.patch_embed(images).flatten(1, 2).contiguous()
         if self.cls_layer == 0:
             tokens = self._join(tokens)
-        position = positions(vit, grid, self.grid, num_others=int(self.cls_layer == 0))
+        num_others = 1 + self.num_registers if self.cls_layer == 0 else 0
+        position = positions(vit, grid, self.grid, num_others)
         return vit.norm_pre(vit.pos_drop(tokens + position)), grid
 
     def _walk(
@@ -336,4 +342,6 @@ class SplitViT(nn.Module):
         return pack([self._join(group) for group in packed.groups]) if joins else packed
 
     def _join(self, tokens: Tensor) -> Tensor:
-        return torch.cat([self.vit.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        vit, num_images = self.vit, tokens.shape[0]
+        others = [vit.cls_token] if vit.reg_token is None else [vit.cls_token, vit.reg_token]
+        return torch.cat([*(token.expand(num_images, -1, -1) for token in others), tokens], dim=1)

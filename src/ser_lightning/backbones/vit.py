@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import timm
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.weight_init import trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
@@ -30,7 +31,7 @@ CLSLayer = NonNegativeInt | Literal["auto"] | None
 # set by the backbone itself, or at odds with what it computes
 RESERVED_OPTIONS = frozenset(
     {"img_size", "patch_size", "num_classes", "dynamic_img_size", "dynamic_img_pad"}
-    | {"no_embed_class", "class_token", "reg_tokens", "global_pool", "fc_norm", "pos_embed"}
+    | {"no_embed_class", "class_token", "global_pool", "fc_norm", "pos_embed"}
     | {"patch_drop_rate", "weight_init", "pretrained", "checkpoint_path"}
 )
 _RATES = ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
@@ -40,6 +41,8 @@ _OPTION_RANGES: dict[str, Any] = {
     "depth": within(int, 1, 1000),  # 100 million blocks would be built for hours
     "mlp_ratio": Positive,
     "init_values": Positive | None,
+    "norm_eps": Positive,
+    "reg_tokens": NonNegativeInt,
 }
 
 
@@ -53,12 +56,16 @@ def build_vit(
 ) -> VisionTransformer:
     """A plain timm ViT with one class token, its position entry and no classifier.
 
+    Registers have position entries too, as timm's models with `no_embed_class` False.
+
     The arguments are those of `SplitViT`.
 
     Raises:
         ValueError: if timm has no such ViT, refuses the options, or the sizes do not fit.
     """
     _validate(name, options, weight_init, position_embedding)
+    eps: Any = options.get("norm_eps")
+    options = {option: value for option, value in options.items() if option != "norm_eps"}
     if patch_size is not None:
         options = {**options, "patch_size": patch_size}
     try:
@@ -76,18 +83,31 @@ def build_vit(
     except (TypeError, AssertionError, RuntimeError, LookupError, AttributeError) as error:
         raise ValueError(f"timm cannot build {name} with the options {options}: {error}") from error
     _require_fit(vit, name, image_size)
+    for norm in vit.modules() if eps is not None else ():
+        if isinstance(norm, nn.LayerNorm):
+            norm.eps = eps
     _finish_initialisation(vit, weight_init)
     if position_embedding == "sincos":  # frozen; the class token's entry is 0
         position = sincos_position(vit.patch_embed.grid_size, vit.embed_dim)
-        position = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
+        others = torch.zeros_like(position[:, :1]).expand(-1, vit.num_prefix_tokens, -1)
+        position = torch.cat([others, position], dim=1)
         vit.pos_embed = nn.Parameter(position.to(vit.pos_embed), requires_grad=False)
     model: VisionTransformer = vit
     return model
 
 
 def drop_cls_position(vit: VisionTransformer) -> None:
-    """Removes the class token's position entry: its [CLS] will not stand at the input."""
+    """Removes the class token's position entry: its [CLS] will not stand at the input.
+
+    Raises:
+        ValueError: register tokens stand there beside it.
+    """
     assert vit.pos_embed is not None
+    if vit.num_reg_tokens:
+        raise ValueError(
+            f"cls_layer above 0 with {vit.num_reg_tokens} register tokens, which stand beside "
+            "[CLS] at the input; use cls_layer: 0, or a ViT without registers"
+        )
     vit.no_embed_class = True
     position = vit.pos_embed
     # A plain clone would keep the stride of the entry that is gone, and DDP's buckets have none.
@@ -149,7 +169,7 @@ def positions(vit: Any, grid: tuple[int, int], own: tuple[int, int], num_others:
         vit: timm's model.
         grid: (h, w) tokens of the images.
         own: (h, w) tokens that the model's embedding is of.
-        num_others: entries of [CLS] before the grid's.
+        num_others: entries of [CLS] and registers before the grid's.
     """
     resampled: Tensor = resample_abs_pos_embed(
         vit.pos_embed, list(grid), list(own), num_prefix_tokens=num_others, antialias=False
@@ -212,7 +232,7 @@ def require_layers(layers: Sequence[int], first: int, depth: int) -> None:
 def _validate(
     name: str, options: dict[str, Any], weight_init: str, position_embedding: str
 ) -> None:
-    plain = timm.list_models(module="vision_transformer")
+    plain = timm.list_models(module=["vision_transformer", "deit"])
     if name.partition(".")[0] not in plain:
         if timm.is_model(name):
             raise ValueError(f"{name} is not a plain ViT; use one like vit_small_patch16_224")
@@ -236,17 +256,27 @@ def _validate(
             raise ValueError(f"{option} {value!r} is not one of {known}")
 
 
-def _require_fit(vit: nn.Module, name: str, image_size: int) -> None:
-    if not (
-        isinstance(vit, VisionTransformer)
-        and vit.has_class_token
-        and vit.num_prefix_tokens == 1
-        and vit.pos_embed is not None
-        and vit.attn_pool is None
-    ):
+def why_not_plain(vit: Any) -> str:
+    """What a model of timm has that `SplitViT` lacks, in words; empty for a plain ViT."""
+    if not isinstance(vit, VisionTransformer):
+        return "attention in windows, a convolutional stem, or other positions"
+    answers = {
+        "no class token": not vit.has_class_token,
+        "a distillation token": vit.num_prefix_tokens
+        != int(vit.has_class_token) + vit.num_reg_tokens,
+        "no position embedding": vit.pos_embed is None,
+        "attention pooling in place of [CLS]": vit.attn_pool is not None,
+        f"the pooling {vit.global_pool!r} in place of [CLS]": vit.global_pool != "token",
+        "a convolutional stem": type(vit.patch_embed) is not PatchEmbed,
+    }
+    return next((answer for answer, is_so in answers.items() if is_so), "")
+
+
+def _require_fit(vit: Any, name: str, image_size: int) -> None:
+    if reason := why_not_plain(vit):
         raise ValueError(
-            f"{name} is not a plain ViT with one class token and a position embedding; "
-            "use one like vit_small_patch16_224"
+            f"{name} has {reason}, and is not a plain ViT with one class token and a position "
+            "embedding; use one like vit_small_patch16_224"
         )
     patch = vit.patch_embed.patch_size[0]
     if image_size % patch:

@@ -1,54 +1,72 @@
-"""Weights of a ViT: into it from foreign files, out of it as safetensors.
+"""Weights of a ViT: into it from files of any known layout, out of it as safetensors.
 
-Which branch an evaluation takes, student or teacher, is in `evaluation/stage.py`.
+Layouts are in `foreign/`; which branch an evaluation takes, student or teacher, is in
+`backbones/opening.py`.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from ser_lightning.files import CHECKPOINT_KEY, checkpoint_config, load_checkpoint, with_home
+from ser_lightning.files import CHECKPOINT_KEY, checkpoint_config, with_home
+from ser_lightning.foreign import Branch, Weights, read_weights
+from ser_lightning.foreign.architecture import split_position
+from ser_lightning.foreign.layouts import AGAIN, OWN, SAFE
 from ser_lightning.sealed import read_tensors, write_tensors
 
-Branch = Literal["online", "momentum"]
-SAFE = ".safetensors"
+__all__ = ["Branch"]
 PREPARATION = "preparation"  # of images, among the notes of a safetensors file
-_AGAIN = "export or fetch it again"
-# where a ViT's parameters sit in a checkpoint of an objective, and in a backbone's state dict
-PREFIXES: dict[Branch, tuple[str, ...]] = {
-    "online": ("backbone.vit.", "vit."),
-    "momentum": ("momentum_backbone.vit.",),
-}
 
 
-def load_vit(vit: VisionTransformer, path: str | Path, branch: Branch = "online") -> None:
+def load_vit(vit: VisionTransformer, path: str | Path, branch: Branch | None = None) -> None:
     """Loads a file's weights into a ViT, in place; a classifier in it is ignored.
-
-    A position embedding of another grid is resampled (bicubic). Where the file has a position
-    entry for the class token and the model has none, the entry is added to the class token, so
-    that [CLS] joins with the value it had; in the opposite case the entry becomes zero.
 
     Args:
         vit: the model.
-        path: safetensors, or a torch file that holds nothing but tensors and plain containers:
-            a state dict of timm, of a backbone, or a checkpoint of an objective.
-        branch: which backbone of an objective's checkpoint.
+        path: safetensors, or a torch file, in any of the layouts of `foreign/layouts.py`.
+        branch: of a file with a momentum encoder or teacher; null takes what its project evaluates.
 
     Raises:
-        ValueError: if the file would have to be unpickled, its weights do not fit the model, or it
-            has no momentum branch.
+        ValueError: as `read_weights` and `load_weights`.
     """
-    state = _read_state(Path(with_home(str(path))), branch)
-    state = {k: v for k, v in state.items() if not k.startswith("head.")}
-    own = vit.state_dict()
+    weights = read_weights(path, branch)
+    if weights.layout is not OWN:
+        rank_zero_info(f"weights of {path}: {weights.layout.name}, {weights.branch} branch")
+    blocks: Any = vit.blocks
+    known, heads = weights.layout.heads.get(vit.embed_dim), blocks[0].attn.num_heads
+    if known not in (None, heads):
+        rank_zero_warn(
+            f"{path}: {weights.layout.name} has {known} attention heads at a width of "
+            f"{vit.embed_dim}, the backbone {heads}; give --model.backbone.vit_options.num_heads "
+            f"{known}, unless the file is of another model"
+        )
+    load_weights(vit, weights, "--model.backbone.name")
+
+
+def load_weights(vit: VisionTransformer, weights: Weights, option: str) -> None:
+    """Loads weights that were read into a ViT, in place.
+
+    A position embedding of another grid is resampled (bicubic). Where the file has position entries
+    for the class token and registers and the model has none, they are added to these tokens, so
+    that [CLS] joins with the value it had; in the opposite case the entries become zero.
+
+    Args:
+        vit: the model.
+        weights: of a file.
+        option: by which users give timm's name of an architecture.
+
+    Raises:
+        ValueError: the weights do not fit the model; names the layout, the first keys and a remedy.
+    """
+    state, own = weights.state, vit.state_dict()
     if "pos_embed" in state and "cls_token" in state:
         state = _fit_position(state, vit)
     missing = sorted(own.keys() - state.keys())
@@ -60,9 +78,9 @@ def load_vit(vit: VisionTransformer, path: str | Path, branch: Branch = "online"
     ]
     if missing or unexpected or unequal:
         raise ValueError(
-            f"the weights in {path} do not fit this ViT; missing: {_listing(missing)}; "
-            f"unexpected: {_listing(unexpected)}; of another shape: {_listing(unequal)}; "
-            "build the backbone with the file's name, patch_size and vit_options"
+            f"the weights in {weights.path}, in the layout of {weights.layout.name}, do not fit "
+            f"this ViT; missing: {_listing(missing)}; unexpected: {_listing(unexpected)}; of "
+            f"another shape: {_listing(unequal)}; {weights.remedy(option)}"
         )
     vit.load_state_dict(state)
 
@@ -103,7 +121,7 @@ def write_safetensors(
 def read_preparation(path: str | Path) -> dict[str, Any]:
     """How images are prepared for the weights of a safetensors file; empty if it does not say."""
     with suppress(RecursionError, json.JSONDecodeError):
-        content = json.loads(read_tensors(Path(path), _AGAIN)[1].get(PREPARATION, "{}"))
+        content = json.loads(read_tensors(Path(path), AGAIN)[1].get(PREPARATION, "{}"))
         return content if isinstance(content, dict) else {}
     return {}
 
@@ -114,17 +132,8 @@ def read_arguments(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: if there is none, or the file would have to be unpickled.
     """
-    arguments: Any = None
-    path = with_home(str(path))
-    try:
-        if Path(path).suffix == SAFE:
-            _, notes = read_tensors(Path(path), _AGAIN)
-            arguments = json.loads(notes.get(CHECKPOINT_KEY, "null"))
-        elif config := checkpoint_config(path):
-            arguments = config["model"]["init_args"]["backbone"]["init_args"]
-    except (LookupError, TypeError, RecursionError, json.JSONDecodeError):
-        arguments = None
-    if not isinstance(arguments, dict):
+    arguments = own_arguments(path)
+    if arguments is None:
         raise ValueError(
             f"{path} does not say how to rebuild its backbone; build it yourself and pass the "
             "file as `weights`"
@@ -132,43 +141,40 @@ def read_arguments(path: str | Path) -> dict[str, Any]:
     return arguments
 
 
-def _read_state(path: Path, branch: Branch) -> dict[str, Tensor]:
-    content: Any
-    if path.suffix == SAFE and path.is_file():
-        content, _ = read_tensors(path, _AGAIN)
-    else:
-        content = load_checkpoint(path, map_location="cpu")
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    content = {key: value for key, value in content.items() if isinstance(key, str)}
-    prefix = next((p for p in PREFIXES[branch] if any(k.startswith(p) for k in content)), None)
-    if prefix is not None:
-        content = {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
-    elif branch == "momentum":
-        raise ValueError(f"{path} has no momentum branch; take its online one")
-    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+def own_arguments(path: str | Path) -> dict[str, Any] | None:
+    """The same; None where a file that can be read does not tell."""
+    arguments: Any = None
+    path = with_home(str(path))
+    try:
+        if Path(path).suffix == SAFE:
+            _, notes = read_tensors(Path(path), AGAIN)
+            arguments = json.loads(notes.get(CHECKPOINT_KEY, "null"))
+        elif config := checkpoint_config(path):
+            arguments = config["model"]["init_args"]["backbone"]["init_args"]
+    except (LookupError, TypeError, RecursionError, json.JSONDecodeError):
+        arguments = None
+    return arguments if isinstance(arguments, dict) else None
 
 
 def _fit_position(state: dict[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:
-    """Gives the position embedding the model's class-token entry (or none) and grid."""
-    position, cls_token = state["pos_embed"], state["cls_token"]
-    num_entries = position.shape[1]
-    side = math.isqrt(num_entries)
-    has_cls_entry = side * side != num_entries
-    if has_cls_entry and math.isqrt(num_entries - 1) ** 2 != num_entries - 1:
+    """Gives the position embedding the model's entries for other tokens (or none) and its grid."""
+    position, state = state["pos_embed"], dict(state)
+    num_registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    found = split_position(position.shape[1], num_registers)
+    if found is None:
         return state  # not a square grid: reported as a shape that does not fit
-    cls_entry, position = position[:, :1], position[:, 1:] if has_cls_entry else position
+    others, position = position[:, : found[0]], position[:, found[0] :]
     position = resample_abs_pos_embed(
         position, new_size=list(vit.patch_embed.grid_size), num_prefix_tokens=0, antialias=False
     )
-    if not has_cls_entry:
-        cls_entry = torch.zeros_like(position[:, :1])
+    # one entry for each of [CLS] and the registers, zero where the file has none
+    lacking = 1 + num_registers - others.shape[1]
+    others = torch.cat([others, position.new_zeros(1, lacking, position.shape[2])], dim=1)
     if vit.no_embed_class:
-        cls_token = cls_token + cls_entry
+        state["cls_token"] = state["cls_token"] + others[:, :1]
     else:
-        position = torch.cat([cls_entry, position], dim=1)
-    return {**state, "pos_embed": position, "cls_token": cls_token}
+        position = torch.cat([others, position], dim=1)
+    return {**state, "pos_embed": position}
 
 
 def _listing(names: list[str], limit: int = 8) -> str:

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from ser_lightning.commands.stored_images import data_of_checkpoint
+from ser_lightning.commands.stored_images import data_of_checkpoint, results_folder
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Folders, Stage, StageResult
@@ -32,7 +32,6 @@ from ser_lightning.runtime import (
     refuse_more_processes_than_cores,
     refuse_other_root,
     refuse_too_many_workers,
-    run_folder_of,
 )
 from ser_lightning.trainer_rules import check_options
 
@@ -70,8 +69,16 @@ class StageCommandLine(LightningCLI):
             "Folder of the images to measure, in place of those that the checkpoint was trained "
             "on: a source's root, released corruptions, or the sets of `shift`."
         )
-        folder = "Folder for results/ and the feature cache. Default: the checkpoint's run."
-        parser.add_argument("--checkpoint", type=str, required=True, help="File to evaluate.")
+        folder = (
+            "Folder for results/ and the feature cache. Default: the checkpoint's run, or "
+            "runs/<name> of a backbone of elsewhere."
+        )
+        file = (
+            "File to evaluate: a run's checkpoint, an export, or weights in the layout of timm, "
+            "DeiT, DINO, DINOv2, MoCo-v3, MAE, solo-learn, Hugging Face or SER's public code; or "
+            "timm's name of a ViT."
+        )
+        parser.add_argument("--checkpoint", type=str, required=True, help=file)
         parser.add_argument("--images", type=str | None, default=None, help=images)
         parser.add_argument("--run_dir", type=str | None, default=None, help=folder)
         parser.link_arguments("checkpoint", "model.init_args.checkpoint")
@@ -93,7 +100,7 @@ class StageCommandLine(LightningCLI):
             root = next(iter(options(args, "--data.source.root")), None)
             args = ["--config", data_of_checkpoint(Path(path), root, args), *args]
         self.config = parser.parse_args(args)
-        self.run_dir = Path(self.config.run_dir or run_folder_of(self.config.checkpoint))
+        self.run_dir = Path(self.config.run_dir or results_folder(Path(path or ""), args))
         refuse_empty_sections(self.config, "trainer")
         refuse_a_part(self.config.trainer)
 
@@ -191,6 +198,7 @@ def _keep(cli: StageCommandLine, result: StageResult, seconds: float) -> Path:
 
 _NOT_HOW = {
     "checkpoint", "branch", "seed",  # fields of the record
+    "timm_name", "num_heads", "pretrained",  # of the checkpoint
     "source", "image_size", "mean", "std",  # so are these
     "num_workers", "evaluation_batch_size",
     "alexnet",  # a record of its own
@@ -229,6 +237,20 @@ def _how(arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _identity(cli: StageCommandLine) -> dict[str, Any]:
+    """What a record says of a backbone of elsewhere; nothing of a run, which its folder tells."""
+    opened = cli.model.opened
+    if opened.is_own:
+        return {}
+    named = " ".join([opened.name, *opened.given])
+    return {
+        "base": "", "method": named, "views": "",
+        "configuration": f"{named} {opened.sha256}",
+        "backbone": opened.backbone.arguments, "layout": opened.layout,
+        "assumed": list(opened.assumed),
+    }  # fmt: skip
+
+
 _AS_MEASURED = (
     "dataset", "network", "feature", "protocol", "selected", "num_samples", "data_sha256",
     "metrics", "counts", "unofficial_reasons",
@@ -238,14 +260,15 @@ _AS_MEASURED = (
 def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> ResultRecord:
     stage, data = cli.model, cli.datamodule
     names = stage.class_names(data, result.dataset)
-    of_checkpoint = {
+    of_checkpoint: dict[str, Any] = {
         "checkpoint": str(cli.config.checkpoint),
         "checkpoint_sha256": stage.checkpoint_sha256,
         "weights_key": stage.branch,
         "layer": stage.backbone.layer,
         "cls_layer": stage.backbone.cls_layer,
+        "run": _identity(cli),
     }
-    nothing = {**dict.fromkeys(of_checkpoint), "weights_key": ""}
+    nothing: dict[str, Any] = {**dict.fromkeys(of_checkpoint), "weights_key": "", "run": {}}
     return ResultRecord(
         stage=stage.name,
         **(of_checkpoint if result.network is None else nothing),

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ser_lightning.commands.evaluate import folder_options
-from ser_lightning.commands.stored_images import require_checkpoint, stored_source
+from ser_lightning.commands.stored_images import require_checkpoint, results_folder, stored_source
 from ser_lightning.data import Source
 from ser_lightning.evaluation import stages  # noqa: F401 - so that they are known
 from ser_lightning.evaluation.stage import Stage, stage_classes
 from ser_lightning.reporting.report import write_report
-from ser_lightning.runtime import find_class, options, packaged, run_folder_of
+from ser_lightning.runtime import find_class, options, packaged
 
 
 class Planned(NamedTuple):
@@ -75,7 +75,9 @@ def evaluate_all(args: Sequence[str]) -> None:
     Options that it does not know itself go to every stage, for example --trainer.devices 8.
     """
     parser = argparse.ArgumentParser("ser-fit evaluate-all", description=evaluate_all.__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="file to evaluate")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="file to evaluate, or timm's name"
+    )
     sets = ", ".join(dict.fromkeys(name for stage in _stages() for name, _ in stage.folders))
     root = f"folder with {sets}; default: the images that the checkpoint was trained on"
     small = "shorter recipes, for small images and a CPU"
@@ -85,7 +87,9 @@ def evaluate_all(args: Sequence[str]) -> None:
     known, others = parser.parse_known_args(args)
     require_checkpoint(known.checkpoint)
     wanted = _wanted(plan(known.data_root), known.only, known.data_root)
-    run = Path(next(iter(options(others, "--run_dir")), run_folder_of(known.checkpoint)))
+    run = Path(
+        next(iter(options(others, "--run_dir")), None) or results_folder(known.checkpoint, others)
+    )
     unlabelled = _without_labels(known.checkpoint, known.data_root, others)
     outcomes: dict[str, bool] = {}
     for planned in wanted:
@@ -129,9 +133,10 @@ def _wanted(planned: list[Planned], only: list[str] | None, root: Path | None) -
 
 def _without_labels(checkpoint: Path, root: Path | None, others: list[str]) -> str:
     """Why stages cannot run that need classes; empty if they can, or if they will say it."""
-    if options(others, "--data.source", "--data.source.root"):
+    if options(others, "--data.source", "--data.source.root", "--images"):
         return ""
-    stored = stored_source(checkpoint, root is not None, others)
+    other_root = [] if root is None else ["--data.source.root", str(root / "imagenet")]
+    stored = stored_source(checkpoint, root is not None, [*others, *other_root])
     source = find_class(Source, stored["class_path"]) if stored else None
     if stored is None or source is None:
         return ""

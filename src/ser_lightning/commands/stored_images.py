@@ -1,17 +1,32 @@
-"""The images that a checkpoint was trained on, as far as a file may say which."""
+"""The images that a checkpoint was trained on, as far as a file may say which.
 
+A backbone of elsewhere says nothing of them, but perhaps how they are prepared.
+"""
+
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
 import yaml
 
+from ser_lightning.backbones.opening import (
+    NAME_OPTION,
+    is_timm_name,
+    known_name,
+    preparation_of,
+)
 from ser_lightning.data import Source
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.files import checkpoint_config
+from ser_lightning.foreign.layouts import SAFE
 from ser_lightning.runtime import (
+    CONFIGURATION,
     Origin,
     find_class,
     given_options,
+    options,
     parameters,
     plain_sections,
     run_folder_of,
@@ -54,22 +69,40 @@ def _for_root(source: dict[str, Any] | None, has_other_root: bool) -> dict[str, 
 
 
 def require_checkpoint(path: Path) -> None:
-    """Refuses what is no file.
+    """Refuses what is neither a file nor timm's name of a model.
 
     Raises:
         ValueError: names it and the remedy.
     """
-    if not path.is_file():
+    if not path.is_file() and not is_timm_name(path):
         what = "is a folder" if path.is_dir() else "does not exist"
+        close = difflib.get_close_matches(path.name, timm.list_models("*vit*"), n=1)
+        hint = f", or timm's name of a ViT, such as {close[0]}" if close else ""
         raise ValueError(
             f"checkpoint {path} {what}; give --checkpoint FILE, such as "
-            "runs/moco_ser/checkpoints/last.ckpt"
+            f"runs/moco_ser/checkpoints/last.ckpt{hint}"
         )
+
+
+def results_folder(path: Path, args: list[str]) -> Path:
+    """Where results go: the run that a checkpoint belongs to, or runs/<name> of a backbone."""
+    run = run_folder_of(path)
+    if path.is_file() and ((run / CONFIGURATION).is_file() or _has_configuration(path)):
+        return run
+    asked = next(iter(options(args, "--model.pretrained")), "false")
+    return Path("runs") / known_name(path, asked.lower() == "true")
+
+
+def _has_configuration(path: Path) -> bool:
+    return path.suffix != SAFE and checkpoint_config(path) is not None
 
 
 def _stored_data(path: Path, args: list[str]) -> dict[str, Any]:
     """What a stage takes from the data of a checkpoint."""
     require_checkpoint(path)
+    given = given_options(args)
+    if is_timm_name(path) or not _has_configuration(path):
+        return _data_of_elsewhere(path, given)
     data = (checkpoint_config(path) or {}).get("data") or {}
     source = data.get("source")
     if not (isinstance(source, dict) and "class_path" in source):
@@ -77,9 +110,28 @@ def _stored_data(path: Path, args: list[str]) -> dict[str, Any]:
             f"{path} holds no configuration of a run; evaluate a checkpoint that ser-fit wrote"
         )
     taken = {"data": {key: data[key] for key in _FROM_CHECKPOINT if key in data}}
-    origin = Origin(path, run_folder_of(path), given_options(args))
+    origin = Origin(path, run_folder_of(path), given)
     plain: dict[str, Any] = plain_sections(taken, {"data": LabelledDataModule}, origin)["data"]
     return plain
+
+
+def _data_of_elsewhere(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for a backbone without a configuration, as its images are prepared elsewhere."""
+    if not {"data.source", "data.source.root"} & given.keys():
+        raise ValueError(
+            f"{path} does not say on which images to measure it; give --data.source.root FOLDER "
+            "(--images FOLDER, where a stage has no others), or another --data.source"
+        )
+    name = given.get(NAME_OPTION.removeprefix("--"))
+    prepared = preparation_of(path, None if name in (None, "null") else name)
+    root = given.get("data.source.root")
+    folder = {"class_path": "ser_lightning.data.ImageFolder", "init_args": {"root": root}}
+    return {
+        **({} if "data.source" in given else {"source": folder}),
+        "mean": list(prepared.mean),
+        "std": list(prepared.std),
+        "evaluation_crop_fraction": prepared.crop_fraction,
+    }
 
 
 def data_of_checkpoint(path: Path, root: str | None, args: list[str]) -> str:

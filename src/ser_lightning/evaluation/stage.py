@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from ser_lightning.backbones import Branch, SplitViT
+from ser_lightning.backbones import Branch, SplitViT, open_backbone
+from ser_lightning.backbones.opening import is_own
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.features import Features, cached_features
-from ser_lightning.files import checkpoint_config, file_sha256
-from ser_lightning.numbers import NonNegativeInt, checked
+from ser_lightning.files import checkpoint_config
+from ser_lightning.foreign.layouts import SAFE
+from ser_lightning.numbers import NonNegativeInt, PositiveInt, checked
 from ser_lightning.optim import before_resuming, run_length
 from ser_lightning.results.points import Points
 from ser_lightning.sources.base import ImageSet
@@ -69,7 +71,8 @@ class StageResult:
 
 def result_branch(checkpoint: str) -> Branch:
     """Whose weights stand for a run: what its objective says, "online" if it is of elsewhere."""
-    model = (checkpoint_config(checkpoint) or {}).get("model") or {}
+    is_run = Path(checkpoint).suffix != SAFE
+    model = ((checkpoint_config(checkpoint) if is_run else None) or {}).get("model") or {}
     objective = trusted_class(str(model.get("class_path")))
     if objective is None and "class_path" in model:
         rank_zero_info(
@@ -91,10 +94,17 @@ class Stage(L.LightningModule, ABC):
     `run` does with the trainer and the data, and returns its results.
 
     Args:
-        checkpoint: file of a pretraining run.
+        checkpoint: file of a pretraining run, or of weights in the layout of another project, or
+            timm's name of a ViT.
         branch: whose weights: "online" (student) or "momentum" (teacher); null takes the teacher
             of DINO and the student of all other objectives.
         seed: seed of heads and draws; taken from `seed_everything`.
+        timm_name: timm's name of the architecture of another project's file, where its shapes do
+            not tell it.
+        num_heads: attention heads of another project's ViT, which no shape tells.
+        image_size: side of the images in pixels, to which positions are resampled; null keeps the
+            backbone's own.
+        pretrained: whether timm fetches the weights of its name; they are random without.
 
     Attributes:
         settings: how stage, data and trainer were set, in plain values, for the protocol of every
@@ -125,34 +135,47 @@ class Stage(L.LightningModule, ABC):
     """The function that draws a result's metrics, or what it shows, as module:function."""
 
     def __init__(
-        self, checkpoint: str, branch: Branch | None = None, seed: NonNegativeInt = 0
+        self,
+        checkpoint: str,
+        branch: Branch | None = None,
+        seed: NonNegativeInt = 0,
+        timm_name: str | None = None,
+        num_heads: PositiveInt | None = None,
+        image_size: PositiveInt | None = None,
+        pretrained: bool = False,
     ) -> None:
         super().__init__()
         self.checkpoint = checkpoint
-        self.default_branch = result_branch(checkpoint)
-        self.branch: Branch = branch or self.default_branch
+        own = result_branch(checkpoint) if is_own(checkpoint) else None
+        self.opened = open_backbone(
+            checkpoint, branch or own, timm_name,
+            num_heads=num_heads, image_size=image_size, pretrained=pretrained,
+        )  # fmt: skip
+        self.default_branch: Branch = own or self.opened.default_branch
+        self.branch: Branch = self.opened.branch
         self.seed = seed
         self.settings: dict[str, Any] = {}
-        self.backbone = SplitViT.from_checkpoint(checkpoint, self.branch)
+        self.backbone = self.opened.backbone
         self.backbone.requires_grad_(False)
         self.backbone.eval()
         check_finite(self.backbone, f"weights of {checkpoint}", "evaluate another checkpoint")
 
     @cached_property
     def checkpoint_sha256(self) -> str:
-        """Hash of the checkpoint's bytes."""
-        return file_sha256(Path(self.checkpoint))
+        """Hash of the checkpoint's bytes, or of the weights where it is a name."""
+        return self.opened.sha256
 
     @property
     def checkpoint_hash(self) -> str:
-        """The name of the evaluated weights: hash of the file, and branch."""
-        return f"{self.checkpoint_sha256}-{self.branch}"
+        """The name of the evaluated weights: hash of the file, branch, and what it was read as."""
+        changed = self.opened.given
+        return "-".join([self.checkpoint_sha256, self.branch, *changed])
 
     @property
     def variant(self) -> str:
         """What tells the files of this evaluation from the default one's: "momentum_seed1"."""
         branch = "" if self.branch == self.default_branch else self.branch
-        parts = (branch, self.flavour, f"seed{self.seed}" if self.seed else "")
+        parts = (branch, *self.opened.given, self.flavour, f"seed{self.seed}" if self.seed else "")
         return "_".join(part for part in parts if part)
 
     @property

@@ -21,7 +21,7 @@ from ser_lightning.reporting.tables import (
     html_table,
 )
 from ser_lightning.results.measures import describe
-from ser_lightning.results.record import RESULT_FOLDER
+from ser_lightning.results.record import RESULT_FOLDER, find_records
 
 _LINES = (("#0b6fb8", "-"), ("#d1570a", "--"))
 """Colour and dash of each run: told apart in grey, and by people who see few colours."""
@@ -60,12 +60,16 @@ class RunView(NamedTuple):
 
 
 def read_view(folder: Path, name: str) -> RunView:
-    """Reads a running or finished run.
+    """Reads a running or finished run, or what was measured of a backbone of elsewhere.
 
     Raises:
         ValueError: the folder is no run's.
     """
     config = read_configuration(folder)
+    if config is None and any((folder / RESULT_FOLDER).glob("*.json")):
+        run = find_records([folder])[-1].record.run
+        told = {key: run.get(key, {}) for key in ("layout", "backbone")}
+        return RunView(name, folder, dict(_flat(told)), {}, "trained elsewhere")
     if config is None:
         raise ValueError(f"{folder} has no fit.yaml; give the folder of a run, as runs/moco_ser")
     curves = read_curves(folder)

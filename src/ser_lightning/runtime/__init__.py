@@ -27,6 +27,7 @@ from ser_lightning.runtime.resumable import (
 )
 from ser_lightning.runtime.run_folder import (
     CHECKPOINT_FOLDER,
+    CONFIGURATION,
     ConfigurationSaver,
     default_run_dir,
     differences,
@@ -40,6 +41,7 @@ from ser_lightning.runtime.stored import Origin, given_options, plain_sections
 
 __all__ = [
     "CHECKPOINT_FOLDER",
+    "CONFIGURATION",
     "LOCK",
     "AtomicCheckpointIO",
     "ConfigurationSaver",

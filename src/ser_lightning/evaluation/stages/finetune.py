@@ -27,6 +27,8 @@ from ser_lightning.numbers import BelowOne, NonNegative, Positive, Ratio, checke
 from ser_lightning.optim import cosine, run_length, scaled_learning_rate, scheduled
 from ser_lightning.randomness import Stream, generator
 
+_NOT_DECAYED = ("cls_token", "reg_token", "pos_embed")
+
 
 def trainable_copy(backbone: SplitViT, drop_path_rate: float) -> SplitViT:
     """The same backbone with stochastic depth, of which everything is trained.
@@ -52,7 +54,8 @@ def layer_number(name: str, depth: int, cls_layer: int) -> int:
         return int(rest.partition(".")[0]) + 1
     if part == "cls_token":
         return cls_layer + 1 if cls_layer > 0 else 0
-    return 0 if part in ("patch_embed", "pos_embed", "norm_pre") else depth + 1
+    at_input = ("patch_embed", "pos_embed", "norm_pre", "reg_token")
+    return 0 if part in at_input else depth + 1
 
 
 def relative_learning_rate(
@@ -94,12 +97,12 @@ class FinetunedClassifier(nn.Module):
         """One group per layer and weight decay, for an optimizer.
 
         The learning rate of layer l is `learning_rate * layer_decay ** (depth + 1 - l)`. Vectors,
-        biases, [CLS] and the position embedding are not decayed.
+        biases, [CLS], registers and the position embedding are not decayed.
         """
         groups: list[dict[str, Any]] = param_groups_layer_decay(
             self,
             weight_decay,
-            no_weight_decay_list=("backbone.vit.cls_token", "backbone.vit.pos_embed"),
+            no_weight_decay_list=[f"backbone.vit.{name}" for name in _NOT_DECAYED],
             layer_decay=layer_decay,
         )
         return [{**group, "lr": learning_rate * group["lr_scale"]} for group in groups]

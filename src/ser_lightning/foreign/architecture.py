@@ -1,0 +1,164 @@
+"""The architecture of a plain ViT from its weights, and what the weights leave open."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ser_lightning.foreign.layouts import Weights
+
+BASE = "vit_base_patch16_224"
+_GATED = "vit_giant_patch14_dinov2"  # of timm's plain ViTs, one whose MLP is gated
+_WIDE_HEADS = {1280: 16}  # ViT-H
+_CHANNELS = 64  # of a head, in all others
+_PER_BLOCK = r"^blocks\.(\d+)\."
+
+
+class Architecture(NamedTuple):
+    """Arguments of `SplitViT`, and what was assumed.
+
+    Attributes:
+        arguments: name, sizes, options, and where [CLS] joins.
+        assumed: what neither the file nor the user said, in words.
+    """
+
+    arguments: dict[str, Any]
+    assumed: tuple[str, ...]
+
+
+def architecture_of(weights: Weights, num_heads: int | None = None) -> Architecture:
+    """What a file's shapes tell of its ViT, with the `config.json` beside it, if there is one.
+
+    Args:
+        weights: in timm's names.
+        num_heads: attention heads of a block, which no shape tells.
+
+    Raises:
+        ValueError: the weights are not those of a plain ViT with one class token.
+    """
+    state = weights.state
+    _require_plain(weights)
+    config = read_config_beside(weights.path)
+    width, patch = state["cls_token"].shape[-1], state["patch_embed.proj.weight"].shape[-1]
+    depth = 1 + max(int(match[1]) for match in (re.match(_PER_BLOCK, n) for n in state) if match)
+    hidden, fan_in = (
+        len(state["blocks.0.mlp.fc1.weight"]),
+        state["blocks.0.mlp.fc2.weight"].shape[1],
+    )
+    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    heads, assumed = _heads(weights, width, num_heads, config)
+    options: dict[str, Any] = {
+        "embed_dim": width, "depth": depth, "num_heads": heads, "mlp_ratio": hidden / width,
+    }  # fmt: skip
+    special = {
+        "qkv_bias": (False, "blocks.0.attn.qkv.bias" not in state),
+        "init_values": (1e-5, "blocks.0.ls1.gamma" in state),
+        "pre_norm": (True, "norm_pre.weight" in state),
+        "reg_tokens": (registers, registers > 0),
+    }
+    options |= {name: value for name, (value, is_so) in special.items() if is_so}
+    eps = float(config.get("layer_norm_eps", weights.layout.eps))
+    if eps != 1e-6:
+        options["norm_eps"] = eps
+    layer, late = _late_cls(weights, registers)
+    arguments = {
+        "name": BASE if hidden == fan_in else _GATED,
+        "image_size": patch * _side(weights, registers),
+        "patch_size": patch,
+        "vit_options": options,
+        **({"layer": layer, "cls_layer": layer} if layer is not None else {}),
+    }
+    return Architecture(arguments, (*assumed, *late))
+
+
+def read_config_beside(path: Path) -> dict[str, Any]:
+    """The `config.json` that hubs keep beside weights; empty where there is none that tells."""
+    try:
+        content = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    is_vit = isinstance(content, dict) and {"hidden_size", "architecture"} & content.keys()
+    return content if is_vit else {}
+
+
+def split_position(entries: int, registers: int) -> tuple[int, int] | None:
+    """How many entries of a position embedding are for other tokens, and the grid's side."""
+    for others in (0, 1, 1 + registers):
+        side = math.isqrt(max(entries - others, 0))
+        if side > 0 and side * side == entries - others:
+            return others, side
+    return None
+
+
+def _side(weights: Weights, registers: int) -> int:
+    entries = weights.state["pos_embed"].shape[1]
+    found = split_position(entries, registers)
+    if found is None:
+        raise ValueError(
+            f"{weights.path} ({weights.layout.name}): {entries} position entries are no square "
+            "grid of patches; ViTs for square images alone are read"
+        )
+    return found[1]
+
+
+def _heads(
+    weights: Weights, width: int, given: int | None, config: Mapping[str, Any]
+) -> tuple[int, tuple[str, ...]]:
+    """Attention heads, and what was assumed for them."""
+    told = given or config.get("num_attention_heads")
+    if isinstance(told, int):
+        if told < 1 or width % told:
+            raise ValueError(
+                f"num_heads {told} does not divide the width {width} of {weights.path}; give the "
+                "number that the model was trained with"
+            )
+        return told, ()
+    known = weights.layout.heads.get(width)
+    if known:
+        return known, ()
+    heads = _WIDE_HEADS.get(width, width // _CHANNELS)
+    if width not in _WIDE_HEADS and width % _CHANNELS:
+        raise ValueError(
+            f"{weights.path} does not tell its number of attention heads, and its width {width} "
+            f"is no multiple of {_CHANNELS}; give --model.num_heads N"
+        )
+    return heads, (f"{heads} attention heads, as usual for a width of {width}",)
+
+
+def _late_cls(weights: Weights, registers: int) -> tuple[int | None, tuple[str, ...]]:
+    """After which block [CLS] joins in SER's public code; None where it stands at the input."""
+    found = split_position(weights.state["pos_embed"].shape[1], registers)
+    if weights.layout.name != "SER's public code" or found is None or found[0] > 0:
+        return None, ()
+    told = getattr(weights.content.get("args"), "equiv_layer", None)
+    if isinstance(told, int):
+        return told, ()
+    return 3, ("[CLS] joins after block 3, SER's default",)
+
+
+def _require_plain(weights: Weights) -> None:
+    """Refuses weights that are not those of a plain ViT with one class token."""
+    state = weights.state
+    needed = ("cls_token", "pos_embed", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
+    answers = {
+        "a distillation token beside [CLS]": "dist_token" in state,
+        "relative positions": any(
+            "rel_pos" in name or "relative_position" in name for name in state
+        ),
+        "rotary positions": any("rope" in name for name in state),
+        "attention in windows, in stages": any(re.match(r"layers\.\d|stages\.", n) for n in state),
+        "no class token": "cls_token" not in state,
+        "no position embedding": "pos_embed" not in state,
+        "a norm after pooling: it hands out the mean of its patches": "fc_norm.weight" in state,
+        "a convolutional stem": any(name.startswith("patch_embed.backbone") for name in state),
+    }
+    found = next((answer for answer, is_so in answers.items() if is_so), "")
+    missing = [name for name in needed if name not in state]
+    if found or missing:
+        what = f"has {found}" if found else f"lacks {', '.join(missing)}"
+        raise ValueError(
+            f"{weights.path} ({weights.layout.name}) {what}, and is not a plain ViT with one class "
+            "token and learned positions; give the file of one"
+        )

@@ -1,0 +1,235 @@
+"""How public projects lay out a file of ViT weights: a table, and what reads a file by it.
+
+A file is flattened to names such as "student.module.backbone.blocks.0.norm1.weight". Where a ViT
+stands in it is told by its patch embedding; what stands before that name, and which other names
+are there, tell the layout.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from ser_lightning.files import load_checkpoint, with_home
+from ser_lightning.foreign.huggingface import timm_names
+from ser_lightning.sealed import read_tensors
+
+Branch = Literal["online", "momentum"]
+SAFE = ".safetensors"
+AGAIN = "export or fetch it again"
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """One row of the table.
+
+    Attributes:
+        name: as the log calls it.
+        online: pattern of what stands before the names of the trained ViT.
+        momentum: the same for its momentum copy, or teacher; "" where there is none.
+        mark: pattern of a name that must be in the file too; "" for none.
+        dropped: pattern of further names, renamed, that are no part of its encoder.
+        rename: from the project's names to timm's.
+        default: the branch that the project itself evaluates.
+        heads: attention heads by width, where they are not one per 64 channels.
+        eps: of its layer norms.
+        remedy: what to do where a file of this layout does not fit.
+    """
+
+    name: str
+    online: str
+    momentum: str = ""
+    mark: str = ""
+    dropped: str = r"^$"
+    rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+    default: Branch = "online"
+    heads: Mapping[int, int] = field(default_factory=dict)
+    eps: float = 1e-6
+    remedy: str = "give timm's name of its architecture, or another file"
+
+
+def _of_dinov2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """DINOv2's names in timm's; blocks may be in chunks, "blocks.0.3." being the fourth block."""
+    found = {}
+    for name, value in state.items():
+        flat = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
+        flat = flat.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
+        found[flat.replace("register_tokens", "reg_token")] = value
+    return found
+
+
+def _of_deit3(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """DeiT III's names in timm's."""
+    return {re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name): v for name, v in state.items()}
+
+
+_WRAPPED = r"(?:module\.)?(?:backbone\.)?"
+_HF = r"(?:vit\.|deit\.|dinov2\.|dinov2_with_registers\.)?"
+_HF_HEADS = r"^(classifier|cls_classifier|distillation_classifier|pooler|decoder|mask_token)\b"
+_NAMED = "give its architecture by timm's name: {option} vit_small_patch16_224, for example"
+
+# The first row that fits is taken. Sources, by repository: facebookresearch/moco-v3,
+# facebookresearch/dino, facebookresearch/dinov2, facebookresearch/mae, facebookresearch/deit,
+# vturrisi/solo-learn, huggingface/transformers, aitrics-chris/SER.
+LAYOUTS = (
+    Layout(
+        "ser-lightning", r"(?:state_dict\.)?(?:backbone\.)?vit\.",
+        r"state_dict\.momentum_backbone\.vit\.",
+        remedy="build the backbone with the file's name, patch_size and vit_options",
+    ),
+    Layout(
+        "MoCo-v3", r"(?:state_dict\.)?(?:module\.)?base_encoder\.",
+        r"(?:state_dict\.)?(?:module\.)?momentum_encoder\.",
+        heads={384: 12},
+        remedy="MoCo-v3's encoders are vit_{{small,base,large,huge}}_patch16_224 with 12, 12, 16 "
+        "and 16 heads and all weights of one encoder; " + _NAMED,
+    ),
+    Layout(
+        "SER's public code", r"(?:student\.|model\.|state_dict\.)?" + _WRAPPED,
+        r"teacher\." + _WRAPPED, mark=r"(^|\.)(norm_equiv|projector_equiv)(\.|$)",
+        dropped=r"^(norm_equiv|projector\w*|predictor\w*|bn)\.",
+        remedy="SER's encoder is vit_small_patch16_224 with one position entry per patch; "
+        + _NAMED,
+    ),
+    Layout(
+        "MAE", r"(?:model\.)?", mark=r"\b(decoder_embed\.weight|decoder_pos_embed)$",
+        dropped=r"^(mask_token$|decoder_)",
+        remedy="MAE's encoders are vit_{{base,large}}_patch16_224 and vit_huge_patch14_224; "
+        + _NAMED,
+    ),
+    Layout(
+        "DINOv2", r"(?:student\.|model\.)?" + _WRAPPED, r"teacher\." + _WRAPPED,
+        mark=r"(^|\.)(mask_token|register_tokens)$", rename=_of_dinov2, default="momentum",
+        dropped=r"^(mask_token$|dino_head\.|ibot_head\.)",
+        remedy=_NAMED.replace("vit_small_patch16_224", "vit_small_patch14_dinov2"),
+    ),
+    Layout(
+        "DINO", r"student\." + _WRAPPED, r"teacher\." + _WRAPPED, default="momentum",
+        dropped=r"^(masked_embed$|projector\.)", remedy=_NAMED,
+    ),
+    Layout(
+        "solo-learn", r"state_dict\.backbone\.", r"state_dict\.momentum_backbone\.", remedy=_NAMED
+    ),
+    Layout("DeiT, MAE's encoder", r"model\.", rename=_of_deit3, remedy=_NAMED),
+    Layout("timm", r"(?:state_dict\.)?(?:module\.)?", rename=_of_deit3, remedy=_NAMED),
+)  # fmt: skip
+_HUGGING_FACE = (
+    Layout(
+        "Hugging Face DINOv2", r"(?:state_dict\.)?" + _HF, mark=r"\blayer_scale1\.lambda1$",
+        rename=timm_names, dropped=_HF_HEADS,
+        remedy=_NAMED.replace("vit_small_patch16_224", "vit_small_patch14_dinov2"),
+    ),
+    Layout(
+        "Hugging Face ViT", r"(?:state_dict\.)?" + _HF, rename=timm_names, dropped=_HF_HEADS,
+        eps=1e-12, remedy=_NAMED,
+    ),
+)  # fmt: skip
+OWN = LAYOUTS[0]
+_STEMS = {
+    "patch_embed.proj.weight": LAYOUTS,
+    "embeddings.patch_embeddings.projection.weight": _HUGGING_FACE,
+}
+_HEAD = r"^(head|head_dist|fc|classifier)\."  # of any project
+
+
+class Weights(NamedTuple):
+    """What a file holds of a ViT.
+
+    Attributes:
+        path: of the file.
+        layout: that it has.
+        branch: that was taken.
+        default: the branch that is taken where none is asked for.
+        state: tensors in timm's names, without heads.
+        content: the rest of the file, such as its arguments.
+    """
+
+    path: Path
+    layout: Layout
+    branch: Branch
+    default: Branch
+    state: dict[str, Tensor]
+    content: Mapping[str, Any]
+
+    def remedy(self, option: str) -> str:
+        """What to do where the weights do not fit; `option` is that of timm's name."""
+        return self.layout.remedy.format(option=option)
+
+
+def read_weights(path: str | Path, branch: Branch | None = None) -> Weights:
+    """The weights of a ViT in a file, whatever public layout it has, in timm's names.
+
+    Args:
+        path: of safetensors, or of a torch file that needs no foreign class.
+        branch: the trained ViT or its momentum copy; None takes what the project evaluates.
+
+    Raises:
+        ValueError: no ViT is in the file, or several of which none is known to be the one, or the
+            branch is not there; or the file cannot be read.
+    """
+    path = Path(with_home(str(path)))
+    content: Mapping[str, Any]
+    if path.suffix == SAFE and path.is_file():
+        content, _ = read_tensors(path, AGAIN)
+    else:
+        content = load_checkpoint(path, of_elsewhere=True, map_location="cpu")
+    flat = dict(_flat("", content))
+    names = [*flat, *(str(key) for key in content)]
+    found = [
+        (name.removesuffix(stem), rows)
+        for stem, rows in _STEMS.items()
+        for name in flat
+        if name == stem or name.endswith(f".{stem}")
+    ]
+    layout, places = _recognised(path, found, names)
+    default = layout.default if layout.default in places else next(iter(places))
+    taken = branch or default
+    if taken not in places:
+        raise ValueError(f"{path} ({layout.name}) has no {taken} branch; take its {default} one")
+    prefix = places[taken]
+    state = {n.removeprefix(prefix): v for n, v in flat.items() if n.startswith(prefix)}
+    dropped = re.compile(f"{_HEAD}|{layout.dropped}")
+    state = {n: v for n, v in layout.rename(state).items() if not dropped.search(n)}
+    return Weights(path, layout, taken, default, state, content)
+
+
+def _recognised(
+    path: Path, found: list[tuple[str, tuple[Layout, ...]]], names: list[str]
+) -> tuple[Layout, dict[Branch, str]]:
+    """The layout of a file and where its branches are, from the places where ViTs stand."""
+    for layout in dict.fromkeys(layout for _, rows in found for layout in rows):
+        patterns: tuple[tuple[Branch, str], ...] = (
+            ("online", layout.online), ("momentum", layout.momentum),
+        )  # fmt: skip
+        places: dict[Branch, str] = {}
+        for prefix, rows in found:
+            if layout in rows:
+                places |= {b: prefix for b, p in patterns if p and re.fullmatch(p, prefix)}
+        if places and (not layout.mark or any(re.search(layout.mark, name) for name in names)):
+            return layout, places
+    if len(found) == 1:  # below a name that nobody is known to use
+        prefix, rows = found[0]
+        name = f"{rows[-1].name} below {prefix.rstrip('.')}"
+        return replace(rows[-1], name=name), {"online": prefix}
+    some = ", ".join(names[:4]) or "nothing"
+    several = " and ".join(prefix.rstrip(".") for prefix, _ in found)
+    raise ValueError(
+        f"{path} has ViTs below {several}, of which none is known to be the one; save that one's "
+        "state dict alone"
+        if found
+        else f"{path} has no patch embedding of a plain ViT (patch_embed.proj.weight, or Hugging "
+        f"Face's name of it), but {some}; give the file of a plain ViT"
+    )
+
+
+def _flat(place: str, node: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested mappings, by dotted name."""
+    if isinstance(node, Tensor):
+        yield place, node
+    elif isinstance(node, Mapping):
+        for key, child in node.items():
+            if isinstance(key, str):
+                yield from _flat(f"{place}.{key}" if place else key, child)

@@ -1,0 +1,170 @@
+"""Files as public projects lay them out, made from a timm ViT with random weights."""
+
+import argparse
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+PLAIN = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 3, "num_heads": 2}
+DINOV2 = {"init_values": 1e-5}
+REGISTERS = {**DINOV2, "reg_tokens": 4, "no_embed_class": True}
+
+
+def vit(seed=0, **options):
+    """A small plain ViT of timm, every weight of which is drawn and counts."""
+    torch.manual_seed(seed)
+    model = timm.create_model("vit_base_patch16_224", num_classes=5, **{**PLAIN, **options})
+    for name, parameter in model.named_parameters():
+        around = 1.0 if "norm" in name or "gamma" in name else 0.0
+        parameter.data.normal_(around, 0.2)
+    return model.eval()
+
+
+def below(prefix, state):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def body(model):
+    return {n: v for n, v in model.state_dict().items() if not n.startswith("head.")}
+
+
+def heads():
+    return {"head.mlp.0.weight": torch.ones(3, 128), "head.last_layer.weight_g": torch.ones(7, 1)}
+
+
+ARGS = argparse.Namespace(arch="vit_small", lr=1e-3)
+
+
+def timm_file(model, other):
+    return model.state_dict()
+
+
+def deit(model, other):
+    return {"model": model.state_dict(), "args": ARGS, "epoch": 299}
+
+
+def deit3(model, other):
+    return {"model": {n.replace(".ls1.gamma", ".gamma_1").replace(".ls2.gamma", ".gamma_2"): v
+                      for n, v in model.state_dict().items()}}  # fmt: skip
+
+
+def dino(model, other):
+    """Student in DDP, teacher without; both behind the wrapper of several crops."""
+    student = below("module.backbone.", body(other)) | below("module.", heads())
+    teacher = below("backbone.", body(model)) | heads()
+    return {"student": student, "teacher": teacher, "args": ARGS, "epoch": 100,
+            "dino_loss": {"center": torch.zeros(1, 7)}}  # fmt: skip
+
+
+def dino_student(model, other):
+    return dino(other, model)
+
+
+def moco_v3(model, other):
+    state = below("module.base_encoder.", body(model))
+    state |= below("module.momentum_encoder.", body(other))
+    for encoder in ("base", "momentum"):
+        state[f"module.{encoder}_encoder.head.0.weight"] = torch.ones(4, 128)
+        state[f"module.{encoder}_encoder.head.1.running_mean"] = torch.ones(4)
+    state["module.predictor.0.weight"] = torch.ones(4, 4)
+    return {"epoch": 300, "arch": "vit_small", "state_dict": state, "scaler": {"scale": 1.0}}
+
+
+def moco_v3_momentum(model, other):
+    return moco_v3(other, model)
+
+
+def mae(model, other):
+    """Encoder and decoder, as pretraining saves them."""
+    decoder = {"mask_token": torch.ones(1, 1, 64), "decoder_pos_embed": torch.ones(1, 17, 64),
+               "decoder_embed.weight": torch.ones(64, 128), "decoder_pred.bias": torch.ones(9),
+               "decoder_blocks.0.norm1.weight": torch.ones(64)}  # fmt: skip
+    return {"model": {**body(model), **decoder}, "args": ARGS, "optimizer": {"state": {}}}
+
+
+def solo_learn(model, other):
+    state = below("backbone.", body(model)) | below("momentum_backbone.", body(other))
+    state["projector.0.weight"] = torch.ones(4, 128)
+    return {"state_dict": state, "hyper_parameters": {"name": "x"}, "epoch": 3}
+
+
+def dinov2(model, other):
+    return {**dinov2_names(model), "mask_token": torch.zeros(1, 128)}
+
+
+def dinov2_names(model):
+    """DINOv2's own: registers have their name, [CLS] its position entry."""
+    state = body(model)
+    if "reg_token" in state:
+        state["register_tokens"] = state.pop("reg_token")
+        entry = torch.full((1, 1, 128), 0.25)
+        state["cls_token"] = state["cls_token"] - entry
+        state["pos_embed"] = torch.cat([entry, state["pos_embed"]], dim=1)
+    return state
+
+
+def dinov2_training(model, other):
+    """The teacher alone, its blocks in chunks, beside its heads."""
+    state = {}
+    for name, value in dinov2(model, other).items():
+        parts = name.split(".")
+        chunk = [str(int(parts[1]) // 2)] if parts[0] == "blocks" else []
+        state["backbone." + ".".join([*parts[:1], *chunk, *parts[1:]])] = value
+    return {"teacher": {**state, "dino_head.mlp.0.weight": torch.ones(3, 128)}}
+
+
+def ser(model, other):
+    """MoCo-v3 with SER: student and teacher bare, heads as modules, losses as arrays."""
+    head = nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(inplace=True))
+    extra = {"norm_equiv.weight": torch.ones(128), "norm_equiv.bias": torch.ones(128)}
+    return {"epoch": 100, "args": argparse.Namespace(equiv_layer=2), "student_head": head,
+            "student": {**body(model), **extra}, "teacher": {**body(other), **extra},
+            "projector_equiv": {"0.weight": torch.ones(5, 128, 1, 1)},
+            "loss_list_inv": np.array([1.0, 2.0])}  # fmt: skip
+
+
+def hugging_face(model, other, prefix="vit.", has_scale=False, modules=False):
+    """Names of Hugging Face's files, or with `modules` of its modules since version 5."""
+    places = {
+        "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        "pos_embed": "embeddings.position_embeddings",
+        "norm": "layernorm",
+        "cls_token": "embeddings.cls_token",
+        "reg_token": "embeddings.register_tokens",
+    }
+    layer = "layers" if modules and not has_scale else "encoder.layer"
+    inner = {"norm1": "norm1" if has_scale else "layernorm_before",
+             "norm2": "norm2" if has_scale else "layernorm_after",
+             "attn.proj": "attention.o_proj" if modules else "attention.output.dense",
+             "mlp.fc1": "mlp.fc1" if has_scale or modules else "intermediate.dense",
+             "mlp.fc2": "mlp.fc2" if has_scale or modules else "output.dense",
+             "ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}  # fmt: skip
+    parts = ("q_proj", "k_proj", "v_proj") if modules else (
+        "attention.query", "attention.key", "attention.value")  # fmt: skip
+    state = {}
+    for name, value in body(model).items():
+        if name.startswith("blocks."):
+            _, number, rest = name.split(".", 2)
+            stem, dot, kind = rest.rpartition(".")
+            if stem == "attn.qkv":
+                for part, third in zip(parts, value.chunk(3), strict=True):
+                    state[f"{prefix}{layer}.{number}.attention.{part}.{kind}"] = third.clone()
+                continue
+            found = inner[rest] if rest in inner else inner[stem] + dot + kind
+            state[f"{prefix}{layer}.{number}.{found}"] = value
+        else:
+            stem = next(stem for stem in places if name.startswith(stem))
+            state[prefix + name.replace(stem, places[stem], 1)] = value
+    if has_scale:
+        state[f"{prefix}embeddings.mask_token"] = torch.zeros(1, 128)
+    return {**state, "classifier.weight": torch.ones(5, 128)}
+
+
+def hugging_face_modules(model, other):
+    return hugging_face(model, other, prefix="", modules=True)
+
+
+def hugging_face_dinov2(model, other):
+    return hugging_face(model, other, prefix="dinov2.", has_scale=True)
