@@ -167,7 +167,6 @@ if TYPE_CHECKING:
     Minutes = float
     Percent = int
     AtLeastTwo = int
-    AtLeastOne = float
     Degrees = float
     PositiveInterval = tuple[float, float]
     NonNegativeInterval = tuple[float, float]
@@ -186,7 +185,6 @@ else:
     Minutes = within(float, 0, 1e6, above=True)  # two years
     Percent = within(int, 1, 100)
     AtLeastTwo = within(int, 2)
-    AtLeastOne = within(float, 1)
     Degrees = within(float, 0, 360)
     PositiveInterval = interval(0, above=True)
     NonNegativeInterval = interval(0)

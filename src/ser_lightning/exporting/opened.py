@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ser_lightning.backbones import Branch, SplitViT
-from ser_lightning.backbones.weights import SAFE, read_preparation
+from ser_lightning.backbones.weights import read_preparation
 from ser_lightning.data.clean import Clean
 from ser_lightning.data.render import ChannelMeans, ChannelStds
 from ser_lightning.evaluation.stage import check_finite, result_branch
 from ser_lightning.files import checkpoint_config, file_sha256
+from ser_lightning.foreign.layouts import SAFE
 from ser_lightning.numbers import Ratio, fits
 
 _KINDS: dict[str, Any] = {"mean": ChannelMeans, "std": ChannelStds, "crop_fraction": Ratio}
