@@ -37,7 +37,7 @@ _KEPT = (
 )  # fmt: skip
 
 
-_BATCH = 64  # images of a pass for the scores
+_PASS = 64  # chosen images of a pass
 _ROWS = {"mean_centred": "mean_centred/", "score": ""}
 """The two scores of equivariance, and what stands before the family in their names."""
 
@@ -47,8 +47,14 @@ class OnlineEvaluation(L.Callback):
     """Logs k-NN accuracy, equivariance and collapse alarms at every validation.
 
     The module under training needs a `backbone` and two validation loaders of `EvaluationBatch`:
-    the labelled bank, then the queries, sharded over processes. Every image counts once, so the
-    numbers do not depend on the number of processes.
+    the labelled bank, then the queries, sharded over processes. Every image counts once, and
+    whatever a number is summed over is gathered in the order of the data set. What is computed of
+    an image does not depend on the images that share its pass: no operation mixes rows, and a
+    matrix product rounds a row alike in any company but its own. So the numbers on a CPU are
+    bit-equal at any number of processes and any batch size.
+
+    The images of the equivariance scores pass upright once, in float32, for scores and k-NN alike;
+    the other queries in the precision of the training.
 
     With `num_sanity_val_steps=-1` the sanity check before the first step measures the starting
     weights in full. It is kept as `baseline`, also in checkpoints: a number without it says
@@ -94,7 +100,8 @@ class OnlineEvaluation(L.Callback):
         self._shares_images = False
         self._overlaps: dict[tuple[int, ...], bool] = {}
         self._bank = self._queries = Rows(0)
-        self._scored: list[tuple[Tensor, Tensor]] = []  # positions and pixels, to be scored at last
+        # of the chosen: index, label, position among them and pixels, to be measured at last
+        self._chosen: list[tuple[Tensor, ...]] = []
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +140,7 @@ class OnlineEvaluation(L.Callback):
         self._shares_images = self._bank_and_queries_overlap(trainer)
         self._bank = Rows(backbone.width)
         self._queries = Rows(2 * backbone.width + 1)
-        self._scored = []
+        self._chosen = []
 
     @override
     def on_validation_batch_end(
@@ -146,20 +153,28 @@ class OnlineEvaluation(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         backbone = _backbone(pl_module)
+        rows = torch.arange(len(batch.indices))
+        if dataloader_idx == 1:
+            total = _num_queries(trainer)
+            chosen, position = even_subset(batch.indices.cpu(), total, self.num_equivariance_images)
+            if len(chosen):
+                index, label, pixels = _rows_of(batch, chosen)
+                self._chosen.append((index, label, position, pixels))
+            rows = rows[~torch.isin(rows, chosen)]
+            if not len(rows):
+                return
+        index, label, pixels = _rows_of(batch, rows)
         with trainer.precision_plugin.forward_context():
-            prefixes = backbone.prefixes(batch.pixels)
-            features = backbone.suffix(prefixes[-1]).float()
+            # A row that is alone in a matrix product is rounded otherwise than among others.
+            twice = pixels.expand(2, -1, -1, -1) if len(pixels) == 1 else pixels
+            prefixes = backbone.prefixes(twice)
+            features = backbone.suffix(prefixes[-1])[: len(pixels)].float()
         if dataloader_idx == 0:
-            self._bank.add(batch.indices, batch.label, features)
-            return
-        within, mean = spatial_moments(prefixes[0].tokens)
-        values = torch.cat([features, within[:, None], mean], dim=1)
-        self._queries.add(batch.indices, batch.label, values)
-        chosen, position = even_subset(
-            batch.indices.cpu(), _num_queries(trainer), self.num_equivariance_images
-        )
-        if len(chosen):
-            self._scored.append((position, batch.pixels[chosen.to(batch.pixels.device)]))
+            self._bank.add(index, label, features)
+        else:
+            self._queries.add(
+                index, label, _query_values(features, prefixes[0].tokens[: len(pixels)])
+            )
 
     @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -190,6 +205,7 @@ class OnlineEvaluation(L.Callback):
 
     def _compute(self, backbone: SplitViT, device: torch.device) -> dict[str, float]:
         """Turns the rows of all processes into numbers, equal on every process."""
+        scores = self._equivariance(backbone, device)  # and the features of these queries
         bank, queries = self._bank.gather(), self._queries.gather()
         self._bank = self._queries = Rows(0)
         self.num_bank, self.num_queries = len(bank.label), len(queries.label)
@@ -197,7 +213,7 @@ class OnlineEvaluation(L.Callback):
         queries = queries._replace(values=features)
         self.neighbours = None if self._shares_images else some_neighbours(bank, queries)
         metrics = self._classify(bank, queries, device)
-        metrics |= self._equivariance(backbone, device)
+        metrics |= scores
         metrics["rankme"] = rankme(features.to(device))
         metrics["feature_std"] = feature_std(features)
         metrics["token_spatial_variance"] = spatial_variance_ratio(within[:, 0], mean)
@@ -206,24 +222,30 @@ class OnlineEvaluation(L.Callback):
     def _equivariance(self, backbone: SplitViT, device: torch.device) -> dict[str, float]:
         """Scores the chosen images of all processes, each once; every process must call it.
 
-        They were collected over the queries, so that each pass has as many as a batch.
+        They were collected over the queries, so that each pass is full, and one pass of the
+        upright images gives their features and moments as queries, too.
         """
         layers = sorted({backbone.layer, backbone.depth})
         columns = [(row, f, layer) for row in _ROWS for f in FAMILIES for layer in layers]
         means, scores = Rows(len(layers) * backbone.width), Rows(len(columns))
-        batches = full_batches(self._scored, _BATCH)
-        self._scored = []
-        for position, pixels in batches:
+        walked = []
+        for index, label, position, pixels in full_batches(self._chosen, _PASS):
             with torch.autocast(device.type, enabled=False):
-                maps = backbone.token_maps(pixels, layers)
+                prefixes = backbone.walk([pixels], layers)[0]
+            embedding = prefixes[-1].cls
+            assert embedding is not None
+            maps = [prefix.tokens for prefix in prefixes]
+            self._queries.add(index, label, _query_values(embedding, maps[0]))
             tokens = torch.stack([x.flatten(2).mean(2) for x in maps], 1)
-            means.add(position, torch.full_like(position, -1), tokens.flatten(1))
+            means.add(position, label, tokens.flatten(1))
+            walked.append((position, label, pixels, maps))
+        self._chosen = []
         mean = means.gather().values.double().mean(0).float().unflatten(0, (len(layers), -1))
         reference = Reference(tuple(mean.to(device)))
-        for position, pixels in batches:
-            found = companion_scores(backbone, pixels, layers, position, reference)
+        for position, label, pixels, maps in walked:
+            found = companion_scores(backbone, pixels, layers, position, reference, maps=maps)
             values = torch.stack([found[row][f][layer] for row, f, layer in columns], 1)
-            scores.add(position, torch.full_like(position, -1), values)
+            scores.add(position, label, values)
         gathered = scores.gather().values
         names = [f"{_ROWS[row]}{f}_{place_of(layer, backbone.depth)}" for row, f, layer in columns]
         means_of = zip(names, gathered.T, strict=True)
@@ -279,6 +301,18 @@ class OnlineEvaluation(L.Callback):
         numbers = ", ".join(f"{w} {metrics[n]:.3g}" for w, n in shown.items() if n in metrics)
         title = self.baseline_name.capitalize()
         pl_module.print(f"{title}, {self.num_queries:,} images: {numbers}")
+
+
+def _rows_of(batch: EvaluationBatch, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices and labels, on the CPU, and pixels of some images of a batch."""
+    pixels = batch.pixels[rows.to(batch.pixels.device)]
+    return batch.indices.cpu()[rows], batch.label.cpu()[rows], pixels
+
+
+def _query_values(features: Tensor, tokens: Tensor) -> Tensor:
+    """A query's embedding (B, C), and the moments of its token map (B, C, h, w)."""
+    within, mean = spatial_moments(tokens)
+    return torch.cat([features, within[:, None], mean], dim=1)
 
 
 def _turns(backbone: SplitViT) -> str:
