@@ -8,38 +8,27 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.datasets import CleanImages
+from ser_lightning.evaluation.chosen import ChosenQueries, Images, enough, query_values
 from ser_lightning.evaluation.metrics.diagnostics import (
     feature_std,
     rankme,
-    spatial_moments,
     spatial_variance_ratio,
 )
-from ser_lightning.evaluation.metrics.equivariance import (
-    FAMILIES,
-    Reference,
-    companion_scores,
-    place_of,
-)
+from ser_lightning.evaluation.metrics.equivariance import place_of
 from ser_lightning.evaluation.metrics.knn import knn_accuracy
 from ser_lightning.evaluation.neighbours import Neighbours, some_neighbours
-from ser_lightning.evaluation.per_image import GatheredRows, Rows, even_subset, full_batches
+from ser_lightning.evaluation.per_image import GatheredRows, Rows
 from ser_lightning.evaluation.shared_images import num_shared
 from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
 
 _KEPT = (
     "baseline", "baseline_name", "latest", "history", "num_classes", "num_bank", "num_queries",
 )  # fmt: skip
-
-
-_PASS = 64  # chosen images of a pass
-_ROWS = {"mean_centred": "mean_centred/", "score": ""}
-"""The two scores of equivariance, and what stands before the family in their names."""
 
 
 @checked
@@ -49,12 +38,11 @@ class OnlineEvaluation(L.Callback):
     The module under training needs a `backbone` and two validation loaders of `EvaluationBatch`:
     the labelled bank, then the queries, sharded over processes. Every image counts once, and
     whatever a number is summed over is gathered in the order of the data set. What is computed of
-    an image does not depend on the images that share its pass: no operation mixes rows, and a
-    matrix product rounds a row alike in any company but its own. So the numbers on a CPU are
-    bit-equal at any number of processes and any batch size.
+    an image does not depend on the others of its pass: no operation mixes images, and a matrix
+    product rounds a row alike in any company (`enough`). So the numbers are bit-equal on a CPU at
+    any number of processes and any batch size.
 
-    The images of the equivariance scores pass upright once, in float32, for scores and k-NN alike;
-    the other queries in the precision of the training.
+    The images of the equivariance scores pass in float32, the others in the run's precision.
 
     With `num_sanity_val_steps=-1` the sanity check before the first step measures the starting
     weights in full. It is kept as `baseline`, also in checkpoints: a number without it says
@@ -100,8 +88,7 @@ class OnlineEvaluation(L.Callback):
         self._shares_images = False
         self._overlaps: dict[tuple[int, ...], bool] = {}
         self._bank = self._queries = Rows(0)
-        # of the chosen: index, label, position among them and pixels, to be measured at last
-        self._chosen: list[tuple[Tensor, ...]] = []
+        self._chosen = ChosenQueries()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -140,7 +127,7 @@ class OnlineEvaluation(L.Callback):
         self._shares_images = self._bank_and_queries_overlap(trainer)
         self._bank = Rows(backbone.width)
         self._queries = Rows(2 * backbone.width + 1)
-        self._chosen = []
+        self._chosen = ChosenQueries()
 
     @override
     def on_validation_batch_end(
@@ -152,29 +139,20 @@ class OnlineEvaluation(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        backbone = _backbone(pl_module)
-        rows = torch.arange(len(batch.indices))
-        if dataloader_idx == 1:
-            total = _num_queries(trainer)
-            chosen, position = even_subset(batch.indices.cpu(), total, self.num_equivariance_images)
-            if len(chosen):
-                index, label, pixels = _rows_of(batch, chosen)
-                self._chosen.append((index, label, position, pixels))
-            rows = rows[~torch.isin(rows, chosen)]
-            if not len(rows):
-                return
-        index, label, pixels = _rows_of(batch, rows)
+        backbone, is_query = _backbone(pl_module), dataloader_idx == 1
+        images = Images(batch.indices.cpu(), batch.label.cpu(), batch.pixels)
+        if is_query:
+            images = self._chosen.take(images, _num_queries(trainer), self.num_equivariance_images)
+        if not len(images.index):
+            return
         with trainer.precision_plugin.forward_context():
-            # A row that is alone in a matrix product is rounded otherwise than among others.
-            twice = pixels.expand(2, -1, -1, -1) if len(pixels) == 1 else pixels
-            prefixes = backbone.prefixes(twice)
-            features = backbone.suffix(prefixes[-1])[: len(pixels)].float()
-        if dataloader_idx == 0:
-            self._bank.add(index, label, features)
+            prefixes = backbone.prefixes(enough(images.pixels))
+            features = backbone.suffix(prefixes[-1])[: len(images.index)].float()
+        if is_query:
+            tokens = prefixes[0].tokens[: len(features)]
+            self._queries.add(images.index, images.label, query_values(features, tokens))
         else:
-            self._queries.add(
-                index, label, _query_values(features, prefixes[0].tokens[: len(pixels)])
-            )
+            self._bank.add(images.index, images.label, features)
 
     @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -205,7 +183,8 @@ class OnlineEvaluation(L.Callback):
 
     def _compute(self, backbone: SplitViT, device: torch.device) -> dict[str, float]:
         """Turns the rows of all processes into numbers, equal on every process."""
-        scores = self._equivariance(backbone, device)  # and the features of these queries
+        scores = self._chosen.measure(backbone, self._queries)
+        self._chosen = ChosenQueries()
         bank, queries = self._bank.gather(), self._queries.gather()
         self._bank = self._queries = Rows(0)
         self.num_bank, self.num_queries = len(bank.label), len(queries.label)
@@ -218,38 +197,6 @@ class OnlineEvaluation(L.Callback):
         metrics["feature_std"] = feature_std(features)
         metrics["token_spatial_variance"] = spatial_variance_ratio(within[:, 0], mean)
         return metrics
-
-    def _equivariance(self, backbone: SplitViT, device: torch.device) -> dict[str, float]:
-        """Scores the chosen images of all processes, each once; every process must call it.
-
-        They were collected over the queries, so that each pass is full, and one pass of the
-        upright images gives their features and moments as queries, too.
-        """
-        layers = sorted({backbone.layer, backbone.depth})
-        columns = [(row, f, layer) for row in _ROWS for f in FAMILIES for layer in layers]
-        means, scores = Rows(len(layers) * backbone.width), Rows(len(columns))
-        walked = []
-        for index, label, position, pixels in full_batches(self._chosen, _PASS):
-            with torch.autocast(device.type, enabled=False):
-                prefixes = backbone.walk([pixels], layers)[0]
-            embedding = prefixes[-1].cls
-            assert embedding is not None
-            maps = [prefix.tokens for prefix in prefixes]
-            self._queries.add(index, label, _query_values(embedding, maps[0]))
-            tokens = torch.stack([x.flatten(2).mean(2) for x in maps], 1)
-            means.add(position, label, tokens.flatten(1))
-            walked.append((position, label, pixels, maps))
-        self._chosen = []
-        mean = means.gather().values.double().mean(0).float().unflatten(0, (len(layers), -1))
-        reference = Reference(tuple(mean.to(device)))
-        for position, label, pixels, maps in walked:
-            found = companion_scores(backbone, pixels, layers, position, reference, maps=maps)
-            values = torch.stack([found[row][f][layer] for row, f, layer in columns], 1)
-            scores.add(position, label, values)
-        gathered = scores.gather().values
-        names = [f"{_ROWS[row]}{f}_{place_of(layer, backbone.depth)}" for row, f, layer in columns]
-        means_of = zip(names, gathered.T, strict=True)
-        return {f"equivariance/{name}": x.mean().item() for name, x in means_of if len(x)}
 
     def _bank_and_queries_overlap(self, trainer: L.Trainer) -> bool:
         """Whether an image would be its own nearest neighbour; says so once for a pair of sets."""
@@ -301,18 +248,6 @@ class OnlineEvaluation(L.Callback):
         numbers = ", ".join(f"{w} {metrics[n]:.3g}" for w, n in shown.items() if n in metrics)
         title = self.baseline_name.capitalize()
         pl_module.print(f"{title}, {self.num_queries:,} images: {numbers}")
-
-
-def _rows_of(batch: EvaluationBatch, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices and labels, on the CPU, and pixels of some images of a batch."""
-    pixels = batch.pixels[rows.to(batch.pixels.device)]
-    return batch.indices.cpu()[rows], batch.label.cpu()[rows], pixels
-
-
-def _query_values(features: Tensor, tokens: Tensor) -> Tensor:
-    """A query's embedding (B, C), and the moments of its token map (B, C, h, w)."""
-    within, mean = spatial_moments(tokens)
-    return torch.cat([features, within[:, None], mean], dim=1)
 
 
 def _turns(backbone: SplitViT) -> str:
