@@ -70,11 +70,11 @@ def after(backbone: SplitViT, pixels: Tensor, count: int) -> float:
         images = chosen.take(
             Images(index, torch.zeros_like(index), pixels[index]), len(pixels), count
         )
-        if len(images.index):
+        if len(images.indices):
             prefix = backbone.prefixes(enough(images.pixels))[-1]
-            features = backbone.suffix(prefix)[: len(images.index)]
+            features = backbone.suffix(prefix)[: len(images.indices)]
             tokens = prefix.tokens[: len(features)]
-            queries.add(images.index, images.label, query_values(features, tokens))
+            queries.add(images.indices, images.label, query_values(features, tokens))
     scores = chosen.measure(backbone, queries)
     return scores[f"equivariance/rotation_block{backbone.layer}"]
 

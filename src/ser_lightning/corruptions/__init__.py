@@ -1,7 +1,7 @@
 """The corruptions of ImageNet-C and perturbations of ImageNet-P, generated for any image.
 
-`corrupted.py` and `perturbed.py` are the entries, `tables.py` says what each severity means; the other
-files are a family each.
+`corrupted.py` and `perturbed.py` are the entries, `tables.py` says what each severity means; the
+other files are a family each.
 """
 
 from typing import TYPE_CHECKING

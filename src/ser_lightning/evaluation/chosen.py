@@ -24,13 +24,15 @@ _ROWS = {"mean_centred": "mean_centred/", "score": ""}
 class Images(NamedTuple):
     """Positions in the data set (B,) and classes (B,), on the CPU, and pixels (B, 3, H, W)."""
 
-    index: Tensor
+    indices: Tensor
     label: Tensor
     pixels: Tensor
 
     def at(self, rows: Tensor) -> "Images":
         """Some of the images, by their numbers (n,)."""
-        return Images(self.index[rows], self.label[rows], self.pixels[rows.to(self.pixels.device)])
+        return Images(
+            self.indices[rows], self.label[rows], self.pixels[rows.to(self.pixels.device)]
+        )
 
 
 class ChosenQueries:
@@ -45,10 +47,10 @@ class ChosenQueries:
 
     def take(self, images: Images, total: int, count: int) -> Images:
         """Takes what belongs to the `even_subset` of the data set, and returns the others."""
-        chosen, position = even_subset(images.index, total, count)
+        chosen, position = even_subset(images.indices, total, count)
         if len(chosen):
             self._parts.append((position, *images.at(chosen)))
-        rows = torch.arange(len(images.index))
+        rows = torch.arange(len(images.indices))
         return images.at(rows[~torch.isin(rows, chosen)]) if len(chosen) else images
 
     @torch.no_grad()

@@ -143,16 +143,16 @@ class OnlineEvaluation(L.Callback):
         images = Images(batch.indices.cpu(), batch.label.cpu(), batch.pixels)
         if is_query:
             images = self._chosen.take(images, _num_queries(trainer), self.num_equivariance_images)
-        if not len(images.index):
+        if not len(images.indices):
             return
         with trainer.precision_plugin.forward_context():
             prefixes = backbone.prefixes(enough(images.pixels))
-            features = backbone.suffix(prefixes[-1])[: len(images.index)].float()
+            features = backbone.suffix(prefixes[-1])[: len(images.indices)].float()
         if is_query:
             tokens = prefixes[0].tokens[: len(features)]
-            self._queries.add(images.index, images.label, query_values(features, tokens))
+            self._queries.add(images.indices, images.label, query_values(features, tokens))
         else:
-            self._bank.add(images.index, images.label, features)
+            self._bank.add(images.indices, images.label, features)
 
     @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
