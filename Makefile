@@ -36,6 +36,11 @@ test-slow: $(READY) ## run the slow tests: killed and resumed runs, several proc
 faults: $(READY) ## kill runs at random moments and compare their last bits, about 40 minutes on 2 cores: FAULTS="--kills 12"
 	@$(BIN)/python -m studies.faults.kills $(FAULTS)
 
+check-gpu: $(READY) ## on a machine with a GPU: its results against the CPU's, speed and memory; writes docs/gpu.md
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "check-gpu needs a CUDA device, and torch sees none")'
+	@timeout 300 $(BIN)/python -m pytest -q -m gpu tests/gpu
+	@timeout 300 $(BIN)/python -m benchmarks.gpu
+
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -69,4 +74,4 @@ clean: ## remove caches, keep .venv and runs
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help install demo demo-photos test test-slow faults lint bench fashion study evaluate clean
+.PHONY: help install demo demo-photos test test-slow faults check-gpu lint bench fashion study evaluate clean

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -64,7 +65,7 @@ class Counted(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def steps(size: Size) -> dict[str, Callable[[], Tensor]]:
+def steps(size: Size, device: str = "cpu") -> dict[str, Callable[[], Tensor]]:
     """Forward and backward of the base step and of the others, on batches of their own."""
     found = {}
     share = size.num_invertible / size.batch_size
@@ -94,7 +95,7 @@ def steps(size: Size) -> dict[str, Callable[[], Tensor]]:
         )
         module = MoCoV3(backbone, hidden=1024, projection=128, regularizer=add_on())
         batch = first_of_most_shapes(data)
-        found[name] = step_of(module, batch, size.patch_size)
+        found[name] = step_of(module, batch, size.patch_size, device)
     return found
 
 
@@ -111,12 +112,15 @@ def first_of_most_shapes(data: PartitionedDataModule) -> HostBatch:
     raise RuntimeError("no batch has three shapes")
 
 
-def step_of(module: MoCoV3, batch: HostBatch, patch_size: int) -> Callable[[], Tensor]:
-    """Rendering, forward and backward."""
+def step_of(
+    module: MoCoV3, batch: HostBatch, patch_size: int, device: str = "cpu"
+) -> Callable[[], Tensor]:
+    """Rendering, forward and backward, on a device."""
+    module, batch = module.to(device), move_data_to_device(batch, device)
 
     def step() -> Tensor:
         module.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             loss: Tensor = module.training_step(render(batch, patch_size), 0)
         loss.backward()
         return loss

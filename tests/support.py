@@ -150,7 +150,7 @@ def take_rank(batch, rank, world_size):
     return batch._replace(**dict(zip(("crop", "invertible", "extra"), parts, strict=True)))
 
 
-def run_processes(function, *args, world_size=2):
+def run_processes(function, *args, world_size=2, backend="gloo"):
     """What `function(*args)` returns on every rank of a process group on this machine.
 
     The ranks are forked from one process that has imported the package, once per test process.
@@ -159,6 +159,7 @@ def run_processes(function, *args, world_size=2):
     context.set_forkserver_preload(["ser_lightning.evaluation", "ser_lightning.objectives"])
     with TemporaryDirectory() as folder, ProcessPoolExecutor(world_size, context) as pool:
         group = {"init_method": f"file://{folder}/init", "world_size": world_size}
+        group["backend"] = backend
         ranks = [pool.submit(_run_rank, function, args, group, r) for r in range(world_size)]
         return [torch.load(BytesIO(rank.result())) for rank in ranks]
 
@@ -173,7 +174,9 @@ def as_by_torchrun():
 
 def _run_rank(function, args, group, rank):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", **group, rank=rank, timeout=timedelta(minutes=2))
+    if group["backend"] == "nccl":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(**group, rank=rank, timeout=timedelta(minutes=2))
     try:
         torch.save(function(*args), buffer := BytesIO())
     finally:

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import ser_lightning
+from commands.test_compare import run
 from ser_lightning.cli import COMMANDS, main
+from ser_lightning.commands.compare import comparison_tables
 from ser_lightning.files import CHECKPOINT_KEY
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,23 @@ def test_help_lists_every_command_without_importing_torch():
     output, heavy = python("-m", "ser_lightning", "--help")
     assert re.findall(r"^  (\S+)  +\S", output, re.MULTILINE) == VERBS == list(COMMANDS)
     assert heavy == []
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """A run folder with a configuration, results, and measurements in a checkpoint."""
+    folder = run(tmp_path_factory.mktemp("small") / "moco")
+    comparison_tables([folder])  # counts its cost, once
+    return folder
+
+
+@pytest.mark.parametrize("verb", ["report", "compare", "look"])
+def test_reports_and_tables_need_neither_torch_nor_lightning(verb, small_run, tmp_path):
+    flag = {"report": "--output_dir", "compare": "--output", "look": "--output"}[verb]
+    _, heavy = python("-m", "ser_lightning", verb, str(small_run), flag, str(tmp_path / "out"))
+    assert not {"torch", "lightning"} & set(heavy)
+    assert ("matplotlib" in heavy) == (verb == "look")
+    assert (tmp_path / "out").exists()
 
 
 def test_version_is_the_packages():

@@ -6,9 +6,8 @@ import struct
 import zipfile
 import zlib
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 
 def damage(path: Path, with_tensors: bool = True) -> str:
@@ -88,7 +87,7 @@ def why_unreadable(path: Path, error: Exception) -> str:
             foreign is not None
         ),
         f"it is a text file; {_GIVE}": all(byte > 31 or byte in b"\t\n\r\f" for byte in start),
-        f"torch {torch.__version__} cannot read it ({reason[:150]}); use a newer torch": (
+        f"torch {version('torch')} cannot read it ({reason[:150]}); use a newer torch": (
             start.startswith(b"PK")
         ),
     }

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from ser_lightning.damage import damage, is_archive, why_unreadable
@@ -24,6 +23,7 @@ from ser_lightning.trusted import plain_yaml, stand_ins
 CHECKPOINT_KEY = "ser_lightning"  # of this package's record in a checkpoint
 _SECTIONS = ("model", "data", "trainer", "evaluation", "pictures", "checkpoint")
 PARTIAL = ".partial"
+CHECKPOINT_FOLDER = "checkpoints"  # of a run
 
 # What the classes of version 0.1.0 are called now, and then where they are, by the beginning of
 # their import path.
@@ -81,6 +81,8 @@ def load_checkpoint(path: str | Path, of_elsewhere: bool = False, **options: Any
     _require_undamaged(path, with_tensors=not options.get("mmap"))
     if not is_archive(path):
         options.pop("mmap", None)  # which torch has for files of today only
+    import torch  # noqa: PLC0415 - reports and tables need none
+
     try:
         with torch.serialization.safe_globals(stand_ins() if of_elsewhere else []):
             content = torch.load(path, weights_only=True, **options)

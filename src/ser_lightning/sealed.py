@@ -5,37 +5,55 @@ Whoever reads one says what to do then. Files that others wrote have no checksum
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.torch
+import safetensors.numpy
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from ser_lightning.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHECKSUM = "sha256"  # among the notes of a file of tensors, and in a record
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
+def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", notes: Mapping[str, str]) -> None:
     """Writes a safetensors file with its checksum, whole or not at all."""
+    import safetensors.torch  # noqa: PLC0415 - arrays need no torch
+
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = safetensors.torch.save(plain, {**notes, CHECKSUM: _hash(plain, notes)})
+    save = safetensors.torch.save
+    content = save(plain, {**notes, CHECKSUM: _hash(save(plain), notes)})
     with atomic_path(path) as partial:
         partial.write_bytes(content)
 
 
-def read_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, remedy: str) -> "tuple[dict[str, Tensor], dict[str, str]]":
     """The tensors and notes of a safetensors file.
 
     Raises:
         ValueError: it is none, or not as it was written.
     """
+    import safetensors.torch  # noqa: PLC0415 - arrays need no torch
+
+    return _read(path, remedy, "pt", safetensors.torch.save)
+
+
+def read_arrays(path: Path, remedy: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The same as arrays of numpy, which has no bfloat16; without torch."""
+    return _read(path, remedy, "np", safetensors.numpy.save)
+
+
+def _read(
+    path: Path, remedy: str, framework: str, save: Callable[[Any], bytes]
+) -> tuple[dict[str, Any], dict[str, str]]:
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(path), framework=framework) as file:
             notes = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
@@ -43,7 +61,7 @@ def read_tensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, 
             f"{path} cannot be read: it is not a safetensors file, or not whole ({error}); {remedy}"
         ) from error
     written = notes.pop(CHECKSUM, None)
-    if written is not None and written != _hash(tensors, notes):
+    if written is not None and written != _hash(save(tensors), notes):
         raise ValueError(f"{path} is damaged: it is not what its checksum says; {remedy}")
     return tensors, notes
 
@@ -72,6 +90,5 @@ def content_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _hash(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
-    bytes_of_all = safetensors.torch.save(dict(tensors))
-    return content_hash({**notes, CHECKSUM: hashlib.sha256(bytes_of_all).hexdigest()})
+def _hash(tensors: bytes, notes: Mapping[str, str]) -> str:
+    return content_hash({**notes, CHECKSUM: hashlib.sha256(tensors).hexdigest()})

@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ser_lightning.files import last_checkpoint, load_checkpoint
-from ser_lightning.runtime import CHECKPOINT_FOLDER
+from ser_lightning.files import CHECKPOINT_FOLDER, last_checkpoint, load_checkpoint
 from studies.faults.moments import LOG
 
 INTERVAL = 1  # steps between two checkpoints

@@ -5,7 +5,8 @@ import torch
 import yaml
 
 from results.result_records import record
-from ser_lightning.commands.compare import compare
+from ser_lightning.commands import cost
+from ser_lightning.commands.compare import compare, comparison_tables
 from ser_lightning.results.hits import write_hits
 from ser_lightning.results.record import write_record
 from support import TINY_VIT, WIDTH
@@ -111,3 +112,15 @@ def test_run_that_measured_nothing_is_refused(tmp_path):
         compare([str(folder)])
     with pytest.raises(ValueError, match="is no run folder"):
         compare([str(tmp_path)])
+
+
+def test_cost_is_kept_beside_the_configuration_it_is_of(tmp_path, monkeypatch):
+    folder = run(tmp_path / "moco")
+    first = comparison_tables([folder])
+    monkeypatch.setattr(cost, "run_cost", None)
+    assert comparison_tables([folder]) == first
+    config = yaml.safe_load((folder / "fit.yaml").read_text())
+    config["model"]["init_args"]["hidden"] = 64
+    (folder / "fit.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(TypeError):  # counted anew
+        comparison_tables([folder])

@@ -59,11 +59,11 @@ class Module(L.LightningModule):
         return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=1e-2)
 
 
-def loaders(world_size=1, rank=0, labelled=True, num_queries=23):
+def loaders(world_size=1, rank=0, labelled=True, num_queries=23, batch_size=7):
     """The train loader, and the bank and queries of this rank."""
     train = DataLoader(Images(8, 2), batch_size=4)
     evaluation = [
-        DataLoader(data, batch_size=7, sampler=Shard(data, world_size, rank))
+        DataLoader(data, batch_size=batch_size, sampler=Shard(data, world_size, rank))
         for data in (Images(31, 0, labelled), Images(num_queries, 1, labelled))
     ]
     return train, evaluation
@@ -87,8 +87,9 @@ def trainer(callback, root, **options):
 
 
 def validate_as_a_rank(root):
-    """The metrics of random weights, in one of several processes."""
+    """The metrics of random weights, in one of several processes or alone."""
     callback = OnlineEvaluation(k=5, num_equivariance_images=10)
-    _, evaluation = loaders(dist.get_world_size(), dist.get_rank())
+    world = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+    _, evaluation = loaders(*world)
     trainer(callback, root, logger=False).validate(Module(), evaluation, verbose=False)
     return dict(callback.latest)

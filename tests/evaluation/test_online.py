@@ -261,8 +261,37 @@ def test_rows_are_sorted_and_counted_once():
     assert gathered.values[:, 1].tolist() == [0, 1, 3, 4]
 
 
+def test_chosen_images_pass_once_upright_and_once_moved(tmp_path, monkeypatch):
+    passes, plain = [], SplitViT._walk
+
+    def counted(self, images, layers):
+        passes.append(sum(map(len, images)))
+        return plain(self, images, layers)
+
+    monkeypatch.setattr(SplitViT, "_walk", counted)
+    callback = OnlineEvaluation(k=5, num_equivariance_images=10)
+    run = online_run.trainer(callback, tmp_path, logger=False)
+    run.validate(online_run.Module(), online_run.loaders()[1], verbose=False)
+    few = 8  # a pass of fewer images has some of them twice
+    bank, others = 5 * [few], 4 * [few]  # in batches of 7, the last one of 3 and of 2
+    assert sorted(passes) == sorted([*bank, *others, 10, 3 * 10])
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_numbers_are_bit_equal_at_any_batch_size(tmp_path, precision):
+    results = []
+    for batch_size in (7, 1, 3, 31):
+        callback = OnlineEvaluation(k=5, num_equivariance_images=10)
+        run = online_run.trainer(callback, tmp_path, logger=False, precision=precision)
+        _, evaluation = online_run.loaders(batch_size=batch_size)
+        run.validate(online_run.Module(), evaluation, verbose=False)
+        results.append(callback.latest)
+    assert all(result == results[0] for result in results)
+
+
 @pytest.mark.slow
-def test_two_processes_measure_what_one_does(tmp_path):
+def test_two_processes_measure_bit_by_bit_what_one_does(tmp_path):
     results = run_processes(online_run.validate_as_a_rank, tmp_path)
-    assert results[0] == results[1]
-    assert results[0] == pytest.approx(direct_metrics(online_run.Module().backbone), rel=1e-4)
+    alone = online_run.validate_as_a_rank(tmp_path)
+    assert results[0] == results[1] == alone
+    assert alone == pytest.approx(direct_metrics(online_run.Module().backbone), rel=1e-4)

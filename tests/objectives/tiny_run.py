@@ -43,7 +43,7 @@ class Recorder(L.Callback):
 
 def tiny_fit(
     cls, save_after=None, save_to=None, resume_from=None, accumulate=1, num_local=0,
-    add_on=None, crop=None, group=None, **options,
+    add_on=None, crop=None, group=None, accelerator="cpu", **options,
 ):  # fmt: skip
     """Trains `cls` with SER, or another add-on, for two epochs of six batches of 16 images.
 
@@ -67,7 +67,7 @@ def tiny_fit(
     )
     recorder = Recorder(save_to, save_after)
     trainer = L.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
         devices=1,
         max_epochs=NUM_EPOCHS,
         accumulate_grad_batches=accumulate,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ser_lightning.reporting import RunCurve, side_by_side, takeaway
+from ser_lightning.reporting.side_by_side import RunCurve, side_by_side, takeaway
 
 FAMILIES = ("rotation", "flip", "scale")
 

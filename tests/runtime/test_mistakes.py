@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from ser_lightning.backbones.vit import sincos_position
 from ser_lightning.cli import main
 from ser_lightning.runtime.configuration import checked_seed
-from ser_lightning.runtime.launch import BUG_STATUS, refuse_too_many_workers, run
+from ser_lightning.runtime.cores import refuse_too_many_workers
+from ser_lightning.runtime.launch import BUG_STATUS, run
 from ser_lightning.runtime.mistakes import sentence
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")

@@ -220,11 +220,28 @@ class SplitViT(nn.Module):
         Raises:
             ValueError: if a side is not a multiple of the patch size.
         """
-        return self._walk([images], self.layers[:1])[0][0][0]
+        return self.walk([images], self.layers[:1])[0][0]
 
     def prefixes(self, images: Tensor, layers: Sequence[int] = ()) -> tuple[Prefix, ...]:
         """`prefix` for each of the layers, shallowest first, or of those named, in one pass."""
-        return self._walk([images], layers or self.layers)[0][0]
+        return self.walk([images], layers or self.layers)[0]
+
+    def walk(self, images: Sequence[Tensor], layers: Sequence[int]) -> list[tuple[Prefix, ...]]:
+        """Token maps, and [CLS] where it has joined, after some blocks, all in one pass.
+
+        Args:
+            images: groups of (B, 3, H, W), sides of whole patches.
+            layers: numbers of blocks, in any order; 0 is after the position embedding, the depth
+                after the final norm, where `cls` is the embedding.
+
+        Returns:
+            For each group what there is after each of the layers.
+
+        Raises:
+            ValueError: if a layer is not in 0..depth.
+        """
+        require_layers(layers, 0, self.depth)
+        return self._walk(images, layers)[0]
 
     def suffix(self, prefix: Prefix) -> Tensor:
         """The blocks after the deepest layer, whose prefix is given, to the [CLS] embedding (B, C).
@@ -238,18 +255,8 @@ class SplitViT(nn.Module):
         return self._finish(pack([prefix.sequence()]))
 
     def token_maps(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
-        """Maps (B, C, h, w) of the patch tokens after several blocks, in one pass.
-
-        Args:
-            images: (B, 3, H, W), sides of whole patches.
-            layers: numbers of blocks, in any order; 0 is the map after the position embedding,
-                the depth the one after the final norm.
-
-        Raises:
-            ValueError: if a layer is not in 0..depth.
-        """
-        require_layers(layers, 0, self.depth)
-        return tuple(prefix.tokens for prefix in self._walk([images], layers)[0][0])
+        """Maps (B, C, h, w) of the patch tokens after several blocks, as `walk` for one group."""
+        return tuple(prefix.tokens for prefix in self.walk([images], layers)[0])
 
     def cls_tokens(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
         """[CLS] (B, C) after several blocks, each through the final norm, in one pass.
@@ -262,7 +269,7 @@ class SplitViT(nn.Module):
             ValueError: if [CLS] has not joined by one of the layers.
         """
         require_layers(layers, self.cls_layer + (self.cls_layer > 0), self.depth)
-        found: Any = zip(layers, self._walk([images], layers)[0][0], strict=True)
+        found: Any = zip(layers, self.walk([images], layers)[0], strict=True)
         return tuple(
             prefix.cls if layer == self.depth else self.vit.norm(prefix.cls)
             for layer, prefix in found

@@ -4,15 +4,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ser_lightning.commands.cost import UnknownCost, run_cost
-from ser_lightning.files import atomic_path, last_checkpoint, load_checkpoint
+from ser_lightning.commands.cost_file import UnknownCost, kept_cost
+from ser_lightning.contents import plain_contents
+from ser_lightning.files import CHECKPOINT_FOLDER, atomic_path, last_checkpoint
 from ser_lightning.reporting.compare import GroupCost, runs_table
 from ser_lightning.reporting.groups import RunGroup, group_folders, unique_folders
 from ser_lightning.reporting.runs import CONFIG_FILE, read_configuration
 from ser_lightning.reporting.summary import RunMetrics, online_table
 from ser_lightning.reporting.tables import ReportTable, to_markdown, to_text
 from ser_lightning.results.record import RESULT_FOLDER
-from ser_lightning.runtime import CHECKPOINT_FOLDER
 
 _INTRODUCTION = (
     "A row is a configuration, its numbers the mean +- the sample standard deviation over its "
@@ -66,7 +66,7 @@ def _online(run: Path, name: str) -> RunMetrics | None:
     has_results = any((run / RESULT_FOLDER).glob("*.json"))
     if not (path.is_file() or has_results):
         raise ValueError(f"{run} is no run folder: {path} does not exist")
-    stored = load_checkpoint(path, map_location="cpu", mmap=True) if path.is_file() else {}
+    stored = plain_contents(path) if path.is_file() else {}
     try:
         measured = stored.get("callbacks", {}).get("OnlineEvaluation", {})
         if measured.get("history"):
@@ -91,6 +91,6 @@ def group_cost(group: RunGroup) -> GroupCost:
     if config is None:
         return GroupCost(None, None, f"{group.folders[0]} has no {CONFIG_FILE}")
     try:
-        return GroupCost(*run_cost(config))
+        return GroupCost(*kept_cost(group.folders[0], config))
     except UnknownCost as error:
         return GroupCost(None, None, f"{group.name}: {error}")

@@ -6,7 +6,7 @@ Counted on a model rebuilt from the run's configuration without memory for its w
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentError
@@ -22,6 +22,7 @@ from ser_lightning.batch import (
     ViewNeeds,
     ViewRecord,
 )
+from ser_lightning.commands.cost_file import Cost, UnknownCost
 from ser_lightning.commands.rebuild import arguments, rebuilt
 from ser_lightning.groups import GroupElement
 from ser_lightning.objectives import Objective
@@ -30,19 +31,6 @@ from ser_lightning.reporting.runs import CONFIG_FILE, read_configuration
 
 NUM_IMAGES = 2  # batch normalisation needs two, and STL an even number
 ROTATED_SIZE = 96
-
-
-class UnknownCost(ValueError):  # noqa: N818 - it is an answer, not a mistake
-    """The cost cannot be computed; the message says why."""
-
-
-class Cost(NamedTuple):
-    """What training takes."""
-
-    num_parameters: int
-    """Trainable ones: without momentum branch and frozen patch embedding."""
-    macs_per_image: float
-    """Multiply-accumulates of one forward pass, per image of the batch."""
 
 
 def cost(args: Sequence[str]) -> None:

@@ -20,14 +20,10 @@ from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.commands.pictures import comparisons, evaluation_pixels, gallery
 from ser_lightning.data.thumbnails import write_thumbnails
 from ser_lightning.evaluation.metrics.equivariance import place_of
-from ser_lightning.files import last_checkpoint, load_checkpoint
-from ser_lightning.reporting import (
-    RunCurve,
-    demo_figure,
-    side_by_side,
-    takeaway,
-)
-from ser_lightning.runtime import CHECKPOINT_FOLDER, LOCK, locked
+from ser_lightning.files import CHECKPOINT_FOLDER, last_checkpoint, load_checkpoint
+from ser_lightning.reporting import RunCurve, demo_figure, takeaway
+from ser_lightning.reporting.side_by_side import side_by_side
+from ser_lightning.runtime import LOCK, locked
 
 MARKER = ".demo"  # only a folder that the demo made is cleared by it
 LOG = "log.txt"

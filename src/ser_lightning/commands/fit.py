@@ -22,6 +22,7 @@ from ser_lightning.commands.pictures import Pictures
 from ser_lightning.data import PartitionedDataModule
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.files import (
+    CHECKPOINT_FOLDER,
     checkpoint_config,
     last_checkpoint,
     latest_checkpoint,
@@ -31,7 +32,6 @@ from ser_lightning.objectives import Objective
 from ser_lightning.optim import is_trial
 from ser_lightning.reporting import summary_table
 from ser_lightning.runtime import (
-    CHECKPOINT_FOLDER,
     AtomicCheckpointIO,
     ConfigurationSaver,
     Preemption,

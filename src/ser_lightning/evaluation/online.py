@@ -8,27 +8,21 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.datasets import CleanImages
+from ser_lightning.evaluation.chosen import ChosenQueries, Images, enough, query_values
 from ser_lightning.evaluation.metrics.diagnostics import (
     feature_std,
     rankme,
-    spatial_moments,
     spatial_variance_ratio,
 )
-from ser_lightning.evaluation.metrics.equivariance import (
-    FAMILIES,
-    Reference,
-    companion_scores,
-    place_of,
-)
+from ser_lightning.evaluation.metrics.equivariance import place_of
 from ser_lightning.evaluation.metrics.knn import knn_accuracy
 from ser_lightning.evaluation.neighbours import Neighbours, some_neighbours
-from ser_lightning.evaluation.per_image import GatheredRows, Rows, even_subset, full_batches
+from ser_lightning.evaluation.per_image import GatheredRows, Rows
 from ser_lightning.evaluation.shared_images import num_shared
 from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
 
@@ -37,18 +31,18 @@ _KEPT = (
 )  # fmt: skip
 
 
-_BATCH = 64  # images of a pass for the scores
-_ROWS = {"mean_centred": "mean_centred/", "score": ""}
-"""The two scores of equivariance, and what stands before the family in their names."""
-
-
 @checked
 class OnlineEvaluation(L.Callback):
     """Logs k-NN accuracy, equivariance and collapse alarms at every validation.
 
     The module under training needs a `backbone` and two validation loaders of `EvaluationBatch`:
-    the labelled bank, then the queries, sharded over processes. Every image counts once, so the
-    numbers do not depend on the number of processes.
+    the labelled bank, then the queries, sharded over processes. Every image counts once, and
+    whatever a number is summed over is gathered in the order of the data set. What is computed of
+    an image does not depend on the others of its pass: no operation mixes images, and a matrix
+    product rounds a row alike in any company (`enough`). So the numbers are bit-equal on a CPU at
+    any number of processes and any batch size.
+
+    The images of the equivariance scores pass in float32, the others in the run's precision.
 
     With `num_sanity_val_steps=-1` the sanity check before the first step measures the starting
     weights in full. It is kept as `baseline`, also in checkpoints: a number without it says
@@ -94,7 +88,7 @@ class OnlineEvaluation(L.Callback):
         self._shares_images = False
         self._overlaps: dict[tuple[int, ...], bool] = {}
         self._bank = self._queries = Rows(0)
-        self._scored: list[tuple[Tensor, Tensor]] = []  # positions and pixels, to be scored at last
+        self._chosen = ChosenQueries()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +127,7 @@ class OnlineEvaluation(L.Callback):
         self._shares_images = self._bank_and_queries_overlap(trainer)
         self._bank = Rows(backbone.width)
         self._queries = Rows(2 * backbone.width + 1)
-        self._scored = []
+        self._chosen = ChosenQueries()
 
     @override
     def on_validation_batch_end(
@@ -145,21 +139,20 @@ class OnlineEvaluation(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        backbone = _backbone(pl_module)
-        with trainer.precision_plugin.forward_context():
-            prefixes = backbone.prefixes(batch.pixels)
-            features = backbone.suffix(prefixes[-1]).float()
-        if dataloader_idx == 0:
-            self._bank.add(batch.indices, batch.label, features)
+        backbone, is_query = _backbone(pl_module), dataloader_idx == 1
+        images = Images(batch.indices.cpu(), batch.label.cpu(), batch.pixels)
+        if is_query:
+            images = self._chosen.take(images, _num_queries(trainer), self.num_equivariance_images)
+        if not len(images.indices):
             return
-        within, mean = spatial_moments(prefixes[0].tokens)
-        values = torch.cat([features, within[:, None], mean], dim=1)
-        self._queries.add(batch.indices, batch.label, values)
-        chosen, position = even_subset(
-            batch.indices.cpu(), _num_queries(trainer), self.num_equivariance_images
-        )
-        if len(chosen):
-            self._scored.append((position, batch.pixels[chosen.to(batch.pixels.device)]))
+        with trainer.precision_plugin.forward_context():
+            prefixes = backbone.prefixes(enough(images.pixels))
+            features = backbone.suffix(prefixes[-1])[: len(images.indices)].float()
+        if is_query:
+            tokens = prefixes[0].tokens[: len(features)]
+            self._queries.add(images.indices, images.label, query_values(features, tokens))
+        else:
+            self._bank.add(images.indices, images.label, features)
 
     @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -190,6 +183,8 @@ class OnlineEvaluation(L.Callback):
 
     def _compute(self, backbone: SplitViT, device: torch.device) -> dict[str, float]:
         """Turns the rows of all processes into numbers, equal on every process."""
+        scores = self._chosen.measure(backbone, self._queries)
+        self._chosen = ChosenQueries()
         bank, queries = self._bank.gather(), self._queries.gather()
         self._bank = self._queries = Rows(0)
         self.num_bank, self.num_queries = len(bank.label), len(queries.label)
@@ -197,37 +192,11 @@ class OnlineEvaluation(L.Callback):
         queries = queries._replace(values=features)
         self.neighbours = None if self._shares_images else some_neighbours(bank, queries)
         metrics = self._classify(bank, queries, device)
-        metrics |= self._equivariance(backbone, device)
+        metrics |= scores
         metrics["rankme"] = rankme(features.to(device))
         metrics["feature_std"] = feature_std(features)
         metrics["token_spatial_variance"] = spatial_variance_ratio(within[:, 0], mean)
         return metrics
-
-    def _equivariance(self, backbone: SplitViT, device: torch.device) -> dict[str, float]:
-        """Scores the chosen images of all processes, each once; every process must call it.
-
-        They were collected over the queries, so that each pass has as many as a batch.
-        """
-        layers = sorted({backbone.layer, backbone.depth})
-        columns = [(row, f, layer) for row in _ROWS for f in FAMILIES for layer in layers]
-        means, scores = Rows(len(layers) * backbone.width), Rows(len(columns))
-        batches = full_batches(self._scored, _BATCH)
-        self._scored = []
-        for position, pixels in batches:
-            with torch.autocast(device.type, enabled=False):
-                maps = backbone.token_maps(pixels, layers)
-            tokens = torch.stack([x.flatten(2).mean(2) for x in maps], 1)
-            means.add(position, torch.full_like(position, -1), tokens.flatten(1))
-        mean = means.gather().values.double().mean(0).float().unflatten(0, (len(layers), -1))
-        reference = Reference(tuple(mean.to(device)))
-        for position, pixels in batches:
-            found = companion_scores(backbone, pixels, layers, position, reference)
-            values = torch.stack([found[row][f][layer] for row, f, layer in columns], 1)
-            scores.add(position, torch.full_like(position, -1), values)
-        gathered = scores.gather().values
-        names = [f"{_ROWS[row]}{f}_{place_of(layer, backbone.depth)}" for row, f, layer in columns]
-        means_of = zip(names, gathered.T, strict=True)
-        return {f"equivariance/{name}": x.mean().item() for name, x in means_of if len(x)}
 
     def _bank_and_queries_overlap(self, trainer: L.Trainer) -> bool:
         """Whether an image would be its own nearest neighbour; says so once for a pair of sets."""

@@ -90,9 +90,9 @@ def even_subset(index: Tensor, total: int, count: int) -> tuple[Tensor, Tensor]:
     return chosen, index[chosen] * count // max(total, 1)
 
 
-def full_batches(parts: list[tuple[Tensor, Tensor]], size: int) -> list[tuple[Tensor, Tensor]]:
-    """Positions and pixels of parts of batches, put together in batches of a size."""
+def full_batches(parts: list[tuple[Tensor, ...]], size: int) -> list[tuple[Tensor, ...]]:
+    """Columns of parts of batches, as (positions, pixels), put together in batches of a size."""
     if not parts:
         return []
-    position, pixels = (torch.cat(column) for column in zip(*parts, strict=True))
-    return list(zip(position.split(size), pixels.split(size), strict=True))
+    columns = (torch.cat(column).split(size) for column in zip(*parts, strict=True))
+    return list(zip(*columns, strict=True))

@@ -3,16 +3,21 @@
 Colours: of token maps `token_maps.py`, of their agreement and of runs `figures.py` and `look.py`.
 """
 
-from ser_lightning.reporting.figures import ViewGallery, demo_figure
-from ser_lightning.reporting.side_by_side import RunCurve, side_by_side, takeaway
-from ser_lightning.reporting.summary import summary_table
-from ser_lightning.reporting.token_maps import (
-    TokenComparison,
-    TokenMaps,
-    colour_maps,
-    describe_element,
-    token_maps_of,
-)
+from typing import TYPE_CHECKING
+
+from ser_lightning.on_demand import on_demand
+
+if TYPE_CHECKING:
+    from ser_lightning.reporting.figures import ViewGallery, demo_figure
+    from ser_lightning.reporting.side_by_side import RunCurve, takeaway
+    from ser_lightning.reporting.summary import summary_table
+    from ser_lightning.reporting.token_maps import (
+        TokenComparison,
+        TokenMaps,
+        colour_maps,
+        describe_element,
+        token_maps_of,
+    )
 
 __all__ = [
     "RunCurve",
@@ -22,8 +27,9 @@ __all__ = [
     "colour_maps",
     "demo_figure",
     "describe_element",
-    "side_by_side",
     "summary_table",
     "takeaway",
     "token_maps_of",
 ]
+
+__getattr__ = on_demand(__name__, __file__)

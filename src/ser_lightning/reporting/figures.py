@@ -30,9 +30,6 @@ _STYLES = (("#d55e00", "s", "--"), ("#0072b2", "o", "-"))  # told apart in grey 
 _AGREEMENT = (-0.2, 1.0)  # the range of the colours of agreement
 _WIDTH = 15.0  # inches
 
-PICTURE_FOLDER = "pictures"
-"""Where a run keeps what it drew while training, below its folder."""
-
 
 class ViewGallery(NamedTuple):
     """Images and the views that both pipelines made of them; all pixels in [0, 1].

@@ -11,8 +11,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ser_lightning.reporting.figures import PICTURE_FOLDER
-from ser_lightning.reporting.runs import read_configuration
+from ser_lightning.reporting.runs import PICTURE_FOLDER, read_configuration
 from ser_lightning.reporting.tables import (
     ReportRow,
     ReportTable,

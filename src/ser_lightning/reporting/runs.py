@@ -17,6 +17,8 @@ from ser_lightning.reporting.same_weights import (
 from ser_lightning.results.record import ResultRecord
 
 CONFIG_FILE = "fit.yaml"
+PICTURE_FOLDER = "pictures"
+"""Where a run keeps what it drew while training, below its folder."""
 
 _BASES = {"MoCoV3": "moco_v3", "DINO": "dino", "BarlowTwins": "barlow_twins"}
 _METHODS = {"ESSL": "E-SSL"}

@@ -6,13 +6,14 @@ Stored here; what is right is said by `evaluation/metrics/accuracy.py`, `top_hit
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ser_lightning.sealed import read_tensors, write_tensors
+from ser_lightning.sealed import read_arrays, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Hits(NamedTuple):
@@ -41,14 +42,14 @@ def load_hits(record: Path, metric: str) -> Hits | None:
     path = hits_path(record)
     if not path.is_file():
         return None
-    tensors, notes = read_tensors(path, "run the evaluation again")
-    if metric not in tensors:
+    hits, notes = read_arrays(path, "run the evaluation again")
+    if metric not in hits:
         return None
-    return Hits(tensors[metric].numpy(), notes.get("test_set", ""))
+    return Hits(hits[metric], notes.get("test_set", ""))
 
 
 def write_hits(
-    record: Path, hits: Mapping[str, Tensor], label: Tensor, data_sha256: str | None = None
+    record: Path, hits: "Mapping[str, Tensor]", label: "Tensor", data_sha256: str | None = None
 ) -> Path:
     """Writes the hits of a record beside it, whole or not at all; call it on one rank.
 
@@ -61,7 +62,7 @@ def write_hits(
         data_sha256: as in the record.
     """
     assert all(len(right) == len(label) for right in hits.values())
-    tensors = {name: right.to("cpu", torch.uint8) for name, right in hits.items()}
+    tensors = {name: right.cpu().byte() for name, right in hits.items()}
     identity = (data_sha256 or "").encode() + label.cpu().numpy().tobytes()
     notes = {"test_set": hashlib.sha256(identity).hexdigest()}
     path = hits_path(record)

@@ -1,46 +1,49 @@
 """What keeps a run going: configuration, folder, checkpoints, signals, progress, help."""
 
-from ser_lightning.runtime.checkpoint import AtomicCheckpointIO, RunCheckpoint
-from ser_lightning.runtime.class_help import chosen_class, find_class, parameters
-from ser_lightning.runtime.configuration import (
-    checked_seed,
-    content_of,
-    options,
-    packaged,
-    refuse_empty_sections,
-    refuse_linked_keys,
-    settle,
-)
-from ser_lightning.runtime.launch import (
-    refuse_more_processes_than_cores,
-    refuse_too_many_workers,
-)
-from ser_lightning.runtime.lock import LOCK, locked
-from ser_lightning.runtime.parser import ShortErrorParser
-from ser_lightning.runtime.preemption import EndsAtOnce, Preemption
-from ser_lightning.runtime.progress_bar import ProgressLines, Throughput, default_progress
-from ser_lightning.runtime.resumable import (
-    refuse_another_run,
-    require_configuration,
-    require_fit,
-    resolved_checkpoint,
-)
-from ser_lightning.runtime.run_folder import (
-    CHECKPOINT_FOLDER,
-    CONFIGURATION,
-    ConfigurationSaver,
-    default_run_dir,
-    differences,
-    no_trace_of_failure,
-    refuse_other_root,
-    run_folder_of,
-    stored_configuration,
-    usable_for,
-)
-from ser_lightning.runtime.stored import Origin, given_options, plain_sections
+from typing import TYPE_CHECKING
+
+from ser_lightning.on_demand import on_demand
+
+if TYPE_CHECKING:
+    from ser_lightning.runtime.checkpoint import AtomicCheckpointIO, RunCheckpoint
+    from ser_lightning.runtime.class_help import chosen_class, find_class, parameters
+    from ser_lightning.runtime.configuration import (
+        checked_seed,
+        content_of,
+        options,
+        packaged,
+        refuse_empty_sections,
+        refuse_linked_keys,
+        settle,
+    )
+    from ser_lightning.runtime.cores import (
+        refuse_more_processes_than_cores,
+        refuse_too_many_workers,
+    )
+    from ser_lightning.runtime.lock import LOCK, locked
+    from ser_lightning.runtime.parser import ShortErrorParser
+    from ser_lightning.runtime.preemption import EndsAtOnce, Preemption
+    from ser_lightning.runtime.progress_bar import ProgressLines, Throughput, default_progress
+    from ser_lightning.runtime.resumable import (
+        refuse_another_run,
+        require_configuration,
+        require_fit,
+        resolved_checkpoint,
+    )
+    from ser_lightning.runtime.run_folder import (
+        CONFIGURATION,
+        ConfigurationSaver,
+        default_run_dir,
+        differences,
+        no_trace_of_failure,
+        refuse_other_root,
+        run_folder_of,
+        stored_configuration,
+        usable_for,
+    )
+    from ser_lightning.runtime.stored import Origin, given_options, plain_sections
 
 __all__ = [
-    "CHECKPOINT_FOLDER",
     "CONFIGURATION",
     "LOCK",
     "AtomicCheckpointIO",
@@ -80,3 +83,5 @@ __all__ = [
     "stored_configuration",
     "usable_for",
 ]
+
+__getattr__ = on_demand(__name__, __file__)

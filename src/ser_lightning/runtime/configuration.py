@@ -7,8 +7,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
-
 from ser_lightning.files import read_text, upgraded, with_home
 from ser_lightning.trusted import own_yaml
 
@@ -101,6 +99,8 @@ def settle(config: Any) -> None:
     Args:
         config: of `fit`, parsed; changed in place.
     """
+    from lightning.pytorch.utilities import rank_zero_info  # noqa: PLC0415 - options need none
+
     model, data = config.model.init_args, config.data
     regularizer = model.get("regularizer")
     backbone = model.backbone.init_args

@@ -1,6 +1,7 @@
 """How a command starts: what is set before it, and how an error ends it."""
 
 import ctypes
+import gc
 import logging
 import os
 import shlex
@@ -14,14 +15,9 @@ from contextlib import suppress
 from importlib import import_module, metadata
 from pathlib import Path
 
-import lightning as L
-import torch
-from lightning.pytorch.accelerators import CPUAccelerator
-
 from ser_lightning.files import atomic_path
 from ser_lightning.processes import follow_launcher
 from ser_lightning.runtime.configuration import options, with_home_folder
-from ser_lightning.runtime.mistakes import sentence
 
 DEBUG = "--debug"
 BUG_STATUS = 70  # EX_SOFTWARE of sysexits.h; a mistake ends with 1, or 2 while options are parsed
@@ -32,7 +28,6 @@ _PAD = 2**28
 _NOISE = ("litlogger", "litmodels", "`weights_only` was not set")
 _VERSIONS = ("ser-lightning", "torch", "torchvision", "lightning", "jsonargparse", "timm", "numpy")
 _MAX_LINES = 20
-_WORKERS = 64  # of a device, on any machine
 
 
 def run(module: str, function: str, args: list[str]) -> None:
@@ -44,10 +39,15 @@ def run(module: str, function: str, args: list[str]) -> None:
     follow_launcher()
     _quieten()
     keep_freed_memory()
-    torch.set_float32_matmul_precision("high")
     given = [with_home_folder(argument) for argument in args if argument != DEBUG]
     try:
-        getattr(import_module(module), function)(given)
+        gc.disable()  # what is imported stays, and to search it again and again takes a sixth
+        command = getattr(import_module(module), function)
+        gc.freeze()
+        gc.enable()
+        if torch := sys.modules.get("torch"):  # reports and tables need none
+            torch.set_float32_matmul_precision("high")
+        command(given)
     except KeyboardInterrupt:
         print("ser-fit: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -63,6 +63,8 @@ def run(module: str, function: str, args: list[str]) -> None:
 def _end(error: Exception, command: Sequence[str]) -> None:
     """Says what went wrong, and exits."""
     run_dir = Path((options(list(command), "--run_dir") or ["."])[-1])
+    from ser_lightning.runtime.mistakes import sentence  # noqa: PLC0415 - it knows libraries' errors
+
     text = sentence(error, run_dir)
     if text is not None:
         lines = text.splitlines()
@@ -98,31 +100,6 @@ def _report(error: Exception, command: Sequence[str], run_dir: Path) -> Path:
             return path
     print(text, file=sys.stderr)
     return Path("the lines above")
-
-
-def refuse_more_processes_than_cores(trainer: L.Trainer) -> None:
-    """Refuses processes that would only wait for each other; two may share a core, for a test."""
-    cores = _num_cores()
-    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > max(cores, 2):
-        raise ValueError(
-            f"trainer.devices {trainer.num_devices} would start as many processes on a CPU of "
-            f"{cores} cores; use at most {cores}, best 1: a process uses all cores by itself"
-        )
-
-
-def refuse_too_many_workers(num_workers: int) -> None:
-    """Refuses workers whose start alone would take hours, and each some hundred megabytes."""
-    most = max(_WORKERS, 4 * _num_cores())
-    if num_workers > most:
-        raise ValueError(
-            f"data.num_workers {num_workers} would start as many processes on {_num_cores()} "
-            f"cores; use at most {most}, best one per core"
-        )
-
-
-def _num_cores() -> int:
-    has_affinity = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 class _DropMessages(logging.Filter):

@@ -13,13 +13,13 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
 from ser_lightning.files import (
+    CHECKPOINT_FOLDER,
     CHECKPOINT_KEY,
     latest_checkpoint,
     load_checkpoint,
     require_whole,
 )
 from ser_lightning.runtime.configuration import options
-from ser_lightning.runtime.run_folder import CHECKPOINT_FOLDER
 from ser_lightning.trusted import printable
 
 _OF_TRAINING = ("optimizer_states", "lr_schedulers", "loops", "global_step", "epoch")

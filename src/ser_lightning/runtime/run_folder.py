@@ -12,6 +12,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
 from ser_lightning.files import (
+    CHECKPOINT_FOLDER,
     CHECKPOINT_KEY,
     atomic_path,
     checkpoint_config,
@@ -23,7 +24,6 @@ from ser_lightning.runtime.configuration import content_of, options, section
 from ser_lightning.runtime.stored import Origin, given_options, plain_sections
 from ser_lightning.trusted import printable
 
-CHECKPOINT_FOLDER = "checkpoints"
 CONFIGURATION = "fit.yaml"
 
 _COMPARED = ("seed_everything", "model", "data", "evaluation")

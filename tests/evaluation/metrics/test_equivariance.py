@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ser_lightning.backbones.prefix import Prefix
 from ser_lightning.evaluation import equivariance_scores, family_elements, token_cosine
 from ser_lightning.evaluation.metrics.equivariance import (
     FAMILIES,
@@ -20,11 +21,19 @@ from ser_lightning.groups import act
 GRID = (4, 4)
 
 
-class PatchMean(torch.nn.Module):
-    """Averages every patch: commutes with flips and turns exactly."""
+class Encoder(torch.nn.Module):
+    """Makes token maps of one group of images, and with that of several."""
 
     grid = GRID
     patch_size = 4
+
+    def walk(self, images, layers):
+        maps = [self.token_maps(group, layers) for group in images]
+        return [tuple(Prefix(tokens, None) for tokens in group) for group in maps]
+
+
+class PatchMean(Encoder):
+    """Averages every patch: commutes with flips and turns exactly."""
 
     def token_maps(self, images, layers):
         maps = F.avg_pool2d(images, self.patch_size)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ser_lightning.backbones.prefix import Prefix
 from ser_lightning.groups import GroupElement, GroupSampler, act
 
 FAMILIES = ("rotation", "flip", "scale")
@@ -23,6 +24,9 @@ NUM_SCALES = 8
 """How many grids the scale family uses: few, so that images with the same grid stack."""
 
 ROWS = ("score", "chance", "no_action", "mean_centred")
+_PASS = 32
+"""Of how many images the moved ones share a pass of the backbone, three of each."""
+
 NUM_REFERENCES = 16
 """How many images lend their maps for the chance level; few, so that every process holds them."""
 
@@ -33,8 +37,10 @@ class TokenMapper(Protocol):
     grid: tuple[int, int]
     patch_size: int
 
-    def token_maps(self, images: Tensor, layers: Sequence[int], /) -> tuple[Tensor, ...]:
-        """Returns the (B, C, h, w) maps of the images after each of the layers."""
+    def walk(
+        self, images: Sequence[Tensor], layers: Sequence[int], /
+    ) -> Sequence[tuple[Prefix, ...]]:
+        """For each group (B, 3, H, W) the (B, C, h, w) maps after each of the layers."""
 
 
 def place_of(layer: int, depth: int) -> str:
@@ -192,6 +198,7 @@ def companion_scores(
     reference: Reference | None,
     seed: int = 0,
     families: Sequence[str] = FAMILIES,
+    maps: Sequence[Tensor] | None = None,
 ) -> dict[str, dict[str, dict[int, Tensor]]]:
     """Scores as `equivariance_scores`, with companions that tell what a score is worth.
 
@@ -199,6 +206,8 @@ def companion_scores(
         chance:       mean_u cos( f(g.x)_u ,     (g f(y))_u     ),   y another image
         no_action:    mean_u cos( f(g.x)_u ,     f(x)_u         ),   where the maps have one size
         mean_centred: mean_u cos( f(g.x)_u - m , (g f(x))_u - m ),   m the mean token of the set
+
+    The moved images of all families and sizes share passes of the backbone.
 
     Args:
         backbone: the encoder f, in evaluation mode.
@@ -209,6 +218,7 @@ def companion_scores(
             leaves all but the score undefined.
         seed: seed of the elements.
         families: which transformations.
+        maps: f(x), (B, C, h, w) float32 for each layer, where it is known already.
 
     Returns:
         For each of `ROWS`, family and layer the (B,) float32 values, on the device of the pixels;
@@ -219,25 +229,34 @@ def companion_scores(
         row: {family: {layer: nothing.clone() for layer in layers} for family in families}
         for row in ROWS
     }
-
+    position = position.cpu()
     with torch.autocast(pixels.device.type, enabled=False):
-        base = backbone.token_maps(pixels, layers)
-        for family in families:
-            for of_batch, element in family_elements(family, position, backbone.grid, seed):
-                rows = of_batch.to(pixels.device)
-                moved = act(element, pixels[rows], backbone.patch_size)
-                maps = backbone.token_maps(moved, layers)
-                places = position.cpu()[of_batch.cpu()]
+        base = maps or [prefix.tokens for prefix in backbone.walk([pixels], layers)[0]]
+        for part in torch.arange(len(pixels)).split(_PASS):
+            moves = [
+                (family, part[rows], element)
+                for family in families
+                for rows, element in family_elements(family, position[part], backbone.grid, seed)
+            ]
+            moved = [act(g, pixels[_at(rows, pixels)], backbone.patch_size) for _, rows, g in moves]
+            for (family, rows, element), prefixes in zip(
+                moves, backbone.walk(moved, layers), strict=True
+            ):
+                of_batch = _at(rows, pixels)
                 for i, layer in enumerate(layers):
-                    before = base[i][rows]
+                    before, after = base[i][of_batch], prefixes[i].tokens
                     others = None
                     if reference is not None and reference.maps:
-                        others = act(element, reference.other_maps(i, places))
+                        others = act(element, reference.other_maps(i, position[rows]))
                     expected = act(element, before)
-                    found = row_scores(maps[i], before, expected, others, reference, i)
+                    found = row_scores(after, before, expected, others, reference, i)
                     for row, value in found.items():
-                        values[row][family][layer][rows] = value
+                        values[row][family][layer][of_batch] = value
     return values
+
+
+def _at(rows: Tensor, pixels: Tensor) -> Tensor:
+    return rows.to(pixels.device)
 
 
 def row_scores(

@@ -10,7 +10,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from ser_lightning.corruptions import digital, noise, warps
-from ser_lightning.corruptions.corrupt import check_image
+from ser_lightning.corruptions.corrupted import check_image
 from ser_lightning.corruptions.filters import smear, smooth, to_uint8
 from ser_lightning.corruptions.spatter import add_water, draw_liquid
 from ser_lightning.corruptions.tables import (

@@ -17,7 +17,7 @@ from ser_lightning.corruptions import (
     perturb,
     warps,
 )
-from ser_lightning.corruptions.perturb import _drifted
+from ser_lightning.corruptions.perturbed import _drifted
 from ser_lightning.corruptions.tables import PERTURBATION_TABLES
 
 NAMES = PERTURBATIONS + EXTRA_PERTURBATIONS

@@ -1,0 +1,49 @@
+"""What a run costs, counted once: a file beside its configuration, read without torch."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ser_lightning
+from ser_lightning.files import atomic_path
+from ser_lightning.sealed import content_hash
+
+COST_FILE = "cost.json"
+
+
+class UnknownCost(ValueError):  # noqa: N818 - it is an answer, not a mistake
+    """The cost cannot be computed; the message says why."""
+
+
+class Cost(NamedTuple):
+    """What training takes."""
+
+    num_parameters: int
+    """Trainable ones: without momentum branch and frozen patch embedding."""
+    macs_per_image: float
+    """Multiply-accumulates of one forward pass, per image of the batch."""
+
+
+def kept_cost(folder: Path, config: Mapping[str, Any]) -> Cost:
+    """The cost of the run in a folder, from its file; else counted, and kept where that can be.
+
+    The file names the configuration and the version that it is of; for others it is counted anew.
+
+    Raises:
+        UnknownCost: as `run_cost`.
+    """
+    counted = {name: json.dumps(config.get(name), default=str) for name in ("model", "data")}
+    key = content_hash({"version": ser_lightning.__version__, **counted})
+    path = folder / COST_FILE
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["key"] == key:
+            return Cost(int(kept["num_parameters"]), float(kept["macs_per_image"]))
+    from ser_lightning.commands.cost import run_cost  # noqa: PLC0415 - it builds the model
+
+    found = run_cost(config)
+    with suppress(OSError), atomic_path(path) as partial:
+        partial.write_text(json.dumps({"key": key, **found._asdict()}), encoding="utf-8")
+    return found
