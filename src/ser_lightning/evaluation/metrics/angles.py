@@ -49,16 +49,18 @@ def angle_scores(
         row: {angle_name(angle): dict.fromkeys(layers, nothing) for angle in angles} for row in ROWS
     }
     with torch.autocast(pixels.device.type, enabled=False):
-        base = backbone.token_maps(pixels, layers)
+        base = [prefix.tokens for prefix in backbone.walk([pixels], layers)[0]]
         for angle in angles:
             inside = stays_inside(angle, backbone.grid[0])
-            maps = backbone.token_maps(turn(pixels, angle), layers)
+            turned = backbone.walk([turn(pixels, angle)], layers)[0]
             for i, layer in enumerate(layers):
                 expected = turn(base[i], angle)
                 others = None
                 if reference is not None and reference.maps:
                     others = turn(reference.other_maps(i, position), angle)
-                found = row_scores(maps[i], base[i], expected, others, reference, i, inside)
+                found = row_scores(
+                    turned[i].tokens, base[i], expected, others, reference, i, inside
+                )
                 for row, value in found.items():
                     values[row][angle_name(angle)][layer] = value
     return values
