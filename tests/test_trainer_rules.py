@@ -4,10 +4,12 @@ from types import SimpleNamespace
 
 import lightning as L
 import pytest
+import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.strategies import FSDPStrategy
 from torch.utils.data import DataLoader
 
+from ser_lightning import trainer_rules
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.trainer_rules import check_trainer
 from support import tiny_batch, tiny_objective
@@ -125,6 +127,16 @@ def test_optimizing_by_hand_is_refused():
     module.automatic_optimization = False
     with pytest.raises(ValueError, match="MoCoV3 optimizes by hand"):
         set_up(module)
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_bf16_on_a_processor_without_it_is_told_with_the_remedy(has_bf16, precision, monkeypatch):
+    monkeypatch.setattr(trainer_rules, "multiplies_in_bf16", lambda: has_bf16)
+    device = SimpleNamespace(root_device=torch.device("cpu"))
+    note = trainer_rules.slow_precision(SimpleNamespace(strategy=device, precision=precision))
+    is_slow = precision == "bf16-mixed" and not has_bf16
+    assert ("--trainer.precision 32-true" in note) == is_slow
 
 
 @pytest.mark.parametrize(

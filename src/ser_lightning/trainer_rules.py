@@ -113,6 +113,23 @@ def _objections_to_callbacks(given: Sequence[L.Callback], of_user: bool = True) 
         yield "the callback Timer cannot be kept in fit.yaml; set `trainer.max_time`"
 
 
+def multiplies_in_bf16() -> bool:
+    """Whether this machine's processor has instructions for products of bf16 matrices."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent on other processors
+    return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+def slow_precision(trainer: L.Trainer) -> str:
+    """What to say where a precision that is meant to be fast is slow here; "" where it is not."""
+    is_cpu = trainer.strategy.root_device.type == "cpu"
+    if not is_cpu or trainer.precision != "bf16-mixed" or multiplies_in_bf16():
+        return ""
+    return (
+        "trainer.precision bf16-mixed: this processor has no instructions for it, and takes some "
+        "ten times as long as with --trainer.precision 32-true"
+    )
+
+
 def check_trainer(trainer: L.Trainer, module: L.LightningModule) -> None:
     """Refuses what would train something else than the configuration says.
 

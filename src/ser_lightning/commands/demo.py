@@ -24,6 +24,7 @@ from ser_lightning.files import CHECKPOINT_FOLDER, last_checkpoint, load_checkpo
 from ser_lightning.reporting import RunCurve, demo_figure, takeaway
 from ser_lightning.reporting.side_by_side import side_by_side
 from ser_lightning.runtime import LOCK, locked
+from ser_lightning.trainer_rules import multiplies_in_bf16
 
 MARKER = ".demo"  # only a folder that the demo made is cleared by it
 LOG = "log.txt"
@@ -75,7 +76,7 @@ def _demo(options: argparse.Namespace, further: list[str]) -> None:
         configs += ["--config", "configs/overlay/demo_photos.yaml"]
         configs += _photographs(options.root, options.run_dir)
     # Where the processor multiplies in bf16, that is several times faster; elsewhere far slower.
-    precision = "bf16-mixed" if _multiplies_in_bf16() else "32"
+    precision = "bf16-mixed" if multiplies_in_bf16() else "32"
     shared = [*configs, "--trainer.precision", precision, *further]
     torch.set_num_threads(1)
     prepared = Prepared(["fit", *shared, "--run_dir", str(options.run_dir)])
@@ -124,11 +125,6 @@ def _schedule(num_images: int) -> list[str]:
         "model.warmup_epochs": epochs / 16,
     }
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
-
-
-def _multiplies_in_bf16() -> bool:
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent on other processors
-    return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def _train(run_dir: Path, fit: Sequence[str]) -> None:

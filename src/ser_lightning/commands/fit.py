@@ -60,7 +60,7 @@ from ser_lightning.runtime import (
     stored_configuration,
     usable_for,
 )
-from ser_lightning.trainer_rules import check_options
+from ser_lightning.trainer_rules import check_options, slow_precision
 
 _LINKED = {
     ("data", "image_size"): "model.init_args.backbone",
@@ -199,6 +199,8 @@ class SERCommandLine(LightningCLI):
             )
         trainer = super().instantiate_trainer(**kwargs)
         refuse_more_processes_than_cores(trainer)
+        if note := slow_precision(trainer):
+            rank_zero_info(note)
         return trainer
 
     @override
