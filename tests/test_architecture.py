@@ -54,7 +54,8 @@ ALLOWED = {
         ),
     },
     "exporting": {
-        *("backbones", "batch", "data", "evaluation", "files", "results", "sealed", "sources"),
+        *("backbones", "batch", "data", "evaluation", "files", "foreign", "results", "sealed"),
+        "sources",
         "trusted",
     },
     "reporting": {"backbones", "files", "groups", "results"},

@@ -9,7 +9,11 @@ from jsonargparse import ArgumentParser
 
 from ser_lightning import numbers
 from ser_lightning.numbers import (
+    Angle,
+    AtLeastOne,
+    AtLeastTwo,
     BelowOne,
+    Degrees,
     HalfTurn,
     Minutes,
     NonNegative,
@@ -38,6 +42,10 @@ RANGES = {
     HalfTurn: ("float in [0, 0.5]", [0, 0.5], [0.6, -0.1]),
     Minutes: ("float in (0, 1e+06]", [0.1, 1e6], [0, 1e300]),
     Percent: ("int in [1, 100]", [1, 100], [0, 101, 50.0]),
+    AtLeastTwo: ("int >= 2", [2, 9], [1, 0, 2.5]),
+    AtLeastOne: ("float >= 1", [1, 1.5], [0.99, -2]),
+    Angle: ("float in [0, 180]", [0, 30, 180], [-1, 181]),
+    Degrees: ("float in [0, 360]", [0, 359.5, 360], [-1, 361]),
     PositiveInterval: ("[a, b] with 0 < a <= b", [(1, 2), [1, 1]], [(2, 1), (0, 1), (1,), 3]),
     NonNegativeInterval: ("[a, b] with 0 <= a <= b", [(0, 0), (0, 3)], [(1, 0), (-1, 1)]),
     RatioInterval: ("[a, b] with 0 < a <= b <= 1", [(0.2, 1)], [(0.2, 1.1), (0, 1), (1, 0.2)]),

@@ -106,7 +106,7 @@ def test_fields_are_columns_of_one_tensor():
         storages = {field.untyped_storage().data_ptr() for field in view.record}
         assert len(storages) == 1
         assert all(field.dtype == torch.float32 for field in view.record)
-        assert [field.dim() for field in view.record] == [2, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1]
+        assert [field.dim() for field in view.record] == [2, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1]
 
 
 def test_fields_are_the_same_beside_the_pixels():
@@ -152,8 +152,8 @@ def test_draws_of_a_run_stay_as_they_are():
     views = CropViews(local=local).make(images, Draws(7, KEY, np.array([4, 9])), CANVAS)
     factors = [(1.160651, 0.610454, 0.878672, 0.054572), (0.721008, 1.086057, 0.852282, -0.066591)]
     golden = [
-        (40, 48, 0, 0, 37, 44, 0, 0, 2, 0, 1, 3, *factors[0], 0, 1.137104, 0),
-        (40, 48, 17, 2, 10, 11, 1, 1, 2, 0, 1, 3, *factors[1], 1, 0.406639, 0),
+        (40, 48, 0, 0, 37, 44, 0, 0, 2, 0, 1, 3, *factors[0], 0, 1.137104, 0, 0),
+        (40, 48, 17, 2, 10, 11, 1, 1, 2, 0, 1, 3, *factors[1], 1, 0.406639, 0, 0),
     ]
     for view, expected in zip((views[0], views[2]), golden, strict=True):
         drawn = [number for field in to_device(view.record.take([1])) for number in field.flatten()]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ser_lightning.backbones.prefix import Prefix
 from ser_lightning.evaluation.metrics.angles import angle_name, angle_scores
 from ser_lightning.evaluation.metrics.equivariance import (
     ROWS,
@@ -23,8 +24,8 @@ class Pixels:
 
     grid, patch_size = (16, 16), 1
 
-    def token_maps(self, images, layers, /):
-        return tuple(images + 0 for _ in layers)
+    def walk(self, images, layers, /):
+        return [tuple(Prefix(group + 0, None) for _ in layers) for group in images]
 
 
 def reference(backbone, layers):
