@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -15,7 +16,7 @@ from timm.data.config import resolve_data_config
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ser_lightning.backbones.split_vit import SplitViT
-from ser_lightning.backbones.vit import why_not_plain
+from ser_lightning.backbones.vit import RESERVED_OPTIONS, why_not_plain
 from ser_lightning.backbones.weights import load_weights, own_arguments
 from ser_lightning.files import file_sha256, with_home
 from ser_lightning.foreign import Branch, Weights, read_weights
@@ -156,11 +157,14 @@ def preparation_of(checkpoint: str | Path, name: str | None = None) -> Preparati
     """How timm prepares the images of a model; ImageNet's way where no name of timm is known."""
     if name is None and is_timm_name(checkpoint):
         name = str(checkpoint)
-    name = name or _name_beside(Path(with_home(str(checkpoint))))
+    beside: dict[str, Any] = {}
+    if name is None:
+        path = Path(with_home(str(checkpoint)))
+        name, beside = _name_beside(path), read_config_beside(path).get("pretrained_cfg") or {}
     known = timm.get_pretrained_cfg(name) if name else None
     if known is None:
         return Preparation()
-    found = resolve_data_config(pretrained_cfg=known.to_dict())
+    found = resolve_data_config(pretrained_cfg={**known.to_dict(), **beside})
     return Preparation(
         mean=tuple(found["mean"]), std=tuple(found["std"]), crop_fraction=found["crop_pct"],
         interpolation=found["interpolation"],
@@ -201,7 +205,11 @@ def _of_file(
     told = name or _name_beside(path)
     assumed: tuple[str, ...] = ()
     if told is not None:
-        backbone = _by_name(told, image_size, 0)
+        changed = {} if name else dict(read_config_beside(path).get("model_args") or {})
+        width = weights.state["cls_token"].shape[-1] if "cls_token" in weights.state else 0
+        if heads := num_heads or weights.layout.heads.get(width):
+            changed["num_heads"] = heads  # shapes are the same for any number
+        backbone = _by_name(told, image_size, 0, changed)
     else:
         arguments, assumed = architecture_of(weights, num_heads)
         resized: Mapping[str, Any] = {} if image_size is None else {"image_size": image_size}
@@ -219,8 +227,13 @@ def _of_file(
     )
 
 
-def _by_name(name: str, image_size: int | None, seed: int) -> SplitViT:
-    """A backbone of timm's name, with its own image size unless another is given."""
+def _by_name(
+    name: str, image_size: int | None, seed: int, changed: Mapping[str, Any] = MappingProxyType({})
+) -> SplitViT:
+    """A backbone of timm's name, with its own image size unless another is given.
+
+    `changed` are arguments of timm in which it differs from that name.
+    """
     if not timm.is_model(name.partition(".")[0]):
         SplitViT(name)  # refuses it, with names that are close
     try:
@@ -238,7 +251,12 @@ def _by_name(name: str, image_size: int | None, seed: int) -> SplitViT:
     side, other = vit.patch_embed.img_size
     if side != other:
         raise ValueError(f"{name} takes images of {side} x {other}; use a model of square ones")
-    return _built({"name": name, "image_size": image_size or side}, seed)
+    options = {option: v for option, v in changed.items() if option not in RESERVED_OPTIONS}
+    arguments = {
+        "name": name, "image_size": image_size or changed.get("img_size") or side,
+        "patch_size": changed.get("patch_size"), "vit_options": options,
+    }  # fmt: skip
+    return _built(arguments, seed)
 
 
 def _built(arguments: dict[str, Any], seed: int = 0) -> SplitViT:
