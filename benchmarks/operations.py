@@ -4,7 +4,8 @@ Run: python benchmarks/operations.py --json result.json
 
 Every operation of PyTorch that computes something is counted, views left out, from the rendering
 of a batch to the end of the backward pass: on a GPU each is at least one kernel. Times are medians
-of interleaved repetitions on this machine, in bf16. Only ratios of one run mean something.
+of interleaved repetitions on this machine, in bf16 where its processor multiplies in that. Only
+ratios of one run mean something.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from ser_lightning.data.render import HostBatch, render
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import Regularizer, SERRegularizer
 from ser_lightning.regularizers.overlap import OverlapRegularizer
+from ser_lightning.trainer_rules import multiplies_in_bf16
 
 
 class Size(NamedTuple):
@@ -117,10 +119,11 @@ def step_of(
 ) -> Callable[[], Tensor]:
     """Rendering, forward and backward, on a device."""
     module, batch = module.to(device), move_data_to_device(batch, device)
+    is_mixed = device != "cpu" or multiplies_in_bf16()
 
     def step() -> Tensor:
         module.zero_grad()
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=is_mixed):
             loss: Tensor = module.training_step(render(batch, patch_size), 0)
         loss.backward()
         return loss

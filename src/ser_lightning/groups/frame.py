@@ -34,6 +34,10 @@ class Frame(NamedTuple):
     axes: Tensor
     grid: tuple[int, int]
 
+    def take(self, rows: Tensor) -> Frame:
+        """The frames of some images."""
+        return self._replace(centre=self.centre[rows], axes=self.axes[rows])
+
     @classmethod
     def of_crop(cls, record: Any, grid: tuple[int, int]) -> Frame:
         """The frames of crops from the `ViewRecord` of their views: box, mirror and turn.

@@ -93,7 +93,7 @@ def _frame(view: View, grid: tuple[int, int], rows: Tensor) -> Frame:
             "the crops have no record of where they lie in their images; OverlapRegularizer needs "
             "batches of the data module, or views with a ViewRecord"
         )
-    return Frame.of_crop(view.record.take(rows), grid)
+    return Frame.of_crop(view.record, grid).take(rows)
 
 
 def _maps(features: BranchFeatures, rows: Tensor) -> tuple[Tensor, ...]:
