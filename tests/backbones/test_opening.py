@@ -8,7 +8,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from ser_lightning.backbones.opening import open_backbone, preparation_of
+from ser_lightning.backbones import SplitViT
+from ser_lightning.backbones.opening import known_name, open_backbone
+from ser_lightning.backbones.preparation import preparation_of
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 12), (3, 3)])
@@ -40,3 +42,55 @@ def test_a_config_of_timm_beside_tells_arguments_and_preparation(tmp_path: Path)
     assert preparation.mean == (0.1, 0.2, 0.3)
     assert preparation.std == (0.4, 0.5, 0.6)
     assert preparation.crop_fraction == 0.5
+
+
+def saved(path: Path, name: str = "vit_tiny_patch16_224", **options: object) -> Path:
+    """A file in timm's names of a small random ViT."""
+    small = {"img_size": 32, "embed_dim": 128, "depth": 2, "num_heads": 2} | options
+    vit = timm.create_model(name, num_classes=0, **small)
+    torch.save(vit.state_dict(), path)
+    return path
+
+
+def test_a_file_with_clips_norm_asks_for_its_name(tmp_path: Path) -> None:
+    path = saved(tmp_path / "clip.pth", "vit_base_patch16_clip_quickgelu_224")
+    with pytest.raises(ValueError, match="CLIP's, whose activation no shape tells"):
+        open_backbone(path)
+
+
+def test_another_activation_beside_a_file_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.pth")
+    config = {"hidden_size": 128, "hidden_act": "quick_gelu"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="the activation quick_gelu"):
+        open_backbone(path)
+
+
+def test_epsilon_of_a_layout_holds_for_a_name(tmp_path: Path) -> None:
+    path = saved(tmp_path / "vit.pth", embed_dim=192, num_heads=3, depth=12, img_size=224)
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 192, "layer_norm_eps": 1e-3}))
+    opened = open_backbone(path, name="vit_tiny_patch16_224")
+    assert opened.backbone.vit.norm.eps == opened.backbone.vit.blocks[0].norm1.eps == 1e-3
+    assert opened.given == ("vit_tiny_patch16_224",)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("a/vit.pth.tar", "vit"), ("a/checkpoint.pth.tar", "a"), ("b/model.safetensors", "b")],
+)
+def test_a_file_is_called_by_what_tells_it(file: str, name: str) -> None:
+    assert known_name(file) == name
+
+
+def test_a_branch_of_timms_name_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"--model.branch momentum has no effect"):
+        open_backbone("vit_tiny_patch16_224", "momentum")
+
+
+def test_an_export_of_this_package_says_how_its_images_are_prepared(tmp_path: Path) -> None:
+    backbone = SplitViT("vit_tiny_patch16_224", 32, vit_options={"depth": 2}, layer=1)
+    note = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_fraction": 1.0}
+    backbone.export_safetensors(tmp_path / "mine.safetensors", json.dumps(note))
+    found = open_backbone(tmp_path / "mine.safetensors").preparation
+    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert (found.crop_fraction, found.assumed) == (1.0, ())

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
 
 import foreign_layouts as files
 from foreign_layouts import vit
 from parsed import refusal
 from ser_lightning.backbones import SplitViT
+from ser_lightning.backbones.opening import open_backbone
 from ser_lightning.cli import main
 from ser_lightning.commands import evaluate_all as module
 from ser_lightning.files import file_sha256
@@ -116,3 +119,32 @@ def test_evaluate_all_plans_stages_for_a_file_of_elsewhere(monkeypatch, capsys):
     main(["evaluate-all", "--checkpoint", "dino_vits.pth", "--only", "knn", *SHAPES, *CPU])
     assert len(ran) == 1
     assert Path("runs/dino_vits/report").is_dir()
+
+
+def test_results_of_another_file_of_that_name_are_not_written_over(capsys):
+    Path("other").mkdir()
+    torch.save(files.dino(vit(seed=2), vit(seed=3)), "other/dino_vits.pth")
+    main([*KNN, "--checkpoint", "dino_vits.pth", *SHAPES, *CPU])
+    before = Path("runs/dino_vits/results").glob("*.json")
+    before = {path: path.read_bytes() for path in before}
+    said = refusal([*KNN, "--checkpoint", "other/dino_vits.pth", *SHAPES, *CPU], capsys)
+    assert "is of other weights" in said
+    assert "--run_dir" in said
+    assert all(path.read_bytes() == content for path, content in before.items())
+    main([*KNN, "--checkpoint", "other/dino_vits.pth", "--run_dir", "runs/other", *SHAPES, *CPU])
+
+
+def test_file_and_name_of_elsewhere_are_exported_and_embed_images(caplog):
+    caplog.set_level("INFO")
+    main(["export", "dino_vits.pth", "--format", "timm"])
+    folder = Path("runs/dino_vits/exports/timm")
+    assert "differ by" in (folder / "README.md").read_text()
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    pixels = torch.randn(2, 3, again.patch_embed.img_size[0], again.patch_embed.img_size[1])
+    backbone = open_backbone("dino_vits.pth").backbone.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(pixels), backbone(pixels), rtol=0, atol=1e-5)
+    main(["embed", "vit_tiny_patch16_224", *SHAPES, "--output", "a.npz", "--device", "cpu",
+          "--data.num_workers", "0"])  # fmt: skip
+    arrays = np.load("a.npz")
+    assert arrays["embedding"].shape == (36, 192)

@@ -12,36 +12,22 @@ from typing import Any
 import timm
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from timm.data.config import resolve_data_config
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from ser_lightning.backbones.preparation import Preparation, name_beside, preparation_of
 from ser_lightning.backbones.split_vit import SplitViT
 from ser_lightning.backbones.vit import RESERVED_OPTIONS, why_not_plain
 from ser_lightning.backbones.weights import load_weights, own_arguments
 from ser_lightning.files import file_sha256, with_home
 from ser_lightning.foreign import Branch, Weights, read_weights
-from ser_lightning.foreign.architecture import architecture_of, read_config_beside
+from ser_lightning.foreign.architecture import (
+    architecture_of,
+    read_config_beside,
+    told_epsilon,
+)
 from ser_lightning.foreign.layouts import LAYOUTS, OWN
 
 NAME_OPTION = "--model.timm_name"
 _GENERIC = re.compile(r"(pytorch_)?model|checkpoint|weights|last|backbone", re.IGNORECASE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preparation:
-    """How a backbone's images were prepared where it was trained.
-
-    Attributes:
-        mean: of the channels, of pixels from 0 to 1.
-        std: deviations of the channels.
-        crop_fraction: share of the resized side that the central crop keeps.
-        interpolation: of the resizing. Images here are resized bicubically whatever it says.
-    """
-
-    mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
-    std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
-    crop_fraction: float = 224 / 256
-    interpolation: str = "bicubic"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,17 +43,18 @@ class OpenedBackbone:
         path: of the file; None for a name of timm.
         preparation: of its images, by timm's data configuration where its name is known, else
             ImageNet's usual one. A run's checkpoint has its own in its configuration.
-        given: what the user said of its architecture, as names of records tell it: "336px".
+        given: what the user said of its architecture, as names of records tell it: timm's name,
+            "336px", "12heads".
         assumed: what neither file nor user said, in words.
     """
 
     backbone: SplitViT
     name: str
     layout: str
+    preparation: Preparation
     branch: Branch = "online"
     default_branch: Branch = "online"
     path: Path | None = None
-    preparation: Preparation = Preparation()
     given: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
 
@@ -114,14 +101,15 @@ def open_backbone(
     """
     if is_timm_name(checkpoint):
         opened = _of_timm(str(checkpoint), image_size, pretrained, seed)
-        _refuse({NAME_OPTION: name, "--model.num_heads": num_heads}, f"{checkpoint} of timm")
+        given = {NAME_OPTION: name, "--model.num_heads": num_heads, "--model.branch": branch}
+        _refuse(given, f"{checkpoint} of timm")
     else:
         _refuse({"--model.pretrained": pretrained or None}, f"the file {checkpoint}")
         path = Path(with_home(str(checkpoint)))
         opened = _of_file(path, branch, name, num_heads, image_size)
-    given = {"px": image_size, "heads": num_heads}
-    named = tuple(f"{value}{unit}" for unit, value in given.items() if value is not None)
-    opened = replace(opened, given=named)
+    numbers = {"px": image_size, "heads": num_heads}
+    named = [f"{value}{unit}" for unit, value in numbers.items() if value is not None]
+    opened = replace(opened, given=(*([name] if name else []), *named))
     if not opened.is_own:
         for line in (_what(opened), *(f"  assumed: {what}" for what in opened.assumed)):
             rank_zero_info(line)
@@ -142,7 +130,7 @@ def is_timm_name(checkpoint: str | Path) -> bool:
 def name_of(path: Path) -> str:
     """What a file's backbone is called: after the file, or its folder where that says more."""
     path = path.absolute()
-    stem = path.name.removesuffix(path.suffix)
+    stem = path.name.removesuffix(path.suffix).removesuffix(".pth").removesuffix(".pt")
     return path.parent.name if _GENERIC.fullmatch(stem) and path.parent.name else stem
 
 
@@ -151,24 +139,6 @@ def known_name(checkpoint: str | Path, pretrained: bool = False) -> str:
     if not is_timm_name(checkpoint):
         return name_of(Path(with_home(str(checkpoint))))
     return str(checkpoint) if pretrained else f"{checkpoint}-random"
-
-
-def preparation_of(checkpoint: str | Path, name: str | None = None) -> Preparation:
-    """How timm prepares the images of a model; ImageNet's way where no name of timm is known."""
-    if name is None and is_timm_name(checkpoint):
-        name = str(checkpoint)
-    beside: dict[str, Any] = {}
-    if name is None:
-        path = Path(with_home(str(checkpoint)))
-        name, beside = _name_beside(path), read_config_beside(path).get("pretrained_cfg") or {}
-    known = timm.get_pretrained_cfg(name) if name else None
-    if known is None:
-        return Preparation()
-    found = resolve_data_config(pretrained_cfg={**known.to_dict(), **beside})
-    return Preparation(
-        mean=tuple(found["mean"]), std=tuple(found["std"]), crop_fraction=found["crop_pct"],
-        interpolation=found["interpolation"],
-    )  # fmt: skip
 
 
 def _of_timm(name: str, image_size: int | None, pretrained: bool, seed: int) -> OpenedBackbone:
@@ -199,16 +169,19 @@ def _of_file(
         backbone = SplitViT.from_checkpoint(path, branch or "online", **changed)
         return OpenedBackbone(
             backbone=backbone, name=name_of(path), layout=OWN.name, branch=branch or "online",
-            path=path,
+            path=path, preparation=preparation_of(path),
         )  # fmt: skip
     weights = read_weights(path, branch)
-    told = name or _name_beside(path)
+    told = name or name_beside(path)
     assumed: tuple[str, ...] = ()
     if told is not None:
-        changed = {} if name else dict(read_config_beside(path).get("model_args") or {})
+        changed: dict[str, Any] = (
+            {} if name else dict(read_config_beside(path).get("model_args") or {})
+        )
         width = weights.state["cls_token"].shape[-1] if "cls_token" in weights.state else 0
         if heads := num_heads or weights.layout.heads.get(width):
             changed["num_heads"] = heads  # shapes are the same for any number
+        changed |= told_epsilon(weights)
         backbone = _by_name(told, image_size, 0, changed)
     else:
         arguments, assumed = architecture_of(weights, num_heads)
@@ -281,15 +254,6 @@ def _fetched(name: str) -> Any:
             f"timm cannot fetch weights of {name} ({reason}); fetch the file on another machine, "
             f"and give it as --checkpoint FILE {NAME_OPTION} {name}"
         ) from error
-
-
-def _name_beside(path: Path) -> str | None:
-    """Timm's name in the `config.json` beside a file, as its hub keeps it."""
-    config = read_config_beside(path)
-    name, tag = config.get("architecture"), (config.get("pretrained_cfg") or {}).get("tag")
-    if not isinstance(name, str) or not timm.is_model(name):
-        return None
-    return f"{name}.{tag}" if tag and timm.is_model_pretrained(f"{name}.{tag}") else name
 
 
 def _refuse(given: Mapping[str, Any], what: str) -> None:

@@ -10,13 +10,17 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 from lightning.pytorch.utilities import rank_zero_info
 
 from ser_lightning.backbones import Branch
-from ser_lightning.commands.stored_images import data_of_checkpoint
+from ser_lightning.commands.stored_images import (
+    data_of_checkpoint,
+    require_checkpoint,
+    results_folder,
+)
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.exporting.embedding import embed_images
 from ser_lightning.exporting.images import AllImages
 from ser_lightning.exporting.opened import Opened, open_backbone_file
 from ser_lightning.exporting.tables import Embedded, require_room_for_names, writer_of
-from ser_lightning.numbers import NonNegativeInt
+from ser_lightning.numbers import NonNegativeInt, PositiveInt
 from ser_lightning.runtime import (
     EndsAtOnce,
     ShortErrorParser,
@@ -24,7 +28,6 @@ from ser_lightning.runtime import (
     locked,
     options,
     refuse_too_many_workers,
-    run_folder_of,
 )
 
 _NOT_HERE = {
@@ -69,7 +72,7 @@ def _parser() -> ShortErrorParser:
     parser = ShortErrorParser(prog="ser-fit embed", description=embed.__doc__)
     parser.roots["data"] = LabelledDataModule
     texts = {
-        "checkpoint": "A run's, or a .safetensors file of this package.",
+        "checkpoint": "A run's, an export, another project's file of weights, or timm's name.",
         "images": "Folder of images; default: those that the checkpoint was trained on.",
         "output": "File to write: .safetensors, .npz or .parquet.",
         "layers": "Blocks after which the token map is kept too, such as [3].",
@@ -77,6 +80,9 @@ def _parser() -> ShortErrorParser:
         "precision": "32, or bf16: faster on a GPU, with 3 digits.",
         "device": "Where to compute: auto, cpu, cuda, mps.",
         "overwrite": "Replace the file if there is one.",
+        "timm_name": "Architecture of another project's file, where its shapes do not tell it.",
+        "num_heads": "Its attention heads, which no shape tells.",
+        "pretrained": "Let timm fetch the weights of its name; they are random without.",
     }
     parser.add_argument("checkpoint", type=str, help=texts["checkpoint"])
     parser.add_argument("--config", action=ActionConfigFile, help="Options, in a file.")
@@ -87,6 +93,9 @@ def _parser() -> ShortErrorParser:
         "precision": (Literal["32", "bf16"], "32"),
         "device": (Literal["auto", "cpu", "cuda", "mps"], "auto"),
         "overwrite": (bool, False),
+        "timm_name": (str | None, None),
+        "num_heads": (PositiveInt | None, None),
+        "pretrained": (bool, False),
     }
     parser.add_argument("--output", type=str, required=True, help=texts["output"])
     for name, (kind, default) in kinds.items():
@@ -111,7 +120,15 @@ def _parsed(args: list[str]) -> tuple[Opened, Any]:
         remedy = "" if output.is_dir() else "replace it with --overwrite true, or "
         raise ValueError(f"{output} exists; {remedy}give another --output FILE")
     path = Path(first.checkpoint)
-    opened = open_backbone_file(path, run_folder_of(path), first.branch)
+    require_checkpoint(path)
+    opened = open_backbone_file(
+        first.checkpoint,
+        results_folder(path, first.pretrained),
+        first.branch,
+        name=first.timm_name,
+        num_heads=first.num_heads,
+        pretrained=first.pretrained,
+    )
     root, has_source = first.images, bool(options(args, "--data.source"))
     config: dict[str, Any] = {}
     if opened.config:

@@ -12,14 +12,25 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from ser_lightning.commands.stored_images import data_of_checkpoint, results_folder
+from ser_lightning.commands.stored_images import (
+    data_of_checkpoint,
+    is_pretrained,
+    results_folder,
+)
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Folders, Stage, StageResult
 from ser_lightning.results.hits import write_hits
 from ser_lightning.results.points import write_points
-from ser_lightning.results.record import ResultRecord, class_map_sha256, write_record
+from ser_lightning.results.record import (
+    RESULT_FOLDER,
+    ResultRecord,
+    class_map_sha256,
+    read_record,
+    write_record,
+)
 from ser_lightning.runtime import (
+    CONFIGURATION,
     EndsAtOnce,
     ShortErrorParser,
     checked_seed,
@@ -100,7 +111,9 @@ class StageCommandLine(LightningCLI):
             root = next(iter(options(args, "--data.source.root")), None)
             args = ["--config", data_of_checkpoint(Path(path), root, args), *args]
         self.config = parser.parse_args(args)
-        self.run_dir = Path(self.config.run_dir or results_folder(Path(path or ""), args))
+        self.run_dir = Path(
+            self.config.run_dir or results_folder(Path(path or ""), is_pretrained(args))
+        )
         refuse_empty_sections(self.config, "trainer")
         refuse_a_part(self.config.trainer)
 
@@ -166,9 +179,26 @@ def evaluate(args: list[str]) -> list[Path]:
     start = time.monotonic()
     data.needs_labels = stage.needs_labels
     stage.settings = settings(cli)
+    if stage.opened.path is not None and not (cli.run_dir / CONFIGURATION).is_file():
+        refuse_results_of_another(cli.run_dir, stage.checkpoint_sha256)
     results = stage.run(trainer, data, cli.run_dir)
     seconds = time.monotonic() - start
     return [_keep(cli, result, seconds) for result in results if trainer.is_global_zero]
+
+
+def refuse_results_of_another(folder: Path, sha256: str) -> None:
+    """Refuses a folder that has results of another backbone of the same name.
+
+    Raises:
+        ValueError: names the record, and the remedy.
+    """
+    for path in sorted(folder.glob(f"{RESULT_FOLDER}/*.json")):
+        other = read_record(path).checkpoint_sha256
+        if other is not None and other != sha256:
+            raise ValueError(
+                f"{path} is of other weights ({other[:8]}, these are {sha256[:8]}); give --run_dir "
+                "FOLDER, another one for each backbone"
+            )
 
 
 def _keep(cli: StageCommandLine, result: StageResult, seconds: float) -> Path:

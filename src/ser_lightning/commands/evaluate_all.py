@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ser_lightning.commands.evaluate import folder_options
-from ser_lightning.commands.stored_images import require_checkpoint, results_folder, stored_source
+from ser_lightning.commands.stored_images import (
+    is_pretrained,
+    require_checkpoint,
+    results_folder,
+    stored_source,
+)
 from ser_lightning.data import Source
 from ser_lightning.evaluation import stages  # noqa: F401 - so that they are known
 from ser_lightning.evaluation.stage import Stage, stage_classes
@@ -88,7 +93,8 @@ def evaluate_all(args: Sequence[str]) -> None:
     require_checkpoint(known.checkpoint)
     wanted = _wanted(plan(known.data_root), known.only, known.data_root)
     run = Path(
-        next(iter(options(others, "--run_dir")), None) or results_folder(known.checkpoint, others)
+        next(iter(options(others, "--run_dir")), None)
+        or results_folder(known.checkpoint, is_pretrained(others))
     )
     unlabelled = _without_labels(known.checkpoint, known.data_root, others)
     outcomes: dict[str, bool] = {}

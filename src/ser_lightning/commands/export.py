@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ser_lightning.commands.stored_images import require_checkpoint, results_folder
 from ser_lightning.exporting.card import UNKNOWN
 from ser_lightning.exporting.folder import require_free, write_export
 from ser_lightning.exporting.formats import FORMATS
 from ser_lightning.exporting.opened import open_backbone_file
-from ser_lightning.runtime import run_folder_of
 
 
 def export(args: Sequence[str]) -> None:
@@ -18,7 +18,9 @@ def export(args: Sequence[str]) -> None:
     before it is put in place.
     """
     parser = argparse.ArgumentParser("ser-fit export", description=export.__doc__)
-    parser.add_argument("checkpoint", type=Path, help="a run's, or a .safetensors of this package")
+    parser.add_argument(
+        "checkpoint", help="a run's, an export, another project's file of weights, or timm's name"
+    )
     parser.add_argument(
         "--format", required=True, choices=FORMATS, help="what is to load it; docs/export.md"
     )
@@ -30,13 +32,27 @@ def export(args: Sequence[str]) -> None:
         choices=("online", "momentum"),
         help="whose weights; default: the teacher's of DINO, the student's of all others",
     )
+    parser.add_argument("--timm_name", help="architecture of another project's file, where needed")
+    parser.add_argument("--num_heads", type=int, help="its attention heads, which no shape tells")
+    parser.add_argument(
+        "--pretrained", action="store_true", help="let timm fetch the weights of its name"
+    )
     parser.add_argument("--license", default=UNKNOWN, help="of the weights, for the model card")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     given = parser.parse_args(args)
     if given.output is not None:
         require_free(given.output, given.overwrite)
-    run_dir = run_folder_of(given.checkpoint)
-    opened = open_backbone_file(given.checkpoint, run_dir, given.branch)
+    path = Path(given.checkpoint)
+    require_checkpoint(path)
+    run_dir = results_folder(path, given.pretrained)
+    opened = open_backbone_file(
+        given.checkpoint,
+        run_dir,
+        given.branch,
+        name=given.timm_name,
+        num_heads=given.num_heads,
+        pretrained=given.pretrained,
+    )
     name = given.format if opened.is_default else f"{given.format}-{opened.branch}"
     folder = given.output or run_dir / "exports" / name
     write_export(opened, given.format, folder, given.license, given.overwrite)

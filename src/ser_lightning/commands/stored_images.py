@@ -11,12 +11,8 @@ from typing import Any
 import timm
 import yaml
 
-from ser_lightning.backbones.opening import (
-    NAME_OPTION,
-    is_timm_name,
-    known_name,
-    preparation_of,
-)
+from ser_lightning.backbones.opening import NAME_OPTION, is_timm_name, known_name
+from ser_lightning.backbones.preparation import preparation_of
 from ser_lightning.data import Source
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.files import checkpoint_config
@@ -84,13 +80,17 @@ def require_checkpoint(path: Path) -> None:
         )
 
 
-def results_folder(path: Path, args: list[str]) -> Path:
+def results_folder(path: Path, pretrained: bool) -> Path:
     """Where results go: the run that a checkpoint belongs to, or runs/<name> of a backbone."""
     run = run_folder_of(path)
     if path.is_file() and ((run / CONFIGURATION).is_file() or _has_configuration(path)):
         return run
-    asked = next(iter(options(args, "--model.pretrained")), "false")
-    return Path("runs") / known_name(path, asked.lower() == "true")
+    return Path("runs") / known_name(path, pretrained)
+
+
+def is_pretrained(args: list[str]) -> bool:
+    """Whether a command line asks for the weights that timm fetches."""
+    return next(iter(options(args, "--model.pretrained")), "false").lower() == "true"
 
 
 def _has_configuration(path: Path) -> bool:
@@ -123,7 +123,8 @@ def _data_of_elsewhere(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             "(--images FOLDER, where a stage has no others), or another --data.source"
         )
     name = given.get(NAME_OPTION.removeprefix("--"))
-    prepared = preparation_of(path, None if name in (None, "null") else name)
+    told = str(path) if is_timm_name(path) else None
+    prepared = preparation_of(path, told if name in (None, "null") else name)
     root = given.get("data.source.root")
     folder = {"class_path": "ser_lightning.data.ImageFolder", "init_args": {"root": root}}
     return {

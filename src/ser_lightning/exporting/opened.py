@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ser_lightning.backbones import Branch, SplitViT
-from ser_lightning.backbones.weights import read_preparation
+from ser_lightning.backbones.opening import is_own, open_backbone
+from ser_lightning.backbones.preparation import stored_preparation
 from ser_lightning.data.clean import Clean
-from ser_lightning.data.render import ChannelMeans, ChannelStds
 from ser_lightning.evaluation.stage import check_finite, result_branch
-from ser_lightning.files import checkpoint_config, file_sha256
+from ser_lightning.files import checkpoint_config
 from ser_lightning.foreign.layouts import SAFE
-from ser_lightning.numbers import Ratio, fits
 
-_KINDS: dict[str, Any] = {"mean": ChannelMeans, "std": ChannelStds, "crop_fraction": Ratio}
 _IN_DATA = {"evaluation_crop_fraction": "crop_fraction", "mean": "mean", "std": "std"}
 
 
@@ -30,7 +28,7 @@ class Opened(NamedTuple):
         config: of the run; empty where the file has none.
         path: of the file.
         run_dir: folder of the run.
-        sha256: of the file's bytes.
+        sha256: of the file's bytes, or of the weights of a name.
     """
 
     backbone: SplitViT
@@ -44,41 +42,55 @@ class Opened(NamedTuple):
     sha256: str
 
 
-def open_backbone_file(path: Path, run_dir: Path, branch: Branch | None = None) -> Opened:
-    """A backbone from a run's checkpoint, or from a safetensors file of this package.
+def open_backbone_file(
+    checkpoint: str,
+    run_dir: Path,
+    branch: Branch | None = None,
+    *,
+    name: str | None = None,
+    num_heads: int | None = None,
+    pretrained: bool = False,
+) -> Opened:
+    """A backbone from whatever `open_backbone` reads, with what is known of its images.
 
     Args:
-        path: of the file.
+        checkpoint: a run's, an export of this package, another project's file, or timm's name.
         run_dir: folder of the run that it belongs to.
         branch: whose weights; None takes those that stand for the run.
+        name: timm's name of a file's architecture, which its shapes tell otherwise.
+        num_heads: of a file's architecture, which no shape tells.
+        pretrained: whether timm fetches the weights of its name; they are random without.
 
     Raises:
         ValueError: there is no such file, it has no such branch, does not say how to rebuild its
             backbone, or its weights are not finite.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(
-            f"checkpoint {path} {what}; give a file, such as runs/moco_ser/checkpoints/last.ckpt"
-        )
-    is_run = path.suffix != SAFE
-    default: Branch = result_branch(str(path)) if is_run else "online"
-    backbone = _read(path, branch or default).requires_grad_(False).eval()
-    check_finite(backbone, f"weights of {path}", "give another checkpoint")
-    config = (checkpoint_config(path) or {}) if is_run else {}
-    stored = _of_run(config) if is_run else read_preparation(path)
-    clean, assumed = _clean(stored, backbone.image_size, path)
-    origin = (config, path, run_dir, file_sha256(path))
-    return Opened(backbone, branch or default, branch in (None, default), clean, assumed, *origin)
-
-
-def _read(path: Path, branch: Branch) -> SplitViT:
-    """The one place where weights become a backbone."""
-    return SplitViT.from_checkpoint(path, branch)
+    own = result_branch(checkpoint) if is_own(checkpoint) else None
+    opened = open_backbone(
+        checkpoint, branch or own, name, num_heads=num_heads, pretrained=pretrained
+    )
+    backbone = opened.backbone.requires_grad_(False).eval()
+    check_finite(backbone, f"weights of {checkpoint}", "give another checkpoint")
+    is_run = opened.is_own and Path(checkpoint).suffix != SAFE
+    config = (checkpoint_config(checkpoint) or {}) if is_run else {}
+    told = opened.preparation
+    if is_run:
+        told = stored_preparation(_of_run(config), Path(checkpoint))
+    return Opened(
+        backbone,
+        opened.branch,
+        opened.branch == (own or opened.default_branch),
+        Clean(backbone.image_size, told.crop_fraction, told.mean, told.std),
+        told.assumed,
+        config,
+        Path(checkpoint),
+        run_dir,
+        opened.sha256,
+    )
 
 
 def preparation(clean: Clean) -> dict[str, Any]:
-    """How images are prepared, in plain values; what `_clean` reads."""
+    """How images are prepared, in plain values; what `stored_preparation` reads."""
     return {
         "image_size": clean.size,
         "resize_shorter_side": clean.resized,
@@ -98,16 +110,3 @@ def as_note(clean: Clean) -> str:
 def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:
     data = config.get("data") or {}
     return {name: data[option] for option, name in _IN_DATA.items() if option in data}
-
-
-def _clean(stored: Mapping[str, Any], size: int, path: Path) -> tuple[Clean, tuple[str, ...]]:
-    """How images are prepared, and what is only assumed of it."""
-    found: dict[str, Any] = {}
-    for name, kind in _KINDS.items():
-        value = stored.get(name)
-        if value is None:
-            continue
-        found[name] = tuple(value) if isinstance(value, list) else value
-        if not fits(kind, found[name]):
-            raise ValueError(f"{path}: {name} {value!r} must be {kind}; restore the file")
-    return Clean(size, **found), tuple(name for name in _KINDS if name not in found)

@@ -55,13 +55,10 @@ def architecture_of(weights: Weights, num_heads: int | None = None) -> Architect
     special = {
         "qkv_bias": (False, "blocks.0.attn.qkv.bias" not in state),
         "init_values": (1e-5, "blocks.0.ls1.gamma" in state),
-        "pre_norm": (True, "norm_pre.weight" in state),
         "reg_tokens": (registers, registers > 0),
     }
     options |= {name: value for name, (value, is_so) in special.items() if is_so}
-    eps = float(config.get("layer_norm_eps", weights.layout.eps))
-    if eps != 1e-6:
-        options["norm_eps"] = eps
+    options |= told_epsilon(weights)
     layer, late = _late_cls(weights, registers)
     arguments = {
         "name": BASE if hidden == fan_in else _GATED,
@@ -71,6 +68,13 @@ def architecture_of(weights: Weights, num_heads: int | None = None) -> Architect
         **({"layer": layer, "cls_layer": layer} if layer is not None else {}),
     }
     return Architecture(arguments, (*assumed, *late))
+
+
+def told_epsilon(weights: Weights) -> dict[str, float]:
+    """The option `norm_eps` where a file, or its layout, has another one than timm's 1e-6."""
+    config = read_config_beside(weights.path)
+    eps = float(config.get("layer_norm_eps", weights.layout.eps))
+    return {} if eps == 1e-6 else {"norm_eps": eps}
 
 
 def read_config_beside(path: Path) -> dict[str, Any]:
@@ -153,6 +157,12 @@ def _require_plain(weights: Weights) -> None:
         "no position embedding": "pos_embed" not in state,
         "a norm after pooling: it hands out the mean of its patches": "fc_norm.weight" in state,
         "a convolutional stem": any(name.startswith("patch_embed.backbone") for name in state),
+    }
+    activation = read_config_beside(weights.path).get("hidden_act", "gelu")
+    answers |= {
+        "a norm before its blocks, as CLIP's, whose activation no shape tells; by timm's name it "
+        "is read": "norm_pre.weight" in state,
+        f"the activation {activation}": activation != "gelu",
     }
     found = next((answer for answer, is_so in answers.items() if is_so), "")
     missing = [name for name in needed if name not in state]
