@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 MOMENTUM = 0.99
-RATES = {"lr": 1e-3, "weight_decay": 0.1}
-HEADS: dict[str, dict[str, int]] = {
+RATES: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.1}
+HEADS: dict[str, dict[str, Any]] = {
     "SimCLR": {"hidden": 512, "projection": 128},
     "BYOL": {"hidden": 1024, "projection": 256},
     "DINO": {"hidden": 512, "bottleneck": 64, "projection": 2048},
@@ -42,7 +43,7 @@ class Setting(NamedTuple):
     precision: str = "fp32"
 
     @property
-    def vit(self) -> dict[str, int]:
+    def vit(self) -> dict[str, Any]:
         """What timm is told beside the sizes of images and patches."""
         return {"embed_dim": self.width, "depth": self.depth, "num_heads": self.heads}
 
@@ -51,12 +52,7 @@ def ours(setting: Setting, num_steps: int, after_step: Callable[[], None]) -> No
     """Trains with this project; `after_step` is called at the end of every step."""
     import lightning as L  # noqa: PLC0415 - its import is part of the first step
 
-    from ser_lightning.backbones import SplitViT  # noqa: PLC0415
     from ser_lightning.data import ImageFolder, PartitionedDataModule  # noqa: PLC0415
-    from ser_lightning.objectives.barlow_twins import BarlowTwins  # noqa: PLC0415
-    from ser_lightning.objectives.byol import BYOL  # noqa: PLC0415
-    from ser_lightning.objectives.dino import DINO  # noqa: PLC0415
-    from ser_lightning.objectives.simclr import SimCLR  # noqa: PLC0415
 
     class AfterStep(L.Callback):
         """Calls `after_step`."""
@@ -72,15 +68,7 @@ def ours(setting: Setting, num_steps: int, after_step: Callable[[], None]) -> No
         patch_size=setting.patch_size,
         num_workers=setting.num_workers,
     )
-    sizes = setting.image_size, setting.depth, 0, setting.patch_size, setting.vit
-    classes: dict[str, Any] = {cls.__name__: cls for cls in (SimCLR, BYOL, DINO, BarlowTwins)}
-    module = classes[setting.objective](
-        SplitViT("vit_tiny_patch16_224", *sizes, freeze_patch_embed=False),
-        **HEADS[setting.objective],
-        optimizer=lambda parameters, lr: torch.optim.AdamW(parameters, **RATES, fused=True),
-        warmup_epochs=0,
-        global_batch_size=setting.batch_size,
-    )
+    module = objective(setting)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a run without validation, and of few workers
         trainer = L.Trainer(
@@ -97,6 +85,25 @@ def ours(setting: Setting, num_steps: int, after_step: Callable[[], None]) -> No
             callbacks=[AfterStep()],
         )
         trainer.fit(module, data)
+
+
+def objective(setting: Setting) -> Any:
+    """This project's objective without an add-on, all weights trainable."""
+    from ser_lightning.backbones import SplitViT  # noqa: PLC0415
+    from ser_lightning.objectives.barlow_twins import BarlowTwins  # noqa: PLC0415
+    from ser_lightning.objectives.byol import BYOL  # noqa: PLC0415
+    from ser_lightning.objectives.dino import DINO  # noqa: PLC0415
+    from ser_lightning.objectives.simclr import SimCLR  # noqa: PLC0415
+
+    sizes: Any = setting.image_size, setting.depth, 0, setting.patch_size, setting.vit
+    classes: dict[str, Any] = {cls.__name__: cls for cls in (SimCLR, BYOL, DINO, BarlowTwins)}
+    return classes[setting.objective](
+        SplitViT("vit_tiny_patch16_224", *sizes, freeze_patch_embed=False),
+        **HEADS[setting.objective],
+        optimizer=lambda parameters, lr: torch.optim.AdamW(parameters, **RATES, fused=True),
+        warmup_epochs=0,
+        global_batch_size=setting.batch_size,
+    )
 
 
 def _crop_views(objective: str) -> Any:
@@ -119,7 +126,7 @@ def lightlys(setting: Setting, num_steps: int, after_step: Callable[[], None]) -
     loader = torch.utils.data.DataLoader(
         dataset, setting.batch_size, shuffle=True, drop_last=True, num_workers=setting.num_workers
     )
-    sizes = {"img_size": setting.image_size, "patch_size": setting.patch_size}
+    sizes: dict[str, Any] = {"img_size": setting.image_size, "patch_size": setting.patch_size}
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **sizes, **setting.vit)
     model = METHODS[setting.objective](vit, setting.width)
     optimizer = torch.optim.AdamW(
@@ -173,6 +180,7 @@ class SimCLR(Method):
         self.vit, self.head = vit, SimCLRProjectionHead(width, *HEADS["SimCLR"].values())
         self.loss = NTXentLoss(temperature=0.1)
 
+    @override
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         return self.loss(self.head(self.vit(first)), self.head(self.vit(second)))
 
@@ -188,6 +196,7 @@ class BarlowTwins(Method):
         self.vit, self.head = vit, BarlowTwinsProjectionHead(width, *HEADS["BarlowTwins"].values())
         self.loss = BarlowTwinsLoss()
 
+    @override
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         return self.loss(self.head(self.vit(first)), self.head(self.vit(second)))
 
@@ -206,6 +215,7 @@ class BYOL(Method):
         self.momentum_vit, self.momentum_head = _frozen(self.vit), _frozen(self.head)
         self.loss = NegativeCosineSimilarity()
 
+    @override
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         _follow(self)
         p1, p2 = (self.predictor(self.head(self.vit(x))) for x in (first, second))
@@ -228,6 +238,7 @@ class DINO(Method):
         self.momentum_head = DINOProjectionHead(width, *widths, **free).requires_grad_(False)
         self.loss = DINOLoss(output_dim=HEADS["DINO"]["projection"], warmup_teacher_temp_epochs=5)
 
+    @override
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         _follow(self)
         with torch.no_grad():
@@ -235,6 +246,7 @@ class DINO(Method):
         student = [self.head(self.vit(x)) for x in (first, second)]
         return self.loss(teacher, student, epoch=0)
 
+    @override
     def before_step(self) -> None:
         self.head.cancel_last_layer_gradients(current_epoch=0)
 

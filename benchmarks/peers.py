@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def measure(side: str, setting: Setting, windows: int, steps: int, threads: int)
     SIDES[side](setting, 1 + windows * steps, after_step)
     borders = ends[::steps]
     images = steps * setting.batch_size
-    speeds = [images / (end - start) for start, end in zip(borders, borders[1:], strict=False)]
+    speeds = [images / (end - start) for start, end in pairwise(borders)]
     return {"images_per_second": speeds, "first_step": ends[0], **memory}
 
 

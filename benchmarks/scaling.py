@@ -163,7 +163,9 @@ def measure_all(names: list[str], losses: list[tuple[int, int]]) -> dict[str, di
     for part, name, sizes in points:
         found = in_a_process(part, *sizes)
         result[part][name] = found
-        print(f"{part:6}{name:24}", {key: float(f"{v:.3g}") for key, v in found.items()}, flush=True)
+        print(
+            f"{part:6}{name:24}", {key: float(f"{v:.3g}") for key, v in found.items()}, flush=True
+        )
     return result
 
 

@@ -1,7 +1,9 @@
 """Bytes of every collective that a training step with SER calls on this rank."""
 
 from collections import Counter
+from itertools import product
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -43,18 +45,16 @@ class Counted:
         return future
 
 
-def step_bytes(ser):
-    """By objective, of one step in float32 on half of a batch of 8 crops and 4 invertible."""
-    from pytest import MonkeyPatch  # noqa: PLC0415 - in the process of a rank
-
+def step_bytes():
+    """By objective and SER, of a step in float32 on half of 8 crops and 4 invertible images."""
     found = {}
-    for cls in objective_classes():
-        with MonkeyPatch.context() as patch:
+    for cls, ser in product(objective_classes(), (True, False)):
+        with pytest.MonkeyPatch.context() as patch:
             batch = take_rank(tiny_batch(8, 4 if ser else 0), dist.get_rank(), 2)
             step = Step(tiny_objective(cls, ser))
             wrapped = DistributedDataParallel(step, broadcast_buffers=False)
             counted = Counted(patch)
             wrapped.register_comm_hook(None, counted.gradients)
             wrapped(batch).backward()
-            found[cls.__name__] = dict(counted.bytes)
+            found[cls.__name__, ser] = dict(counted.bytes)
     return found
