@@ -148,3 +148,10 @@ def test_file_and_name_of_elsewhere_are_exported_and_embed_images(caplog):
           "--data.num_workers", "0"])  # fmt: skip
     arrays = np.load("a.npz")
     assert arrays["embedding"].shape == (36, 192)
+
+
+def test_an_epsilon_that_timm_cannot_express_is_refused(capsys):
+    torch.save(files.hugging_face(vit(), vit(seed=1)), "hf_vit.pth")
+    said = refusal(["export", "hf_vit.pth", "--format", "timm"], capsys)
+    assert "an epsilon of 1e-12, and a model that timm builds" in said
+    assert not Path("runs/hf_vit/exports/timm").exists()
