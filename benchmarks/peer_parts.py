@@ -95,10 +95,17 @@ def objective(setting: Setting) -> Any:
     from ser_lightning.objectives.dino import DINO  # noqa: PLC0415
     from ser_lightning.objectives.simclr import SimCLR  # noqa: PLC0415
 
-    sizes: Any = setting.image_size, setting.depth, 0, setting.patch_size, setting.vit
     classes: dict[str, Any] = {cls.__name__: cls for cls in (SimCLR, BYOL, DINO, BarlowTwins)}
     return classes[setting.objective](
-        SplitViT("vit_tiny_patch16_224", *sizes, freeze_patch_embed=False),
+        SplitViT(
+            "vit_tiny_patch16_224",
+            setting.image_size,
+            layer=setting.depth,
+            cls_layer=0,
+            patch_size=setting.patch_size,
+            vit_options=setting.vit,
+            freeze_patch_embed=False,
+        ),
         **HEADS[setting.objective],
         optimizer=lambda parameters, lr: torch.optim.AdamW(parameters, **RATES, fused=True),
         warmup_epochs=0,

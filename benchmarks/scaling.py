@@ -5,8 +5,8 @@ Run: python -m benchmarks.scaling --json result.json; docs/scaling.md says what 
 Measured, each point in a process of its own on one thread: an epoch's order and the parts of a
 step by `data/plan.py`; the listing of a folder by `sources/`, without the time that the file
 system takes, which `listing.py` measures on real files; the equivariance loss of a rank against
-the candidates of all, which are made up. A straight line is fitted to the loss's time over pairs
-of images and to its memory over candidates, and the worst departure from it is printed.
+the candidates of all, which are made up. Straight lines are fitted to its time and memory, and the
+worst departure from each is printed.
 """
 
 import argparse
@@ -169,6 +169,30 @@ def measure_all(names: list[str], losses: list[tuple[int, int]]) -> dict[str, di
     return result
 
 
+def fits(losses: list[tuple[int, int]], rows: list[Figures]) -> list[str]:
+    """Straight lines: time over all pairs of images, memory over the images of more ranks.
+
+    Memory also has a block of logits, which is smaller where all of them fit in it.
+    """
+    points = {
+        "loss, seconds over pairs of images": [
+            (own * own * ranks, row["seconds"])
+            for (own, ranks), row in zip(losses, rows, strict=True)
+        ],
+        "loss, megabytes over candidate images of more ranks": [
+            (own * ranks, row["megabytes"])
+            for (own, ranks), row in zip(losses, rows, strict=True)
+            if ranks > 1
+        ],
+    }
+    sentences = []
+    for name, pairs in points.items():
+        if len(pairs) > 2:
+            start, slope, worst = line_through(*map(list, zip(*pairs, strict=True)))
+            sentences.append(f"{name}: {start:.3g} + {slope:.3g} each, off by at most {worst:.0%}")
+    return sentences
+
+
 def main() -> None:
     """Measures, fits, prints and saves."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
@@ -183,14 +207,8 @@ def main() -> None:
         return
     losses = LOSSES[: options.losses]
     result = measure_all(options.images, losses)
-    rows = list(result["loss"].values())
-    fits = {
-        "seconds over pairs of images": ([i * i * ranks for i, ranks in losses], "seconds"),
-        "megabytes over candidate images": ([i * ranks for i, ranks in losses], "megabytes"),
-    }
-    for name, (x, key) in fits.items() if len(losses) > 2 else ():
-        start, slope, worst = line_through(list(map(float, x)), [row[key] for row in rows])
-        print(f"{name}: {start:.3g} + {slope:.3g} each, off by at most {worst:.0%}")
+    for sentence in fits(losses, list(result["loss"].values())):
+        print(sentence)
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
