@@ -132,6 +132,7 @@ def test_every_command_says_it(command, name, files, capsys):
     }[command]
     is_good_enough = {
         ("weights", "timm state dict"), ("weights", "newer lightning"),
+        ("weights", "dino"), ("weights", "deit"),
         ("validate", "newer lightning"), ("evaluate", "newer lightning"),
     }  # fmt: skip
     if (command, name) in is_good_enough:
