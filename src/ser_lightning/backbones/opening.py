@@ -162,11 +162,11 @@ def _of_file(
     num_heads: int | None,
     image_size: int | None,
 ) -> OpenedBackbone:
+    resized = {} if image_size is None else {"image_size": image_size}
     if own_arguments(path) is not None:
         given = {NAME_OPTION: name, "--model.num_heads": num_heads}
         _refuse(given, f"{path}, which says itself how it is built")
-        changed = {} if image_size is None else {"image_size": image_size}
-        backbone = SplitViT.from_checkpoint(path, branch or "online", **changed)
+        backbone = SplitViT.from_checkpoint(path, branch or "online", **resized)
         return OpenedBackbone(
             backbone=backbone, name=name_of(path), layout=OWN.name, branch=branch or "online",
             path=path, preparation=preparation_of(path),
@@ -175,9 +175,9 @@ def _of_file(
     told = name or name_beside(path)
     assumed: tuple[str, ...] = ()
     if told is not None:
-        changed: dict[str, Any] = (
-            {} if name else dict(read_config_beside(path).get("model_args") or {})
-        )
+        changed: dict[str, Any] = {}
+        if name is None:
+            changed |= read_config_beside(path).get("model_args") or {}
         width = weights.state["cls_token"].shape[-1] if "cls_token" in weights.state else 0
         if heads := num_heads or weights.layout.heads.get(width):
             changed["num_heads"] = heads  # shapes are the same for any number
@@ -185,7 +185,6 @@ def _of_file(
         backbone = _by_name(told, image_size, 0, changed)
     else:
         arguments, assumed = architecture_of(weights, num_heads)
-        resized: Mapping[str, Any] = {} if image_size is None else {"image_size": image_size}
         backbone = _built({**arguments, **resized})
     load_weights(backbone.vit, weights, NAME_OPTION)
     return OpenedBackbone(
@@ -195,7 +194,7 @@ def _of_file(
         branch=weights.branch,
         default_branch=weights.default,
         path=path,
-        preparation=preparation_of(path, told),
+        preparation=preparation_of(path, name),
         assumed=assumed,
     )
 
