@@ -46,6 +46,7 @@ def make_run(folder: Path) -> None:
     tiny = ["fit", *CONFIG, "--config", "configs/small_photos.yaml", "--run_dir", str(folder)]
     tiny += ["--data.source", "Shapes", "--data.source.num_train", "64"]
     tiny += ["--data.source.num_evaluation", "32", "--data.global_batch_size", "32"]
+    tiny += ["--data.invertible.ratio", "0.0625", "--model.warmup_epochs", "0"]
     tiny += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
     for verb in (tiny, ["compare", str(folder)]):
         subprocess.run(

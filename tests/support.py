@@ -30,7 +30,7 @@ TINY_VIT = {"embed_dim": WIDTH, "depth": 4, "num_heads": 2}
 def tiny_backbone(**options):
     """A 4-block ViT for 16 px images: a 4x4 grid of 32-wide tokens."""
     defaults = {"image_size": 16, "patch_size": PATCH, "layer": 2, "vit_options": TINY_VIT}
-    return SplitViT("vit_tiny_patch16_224", **{**defaults, **options})
+    return SplitViT(**{"name": "vit_tiny_patch16_224", **defaults, **options})
 
 
 def objective_classes(parent=Objective):

@@ -144,7 +144,7 @@ def test_unknown_stages_and_folders_are_refused(commands, checkpoint, data):
 
 def test_checkpoint_that_is_not_there_is_said_as_such(commands, data):
     for given, what in ((data / "nowhere", "does not exist"), (data, "is a folder")):
-        message = f"checkpoint {given} {what}; give --checkpoint FILE, such as runs/"
+        message = f"checkpoint {given} {what}; give a file, such as runs/"
         with pytest.raises(SystemExit, match=message):
             main(["evaluate-all", "--checkpoint", str(given)])
     assert commands == []

@@ -4,20 +4,25 @@ import errno
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+import foreign_layouts as files
 from exporting.exports import opened, pixels
 from results.result_records import record
 from ser_lightning.backbones import SplitViT
 from ser_lightning.cli import main
 from ser_lightning.exporting import folder as export_folder
-from ser_lightning.exporting.formats import FORMATS
+from ser_lightning.exporting.formats import FORMATS, require_expressible
+from ser_lightning.exporting.opened import open_backbone_file
 from ser_lightning.files import CHECKPOINT_KEY, file_sha256
 from ser_lightning.results.record import write_record
+from support import TINY_VIT
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -97,6 +102,50 @@ def test_file_without_a_run_says_that_it_does_not_know(tmp_path):
     assert json.loads((out / "export.json").read_text())["images"]["assumed"] == [
         "mean", "std", "crop_fraction",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["safetensors", "timm"])
+def test_what_is_assumed_of_another_projects_file_stays_so(form, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(files.moco_v3(files.vit(), files.vit(seed=1)), "vit.pth")
+    main(["export", "vit.pth", "--format", form])
+    folder = Path("runs", "vit", "exports", form)
+    guess = "2 attention heads, as usual for a width of 128"
+    assert f"Assumed, since the file does not say: {guess}." in (folder / "README.md").read_text()
+    marked = json.loads((folder / "export.json").read_text())["images"]
+    assert marked["assumed"] == ["mean", "std", "crop_fraction"]
+    again = open_backbone_file(str(folder / "model.safetensors"), tmp_path)
+    assert again.assumed == ("mean", "std", "crop_fraction")
+    assert again.guessed == ((guess,) if form == "safetensors" else ())
+
+
+def test_export_of_another_backbone_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, place in enumerate(("here", "there")):
+        Path(place).mkdir()
+        torch.save(files.deit(files.vit(seed=number), None), f"{place}/vit.pth")
+    main(["export", "here/vit.pth", "--format", "safetensors"])
+    main(["export", "here/vit.pth", "--format", "safetensors", "--overwrite"])
+    said = refusal("there/vit.pth", "--format", "safetensors", "--overwrite")
+    assert "has the export of another backbone" in said
+    main(["export", "there/vit.pth", "--format", "safetensors", "--output", "other"])
+
+
+def test_refusals_name_the_options_of_this_command(tmp_path):
+    torch.save(files.timm_file(files.vit(embed_dim=100), None), tmp_path / "vit.pth")
+    said = refusal(tmp_path / "vit.pth", "--format", "safetensors")
+    assert "give --num_heads N" in said
+    said = refusal("vit_tiny_patch16_224", "--format", "timm", "--timm_name", "x")
+    assert "--timm_name x has no effect on" in said
+    assert "--model" not in said
+
+
+def test_epsilon_of_another_value_is_refused_for_timm_alone(tmp_path):
+    for eps, says in ((1e-6, ""), (1e-5, "an epsilon of 1e-05")):
+        source = opened(tmp_path, cls_layer=0, vit_options={**TINY_VIT, "norm_eps": eps})
+        require_expressible(source, "huggingface")
+        with pytest.raises(ValueError, match=says) if says else nullcontext():
+            require_expressible(source, "timm")
 
 
 def test_failed_export_leaves_an_earlier_one_and_nothing_else(tmp_path, monkeypatch):

@@ -103,7 +103,7 @@ def test_images_must_be_given_where_the_file_has_none(command, given, capsys):
 
 def test_name_that_nobody_has_is_refused_with_one_that_is_close(capsys):
     said = refusal([*KNN, "--checkpoint", "vit_smal_patch16_224", *SHAPES], capsys)
-    assert "vit_smal_patch16_224 does not exist; give --checkpoint FILE" in said
+    assert "vit_smal_patch16_224 does not exist; give a file" in said
     assert "timm's name of a ViT, such as vit_small_patch16_224" in said
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 
-from exporting.exports import MEAN, SCALED, STD, opened, pixels
+from exporting.exports import GATED, MEAN, REGISTERS, SCALED, STD, opened, pixels
 from ser_lightning.backbones import SplitViT
 from ser_lightning.data.clean import Clean
 from ser_lightning.exporting import hugging_face, weight_folders
@@ -22,7 +22,7 @@ SHORT = {**TINY_VIT, "depth": 2}
 ROUNDING = 5e-6  # of values up to 3; 5e-7 was measured, by onnxruntime 2.5e-6
 
 
-@pytest.mark.parametrize("options", [{}, SCALED], ids=["plain", "scaled"])
+@pytest.mark.parametrize("options", [{}, SCALED, REGISTERS], ids=["plain", "scaled", "registers"])
 def test_timm_loads_the_folder_strictly_and_computes_the_same(options, tmp_path):
     source = opened(tmp_path, cls_layer=0, **options)
     weight_folders.write_timm(source, tmp_path)
@@ -96,7 +96,7 @@ def test_onnx_takes_any_number_of_images(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("options", [{}, SCALED], ids=["vit", "dinov2"])
+@pytest.mark.parametrize("options", [{}, SCALED, REGISTERS, GATED])
 def test_transformers_computes_the_same_and_misses_nothing(options, tmp_path):
     transformers = pytest.importorskip("transformers")
     source = opened(tmp_path, cls_layer=0, **options)
@@ -107,7 +107,8 @@ def test_transformers_computes_the_same_and_misses_nothing(options, tmp_path):
     tokens = model.eval()(pixel_values=pixels()).last_hidden_state
     torch.testing.assert_close(tokens[:, 0], source.backbone(pixels()), rtol=0, atol=ROUNDING)
     (maps,) = source.backbone.token_maps(pixels(), [source.backbone.depth])
-    torch.testing.assert_close(tokens[:, 1:].mT.unflatten(2, (4, 4)), maps, rtol=0, atol=ROUNDING)
+    patches = tokens[:, 1 + source.backbone.num_registers :]
+    torch.testing.assert_close(patches.mT.unflatten(2, (4, 4)), maps, rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -132,7 +133,14 @@ HUB_DINOV2 = {"embeddings.mask_token", "encoder.layer.3.attention.attention.valu
               "encoder.layer.3.norm1.weight", "layernorm.weight"}  # fmt: skip
 
 
-@pytest.mark.parametrize(("options", "names"), [({}, HUB_VIT), (SCALED, HUB_DINOV2)])
+HUB_REGISTERS = {*HUB_DINOV2, "embeddings.register_tokens"}
+HUB_GATED = {"encoder.layer.3.mlp.weights_in.weight", "encoder.layer.3.mlp.weights_out.bias"}
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [({}, HUB_VIT), (SCALED, HUB_DINOV2), (REGISTERS, HUB_REGISTERS), (GATED, HUB_GATED)],
+)
 def test_names_of_transformers_are_those_of_the_hub(options, names, tmp_path):
     source = opened(tmp_path, cls_layer=0, **options)
     state = hugging_face.renamed(source.backbone)
@@ -144,7 +152,21 @@ def test_names_of_transformers_are_those_of_the_hub(options, names, tmp_path):
     ]
     assert torch.equal(torch.cat(rows), joint)
     count = sum(weight.numel() for weight in source.backbone.vit.state_dict().values())
-    assert sum(w.numel() for n, w in state.items() if "mask" not in n) == count
+    positions = 32 * source.backbone.num_registers  # which DINOv2's registers do not have
+    assert sum(w.numel() for n, w in state.items() if "mask" not in n) == count - positions
+
+
+@pytest.mark.parametrize("options", [{}, SCALED, REGISTERS, GATED])
+def test_export_for_transformers_comes_back(options, tmp_path):
+    source = opened(tmp_path, cls_layer=0, **options)
+    folder = tmp_path / "export"
+    folder.mkdir()
+    hugging_face.write_hugging_face(source, folder)
+    again = open_backbone_file(str(folder / "model.safetensors"), tmp_path)
+    assert (again.clean, again.assumed, again.guessed) == (source.clean, (), ())
+    torch.testing.assert_close(
+        again.backbone(pixels()), source.backbone(pixels()), rtol=0, atol=ROUNDING
+    )
 
 
 @pytest.mark.parametrize(

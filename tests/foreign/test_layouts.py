@@ -26,7 +26,6 @@ LAYOUTS = {  # what makes the file, options of its ViT, and how it is called
     "timm, no position of [CLS]": (files.timm_file, {"no_embed_class": True}, "timm"),
     "timm, no bias": (files.timm_file, {"qkv_bias": False}, "timm"),
     "timm, narrow MLP": (files.timm_file, {"mlp_ratio": 2.5}, "timm"),
-    "timm, norm before": (files.timm_file, {"pre_norm": True}, "timm"),
     "deit": (files.deit, {}, "DeiT, MAE's encoder"),
     "deit3": (files.deit3, {"no_embed_class": True, **DINOV2}, "DeiT, MAE's encoder"),
     "dino": (files.dino, {}, "DINO"),

@@ -1,6 +1,7 @@
 """Files and names that are no plain ViT's: refused with the layout, the first keys and a remedy."""
 
 import argparse
+import json
 import re
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 import foreign_layouts as files
-from foreign_layouts import DINOV2, vit
+from foreign_layouts import DINOV2, PLAIN, vit
 from ser_lightning.backbones import SplitViT, open_backbone
 from ser_lightning.backbones.opening import name_of, preparation_of
 from support import tiny_backbone
@@ -107,6 +108,22 @@ def test_names_of_other_networks_are_refused_in_a_sentence(name, reason):
     assert re.search(reason, refusal(name))
 
 
+def test_norm_before_the_blocks_is_read_by_timms_name_alone(tmp_path):
+    model = vit(pre_norm=True)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-5  # as CLIP's
+    path = changed(tmp_path / "a.pth", files.timm_file, model)
+    assert "no shape tells; give timm's name of it by --model.timm_name NAME" in refusal(path)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "vit_base_patch16_clip_224", "model_args": {**PLAIN}})
+    )
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = open_backbone(path).backbone.eval()(x)
+        assert float((found - model.forward_features(x)[:, 0]).abs().max()) < 1e-5
+
+
 def test_branch_that_a_file_lacks_is_refused(tmp_path):
     path = changed(tmp_path / "a.pth", files.deit)
     assert "has no momentum branch; take its online one" in refusal(path, branch="momentum")
@@ -184,11 +201,41 @@ def test_own_files_keep_their_arguments_and_take_another_image_size(tmp_path):
 
 
 def test_images_are_prepared_by_timms_data_configuration():
-    prepared = preparation_of("vit_small_patch16_224.augreg_in1k")
+    name = "vit_small_patch16_224.augreg_in1k"
+    prepared = preparation_of(name, name)
     assert prepared.mean == prepared.std == (0.5, 0.5, 0.5)
     assert prepared.crop_fraction == 0.9
     assert preparation_of("file.pth", "vit_small_patch14_dinov2").crop_fraction == 1.0
     assert preparation_of("file.pth").crop_fraction == 0.875
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, 0.875),
+        ({"size": {"height": 224, "width": 224}, "do_center_crop": False}, 1.0),
+        ({"size": 224}, 1.0),
+        ({"size": 256, "crop_size": 224}, 0.875),
+    ],
+)
+def test_images_are_prepared_by_transformers_configuration(content, expected, tmp_path):
+    content |= {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.5, 0.5]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    prepared = preparation_of(tmp_path / "model.safetensors")
+    assert (prepared.mean, prepared.std) == ((0.5, 0.5, 0.5), (0.25, 0.5, 0.5))
+    assert (prepared.crop_fraction, prepared.assumed) == (expected, ())
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", bytes(range(256)), b'{"size": "x"}'])
+def test_configuration_that_tells_nothing_leaves_all_assumed(content, tmp_path):
+    (tmp_path / "preprocessor_config.json").write_bytes(content)
+    assert preparation_of(tmp_path / "model.pth").assumed == ("mean", "std", "crop_fraction")
+
+
+def test_values_that_cannot_be_are_refused(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text('{"image_std": [0, 0, 0]}')
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json: std \[0, 0, 0\] must be"):
+        preparation_of(tmp_path / "model.pth")
 
 
 def test_name_is_the_files_or_that_of_its_folder(tmp_path):

@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+
+import foreign_layouts as files
 
 ROOT = Path(__file__).parents[2]
 LONG = "x" * 300  # no file system takes such a name
@@ -67,6 +70,7 @@ def write_files():
     Path("folder_with_files/mine.txt").write_text("mine\n")
     os.mkfifo("pipe.yaml")
     write_photos()
+    write_weights()
     write_runs()
 
 
@@ -85,6 +89,14 @@ def write_photos():
                     (folder / f"{number}.png").write_bytes(b"no image")
     Path("one_photo").mkdir()
     shutil.copy("image.png", "one_photo")
+
+
+def write_weights():
+    """Files of other projects: one whose heads are assumed, one of odd width, one damaged."""
+    torch.save(files.deit(files.vit(depth=1), None), "deit.pth")
+    torch.save(files.timm_file(files.vit(depth=1, embed_dim=100), None), "odd.pth")
+    torch.save(files.timm_file(files.vit(depth=1, pre_norm=True), None), "clip.pth")
+    Path("cut.pth").write_bytes(Path("deit.pth").read_bytes()[:5000])
 
 
 def write_runs():

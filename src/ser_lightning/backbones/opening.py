@@ -16,17 +16,18 @@ from lightning.pytorch.utilities import rank_zero_info
 from ser_lightning.backbones.preparation import Preparation, name_beside, preparation_of
 from ser_lightning.backbones.split_vit import SplitViT
 from ser_lightning.backbones.vit import RESERVED_OPTIONS, why_not_plain
-from ser_lightning.backbones.weights import load_weights, own_arguments
+from ser_lightning.backbones.weights import load_weights, own_arguments, read_preparation
 from ser_lightning.files import file_sha256, with_home
 from ser_lightning.foreign import Branch, Weights, read_weights
 from ser_lightning.foreign.architecture import (
+    HEADS_OPTION,
+    NAME_OPTION,
     architecture_of,
     read_config_beside,
     told_epsilon,
 )
-from ser_lightning.foreign.layouts import LAYOUTS, OWN
+from ser_lightning.foreign.layouts import LAYOUTS, OWN, SAFE
 
-NAME_OPTION = "--model.timm_name"
 _GENERIC = re.compile(r"(pytorch_)?model|checkpoint|weights|last|backbone", re.IGNORECASE)
 
 
@@ -101,7 +102,7 @@ def open_backbone(
     """
     if is_timm_name(checkpoint):
         opened = _of_timm(str(checkpoint), image_size, pretrained, seed)
-        given = {NAME_OPTION: name, "--model.num_heads": num_heads, "--model.branch": branch}
+        given = {NAME_OPTION: name, HEADS_OPTION: num_heads, "--model.branch": branch}
         _refuse(given, f"{checkpoint} of timm")
     else:
         _refuse({"--model.pretrained": pretrained or None}, f"the file {checkpoint}")
@@ -164,12 +165,12 @@ def _of_file(
 ) -> OpenedBackbone:
     resized = {} if image_size is None else {"image_size": image_size}
     if own_arguments(path) is not None:
-        given = {NAME_OPTION: name, "--model.num_heads": num_heads}
+        given = {NAME_OPTION: name, HEADS_OPTION: num_heads}
         _refuse(given, f"{path}, which says itself how it is built")
         backbone = SplitViT.from_checkpoint(path, branch or "online", **resized)
         return OpenedBackbone(
             backbone=backbone, name=name_of(path), layout=OWN.name, branch=branch or "online",
-            path=path, preparation=preparation_of(path),
+            path=path, preparation=preparation_of(path), assumed=_assumed_before(path),
         )  # fmt: skip
     weights = read_weights(path, branch)
     told = name or name_beside(path)
@@ -197,6 +198,12 @@ def _of_file(
         preparation=preparation_of(path, name),
         assumed=assumed,
     )
+
+
+def _assumed_before(path: Path) -> tuple[str, ...]:
+    """What was assumed of an architecture when a file of elsewhere was exported."""
+    found = read_preparation(path).get("architecture_assumed") if path.suffix == SAFE else None
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def _by_name(

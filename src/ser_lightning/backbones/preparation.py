@@ -1,7 +1,11 @@
-"""How the images of a backbone are prepared, as far as its file or its name tells."""
+"""How the images of a backbone are prepared, as far as its file, its name or its folder tells.
 
+Images here are resized bicubically, whatever a file says of that.
+"""
+
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,42 +34,75 @@ class Preparation:
         mean: of the channels, of pixels from 0 to 1.
         std: deviations of the channels.
         crop_fraction: share of the resized side that the central crop keeps.
-        interpolation: of the resizing. Images here are resized bicubically whatever it says.
         assumed: which of these nobody told, so that ImageNet's custom is assumed.
     """
 
     mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
     std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
     crop_fraction: float = 224 / 256
-    interpolation: str = "bicubic"
     assumed: tuple[str, ...] = tuple(_KINDS)
 
 
 def preparation_of(checkpoint: str | Path, name: str | None = None) -> Preparation:
-    """What an export of this package says, or timm of a name; ImageNet's way where neither does.
+    """What a file or its folder says, or timm of a name; ImageNet's way where none does.
 
     Args:
-        checkpoint: a file.
-        name: timm's name of its architecture, if it was given or is the checkpoint itself.
+        checkpoint: a file; beside it may lie timm's `config.json`, or transformers'
+            `preprocessor_config.json`.
+        name: timm's name of its architecture, if it was given or is the checkpoint itself; then
+            what lies beside the file is left unread.
 
     Raises:
-        ValueError: an export says what cannot be.
+        ValueError: what is said there cannot be.
     """
-    path, beside = Path(with_home(str(checkpoint))), dict[str, Any]()
-    if name is None and path.suffix == SAFE and path.is_file():
-        stored = read_preparation(path)
-        if stored:
-            return stored_preparation(stored, path)
-    if name is None:
-        name, beside = name_beside(path), read_config_beside(path).get("pretrained_cfg") or {}
-    known = timm.get_pretrained_cfg(name) if name else None
+    path = Path(with_home(str(checkpoint)))
+    if name is not None:
+        return _of_timm(name, {})
+    if path.suffix == SAFE and path.is_file() and (stored := read_preparation(path)):
+        return stored_preparation(stored, path)
+    if told := name_beside(path):
+        config = read_config_beside(path)
+        found = _of_timm(told, config.get("pretrained_cfg") or {})
+        assumed = config.get("assumed")  # an export of this package has it
+        return replace(found, assumed=_names(assumed)) if assumed else found
+    beside = path.with_name("preprocessor_config.json")
+    return stored_preparation(_of_processor(beside), beside)
+
+
+def _of_timm(name: str, beside: Mapping[str, Any]) -> Preparation:
+    """By timm's data configuration of a name, and what lies beside a file."""
+    known = timm.get_pretrained_cfg(name)
     if known is None:
         return Preparation()
     found = resolve_data_config(pretrained_cfg={**known.to_dict(), **beside})
     return Preparation(
         mean=tuple(found["mean"]), std=tuple(found["std"]), crop_fraction=found["crop_pct"],
-        interpolation=found["interpolation"], assumed=(),
+        assumed=(),
     )  # fmt: skip
+
+
+def _of_processor(path: Path) -> dict[str, Any]:
+    """The same in transformers' words; empty where there is no such file that tells."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        sides = {key: _side(content.get(key)) for key in ("size", "crop_size")}
+        found = {"mean": content.get("image_mean"), "std": content.get("image_std")}
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return {}
+    if sides["size"]:
+        crops = content.get("do_center_crop") is not False and sides["crop_size"]
+        found["crop_fraction"] = sides["crop_size"] / sides["size"] if crops else 1.0
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _side(size: Any) -> int:
+    """Pixels of transformers' number, or mapping of sides; 0 where it tells none."""
+    told = size.get("shortest_edge") or size.get("height") if isinstance(size, dict) else size
+    return told if isinstance(told, int) else 0
+
+
+def _names(assumed: Any) -> tuple[str, ...]:
+    return tuple(name for name in _KINDS if isinstance(assumed, list) and name in assumed)
 
 
 def stored_preparation(stored: Mapping[str, Any], path: Path) -> Preparation:
@@ -82,7 +119,8 @@ def stored_preparation(stored: Mapping[str, Any], path: Path) -> Preparation:
         found[name] = tuple(value) if isinstance(value, list) else value
         if not fits(kind, found[name]):
             raise ValueError(f"{path}: {name} {value!r} must be {kind}; restore the file")
-    return Preparation(**found, assumed=tuple(name for name in _KINDS if name not in found))
+    untold = {*_names(stored.get("assumed")), *(_KINDS.keys() - found.keys())}
+    return Preparation(**found, assumed=_names(list(untold)))
 
 
 def name_beside(path: Path) -> str | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ser_lightning.files import CHECKPOINT_KEY, checkpoint_config, with_home
 from ser_lightning.foreign import Branch, Weights, read_weights
 from ser_lightning.foreign.architecture import split_position
-from ser_lightning.foreign.layouts import AGAIN, OWN, SAFE
+from ser_lightning.foreign.layouts import AGAIN, SAFE
 from ser_lightning.sealed import read_tensors, write_tensors
 
 __all__ = ["Branch"]
@@ -38,7 +38,7 @@ def load_vit(vit: VisionTransformer, path: str | Path, branch: Branch | None = N
         ValueError: as `read_weights` and `load_weights`.
     """
     weights = read_weights(path, branch)
-    if weights.layout is not OWN:
+    if own_arguments(path) is None:
         rank_zero_info(f"weights of {path}: {weights.layout.name}, {weights.branch} branch")
     blocks: Any = vit.blocks
     known, heads = weights.layout.heads.get(vit.embed_dim), blocks[0].attn.num_heads

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ser_lightning.commands.stored_images import require_checkpoint, results_folder
 from ser_lightning.exporting.card import UNKNOWN
-from ser_lightning.exporting.folder import require_free, write_export
+from ser_lightning.exporting.folder import require_free, require_same_backbone, write_export
 from ser_lightning.exporting.formats import FORMATS
 from ser_lightning.exporting.opened import open_backbone_file
 
@@ -40,6 +40,8 @@ def export(args: Sequence[str]) -> None:
     parser.add_argument("--license", default=UNKNOWN, help="of the weights, for the model card")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     given = parser.parse_args(args)
+    if given.num_heads is not None and given.num_heads < 1:
+        parser.error(f"--num_heads {given.num_heads} must be 1 or more; leave it out if unknown")
     if given.output is not None:
         require_free(given.output, given.overwrite)
     path = Path(given.checkpoint)
@@ -55,4 +57,6 @@ def export(args: Sequence[str]) -> None:
     )
     name = given.format if opened.is_default else f"{given.format}-{opened.branch}"
     folder = given.output or run_dir / "exports" / name
+    if given.output is None:
+        require_same_backbone(opened, folder)
     write_export(opened, given.format, folder, given.license, given.overwrite)

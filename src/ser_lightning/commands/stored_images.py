@@ -11,11 +11,12 @@ from typing import Any
 import timm
 import yaml
 
-from ser_lightning.backbones.opening import NAME_OPTION, is_timm_name, known_name
+from ser_lightning.backbones.opening import is_timm_name, known_name
 from ser_lightning.backbones.preparation import preparation_of
 from ser_lightning.data import Source
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.files import checkpoint_config
+from ser_lightning.foreign.architecture import NAME_OPTION
 from ser_lightning.foreign.layouts import SAFE
 from ser_lightning.runtime import (
     CONFIGURATION,
@@ -75,7 +76,7 @@ def require_checkpoint(path: Path) -> None:
         close = difflib.get_close_matches(path.name, timm.list_models("*vit*"), n=1)
         hint = f", or timm's name of a ViT, such as {close[0]}" if close else ""
         raise ValueError(
-            f"checkpoint {path} {what}; give --checkpoint FILE, such as "
+            f"checkpoint {path} {what}; give a file, such as "
             f"runs/moco_ser/checkpoints/last.ckpt{hint}"
         )
 

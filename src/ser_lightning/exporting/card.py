@@ -79,6 +79,9 @@ def _what(opened: Opened) -> Iterator[str]:
         f"Weights: the {opened.branch} branch of a file with SHA-256 `{opened.sha256}`, exported "
         "by ser-lightning."
     )
+    if opened.guessed:
+        yield ""
+        yield f"Assumed, since the file does not say: {'; '.join(opened.guessed)}."
 
 
 def _images(opened: Opened) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Writes an export: complete and compared, or not at all."""
 
 import importlib.metadata
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ser_lightning.exporting.card import model_card
 from ser_lightning.exporting.formats import FORMATS, difference, require_expressible
-from ser_lightning.exporting.opened import Opened, preparation
+from ser_lightning.exporting.opened import Opened, told
 from ser_lightning.exporting.weight_folders import write_json
-from ser_lightning.files import new_folder
+from ser_lightning.files import new_folder, read_text
 
 MARK = "export.json"
 _LARGEST = 1e-3  # difference of embeddings: other kernels round otherwise, a mistake is larger
@@ -37,6 +38,22 @@ def require_free(folder: Path, overwrite: bool) -> None:
         raise ValueError(
             f"{folder} has an export already; replace it with --overwrite, or give another "
             "--output FOLDER"
+        )
+
+
+def require_same_backbone(opened: Opened, folder: Path) -> None:
+    """Refuses to replace the export of another backbone of elsewhere that has the same name.
+
+    Raises:
+        ValueError: names the remedy.
+    """
+    if opened.config or not (folder / MARK).is_file():
+        return  # a run's folder is its own, and training goes on
+    found = json.loads(read_text(folder / MARK)).get("checkpoint_sha256")
+    if found != opened.sha256:
+        raise ValueError(
+            f"{folder} has the export of another backbone (SHA-256 {str(found)[:12]}), which "
+            "--overwrite would replace; give --output FOLDER"
         )
 
 
@@ -86,7 +103,7 @@ def _mark(opened: Opened, name: str) -> dict[str, object]:
         "checkpoint_sha256": opened.sha256,
         "branch": opened.branch,
         "cls_layer": opened.backbone.cls_layer,
-        "images": {**preparation(opened.clean), "assumed": list(opened.assumed)},
+        "images": told(opened),
     }
 
 

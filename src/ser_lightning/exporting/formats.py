@@ -100,7 +100,7 @@ def require_expressible(opened: Opened, name: str) -> None:
             f"one of {others}, or pretrain with --model.backbone.cls_layer 0"
         )
     eps = opened.backbone.arguments["vit_options"].get("norm_eps")
-    if name == "timm" and eps is not None:
+    if name == "timm" and eps not in (None, 1e-6):
         raise ValueError(
             f"{opened.path}: its norms have an epsilon of {eps:g}, and a model that timm builds "
             "from a configuration has 1e-06; export as huggingface, or as one of the others"

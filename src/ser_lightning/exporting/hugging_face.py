@@ -1,7 +1,8 @@
-"""Exports as transformers' ViTModel, or its Dinov2Model where there is LayerScale.
+"""Exports as transformers' ViTModel, or where there is LayerScale as its DINOv2.
 
-Source: transformers (huggingface/transformers), `models/vit` and `models/dinov2`, and the weights
-of google/vit-base-patch16-224 and facebook/dinov2-base: names of parameters and of options.
+Source: transformers (huggingface/transformers), `models/vit`, `models/dinov2` and
+`models/dinov2_with_registers`, and the weights of google/vit-base-patch16-224 and
+facebook/dinov2-base: names of parameters and of options.
 """
 
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers.mlp import Mlp
+from timm.layers.mlp import GluMlp, Mlp
 from torch import Tensor, nn
 
 from ser_lightning.backbones import SplitViT
@@ -26,6 +27,7 @@ _BLOCK = r"blocks\.(\d+)\."
 _LAYER = r"encoder.layer.\1."
 _BOTH = {
     "cls_token": "embeddings.cls_token",
+    "reg_token": "embeddings.register_tokens",
     "pos_embed": "embeddings.position_embeddings",
     r"patch_embed\.proj\.": "embeddings.patch_embeddings.projection.",
     r"norm\.": "layernorm.",
@@ -40,6 +42,7 @@ _VIT = {
 }
 _DINOV2 = {
     rf"{_BLOCK}(norm\d|mlp\.fc\d)\.": rf"{_LAYER}\2.",
+    rf"{_BLOCK}mlp\.weights_(in|out)\.": rf"{_LAYER}mlp.weights_\2.",
     rf"{_BLOCK}ls(\d)\.gamma": rf"{_LAYER}layer_scale\2.lambda1",
 }
 
@@ -79,8 +82,8 @@ def _lacking(backbone: SplitViT) -> Iterator[str]:
     if not all(map(is_plain_block, blocks)):
         yield "other blocks than pre-norm ones with plain attention"
         return
-    if getattr(vit, "num_reg_tokens", 0):
-        yield "register tokens"
+    if backbone.num_registers and not _has_scale(backbone):
+        yield "register tokens without LayerScale"
     attentions = [block.attn for block in blocks]
     if any(getattr(attn, "gate", None) is not None for attn in attentions):
         yield "gated attention"
@@ -92,28 +95,60 @@ def _lacking(backbone: SplitViT) -> Iterator[str]:
     if not all(isinstance(norm, nn.LayerNorm) and norm.eps == vit.norm.eps for norm in norms):
         yield "norms but LayerNorms with one epsilon"
     mlps = [block.mlp for block in blocks]
-    if not all(type(mlp) is Mlp and _is_gelu(mlp.act) for mlp in mlps):
-        yield "MLPs but two layers around an exact GELU"
+    if not all(_is_known_mlp(mlp, _has_scale(backbone)) for mlp in mlps):
+        yield "MLPs but two layers around an exact GELU, or with LayerScale gated by a SiLU"
     if vit.patch_embed.proj.bias is None or any(mlp.fc1.bias is None for mlp in mlps):
         yield "layers without biases"
-    if _has_scale(backbone) and mlps[0].fc1.out_features % backbone.width:
-        yield "LayerScale with an MLP of no whole multiple of the width"
+    if _has_scale(backbone) and _mlp_ratio(backbone) is None:
+        yield "LayerScale with an MLP of this width"
 
 
-def _is_gelu(act: nn.Module) -> bool:
-    return isinstance(act, nn.GELU) and act.approximate == "none"
+def _is_known_mlp(mlp: nn.Module, has_scale: bool) -> bool:
+    if type(mlp) is GluMlp:
+        return has_scale and not mlp.gate_last and type(mlp.act) is nn.SiLU
+    return type(mlp) is Mlp and type(mlp.act) is nn.GELU and mlp.act.approximate == "none"
+
+
+def _mlp_ratio(backbone: SplitViT) -> int | None:
+    """Transformers' `mlp_ratio` of a DINOv2; None where none gives this MLP."""
+    width, mlp = backbone.width, backbone.vit.blocks[0].mlp
+    for ratio in range(1, 17):
+        hidden = (width * ratio * 2 // 3 + 7) // 8 * 8 if _is_gated(backbone) else width * ratio
+        if hidden == mlp.fc2.in_features:
+            return ratio
+    return None
+
+
+def _is_gated(backbone: SplitViT) -> bool:
+    return isinstance(backbone.vit.blocks[0].mlp, GluMlp)
 
 
 def renamed(backbone: SplitViT) -> dict[str, Tensor]:
     """The weights under the names of the hub's files."""
     table = _BOTH | (_DINOV2 if _has_scale(backbone) else _VIT)
+    state = _without_positions_of_registers(backbone)
+    if _is_gated(backbone):
+        gated = ((".mlp.fc1.", ".mlp.weights_in."), (".mlp.fc2.", ".mlp.weights_out."))
+        for old, new in gated:
+            state = {name.replace(old, new): weight for name, weight in state.items()}
     found = {}
-    for name, weight in _with_parts(backbone.timm_state_dict()):
+    for name, weight in _with_parts(state):
         (new,) = [re.sub(f"^{old}", to, name) for old, to in table.items() if re.match(old, name)]
         found[new] = weight
     if _has_scale(backbone):  # for masked images, of which an exported ViT sees none
         found["embeddings.mask_token"] = torch.zeros(1, backbone.width)
     return found
+
+
+def _without_positions_of_registers(backbone: SplitViT) -> dict[str, Tensor]:
+    """The weights as DINOv2 has them: positions of [CLS] and patches, none of registers."""
+    state, num = backbone.timm_state_dict(), backbone.num_registers
+    if num == 0:
+        return state
+    position = state["pos_embed"]
+    state["reg_token"] = state["reg_token"] + position[:, 1 : 1 + num]
+    state["pos_embed"] = torch.cat([position[:, :1], position[:, 1 + num :]], dim=1)
+    return state
 
 
 def _with_parts(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -128,7 +163,7 @@ def _with_parts(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 def configuration(backbone: SplitViT) -> dict[str, Any]:
     """What transformers builds the model from."""
-    block, hidden = backbone.vit.blocks[0], backbone.vit.blocks[0].mlp.fc1.out_features
+    block = backbone.vit.blocks[0]
     common = {
         "hidden_size": backbone.width,
         "num_hidden_layers": backbone.depth,
@@ -143,10 +178,17 @@ def configuration(backbone: SplitViT) -> dict[str, Any]:
         "qkv_bias": block.attn.qkv.bias is not None,
     }
     if _has_scale(backbone):
-        kind = {"model_type": "dinov2", "architectures": ["Dinov2Model"]}
-        return {**kind, **common, "mlp_ratio": hidden // backbone.width, "use_swiglu_ffn": False}
+        mlp = {"mlp_ratio": _mlp_ratio(backbone), "use_swiglu_ffn": _is_gated(backbone)}
+        kind: dict[str, Any] = {"model_type": "dinov2", "architectures": ["Dinov2Model"]}
+        if num := backbone.num_registers:
+            kind = {
+                "model_type": "dinov2_with_registers",
+                "architectures": ["Dinov2WithRegistersModel"],
+                "num_register_tokens": num,
+            }
+        return {**kind, **common, **mlp}
     kind = {"model_type": "vit", "architectures": ["ViTModel"]}
-    return {**kind, **common, "intermediate_size": hidden}
+    return {**kind, **common, "intermediate_size": block.mlp.fc1.out_features}
 
 
 def processor(clean: Clean) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What is exported or embeds images: a backbone, and how the images that it saw were prepared."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +23,8 @@ class Opened(NamedTuple):
         branch: whose weights.
         is_default: whether that branch stands for the run.
         clean: how images are prepared for it.
-        assumed: what of it the file does not say, so that ImageNet's custom is assumed.
+        assumed: what of that the file does not say, so that ImageNet's custom is assumed.
+        guessed: what of the architecture neither file nor user said, in words.
         config: of the run; empty where the file has none.
         path: of the file.
         run_dir: folder of the run.
@@ -36,6 +36,7 @@ class Opened(NamedTuple):
     is_default: bool
     clean: Clean
     assumed: tuple[str, ...]
+    guessed: tuple[str, ...]
     config: Mapping[str, Any]
     path: Path
     run_dir: Path
@@ -66,22 +67,27 @@ def open_backbone_file(
             backbone, or its weights are not finite.
     """
     own = result_branch(checkpoint) if is_own(checkpoint) else None
-    opened = open_backbone(
-        checkpoint, branch or own, name, num_heads=num_heads, pretrained=pretrained
-    )
+    try:
+        opened = open_backbone(
+            checkpoint, branch or own, name, num_heads=num_heads, pretrained=pretrained
+        )
+    except ValueError as error:  # which names options as the stages have them
+        said = str(error).replace("--checkpoint FILE ", "FILE ").replace("--model.", "--")
+        raise ValueError(said) from error
     backbone = opened.backbone.requires_grad_(False).eval()
     check_finite(backbone, f"weights of {checkpoint}", "give another checkpoint")
     is_run = opened.is_own and Path(checkpoint).suffix != SAFE
     config = (checkpoint_config(checkpoint) or {}) if is_run else {}
-    told = opened.preparation
+    prepared = opened.preparation
     if is_run:
-        told = stored_preparation(_of_run(config), Path(checkpoint))
+        prepared = stored_preparation(_of_run(config), Path(checkpoint))
     return Opened(
         backbone,
         opened.branch,
         opened.branch == (own or opened.default_branch),
-        Clean(backbone.image_size, told.crop_fraction, told.mean, told.std),
-        told.assumed,
+        Clean(backbone.image_size, prepared.crop_fraction, prepared.mean, prepared.std),
+        prepared.assumed,
+        opened.assumed,
         config,
         Path(checkpoint),
         run_dir,
@@ -102,9 +108,10 @@ def preparation(clean: Clean) -> dict[str, Any]:
     }
 
 
-def as_note(clean: Clean) -> str:
-    """The same for the notes of a safetensors file."""
-    return json.dumps(preparation(clean))
+def told(opened: Opened) -> dict[str, Any]:
+    """The same, and what of it and of the architecture is assumed."""
+    assumed = {"assumed": list(opened.assumed), "architecture_assumed": list(opened.guessed)}
+    return {**preparation(opened.clean), **assumed}
 
 
 def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:

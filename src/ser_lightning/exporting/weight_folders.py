@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.data.clean import Clean
-from ser_lightning.exporting.opened import Opened, as_note
+from ser_lightning.exporting.opened import Opened, told
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -19,7 +19,7 @@ CONFIG = "config.json"
 
 def write_own(opened: Opened, folder: Path) -> None:
     """Writes the file that `SplitViT.from_safetensors` reads."""
-    opened.backbone.export_safetensors(folder / WEIGHTS, as_note(opened.clean))
+    opened.backbone.export_safetensors(folder / WEIGHTS, json.dumps(told(opened)))
 
 
 def embed_own(folder: Path, images: Tensor) -> Tensor:
@@ -34,7 +34,8 @@ def write_timm(opened: Opened, folder: Path) -> None:
     Source: timm (huggingface/pytorch-image-models), `timm/models/_hub.py`: the keys that it reads.
     """
     write_state(opened.backbone.timm_state_dict(), folder)
-    write_json(timm_config(opened.backbone, opened.clean), folder / CONFIG)
+    assumed = {"assumed": list(opened.assumed)} if opened.assumed else {}
+    write_json(timm_config(opened.backbone, opened.clean) | assumed, folder / CONFIG)
 
 
 def embed_timm(folder: Path, images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ser_lightning.foreign.layouts import Weights
 
+NAME_OPTION, HEADS_OPTION = "--model.timm_name", "--model.num_heads"  # of stages
 BASE = "vit_base_patch16_224"
 _GATED = "vit_giant_patch14_dinov2"  # of timm's plain ViTs, one whose MLP is gated
 _WIDE_HEADS = {1280: 16}  # ViT-H
@@ -126,7 +127,7 @@ def _heads(
     if width not in _WIDE_HEADS and width % _CHANNELS:
         raise ValueError(
             f"{weights.path} does not tell its number of attention heads, and its width {width} "
-            f"is no multiple of {_CHANNELS}; give --model.num_heads N"
+            f"is no multiple of {_CHANNELS}; give {HEADS_OPTION} N"
         )
     return heads, (f"{heads} attention heads, as usual for a width of {width}",)
 
@@ -159,11 +160,7 @@ def _require_plain(weights: Weights) -> None:
         "a convolutional stem": any(name.startswith("patch_embed.backbone") for name in state),
     }
     activation = read_config_beside(weights.path).get("hidden_act", "gelu")
-    answers |= {
-        "a norm before its blocks, as CLIP's, whose activation no shape tells; by timm's name it "
-        "is read": "norm_pre.weight" in state,
-        f"the activation {activation}": activation != "gelu",
-    }
+    answers[f"the activation {activation}"] = activation != "gelu"
     found = next((answer for answer, is_so in answers.items() if is_so), "")
     missing = [name for name in needed if name not in state]
     if found or missing:
@@ -171,4 +168,9 @@ def _require_plain(weights: Weights) -> None:
         raise ValueError(
             f"{weights.path} ({weights.layout.name}) {what}, and is not a plain ViT with one class "
             "token and learned positions; give the file of one"
+        )
+    if "norm_pre.weight" in state:
+        raise ValueError(
+            f"{weights.path} ({weights.layout.name}) has a norm before its blocks, as CLIP's, "
+            f"whose activation no shape tells; give timm's name of it by {NAME_OPTION} NAME"
         )
