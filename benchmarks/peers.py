@@ -117,6 +117,13 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
+def fast_precision() -> str:
+    """That in which this processor multiplies fastest."""
+    from ser_lightning.trainer_rules import multiplies_in_bf16  # noqa: PLC0415 - not when measuring
+
+    return "bf16" if multiplies_in_bf16() else "fp32"
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
@@ -124,7 +131,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--objectives", nargs="+", choices=list(HEADS), default=list(HEADS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 2])
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], help="default: bf16 where the processor has it"
+    )
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--depth", type=int, default=6)
@@ -156,7 +165,10 @@ def main() -> None:
         side, setting, *numbers = options.measure
         print(json.dumps(measure(side, Setting(**json.loads(setting)), *map(int, numbers))))
         return
-    print("this project / lightly; ratios above 1 are in this project's favour")
+    options.precision = options.precision or fast_precision()
+    print(
+        f"{options.precision}; this project / lightly; ratios above 1 are in this project's favour"
+    )
     print(
         f"{'objective':12}{'threads':>8}{'workers':>8}{'images/s':>15}{'':12}"
         f"{'memory + workers':>20}{'':10}{'s to first step':>20}{'load':>10}"
