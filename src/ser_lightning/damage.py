@@ -57,16 +57,18 @@ _CUT = "cut short: its end is missing"
 _CHANGED = "damaged: a part of it is not what its checksum says"
 _GIVE = "give a file that ser-fit or torch.save wrote"
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
-
-
-_KEPT = ("state_dict", "model", "student", "teacher")
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch's number for such files
 
 
 def _keep_weights(path: Path) -> str:
     """The command that writes a file's weights without what has to be unpickled."""
-    load = f"c = torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
-    save = f"torch.save({{k: c[k] for k in {_KEPT} if k in c}}, 'weights.pth')"
-    return f'python -c "import torch; {load}; {save}"'
+    keep = (
+        "f = lambda c: {k: v if isinstance(v, torch.Tensor) else f(v) for k, v in "
+        "getattr(c, 'state_dict', lambda: c)().items() "
+        "if isinstance(v, (dict, torch.Tensor, torch.nn.Module))}"
+    )
+    load = f"torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
+    return f"python -c \"import torch; {keep}; torch.save(f({load}), 'weights.pth')\""
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
@@ -85,6 +87,10 @@ def why_unreadable(path: Path, error: Exception) -> str:
         f"it holds more than tensors and plain values ({foreign and foreign[1]}), which could run "
         f"foreign code; if you trust it, this keeps its weights alone: {_keep_weights(path)}": (
             foreign is not None
+        ),
+        "it is in torch's format of before 1.6, damaged or with what only unpickling reads; if you "
+        f"trust it, this keeps its weights alone: {_keep_weights(path)}": (
+            start.startswith(_LEGACY)
         ),
         f"it is a text file; {_GIVE}": all(byte > 31 or byte in b"\t\n\r\f" for byte in start),
         f"torch {version('torch')} cannot read it ({reason[:150]}); use a newer torch": (

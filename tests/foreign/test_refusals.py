@@ -169,11 +169,27 @@ def test_objects_beside_weights_are_passed_over_or_refused_with_one_command(tmp_
     content = files.deit(vit(), None)
     torch.save({**content, "args": argparse.Namespace(x=1)}, tmp_path / "a.pth")
     assert open_backbone(tmp_path / "a.pth").backbone.width == 128
-    torch.save({**content, "model_ema": Foreign()}, tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+@pytest.mark.parametrize(
+    ("make", "layout"),
+    [
+        (lambda model: {**files.deit(model, None), "e": Foreign()}, "DeiT, MAE's encoder"),
+        (lambda model: {"net": {"encoder": model.state_dict()}, "e": [Foreign()]},
+         "timm below net.encoder"),
+        (lambda model: model, "timm"),
+        (lambda model: {"teacher": model, "epoch": 3}, "DINO"),
+    ],
+    ids=["beside", "nested", "a module", "a module below"],
+)  # fmt: skip
+def test_command_for_those_who_trust_a_file_keeps_its_weights(make, layout, is_archive, tmp_path):
+    content = make(vit())
+    torch.save(content, tmp_path / "b.pth", _use_new_zipfile_serialization=is_archive)
     said = refusal(tmp_path / "b.pth")
     command = re.search(r'python -c "(.*)"', said)[1].replace("weights.pth", f"{tmp_path}/w.pth")
-    exec(command, {})  # what a user who trusts the file types
-    assert open_backbone(tmp_path / "w.pth").layout == "DeiT, MAE's encoder"
+    exec(command, {})
+    assert open_backbone(tmp_path / "w.pth").layout == layout
 
 
 def test_failed_download_is_a_sentence(monkeypatch):

@@ -31,12 +31,12 @@ class _Line(NamedTuple):
 
 
 _LINES = {
-    "": _Line("trained", "#0b6fb8", linewidth=2.6, marker="o"),
+    "": _Line("backbone", "#0b6fb8", linewidth=2.6, marker="o"),
     "random_init": _Line("random init", "0.25", "--", marker="s"),
-    "mean_centred": _Line("trained, mean-centred", "#d1570a", linewidth=2.0, marker="o"),
+    "mean_centred": _Line("backbone, mean-centred", "#d1570a", linewidth=2.0, marker="o"),
     "random_init_mean_centred": _Line("random init, mean-centred", "#d1570a", "--", marker="s"),
-    "no_action": _Line("trained, no action", "#8a4fb0", "-."),
-    "chance": _Line("trained, another image (chance)", "#2a8a4a", ":", 2.0),
+    "no_action": _Line("backbone, no action", "#8a4fb0", "-."),
+    "chance": _Line("backbone, another image (chance)", "#2a8a4a", ":", 2.0),
 }
 
 

@@ -13,7 +13,7 @@ from ser_lightning.files import atomic_path
 
 _METRIC = re.compile(r"lee/(relative|random_init_relative|no_action)/(\w+?)_(block\d+|final|cls)")
 _BARS = (
-    ("relative", "trained", "#0b6fb8", ""),
+    ("relative", "backbone", "#0b6fb8", ""),
     ("random_init_relative", "random init", "0.85", "///"),
 )
 _COLUMNS = 3
@@ -87,7 +87,7 @@ def _draw(axes: Axes, values: Mapping[tuple[str, str], float]) -> None:
             "k_",
             markersize=13,
             markeredgewidth=2,
-            label="trained, no action on the map",
+            label="backbone, no action on the map",
         )
     axes.set_xticks(where, [_name(place) for place in places], fontsize=9)
     axes.tick_params(labelsize=9)

@@ -260,7 +260,7 @@ def _words(class_names: Sequence[str]) -> list[str]:
 
 
 def _caption(name: str) -> str:
-    """What a picture calls a head: "trained, block 3"."""
+    """What a picture calls a head: "backbone, block 3"."""
     prefix, _, layer = name.partition("miou")
     place = f"block {layer.removeprefix('_layer')}" if layer else "last block"
-    return f"{'random init' if prefix else 'trained'}, {place}"
+    return f"{'random init' if prefix else 'backbone'}, {place}"
