@@ -42,13 +42,15 @@ def commands(run: Path, folder: Path) -> dict[str, list[str]]:
 
 
 def make_run(folder: Path) -> None:
-    """A run of two steps on generated images, measured."""
+    """A run of two steps on generated images, with a result."""
     tiny = ["fit", *CONFIG, "--config", "configs/small_photos.yaml", "--run_dir", str(folder)]
     tiny += ["--data.source", "Shapes", "--data.source.num_train", "64"]
     tiny += ["--data.source.num_evaluation", "32", "--data.global_batch_size", "32"]
     tiny += ["--data.invertible.ratio", "0.0625", "--model.warmup_epochs", "0"]
     tiny += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
-    for verb in (tiny, ["compare", str(folder)]):
+    knn = ["evaluate", "--config", "configs/eval/knn.yaml", "--trainer.accelerator", "cpu"]
+    knn += ["--checkpoint", str(folder / "checkpoints" / "last.ckpt")]
+    for verb in (tiny, knn):
         subprocess.run(
             [sys.executable, "-m", "ser_lightning", *verb], check=True, stdout=subprocess.DEVNULL
         )
