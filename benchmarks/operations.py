@@ -52,6 +52,9 @@ SIZES = {
 }
 
 
+HEADS: dict[str, Any] = {"hidden": 1024, "projection": 128}
+
+
 class Counted(TorchDispatchMode):
     """Counts operations by name, views left out."""
 
@@ -69,36 +72,36 @@ class Counted(TorchDispatchMode):
 
 def steps(size: Size, device: str = "cpu") -> dict[str, Callable[[], Tensor]]:
     """Forward and backward of the base step and of the others, on batches of their own."""
-    found = {}
     share = size.num_invertible / size.batch_size
     add_ons: dict[str, Callable[[], Regularizer | None]] = {
         "base": lambda: None,
         "SER": SERRegularizer,
         "overlap": lambda: OverlapRegularizer(ratio=share),
     }
-    for name, add_on in add_ons.items():
-        torch.manual_seed(0)
-        data = PartitionedDataModule(
-            Patterns(num_train=2 * size.batch_size, num_evaluation=12, image_size=size.image_size),
-            global_batch_size=size.batch_size,
-            image_size=size.image_size,
-            patch_size=size.patch_size,
-            invertible=InvertibleViews(ratio=share) if name == "SER" else None,
-            num_workers=0,
-        )
-        data.setup("fit")
-        backbone = SplitViT(
-            size.name,
-            size.image_size,
-            size.layer,
-            0 if name == "base" else size.layer,
-            size.patch_size,
-            size.options,
-        )
-        module = MoCoV3(backbone, hidden=1024, projection=128, regularizer=add_on())
-        batch = first_of_most_shapes(data)
-        found[name] = step_of(module, batch, size.patch_size, device)
-    return found
+    return {
+        name: step_of(*made(size, add_on()), size.patch_size, device)
+        for name, add_on in add_ons.items()
+    }
+
+
+def made(size: Size, add_on: Regularizer | None) -> tuple[MoCoV3, HostBatch]:
+    """MoCo-v3 with an add-on or none, and a batch of images for it."""
+    torch.manual_seed(0)
+    share = size.num_invertible / size.batch_size
+    data = PartitionedDataModule(
+        Patterns(num_train=2 * size.batch_size, num_evaluation=12, image_size=size.image_size),
+        global_batch_size=size.batch_size,
+        image_size=size.image_size,
+        patch_size=size.patch_size,
+        invertible=InvertibleViews(ratio=share) if isinstance(add_on, SERRegularizer) else None,
+        num_workers=0,
+    )
+    data.setup("fit")
+    cls_layer = 0 if add_on is None else size.layer
+    backbone = SplitViT(
+        size.name, size.image_size, size.layer, cls_layer, size.patch_size, size.options
+    )
+    return MoCoV3(backbone, **HEADS, regularizer=add_on), first_of_most_shapes(data)
 
 
 def first_of_most_shapes(data: PartitionedDataModule) -> HostBatch:

@@ -53,6 +53,17 @@ def of_operations(result: Any) -> Iterator[Ratio]:
         yield Ratio(f"{size}: time, SER over base", seconds["SER"] / seconds["base"], goal)
 
 
+def of_step(result: Any) -> Iterator[Ratio]:
+    """Images per second over timm's, and compiled over eager."""
+    goals = {"small": "1.9 or more", "ViT-S": "1.5 or more"}
+    for size, row in result.items():
+        best = min(seconds for name, seconds in row.items() if name != "timm")
+        yield Ratio(f"{size}: step over timm's default, eager", row["timm"] / row["eager"])
+        if "compiled" in row:
+            yield Ratio(f"{size}: compiled over eager", row["eager"] / row["compiled"])
+        yield Ratio(f"{size}: step over timm's default", row["timm"] / best, goals[size])
+
+
 def of_validation(result: Any) -> Iterator[Ratio]:
     """Version 0.1.0's validation over this one's."""
     for key in ("passes", "images", "seconds"):
@@ -86,6 +97,7 @@ class Benchmark(NamedTuple):
 BENCHMARKS = {
     "loss": Benchmark("equivariance_loss", "equivariance loss", of_loss),
     "operations": Benchmark("operations", "training step", of_operations, ("--repeats", "5")),
+    "step": Benchmark("step", "step beside timm's", of_step),
     "validation": Benchmark("validation", "validation while training", of_validation),
     "start_up": Benchmark("start_up", "waiting for a command", of_start_up),
     "peers": Benchmark("peers", "training on files beside lightly's parts", of_peers),

@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import ratios
+from benchmarks.operations import SIZES
 from benchmarks.start_up import GOALS
+from benchmarks.step import First
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +28,27 @@ def test_a_ratio_is_over_its_baseline():
     found = {ratio.what: ratio.value for ratio in ratios.of_start_up(seconds)}
     assert found["--help over `import torch`"] == 0.5
     assert found["fit --print_config over `import torch, lightning`"] == 0.25
+
+
+def test_step_is_the_better_one_over_timms():
+    row = {"timm": 6.0, "eager": 4.0, "compiled": 3.0}
+    found = {ratio.what: ratio.value for ratio in ratios.of_step({"small": row})}
+    assert found["small: step over timm's default"] == 2.0
+    assert found["small: compiled over eager"] == pytest.approx(4 / 3)
+
+
+def test_first_step_with_timm_trains_all_but_what_is_frozen():
+    size = SIZES["small"]._replace(batch_size=4, num_invertible=2)
+    module = First(size)
+    before = [parameter.clone() for parameter in module.followers[0].parameters()]
+    module(*torch.randn(2, 4, 3, 32, 32)).backward()
+    without = {name for name, p in module.named_parameters() if p.grad is None}
+    assert without == {"vit.patch_embed.proj.weight", "vit.patch_embed.proj.bias"}
+    module.follow()
+    for was, now, leader in zip(
+        before, module.followers[0].parameters(), module.vit.parameters(), strict=True
+    ):
+        torch.testing.assert_close(now, 0.99 * was + 0.01 * leader)
 
 
 @pytest.mark.slow
