@@ -93,7 +93,7 @@ def made(size: Size, add_on: Regularizer | None) -> tuple[MoCoV3, HostBatch]:
         global_batch_size=size.batch_size,
         image_size=size.image_size,
         patch_size=size.patch_size,
-        invertible=InvertibleViews(ratio=share) if isinstance(add_on, SERRegularizer) else None,
+        invertible=InvertibleViews(ratio=share) if type(add_on) is SERRegularizer else None,
         num_workers=0,
     )
     data.setup("fit")

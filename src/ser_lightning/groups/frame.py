@@ -8,6 +8,7 @@ exact action on whole views is in `action.py`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,9 +35,16 @@ class Frame(NamedTuple):
     axes: Tensor
     grid: tuple[int, int]
 
-    def take(self, rows: Tensor) -> Frame:
-        """The frames of some images."""
-        return self._replace(centre=self.centre[rows], axes=self.axes[rows])
+    def split(self, num: int) -> list[Frame]:
+        """The frames of every `num` images."""
+        parts = zip(self.centre.split(num), self.axes.split(num), strict=True)
+        return [Frame(centre, axes, self.grid) for centre, axes in parts]
+
+    @classmethod
+    def cat(cls, frames: Sequence[Frame]) -> Frame:
+        """The frames of several views of one grid, one view after the other."""
+        centres, axes, grids = zip(*frames, strict=True)
+        return cls(torch.cat(centres), torch.cat(axes), grids[0])
 
     @classmethod
     def of_crop(cls, record: Any, grid: tuple[int, int]) -> Frame:
@@ -72,27 +80,17 @@ def rotations(degrees: Tensor, grid: tuple[int, int]) -> Tensor:
     shares of these is no rotation. Multiples of 90 degrees are exact.
     """
     radians = degrees.double().deg2rad()
-    is_right = degrees.double() % 90 == 0
-    cos, sin = (torch.where(is_right, f.round(), f) for f in (radians.cos(), radians.sin()))
+    both = torch.stack([radians.cos(), radians.sin()])
+    cos, sin = torch.where(degrees % 90 == 0, both.round(), both)
     height, width = grid
-    rows = [cos, sin * (width / height)], [-sin * (height / width), cos]
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+    entries = [cos, sin * (width / height), sin * (-height / width), cos]
+    return torch.stack(entries, dim=-1).unflatten(-1, (2, 2))
 
 
 def transport(
     maps: Tensor, source: Frame, target: Frame, max_scale: float = 2.0
 ) -> tuple[Tensor, Tensor]:
     """Carries the token maps of one view of some images to the frame of another view of them.
-
-    For every image and every token p of the target, at v = ((row + 1/2) / h, (column + 1/2) / w):
-
-        q = source^-1(target(v)), in tokens of `maps`
-        moved[p] = bilinear sample of maps at q
-        valid[p] = q lies within the hull of the source's token centres, and a token of one view is
-                   at most `max_scale` tokens of the other on a side
-
-    The weights form a (target tokens, source tokens) matrix for each image, so equal frames up to
-    flips and quarter turns give an exact permutation, and the gradient adds up in a fixed order.
 
     Args:
         maps: (B, C, h, w) of the source's grid.
@@ -106,13 +104,40 @@ def transport(
     Raises:
         ValueError: if the maps do not have the source's grid, or the frames belong to other images.
     """
-    if tuple(maps.shape[-2:]) != source.grid or not len(maps) == len(source.centre) == len(
-        target.centre
-    ):
+    if tuple(maps.shape[-2:]) != source.grid or len(maps) != len(source.centre):
         raise ValueError(
             f"maps of shape {tuple(maps.shape)} for {len(source.centre)} frames with grid "
-            f"{source.grid}, carried to {len(target.centre)} frames; give one map and one frame of "
-            "either view per image"
+            f"{source.grid}; give one map and one frame per image"
+        )
+    weights, valid = transport_weights(source, target, maps.dtype, max_scale)
+    return carried(maps, weights, target.grid), valid
+
+
+def transport_weights(
+    source: Frame, target: Frame, dtype: torch.dtype, max_scale: float = 2.0
+) -> tuple[Tensor, Tensor]:
+    """What carries token maps of the source to the target: a matrix for each image.
+
+    For every image and every token p of the target, at v = ((row + 1/2) / h, (column + 1/2) / w):
+
+        q = source^-1(target(v)), in tokens of the source
+        weights[p] = those of the bilinear sample at q
+        valid[p] = q lies within the hull of the source's token centres, and a token of one view is
+                   at most `max_scale` tokens of the other on a side
+
+    Equal frames up to flips and quarter turns give an exact permutation, and by a matrix the
+    gradient adds up in a fixed order.
+
+    Returns:
+        (B, target tokens, source tokens) weights in the given dtype, and (B, h', w') bool.
+
+    Raises:
+        ValueError: if the frames belong to other images.
+    """
+    if len(source.centre) != len(target.centre):
+        raise ValueError(
+            f"{len(source.centre)} frames, carried to {len(target.centre)}; give a frame of either "
+            "view per image"
         )
     places, scale = _places(source, target)
     last = [side - 1 for side in source.grid]
@@ -120,12 +145,17 @@ def transport(
     similar = (scale <= max_scale) & (scale >= 1 / max_scale)
     valid = inside[0] & inside[1] & similar[:, None]
     rows, columns = (
-        _hat(place, side).to(maps.dtype) for place, side in zip(places, source.grid, strict=True)
+        _hat(place, side).to(dtype) for place, side in zip(places, source.grid, strict=True)
     )  # (B, target tokens, h) and (.., w)
     weights = (rows[..., :, None] * columns[..., None, :]).flatten(2)
+    return weights, valid.unflatten(1, target.grid)
+
+
+def carried(maps: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Token maps (B, C, h, w) by the weights of `transport_weights`: (B, C, h', w')."""
     with torch.autocast(maps.device.type, enabled=False):
         moved = torch.bmm(weights, maps.flatten(2).mT).mT
-    return moved.unflatten(2, target.grid), valid.unflatten(1, target.grid)
+    return moved.unflatten(2, grid)
 
 
 def between(source: Frame, target: Frame) -> tuple[Tensor, Tensor]:
@@ -153,9 +183,9 @@ def _places(source: Frame, target: Frame) -> tuple[tuple[Tensor, Tensor], Tensor
     )
     tokens = torch.cartesian_prod(down, right).reshape(-1, 2)
     shares = tokens @ axes.mT + middle[:, None]
-    rows, columns = (
-        _snapped(shares[..., axis] * side - 0.5) for axis, side in enumerate(source.grid)
-    )
+    height, width = source.grid
+    places = torch.stack([shares[..., 0] * height, shares[..., 1] * width]) - 0.5
+    rows, columns = _snapped(places)
     area = torch.linalg.det(axes).abs() * math.prod(source.grid) / len(tokens)
     return (rows, columns), area.sqrt()
 

@@ -1,7 +1,10 @@
 """SER between crops: the token maps of two crops of an image agree where both of them see it."""
 
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -15,7 +18,7 @@ from ser_lightning.batch import (
     spaced_rows,
 )
 from ser_lightning.distributed import world_size
-from ser_lightning.groups import Frame, transport
+from ser_lightning.groups.frame import Frame, carried, transport_weights
 from ser_lightning.numbers import AtLeastOne, NonNegative, Positive, PositiveInt, Ratio, checked
 from ser_lightning.regularizers.ser import SERRegularizer, mean_of
 
@@ -70,30 +73,61 @@ class OverlapRegularizer(SERRegularizer):
         num_images, device = len(batch.crop[0].pixels), batch.crop[0].pixels.device
         rows = spaced_rows(num_images, self.ratio, world_size(), device)
         maps = _maps(online, rows)
+        local = range(NUM_GLOBAL_VIEWS, len(maps))
+        pair = [(0, 1), (1, 0)]
+        inwards = [(view, view % NUM_GLOBAL_VIEWS) for view in local]
+        directions = [*pair, *inwards]
+        crops = batch.crop[:NUM_GLOBAL_VIEWS], batch.crop[NUM_GLOBAL_VIEWS:]
+        grids = [tuple(tokens.shape[-2:]) for tokens in (maps[0], maps[-1])]
         frames = [
-            _frame(view, (tokens.shape[-2], tokens.shape[-1]), rows)
-            for view, tokens in zip(batch.crop, maps, strict=True)
+            frame
+            for views, grid in zip(crops, grids, strict=True)
+            for frame in _frames(views, grid, rows)
         ]
+        ways = {
+            direction: way
+            for group in (pair, inwards)
+            if group
+            for direction, way in zip(group, self._ways(frames, group, maps[0]), strict=True)
+        }
 
         def carry(other: int, anchor: int, view: Tensor) -> tuple[Tensor, Tensor]:
-            return transport(view, frames[other], frames[anchor], self.max_scale)
+            weights, valid = ways[anchor, other]
+            return carried(view, weights, frames[anchor].grid), valid
 
-        local = range(NUM_GLOBAL_VIEWS, len(maps))
-        directions = [(0, 1), (1, 0), *((view, view % NUM_GLOBAL_VIEWS) for view in local)]
         target_maps = None if target is None else _maps(target, rows)
         outputs = self.contrast(maps, target_maps, carry, directions)
         mean, num_pairs = mean_of(outputs), len(directions) / 2
         chance = {_CHANCE: num_pairs * mean.logs[_CHANCE]}
         return LossOutput(num_pairs * mean.loss, mean.logs | chance)
 
+    def _ways(
+        self, frames: Sequence[Frame], directions: Sequence[tuple[int, int]], like: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Weights and validity of each direction (anchor, other), computed for all at once."""
+        anchors, others = (
+            Frame.cat([frames[view] for view in views]) for views in zip(*directions, strict=True)
+        )
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        weights, valid = transport_weights(others, anchors, dtype, self.max_scale)
+        num = len(frames[0].centre)
+        return list(zip(weights.split(num), valid.split(num), strict=True))
 
-def _frame(view: View, grid: tuple[int, int], rows: Tensor) -> Frame:
-    if view.record is None:
+
+def _frames(views: Sequence[View], grid: tuple[int, ...], rows: Tensor) -> list[Frame]:
+    """The frames of some images in views of one size, computed for all at once."""
+    records = [view.record for view in views]
+    if not records:
+        return []
+    if None in records:
         raise ValueError(
             "the crops have no record of where they lie in their images; OverlapRegularizer needs "
             "batches of the data module, or views with a ViewRecord"
         )
-    return Frame.of_crop(view.record, grid).take(rows)
+    fields = ("source_size", "box", "flip", "turn")
+    joined = {name: torch.cat([getattr(r, name)[rows] for r in records]) for name in fields}
+    height, width = grid
+    return Frame.of_crop(SimpleNamespace(**joined), (height, width)).split(len(rows))
 
 
 def _maps(features: BranchFeatures, rows: Tensor) -> tuple[Tensor, ...]:
