@@ -28,6 +28,7 @@ SOLARIZE_THRESHOLD = 128 / 255
 _LUMA = (0.2989, 0.587, 0.114)
 _ORDERS = np.array(list(permutations(range(4))))  # of brightness, contrast, saturation, hue
 _CHUNK_ELEMENTS = 2**19  # 2 MB of float32 stay in a core's cache, a few more with temporaries
+_LARGE = 2**17  # elements of an image that is better worked on alone, without copies
 
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def apply(record: ViewRecord[np.ndarray], pixels: Tensor) -> Tensor:
     result = pixels.clone(memory_format=torch.contiguous_format)
     size = len(result)
     if result.device.type == "cpu" and size:
-        size = max(1, _CHUNK_ELEMENTS // result[0].numel())
+        elements = result[0].numel()
+        size = 1 if elements > _LARGE else _CHUNK_ELEMENTS // elements
     for start in range(0, len(result), max(1, size)):
         rows = slice(start, start + size)
         _apply_in_place(record.take(rows), result[rows])
@@ -138,7 +140,11 @@ def _on_rows(
 ) -> None:
     """Replaces the images that the mask names by the operation's result."""
     rows = np.flatnonzero(mask)
-    if rows.size:
+    if rows.size == len(pixels):
+        result = operation(pixels, *factors)
+        if result is not pixels:
+            pixels.copy_(result)
+    elif rows.size:
         index = _to_device(rows, pixels.device)
         chosen = pixels.index_select(0, index)
         pixels.index_copy_(0, index, operation(chosen, *(factor[rows] for factor in factors)))
@@ -226,6 +232,8 @@ def _blur(pixels: Tensor, sigma: np.ndarray) -> Tensor:
     taps = np.arange(reach + 1)
     weights = np.exp(-0.5 * (taps / sigma[:, None]) ** 2) * (taps <= radius[:, None])
     weights /= weights[:, :1] + 2 * weights[:, 1:].sum(1, keepdims=True)
+    if len(order) == 1:
+        return _blur_one(pixels, weights[0].tolist())
     weight = _to_device(weights, pixels.device).to(pixels.dtype)[:, :, None, None, None]
     counts = [int((radius >= tap).sum()) for tap in taps]
 
@@ -241,3 +249,15 @@ def _blur(pixels: Tensor, sigma: np.ndarray) -> Tensor:
                 shifted = padded[:count].narrow(dim, start, side)
                 blurred[:count].addcmul_(shifted, weight[:count, tap])
     return torch.empty_like(blurred).index_copy_(0, place, blurred)
+
+
+def _blur_one(pixels: Tensor, weights: list[float]) -> Tensor:
+    """The same to the bit for a single image, whose weights are numbers: in half the time."""
+    reach = len(weights) - 1
+    for dim, padding in ((-2, (0, 0, reach, reach)), (-1, (reach, reach, 0, 0))):
+        padded, side = F.pad(pixels, padding, mode="reflect"), pixels.shape[dim]
+        pixels = padded.narrow(dim, reach, side) * weights[0]
+        for tap in range(1, reach + 1):
+            for start in (reach - tap, reach + tap):
+                pixels.add_(padded.narrow(dim, start, side), alpha=weights[tap])
+    return pixels
