@@ -140,11 +140,13 @@ def _on_rows(
 ) -> None:
     """Replaces the images that the mask names by the operation's result."""
     rows = np.flatnonzero(mask)
+    if rows.size == 0:
+        return
     if rows.size == len(pixels):
         result = operation(pixels, *factors)
         if result is not pixels:
             pixels.copy_(result)
-    elif rows.size:
+    else:
         index = _to_device(rows, pixels.device)
         chosen = pixels.index_select(0, index)
         pixels.index_copy_(0, index, operation(chosen, *(factor[rows] for factor in factors)))
