@@ -46,8 +46,8 @@ lint: $(READY) ## check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(READY) ## ratios to named baselines, on an idle machine: [ROOT=folder of 32 px images, beside lightly's parts]
-	@$(BIN)/python -m benchmarks.ratios $(if $(ROOT),--root "$(ROOT)") $(BENCH)
+bench: $(READY) ## ratios to named baselines, on an idle machine: [ROOT=folder of 32 px images, beside lightly's parts] [IMAGES=photographs]
+	@$(BIN)/python -m benchmarks.ratios $(if $(ROOT),--root "$(ROOT)") $(if $(IMAGES),--images "$(IMAGES)") $(BENCH)
 
 FASHION := moco moco_ser moco_ser_2plus4 dino_ser barlow_ser simclr_ser byol_ser simsiam_ser vicreg_ser
 # moco_ser_2plus4 -> moco_ser_2plus4, the overlay of the data set, and what a word of the name needs after it

@@ -1,9 +1,9 @@
 """The main ratios to named baselines, from one run of each benchmark: what `make bench` prints.
 
-Run: python -m benchmarks.ratios [--root FOLDER] [--only NAME ...]
+Run: python -m benchmarks.ratios [--root FOLDER] [--images FOLDER] [--only NAME ...]
 
 `peers` needs --root, a folder with train/ and class folders of 32 px images, and lightly
-(`pip install 'ser-lightning[bench]'`). Every benchmark tells more when run by itself: NAME is a
+(`pip install 'ser-lightning[bench]'`); `worker` needs --images, JPEG photographs. Every benchmark tells more when run by itself: NAME is a
 file here. Ratios mean something on a machine with nothing else to do; the load is printed.
 """
 
@@ -66,6 +66,14 @@ def of_step(result: Any) -> Iterator[Ratio]:
         yield Ratio(f"{size}: step over timm's default", row["timm"] / best, goals[size])
 
 
+def of_worker(result: Any) -> Iterator[Ratio]:
+    """Images per second of a core over those of torchvision on Pillow."""
+    base, worker = result["torchvision"], result["worker"]
+    yield Ratio("images/s, decode and cut, over torchvision's with colours", worker / base, "4.5")
+    yield Ratio("the same with colours", result["with colours"] / base, "2 or more")
+    yield Ratio("the same over decoding alone", worker / result["decode"], "0.8 or more")
+
+
 def of_validation(result: Any) -> Iterator[Ratio]:
     """Version 0.1.0's validation over this one's."""
     for key in ("passes", "images", "seconds"):
@@ -100,6 +108,7 @@ BENCHMARKS = {
     "loss": Benchmark("equivariance_loss", "equivariance loss", of_loss),
     "operations": Benchmark("operations", "training step", of_operations, ("--repeats", "5")),
     "step": Benchmark("step", "step beside timm's", of_step),
+    "worker": Benchmark("worker_path", "worker path", of_worker),
     "validation": Benchmark("validation", "validation while training", of_validation),
     "start_up": Benchmark("start_up", "waiting for a command", of_start_up),
     "peers": Benchmark("peers", "training on files beside lightly's parts", of_peers),
@@ -118,21 +127,22 @@ def run(benchmark: Benchmark, arguments: list[str]) -> Any:
         return json.loads(file.read_text())
 
 
-def why_not(name: str, root: str | None) -> str:
+def why_not(name: str, root: str | None, images: str | None) -> str:
     """What a benchmark lacks; nothing if it can be run."""
-    if name != "peers":
-        return ""
-    if importlib.util.find_spec("lightly") is None:
+    if name == "worker" and not images:
+        return "no --images, in make IMAGES=folder: JPEG photographs"
+    if name == "peers" and importlib.util.find_spec("lightly") is None:
         return "lightly is not installed: pip install 'ser-lightning[bench]'"
-    return (
-        "" if root else "no --root, in make ROOT=folder: 32 px images in train/ and class folders"
-    )
+    if name == "peers" and not root:
+        return "no --root, in make ROOT=folder: 32 px images in train/ and class folders"
+    return ""
 
 
 def main() -> None:
     """Runs and prints."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--root", help="images for `peers`")
+    parser.add_argument("--root", help="images of 32 px, for `peers`")
+    parser.add_argument("--images", help="photographs, for `worker`")
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
     parser.add_argument(
         "--arguments", nargs=argparse.REMAINDER, default=[], help="for the benchmarks, last"
@@ -140,10 +150,11 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.only:
         benchmark = BENCHMARKS[name]
-        if missing := why_not(name, options.root):
+        if missing := why_not(name, options.root, options.images):
             print(f"{benchmark.title}: left out, {missing}")
             continue
-        more = ["--root", str(Path(options.root).resolve())] if name == "peers" else []
+        folder = {"peers": options.root, "worker": options.images}.get(name)
+        more = ["--root", str(Path(folder).resolve())] if folder else []
         found = run(benchmark, [*more, *options.arguments])
         load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
         print(f"{benchmark.title} (benchmarks/{benchmark.module}.py; {load})")

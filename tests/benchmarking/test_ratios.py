@@ -69,7 +69,8 @@ def test_one_benchmark_runs_and_prints_its_ratios():
 
 def test_what_peers_lack_is_said(monkeypatch):
     monkeypatch.setattr(ratios.importlib.util, "find_spec", lambda name: None)
-    assert "ser-lightning[bench]" in ratios.why_not("peers", "/images")
+    assert "ser-lightning[bench]" in ratios.why_not("peers", "/images", None)
     monkeypatch.setattr(ratios.importlib.util, "find_spec", lambda name: object())
-    assert "--root" in ratios.why_not("peers", None)
-    assert ratios.why_not("peers", "/images") == ratios.why_not("loss", None) == ""
+    assert "--root" in ratios.why_not("peers", None, "/photographs")
+    assert "--images" in ratios.why_not("worker", "/images", None)
+    assert ratios.why_not("peers", "/images", None) == ratios.why_not("loss", None, None) == ""

@@ -106,20 +106,24 @@ def apply(record: ViewRecord[np.ndarray], pixels: Tensor) -> Tensor:
         record: what was drawn for B images.
         pixels: (B, 3, H, W) float images in [0, 1], on any device; left as they are.
     """
+    return apply_(record, pixels.clone(memory_format=torch.contiguous_format))
+
+
+def apply_(record: ViewRecord[np.ndarray], pixels: Tensor) -> Tensor:
+    """As `apply`, in place, to contiguous images."""
     if len(record.jitter) != len(pixels):
         raise ValueError(f"a record of {len(record.jitter)} images for {len(pixels)} images")
-    result = pixels.clone(memory_format=torch.contiguous_format)
-    size = len(result)
-    if result.device.type == "cpu" and size:
-        elements = result[0].numel()
+    size = len(pixels)
+    if pixels.device.type == "cpu" and size:
+        elements = pixels[0].numel()
         size = 1 if elements > _LARGE else _CHUNK_ELEMENTS // elements
-    for start in range(0, len(result), max(1, size)):
+    for start in range(0, len(pixels), max(1, size)):
         rows = slice(start, start + size)
-        _apply_in_place(record.take(rows), result[rows])
-    return result
+        _change(record.take(rows), pixels[rows])
+    return pixels
 
 
-def _apply_in_place(record: ViewRecord[np.ndarray], pixels: Tensor) -> None:
+def _change(record: ViewRecord[np.ndarray], pixels: Tensor) -> None:
     jitter = (
         (_brightness, record.brightness, record.brightness != 1),
         (_contrast, record.contrast, record.contrast != 1),

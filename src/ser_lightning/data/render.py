@@ -80,7 +80,8 @@ def _render_view(
     host: HostView, patch_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> list[View]:
     """One view, or several that differ in their elements; colours are applied once."""
-    pixels = normalise(photometric.apply(host.record, host.pixels / 255), mean, std)
+    pixels = photometric.apply_(host.record, (host.pixels / 255).contiguous())
+    pixels = normalise(pixels, mean, std)
     record = to_device(host.record, pixels.device)
     elements = host.elements if host.element is None else (host.element,)
     if not elements:
@@ -91,7 +92,7 @@ def _render_view(
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Standardises float pixels (B, 3, H, W) in [0, 1] per channel."""
     scale = pixels.new_tensor(std).reshape(-1, 1, 1)
-    return (pixels - pixels.new_tensor(mean).reshape(-1, 1, 1)) / scale
+    return (pixels - pixels.new_tensor(mean).reshape(-1, 1, 1)).div_(scale)
 
 
 def to_device(
