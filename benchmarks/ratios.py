@@ -3,8 +3,9 @@
 Run: python -m benchmarks.ratios [--root FOLDER] [--images FOLDER] [--only NAME ...]
 
 `peers` needs --root, a folder with train/ and class folders of 32 px images, and lightly
-(`pip install 'ser-lightning[bench]'`); `worker` needs --images, JPEG photographs. Every benchmark tells more when run by itself: NAME is a
-file here. Ratios mean something on a machine with nothing else to do; the load is printed.
+(`pip install 'ser-lightning[bench]'`); `worker` needs --images, JPEG photographs. Every benchmark
+tells more when run by itself: NAME is a file here. Ratios mean something on a machine with nothing
+else to do; the load is printed.
 """
 
 import argparse
