@@ -347,8 +347,9 @@ def test_fit_ends_with_what_to_type_next(tmp_path, capsys):
     path = "a run/checkpoints/last.ckpt"
     assert capsys.readouterr().out.endswith(
         f"Run folder: a run\nCheckpoint: {path}\n"
-        f"Next:       ser-fit evaluate --config configs/eval/knn.yaml --checkpoint '{path}'\n"
-        f"            make linear-eval CKPT='{path}'\n"
+        "Next:       ser-fit look 'a run'\n"
+        "            ser-fit evaluate --config configs/eval/knn.yaml \\\n"
+        f"                --checkpoint '{path}'\n"
     )
 
 

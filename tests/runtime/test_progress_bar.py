@@ -1,15 +1,29 @@
-"""Lines for a log file: training by steps, passes over images by seconds."""
+"""Lines for a log file: training by steps, passes over images by seconds; and the bar."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
 
 import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from ser_lightning.cli import main
 from ser_lightning.runtime import ProgressLines
 from ser_lightning.runtime import progress_bar as module
 
+TINY = "tests/tiny.yaml"
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
 ]
 
@@ -65,3 +79,55 @@ def test_other_ranks_print_nothing(capsys, monkeypatch):
     callback = ProgressLines(seconds=1)
     callback.disable()
     assert lines_of(capsys, monkeypatch, callback, 3) == []
+
+
+def test_lines_of_training_fit_80_columns_and_count_from_one(tmp_path, capsys):
+    main(["fit", "--config", TINY, "--run_dir", str(tmp_path)])
+    lines = capsys.readouterr().err.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("epoch "))
+    assert lines[first].startswith("epoch 1/2  step 2/12  ")
+    assert lines[first].endswith(" left")
+    assert lines[first + 1].split()[::2] == ["loss", "invariance", "equivariance"]
+    told = [line for line in lines[first:] if line.startswith(("epoch ", "    "))]
+    assert told[-1].split()[::2] == ["loss", "invariance", "equivariance", "knn", "turns"]
+    assert max(map(len, told)) <= 80
+
+
+def test_numbers_that_are_many_take_further_lines():
+    numbers = {"loss": 9.0, "loss/invariance": 1234567.0} | {f"name_{i}": 0.125 for i in range(9)}
+    lines = module._numbers(numbers)
+    assert "  ".join(line.strip() for line in lines).split() == [
+        "loss", "9.00", "invariance", "1.235e+06",
+        *(word for i in range(9) for word in (f"name_{i}", "0.125")),
+    ]  # fmt: skip
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 80
+
+
+def test_bar_fits_80_columns_and_nothing_stands_behind_it(tmp_path):
+    seen = on_a_terminal(
+        sys.executable, "-m", "ser_lightning", "fit", "--config", TINY, "--run_dir", str(tmp_path)
+    )
+    states = [state for line in seen.splitlines() for state in line.split("\r")]
+    bars = [state for state in states if "|" in state and "%" in state]
+    last = [bar for bar in bars if bar.startswith("epoch 2/2 100%")][-1]
+    for name in ("left=", "loss=", "knn=", "turns="):
+        assert name in last
+    assert max(map(len, bars)) <= 80
+    assert any(state.startswith("`Trainer.fit` stopped") for state in states)
+    assert any(state.startswith("Random init, 24 images") for state in states)
+
+
+def on_a_terminal(*command):
+    """What a command prints where its output is a terminal of 80 columns."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    with subprocess.Popen(command, stdout=its, stderr=its, env=environment):
+        os.close(its)
+        parts = []
+        with contextlib.suppress(OSError):  # the other end is closed
+            while part := os.read(ours, 1 << 16):
+                parts.append(part)
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", b"".join(parts).decode())

@@ -21,6 +21,7 @@ from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Folders, Stage, StageResult
 from ser_lightning.results.hits import write_hits
+from ser_lightning.results.measures import describe
 from ser_lightning.results.points import write_points
 from ser_lightning.results.record import (
     RESULT_FOLDER,
@@ -211,7 +212,7 @@ def _keep(cli: StageCommandLine, result: StageResult, seconds: float) -> Path:
         write_points(path, result.points)
     what = " on ".join(part for part in (result.network or stage.name, result.dataset) if part)
     shown = list(result.metrics.items())[:MAX_LINES]
-    lines = [f"  {name}: {value:.4g}" for name, value in shown]
+    lines = [f"  {describe(name).title}: {describe(name).text(value)}" for name, value in shown]
     if len(shown) < len(result.metrics):
         lines.append(f"  ... {len(result.metrics) - len(shown)} more in the file")
     rank_zero_info("\n".join([f"{what}, {result.num_samples:,} images: {path}", *lines]))

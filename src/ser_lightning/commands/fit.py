@@ -247,11 +247,13 @@ class SERCommandLine(LightningCLI):
         self.print_summary()
         path = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
         if self.trainer.is_global_zero and path.is_file():
-            checkpoint = shlex.quote(str(path))
+            has_labels = self._get(self.config_init, "evaluation").num_classes > 0
+            stage = "knn" if has_labels else "equivariance"  # which needs none
             print(
                 f"\nRun folder: {self.run_dir}\nCheckpoint: {path}\n"
-                f"Next:       ser-fit evaluate --config configs/eval/knn.yaml --checkpoint "
-                f"{checkpoint}\n            make linear-eval CKPT={checkpoint}"
+                f"Next:       ser-fit look {shlex.quote(str(self.run_dir))}\n"
+                f"            ser-fit evaluate --config configs/eval/{stage}.yaml \\\n"
+                f"                --checkpoint {shlex.quote(str(path))}"
             )
 
     def print_summary(self) -> None:

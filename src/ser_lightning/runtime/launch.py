@@ -108,8 +108,9 @@ class _DropMessages(logging.Filter):
 
 
 def _quieten() -> None:
-    """Drops three messages that say nothing about the run."""
+    """Drops messages that say nothing about the run."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*is not supported by the model summary.*")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
         logging.getLogger(name).addFilter(_DropMessages())
 

@@ -1,7 +1,9 @@
 """Progress for people: a bar on a terminal, plain lines in a log file."""
 
 import sys
+import textwrap
 import time
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +14,7 @@ from typing_extensions import override
 _REFRESH_EVERY = 10  # steps; each refresh waits for the device
 _LINE_EVERY = 30.0  # seconds, outside of training
 _IN_BAR = {"loss": ".2f", "knn": ".1f", "turns": ".2f"}
+_WIDTH = 80  # of a line in a log file, as of the bar
 
 
 def default_progress() -> Callback:
@@ -100,6 +103,12 @@ class Bar(TQDMProgressBar):
         self.train_progress_bar.set_description_str(_epoch(trainer))
 
     @override
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if trainer.global_step >= trainer.estimated_stepping_batches:
+            self.train_progress_bar.close()  # what is printed next begins a line of its own
+
+    @override
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
@@ -110,10 +119,11 @@ class Bar(TQDMProgressBar):
 
 
 class ProgressLines(ProgressBar):
-    """Prints a line every so often: where training, or a pass over images, is, and how fast.
+    """Prints lines of 80 columns: where training, or a pass over images, is, and how fast.
 
-    In training every `log_every_n_steps` steps: epoch, step, losses, speed, time left. In a test,
-    every so many seconds and at its end: name of the pass, batch, speed, time left.
+    In training every `log_every_n_steps` steps: epoch and step as the bar counts them, speed, time
+    left; below it losses, k-NN and score of turns. In a test, every so many seconds and at its end:
+    name of the pass, batch, speed, time left.
 
     Args:
         seconds: between two lines of a test.
@@ -153,12 +163,9 @@ class ProgressLines(ProgressBar):
             return
         metrics = self.get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        values = "  ".join(
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in metrics.items()
-        )
-        place = f"{_epoch(trainer)}  step {step}/{int(total)}  {values}"
-        _line(place, self._clock.seconds_per_step(trainer), "step", self._clock.left(trainer))
+        place = f"{_epoch(trainer)}  step {step}/{int(total)}"
+        seconds, left = self._clock.seconds_per_step(trainer), self._clock.left(trainer)
+        _print(_line(place, seconds, "step", left), *_numbers(metrics))
 
     @override
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -175,9 +182,28 @@ class ProgressLines(ProgressBar):
         self._last_line = now
         place = f"{type(pl_module).__name__}  batch {done}/{total}"
         seconds = (now - self._test_start) / done
-        _line(place, seconds, "batch", timedelta(seconds=round(seconds * (total - done))))
+        left = timedelta(seconds=round(seconds * (total - done)))
+        _print(_line(place, seconds, "batch", left))
 
 
-def _line(place: str, seconds: float, unit: str, left: timedelta) -> None:
-    line = f"{place}  {seconds:.3g} s/{unit}  {left} left"
-    print(line, file=sys.stderr, flush=True)
+def _line(place: str, seconds: float, unit: str, left: timedelta) -> str:
+    return f"{place}  {seconds:.3g} s/{unit}  {left} left"
+
+
+def _numbers(metrics: Mapping[str, Any]) -> Sequence[str]:
+    """Lines of numbers, as many as they take; a term of the loss stands by its own name."""
+    words = [
+        f"{name.removeprefix('loss/')} {value:{_IN_BAR.get(name, '.4g')}}"
+        if isinstance(value, float)
+        else f"{name} {value}"
+        for name, value in metrics.items()
+    ]
+    indent = " " * 4
+    return textwrap.wrap(
+        "  ".join(words), _WIDTH, initial_indent=indent, subsequent_indent=indent,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _print(*lines: str) -> None:
+    print(*lines, sep="\n", file=sys.stderr, flush=True)

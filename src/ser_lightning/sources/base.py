@@ -232,8 +232,8 @@ class HeldOut(Part):
         single = int((members == 1).sum())
         stay = f"; classes with a single image, which stays in training: {single:,}"
         return (
-            f"no evaluation split: {len(self):,} images held out to evaluate on, every "
-            f"{HOLDOUT_STEP}th of each class or the last of a smaller one{stay if single else ''}"
+            f"{len(self):,} images held out to evaluate on: every {HOLDOUT_STEP}th of a class, or "
+            f"its last{stay if single else ''}"
         )
 
 

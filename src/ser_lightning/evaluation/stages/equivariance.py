@@ -202,10 +202,13 @@ class EquivarianceStage(Stage):
 
 
 def _metrics(values: dict[tuple[str, str, int], float], depth: int) -> dict[str, float]:
-    """Names the values, those after the final norm first; leaves out what is not defined."""
+    """Names the values, those to read first; leaves out what is not defined.
+
+    First come those after the final norm, and of these the ones without the mean token.
+    """
+    order = sorted(values, key=lambda key: (key[2] != depth, "mean_centred" not in key[0]))
     return {
-        f"equivariance/{row}{family}_{place_of(layer, depth)}": value
-        for is_final in (True, False)
-        for (row, family, layer), value in values.items()
-        if not math.isnan(value) and (layer == depth) == is_final
+        f"equivariance/{row}{family}_{place_of(layer, depth)}": values[row, family, layer]
+        for row, family, layer in order
+        if not math.isnan(values[row, family, layer])
     }
