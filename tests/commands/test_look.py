@@ -1,13 +1,16 @@
 """`ser-fit look`: one page that needs nothing else, also in a browser."""
 
+import io
 import shutil
 import subprocess
+from pathlib import Path
 
 import matplotlib.figure
 import pytest
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from ser_lightning.commands.look import look
-from ser_lightning.reporting.look import Curve, RunView, look_page, read_view
+from ser_lightning.reporting.look import Curve, RunView, curve_figure, look_page, read_view
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -43,7 +46,7 @@ def test_view_has_curves_from_the_starting_weights_on(runs):
     view = read_view(runs[0], "first")
     knn = view.curves["val/knn_top1"]
     assert knn.steps == (0, 5, 11)
-    assert view.status == "step 11, epoch 2 of 2"
+    assert view.status == "step 12, epoch 2 of 2"
     assert view.settings["model"] == "MoCoV3"
     assert view.settings["data.global_batch_size"] == "16"
     assert "gradient_norm" in view.curves
@@ -66,9 +69,27 @@ def test_page_of_two_runs_shows_what_differs_and_loads_nothing(page):
     assert not any(word in outside for word in ("http://", "https://", "<script", "src='"))
 
 
+def test_wide_pictures_stand_below_each_other(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for name, size in (("views", (15, 3)), ("token_maps", (8, 6))):
+        matplotlib.figure.Figure(figsize=size).savefig(tmp_path / "pictures" / f"{name}.png")
+    text = look_page([RunView(name, tmp_path, {}, {}, "") for name in ("one", "other")], [])
+    for name, kind in (("views", "long"), ("token maps", "runs")):
+        before, _, _ = text.partition(f"one: {name}")
+        assert before.rpartition('<div class="')[2].startswith(f'{kind}"')
+
+
+def test_curves_of_small_differences_are_labelled_with_whole_numbers():
+    curve = Curve((1, 2), (0.764901, 0.764902))
+    figure = curve_figure([RunView("one", Path(), {}, {"loss": curve}, "")], "loss")
+    FigureCanvasSVG(figure).print_svg(io.StringIO())
+    (axes,) = figure.axes
+    assert not axes.yaxis.get_offset_text().get_text()
+
+
 def test_one_run_is_a_page_too(runs):
     text = look_page([read_view(runs[1], "second")], [])
-    assert "step 11, epoch 2 of 2" in text
+    assert "step 12, epoch 2 of 2" in text
     assert "data:image/png;base64," in text
 
 

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from matplotlib.text import Text
 
+from ser_lightning.batch import ViewRecord
 from ser_lightning.groups import GroupElement
 from ser_lightning.reporting import (
     RunCurve,
@@ -31,11 +32,18 @@ def gallery(num_images=4):
     )
     sizes = [tuple(8 * side for side in element.shape) for element in elements]
     images = torch.rand(num_images, 3, 64, 64)
+    ones = torch.ones(num_images)
+    box = torch.tensor([[8.0, 8.0, 32.0, 48.0]]).expand(num_images, 4)
+    drawn = ViewRecord(torch.full((num_images, 2), 64.0), box, *(ones,) * 11)
+    whole = drawn._replace(
+        box=64 * torch.tensor([[0.0, 0, 1, 1]]).expand(num_images, 4), turn=0 * ones
+    )
     return ViewGallery(
         images,
         (images, torch.rand(num_images, 3, 32, 32)),
         tuple(torch.rand(num_images, 3, *size) for size in sizes),
         elements,
+        (drawn, drawn, whole, whole),
     )
 
 

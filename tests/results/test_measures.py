@@ -83,5 +83,6 @@ def test_main_metrics_have_headings():
     headings = [describe(metric).heading for metric in ("top1", "top5", "top1_k20", "top1/avg")]
     assert headings == ["{stage} top-1", "", "20-NN top-1", "{stage} top-1"]
     assert describe("equivariance/flip_final").heading == "raw eq. flip"
+    assert describe("equivariance/mean_centred/flip_final").heading == "eq. flip"
     assert describe("equivariance/flip_block3").heading == ""
     assert place("top1") < place("top1_k20") < place("equivariance/flip_final") < place("new")

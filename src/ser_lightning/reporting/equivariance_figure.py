@@ -31,12 +31,12 @@ class _Line(NamedTuple):
 
 
 _LINES = {
-    "": _Line("backbone", "#0b6fb8", linewidth=2.6, marker="o"),
-    "random_init": _Line("random init", "0.25", "--", marker="s"),
-    "mean_centred": _Line("backbone, mean-centred", "#d1570a", linewidth=2.0, marker="o"),
-    "random_init_mean_centred": _Line("random init, mean-centred", "#d1570a", "--", marker="s"),
-    "no_action": _Line("backbone, no action", "#8a4fb0", "-."),
-    "chance": _Line("backbone, another image (chance)", "#2a8a4a", ":", 2.0),
+    "mean_centred": _Line("backbone", "#0b6fb8", linewidth=2.6, marker="o"),
+    "random_init_mean_centred": _Line("random init", "0.25", "--", marker="s"),
+    "": _Line("with the mean token: backbone", "#d1570a", marker="o"),
+    "random_init": _Line("with the mean token: random init", "#d1570a", "--", marker="s"),
+    "no_action": _Line("with the mean token: no action", "#8a4fb0", "-."),
+    "chance": _Line("with the mean token: another image (chance)", "#2a8a4a", ":", 2.0),
 }
 
 
@@ -80,7 +80,10 @@ def equivariance_figure(
     figure.legend(
         *longest.get_legend_handles_labels(), loc="lower center", ncol=3, frameon=False, fontsize=10
     )
-    note = "f(g.x) against g.f(x), mean cosine over tokens; 1 is exact equivariance"
+    note = (
+        "f(g.x) against g.f(x): mean cosine over tokens, without what all have in common (the mean "
+        "token); 1 is exact equivariance"
+    )
     head = title or "Equivariance over depth"
     figure.text(0.01, 1 - 0.17 / height, head, fontsize=13, va="top", weight="bold")
     figure.text(0.01, 1 - 0.48 / height, note, fontsize=10, va="top", color="0.35")

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.gridspec import GridSpec
 from torch import Tensor
 
+from ser_lightning.batch import ViewRecord
 from ser_lightning.files import atomic_path
 from ser_lightning.groups import Frame, GroupElement
 from ser_lightning.reporting.overlap_marks import Marks, draw_marks, overlap_marks
@@ -23,12 +24,14 @@ from ser_lightning.reporting.token_maps import (
     TokenComparison,
     TokenMaps,
     colour_maps,
+    describe_draws,
     describe_element,
 )
 
 _STYLES = (("#d55e00", "s", "--"), ("#0072b2", "o", "-"))  # told apart in grey too
 _AGREEMENT = (-0.2, 1.0)  # the range of the colours of agreement
-_WIDTH = 15.0  # inches
+_WIDTH, _GALLERY = 15.0, 3.05  # inches: of a page, and how high its images and views are
+_CAPTION = 20  # signs in a line below a view
 
 
 class ViewGallery(NamedTuple):
@@ -39,6 +42,7 @@ class ViewGallery(NamedTuple):
         crop: two crop views, each (N, 3, H', W').
         invertible: two invertible views, each (N, 3, H', W') of its own size; none without them.
         elements: the group elements of the invertible views.
+        records: what else was drawn of each view, crops first.
         crop_frames: where the crops lie, if what they have in common is to be marked.
         invertible_frames: the same of the invertible views.
     """
@@ -47,6 +51,7 @@ class ViewGallery(NamedTuple):
     crop: tuple[Tensor, ...]
     invertible: tuple[Tensor, ...]
     elements: tuple[GroupElement, ...]
+    records: tuple[ViewRecord[Tensor], ...]
     crop_frames: tuple[Frame, Frame] | None = None
     invertible_frames: tuple[Frame, Frame] | None = None
 
@@ -54,6 +59,14 @@ class ViewGallery(NamedTuple):
     def is_marked(self) -> bool:
         """Whether what two views have in common is drawn upon them."""
         return self.crop_frames is not None or self.invertible_frames is not None
+
+    def words(self, row: int) -> list[str]:
+        """What was drawn of each view of an image, crops first, in lines."""
+        drawn = [textwrap.fill(describe_draws(record, row), _CAPTION) for record in self.records]
+        elements = [describe_element(element, row) for element in self.elements]
+        grids = ["\n".join(text.rsplit(", ", 1)) for text in elements]
+        grids = [""] * len(self.crop) + grids
+        return ["\n".join(filter(None, pair)) for pair in zip(grids, drawn, strict=True)]
 
     def marks(self, row: int) -> list[Marks | None]:
         """What is drawn upon each view of an image, crops first; None for nothing."""
@@ -94,7 +107,7 @@ def demo_figure(
         0.65 + 0.27 * (words.count("\n") + 1),
         1.55 * len(comparisons) + 1.55,
         3.5,
-        2.75,
+        _GALLERY,
     ]
     figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=100, facecolor="white")
     grid = figure.add_gridspec(4, 1, height_ratios=heights, top=1, bottom=0, left=0, right=1)
@@ -109,7 +122,7 @@ def demo_figure(
 
 def view_figure(path: Path, gallery: ViewGallery) -> None:
     """Draws images and their views alone; errors and files as `demo_figure`."""
-    height = 2.75 + 0.15 * gallery.is_marked
+    height = _GALLERY + 0.15 * gallery.is_marked
     figure = Figure(figsize=(_WIDTH, height), dpi=100, facecolor="white")
     _draw_gallery(figure.add_subfigure(figure.add_gridspec(1, 1)[0]), gallery, height)
     save_picture(figure, path)
@@ -174,7 +187,7 @@ def _draw_gallery(part: SubFigure, gallery: ViewGallery, height: float) -> None:
     _heading(part, "What training sees", height, note + marked * gallery.is_marked)
     top = 0.9 + 0.15 * gallery.is_marked
     outer = part.add_gridspec(
-        1, 2, left=0.02, right=0.98, top=1 - top / height, bottom=0.42 / height, wspace=0.05
+        1, 2, left=0.02, right=0.98, top=1 - top / height, bottom=0.72 / height, wspace=0.05
     )
     headings = ("image", "crop 1", "crop 2", "for SER, 1", "for SER, 2")
     num_columns = 1 + len(gallery.crop) + len(gallery.invertible)
@@ -182,8 +195,7 @@ def _draw_gallery(part: SubFigure, gallery: ViewGallery, height: float) -> None:
     for i in range(min(2, len(gallery.originals))):
         inner = outer[i].subgridspec(1, num_columns, wspace=0.06)
         views = [gallery.originals[i], *(view[i] for view in gallery.crop + gallery.invertible)]
-        elements = [describe_element(element, i) for element in gallery.elements]
-        words = ["", "", "", *("\n".join(text.rsplit(", ", 1)) for text in elements)]
+        words = ["", *gallery.words(i)]
         marks = [None, *gallery.marks(i)]
         for column, (view, caption, mark) in enumerate(zip(views, words, marks, strict=True)):
             axes = part.add_subplot(inner[column])

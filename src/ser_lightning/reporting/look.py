@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ser_lightning.reporting.runs import PICTURE_FOLDER, read_configuration
 from ser_lightning.reporting.tables import (
+    PNG,
     ReportRow,
     ReportTable,
     html_page,
@@ -22,8 +23,9 @@ from ser_lightning.reporting.tables import (
 from ser_lightning.results.measures import describe
 from ser_lightning.results.record import RESULT_FOLDER, find_records
 
-_LINES = (("#0b6fb8", "-"), ("#d1570a", "--"))
-"""Colour and dash of each run: told apart in grey, and by people who see few colours."""
+_LINES = (("#0b6fb8", "-", "o"), ("#d1570a", "--", "s"))
+"""Colour, dash, marker of each run: told apart in grey, and by people who see few colours."""
+_WIDE = 3.0  # times as wide as high: a picture of which two side by side would be too small
 _FIRST = ("loss", "val/knn_top1", "val/equivariance/mean_centred/", "val/rankme", "gradient_norm")
 _LEFT_OUT = ("epoch", "hp_metric", "random_init/")  # the last one of version 0.1.0
 
@@ -72,11 +74,11 @@ def read_view(folder: Path, name: str) -> RunView:
     if config is None:
         raise ValueError(f"{folder} has no fit.yaml; give the folder of a run, as runs/moco_ser")
     curves = read_curves(folder)
-    step = max((curve.steps[-1] for curve in curves.values()), default=0)
-    epochs = curves.get("epoch", Curve((), ())).values
+    epochs = curves.get("epoch", Curve((), ()))  # logged with every number of a step, from 0 on
+    step = epochs.steps[-1] + 1 if epochs.steps else 0
     wanted = (config.get("trainer") or {}).get("max_epochs")
     whole = f" of {wanted}" if isinstance(wanted, int) and wanted > 0 else ""
-    epoch = f", epoch {int(epochs[-1]) + 1}{whole}" if epochs else ""
+    epoch = f", epoch {int(epochs.values[-1]) + 1}{whole}" if epochs.values else ""
     status = f"step {step:,}{epoch}" if curves else "nothing logged yet"
     return RunView(name, folder, dict(_flat(config)), curves, status)
 
@@ -119,13 +121,14 @@ def curve_figure(runs: Sequence[RunView], name: str) -> Figure:
     """One number against the steps, a line for each run that logged it."""
     figure = Figure(figsize=(3.5, 2.3), facecolor="white", layout="constrained")
     axes = figure.subplots()
-    for run, (colour, dash) in zip(runs, _LINES, strict=False):
+    for run, (colour, dash, marker) in zip(runs, _LINES, strict=False):
         if name in run.curves:
             steps, values = run.curves[name]
-            few = "o" if len(steps) < 20 else ""
+            few = marker if len(steps) < 20 else ""
             axes.plot(steps, values, dash, color=colour, marker=few, ms=3, label=run.name)
     axes.set_title(_words(name), fontsize=9, loc="left", parse_math=False)
     axes.tick_params(labelsize=8)
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     if len(runs) > 1:
@@ -163,14 +166,24 @@ def _figure(figure: Figure) -> str:
 
 
 def _pictures(runs: Sequence[RunView], below: str, without: str = "") -> str:
-    """Pictures of one name from all runs side by side."""
-    found: dict[str, list[str]] = {}
+    """Pictures of one name from all runs side by side; wide ones one below the other."""
+    found: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         for path in sorted((run.folder / below).glob("*.png")):
             caption = f"{run.name}: {path.stem.replace('_', ' ')}"
-            found.setdefault(path.stem, []).append(html_picture(path, caption))
-    rows = [f'<div class="runs">{"".join(pictures)}</div>' for pictures in found.values()]
+            kind = "long" if _aspect(path) > _WIDE else "runs"
+            found.setdefault((path.stem, kind), []).append(html_picture(path, caption))
+    rows = [f'<div class="{kind}">{"".join(drawn)}</div>' for (_, kind), drawn in found.items()]
     return "\n".join(rows) or f"<p>{without}</p>"
+
+
+def _aspect(path: Path) -> float:
+    """Width over height of a PNG, and 0 of what is none: its first chunk begins with both."""
+    with path.open("rb") as file:
+        head = file.read(24)
+    if len(head) < 24 or not head.startswith(PNG):
+        return 0.0
+    return int.from_bytes(head[16:20]) / max(int.from_bytes(head[20:24]), 1)
 
 
 def _settings(runs: Sequence[RunView]) -> str:

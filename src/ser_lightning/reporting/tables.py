@@ -52,11 +52,15 @@ tr.unofficial td { font-style: italic; }
 ol, figcaption { font-size: 0.9em; }
 figure { margin: 0.5rem 0; padding: 0.3rem; background: white; color: black; }
 figure img, figure svg { max-width: 100%; height: auto; }
+.long figure { overflow-x: auto; }
+.long img { min-width: 60rem; }
 .runs, .panels { display: grid; gap: 1rem; }
 .panels { grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 0.3rem; }
 .runs { grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 """
 
+
+PNG = b"\x89PNG"  # what such a file begins with
 
 _WIDTH = 80  # of a terminal
 _HEADING_WIDTH, _LABEL_WIDTH = 14, 28  # at which words are folded in a table wider than that
@@ -182,7 +186,7 @@ def html_picture(path: Path, caption: str) -> str:
     content, words = path.read_bytes(), escape(caption)
     data = base64.b64encode(content).decode()
     # by this name may stand a link to any file, which the page must not show to others
-    is_png = content.startswith(b"\x89PNG")
+    is_png = content.startswith(PNG)
     image = f'<img src="data:image/png;base64,{data}" alt="{words}">' if is_png else "(no picture)"
     return f"<figure>{image}<figcaption>{words}</figcaption></figure>"
 

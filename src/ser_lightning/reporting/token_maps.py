@@ -8,8 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ser_lightning.backbones import SplitViT
+from ser_lightning.batch import ViewRecord
 from ser_lightning.groups import GroupElement, act
 
+_WHOLE = 0.995  # share of an image that counts as all of it
+_DRAWN = {
+    "flip": "flip", "colours": "jitter", "grey": "gray", "blur": "blur_sigma",
+    "solarized": "solarize",
+}  # fmt: skip
 _BLUE, _ORANGE = (0.0, 0.447, 0.698), (0.902, 0.624, 0.0)  # Okabe and Ito's, told apart by all
 
 
@@ -29,6 +35,20 @@ def describe_element(element: GroupElement, i: int = 0) -> str:
     parts += [f"{float(element.angle[i]):+.0f} deg"] if element.angle is not None else []
     height, width = element.shape
     return ", ".join([*(parts or ["upright"]), f"{height}x{width} grid"])
+
+
+def describe_draws(record: ViewRecord[Tensor], i: int = 0) -> str:
+    """Describes what was drawn of one view beside its element: "34 % of it, flip, colours, blur".
+
+    Args:
+        record: of a batch of views.
+        i: which of them.
+    """
+    share = record.box[i, 2:].prod().item() / record.source_size[i].prod().item()
+    parts = [f"{100 * share:.0f} % of it"] if share < _WHOLE else []
+    parts += [f"{float(record.turn[i]):+.0f} deg"] if record.turn[i] else []
+    parts += [word for word, name in _DRAWN.items() if getattr(record, name)[i]]
+    return ", ".join(parts)
 
 
 class TokenMaps(NamedTuple):

@@ -62,7 +62,7 @@ _MEASURES: dict[str, Measure] = {
         "equivariance, {0} {1}", online="eq. {0}", digits=3, reading=_EXACT
     ),
     r"equivariance/mean_centred/([a-z]+)_(final)": Measure(
-        "equivariance, {0} {1}", digits=3, reading=_EXACT
+        "equivariance, {0} {1}", "eq. {0}", digits=3, reading=_EXACT
     ),
     r"equivariance/([a-z]+)_final": Measure(
         "raw equivariance, {0} final", "raw eq. {0}", digits=3, reading=_EXACT
