@@ -5,9 +5,11 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from parsed import Parsed, ParsedOnly
 from ser_lightning.backbones import SplitViT
@@ -351,6 +353,16 @@ def test_fit_ends_with_what_to_type_next(tmp_path, capsys):
         "            ser-fit evaluate --config configs/eval/knn.yaml \\\n"
         f"                --checkpoint '{path}'\n"
     )
+
+
+def test_fit_on_images_without_labels_ends_with_a_stage_that_needs_none(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    for number in range(40):
+        pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    source = ["--data.source", "ImageFolder", "--data.source.root", "images"]
+    main(["fit", "--config", TINY, *source, "--run_dir", "run"])
+    assert "--config configs/eval/equivariance.yaml" in capsys.readouterr().out
 
 
 def test_validate_prints_one_table_of_one_column(tiny_run, capsys):

@@ -5,11 +5,14 @@ picture show what SER adds. Further options are those of `ser-fit fit`, for both
 """
 
 import argparse
+import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +28,13 @@ from ser_lightning.reporting import RunCurve, demo_figure, takeaway
 from ser_lightning.reporting.side_by_side import side_by_side
 from ser_lightning.runtime import LOCK, locked
 from ser_lightning.trainer_rules import multiplies_in_bf16
+
+_WIDTH = 80  # of a terminal
+_INTRODUCTION = """
+Two small vision transformers are trained side by side, without labels.
+MoCo-v3 teaches the first one to ignore how an image was cropped and recoloured.
+The second one learns the same, and by SER also that its map of the image's
+patches has to turn, flip and resize with the image. Its progress:"""
 
 MARKER = ".demo"  # only a folder that the demo made is cleared by it
 LOG = "log.txt"
@@ -79,12 +89,23 @@ def _demo(options: argparse.Namespace, further: list[str]) -> None:
     precision = "bf16-mixed" if multiplies_in_bf16() else "32"
     shared = [*configs, "--trainer.precision", precision, *further]
     torch.set_num_threads(1)
-    prepared = Prepared(["fit", *shared, "--run_dir", str(options.run_dir)])
-    prepared.datamodule.setup("fit")
+    with _silent():
+        prepared = Prepared(["fit", *shared, "--run_dir", str(options.run_dir)])
+        prepared.datamodule.setup("fit")
     fit = [sys.executable, "-m", "ser_lightning", "fit", *shared]
     _train(options.run_dir, fit)
     results = [_read(options.run_dir / folder, name) for name, (folder, _) in RUNS.items()]
     _present(options.run_dir / "demo.png", prepared, results)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Leaves out what each of the runs is going to say itself."""
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _clear(run_dir: Path) -> None:
@@ -129,7 +150,7 @@ def _schedule(num_images: int) -> list[str]:
 
 def _train(run_dir: Path, fit: Sequence[str]) -> None:
     """Trains both runs at a time; the last one shows its progress, the others write a log."""
-    print("Training MoCo-v3 and MoCo-v3 + SER side by side, one thread each; SER's progress:")
+    print(f"{_INTRODUCTION}\n", flush=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     processes = {}
     try:
@@ -189,4 +210,5 @@ def _present(path: Path, prepared: Prepared, results: Sequence[Result]) -> None:
         words,
         num_classes,
     )
-    print(f"\n{side_by_side(curves, num_classes)}\n\n{words}\n\nPicture: {path}")
+    folded = textwrap.fill(words, _WIDTH)
+    print(f"\n{side_by_side(curves, num_classes)}\n\n{folded}\n\nPicture: {path}")

@@ -31,7 +31,7 @@ from ser_lightning.reporting.token_maps import (
 _STYLES = (("#d55e00", "s", "--"), ("#0072b2", "o", "-"))  # told apart in grey too
 _AGREEMENT = (-0.2, 1.0)  # the range of the colours of agreement
 _WIDTH, _GALLERY = 15.0, 3.05  # inches: of a page, and how high its images and views are
-_CAPTION = 20  # signs in a line below a view
+_CAPTION, _SIGNS = 20, 12.4  # signs in a line below a view, and of a note per inch
 
 
 class ViewGallery(NamedTuple):
@@ -209,16 +209,16 @@ def _draw_comparisons(
     part: SubFigure, comparisons: Sequence[TokenComparison], layer: int, height: float
 ) -> None:
     """Draws a row per transformation: pixels, then maps and agreement of every encoder."""
-    _heading(
-        part,
-        "Does the token map move with the image?",
-        height,
-        f"Yellow: after block {layer} the moved image's map agrees with the image's map, moved "
-        "likewise.",
+    width = part.figure.get_figwidth()
+    note = (
+        f"Each patch has a vector, its token (here after block {layer}; similar ones in similar "
+        "colours). Yellow: the moved image's map agrees with the image's map, moved likewise."
     )
+    words = textwrap.fill(note, round(width * _SIGNS))
+    _heading(part, "Does the token map move with the image?", height, words)
     if not comparisons:
         return
-    encoders, width = list(comparisons[0].maps), part.figure.get_figwidth()
+    encoders = list(comparisons[0].maps)
     grid = part.add_gridspec(
         len(comparisons),
         2 + 4 * len(encoders),
