@@ -133,7 +133,7 @@ def gallery(data: PartitionedDataModule) -> ViewGallery | None:
         tuple(_denormalise(view.pixels, data) for view in batch.crop),
         tuple(_denormalise(view.pixels, data) for view in batch.invertible),
         elements,
-        tuple(view.record for view in (*batch.crop, *batch.invertible)),
+        tuple(v.record for v in (*batch.crop, *batch.invertible) if v.record is not None),
         (frames[0], frames[1]) if data.needs.places else None,
         (Frame.of_element(elements[0]), Frame.of_element(elements[1])) if is_turned else None,
     )
