@@ -37,8 +37,8 @@ def test_table_without_labels_has_no_knn():
     ("ser", "words"),
     [
         (0.9, "SER teaches token maps to move with the image; MoCo-v3 alone does not."),
-        (0.65, "SER keeps what MoCo-v3 alone unlearns"),
-        (0.5, "SER keeps more of what MoCo-v3 alone unlearns"),
+        (0.65, "With SER token maps go on moving with the image; MoCo-v3 alone unlearns that."),
+        (0.5, "With SER token maps move with the image better than with MoCo-v3 alone."),
         (0.41, "SER makes no visible difference here."),
         (0.2, "SER does not help here."),
     ],

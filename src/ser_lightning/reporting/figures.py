@@ -282,8 +282,9 @@ def _draw_curves(
         part,
         "Over the steps of training",
         height,
-        "Step 0 is the random initialisation, the same for all. Scores: cosine of the two maps "
-        "without the mean token (in brackets above: with it), over validation images; 1 is exact.",
+        "Step 0 is random init, the same for all, when a token says little but the colour of its "
+        "patch, which moves along by itself. Scores: cosine of the\ntwo maps without what all "
+        "tokens have in common (in brackets above: with it), over validation images; 1 is exact.",
     )
     panels = part.subplots(1, 1 + len(FAMILIES))
     part.subplots_adjust(

@@ -8,6 +8,13 @@ _VISIBLE = 0.02  # smaller differences of a score are not worth a word
 _KEPT = 0.1  # a score is kept if it falls by no more
 
 
+_NOTE = """
+Scores: cosine of the moved image's map and the image's map, moved likewise,
+without what all tokens have in common; 1 is exact. In brackets: with it.
+Before training (random init) a token says little but the colour of its patch,
+which moves along by itself."""
+
+
 class RunCurve(NamedTuple):
     """What a run measured over its steps.
 
@@ -56,8 +63,7 @@ def side_by_side(runs: Sequence[RunCurve], num_classes: int = 0) -> str:
         aligned = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
         lines.append("  ".join([name.ljust(widths[0]), *aligned]))
     lines.insert(1, "-" * len(lines[0]))
-    note = "Scores: cosine without the mean token, 1 is exact; in brackets with it."
-    return "\n".join([*lines, note])
+    return "\n".join([*lines, _NOTE])
 
 
 def takeaway(runs: Sequence[RunCurve], num_classes: int = 0) -> str:
@@ -94,5 +100,5 @@ def _conclusion(start: float, plain: float, ser: float) -> str:
     if ser >= start + _VISIBLE:
         return "SER teaches token maps to move with the image; MoCo-v3 alone does not."
     if ser >= start - _KEPT:
-        return "SER keeps what MoCo-v3 alone unlearns: token maps that move with the image."
-    return "SER keeps more of what MoCo-v3 alone unlearns: token maps that move with the image."
+        return "With SER token maps go on moving with the image; MoCo-v3 alone unlearns that."
+    return "With SER token maps move with the image better than with MoCo-v3 alone."
