@@ -118,12 +118,20 @@ def test_bar_fits_80_columns_and_nothing_stands_behind_it(tmp_path):
     assert any(state.startswith("Random init, 24 images") for state in states)
 
 
-def on_a_terminal(*command):
-    """What a command prints where its output is a terminal of 80 columns."""
+def test_bar_is_on_the_terminal_also_where_other_output_goes_to_a_file(tmp_path):
+    fit = (sys.executable, "-m", "ser_lightning", "fit", "--config", TINY)
+    with (tmp_path / "log").open("w") as log:
+        seen = on_a_terminal(*fit, "--run_dir", str(tmp_path / "run"), stdout=log)
+    assert "epoch 2/2 100%" in seen
+    assert "%" not in (tmp_path / "log").read_text().partition("random init")[0]
+
+
+def on_a_terminal(*command, stdout=None):
+    """What a command prints where its output, or stderr alone, is a terminal of 80 columns."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    with subprocess.Popen(command, stdout=its, stderr=its, env=environment):
+    with subprocess.Popen(command, stdout=stdout or its, stderr=its, env=environment):
         os.close(its)
         parts = []
         with contextlib.suppress(OSError):  # the other end is closed

@@ -34,8 +34,8 @@ _INTRODUCTION = """
 Two small vision transformers are trained side by side, without labels.
 MoCo-v3 teaches the first one to ignore how an image was cropped and recoloured,
 and with that it forgets where things are, and which way round. The second one
-learns the same, and by SER also to let its map of the image's patches turn, flip
-and resize with the image. Its progress:"""
+learns the same, and by SER also to let its map of the image's patches turn,
+flip and resize with the image. Its progress:"""
 
 MARKER = ".demo"  # only a folder that the demo made is cleared by it
 LOG = "log.txt"

@@ -3,12 +3,15 @@
 import sys
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from datetime import timedelta
+from functools import wraps
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from typing_extensions import override
 
 _REFRESH_EVERY = 10  # steps; each refresh waits for the device
@@ -73,10 +76,26 @@ class Throughput(Callback):
         self._begin = None
 
 
+def _on_stderr(init: Callable[[TQDMProgressBar], Tqdm]) -> Callable[[TQDMProgressBar], Tqdm]:
+    """Makes a bar where `default_progress` found a terminal; Lightning's are on stdout."""
+
+    @wraps(init)
+    def made(bar: TQDMProgressBar) -> Tqdm:
+        with redirect_stdout(sys.stderr):
+            return init(bar)
+
+    return made
+
+
 class Bar(TQDMProgressBar):
     """A bar of 80 columns: epoch of epochs, time left of the run, loss, k-NN and score of turns."""
 
     BAR_FORMAT = "{desc} {percentage:3.0f}% |{bar}|{postfix}"
+
+    init_sanity_tqdm = _on_stderr(TQDMProgressBar.init_sanity_tqdm)
+    init_train_tqdm = _on_stderr(TQDMProgressBar.init_train_tqdm)
+    init_validation_tqdm = _on_stderr(TQDMProgressBar.init_validation_tqdm)
+    init_test_tqdm = _on_stderr(TQDMProgressBar.init_test_tqdm)
 
     def __init__(self) -> None:
         super().__init__(_REFRESH_EVERY)
