@@ -111,6 +111,8 @@ def _quieten() -> None:
     """Drops messages that say nothing about the run."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*is not supported by the model summary.*")
+    # steps are counted through epochs, so that short ones are logged as well
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
         logging.getLogger(name).addFilter(_DropMessages())
 
