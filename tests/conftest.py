@@ -4,9 +4,12 @@ import gc
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ser_lightning.cli import main
 
+settings.register_profile("suite", max_examples=30, deadline=None)
+settings.load_profile("suite")
 gc.disable()  # until all is imported: a million objects that no collection need look at
 
 

@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from ser_lightning.runtime import default_run_dir
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests" / "tiny.yaml")
+BRIEF = ["--trainer.limit_train_batches", "1"]  # of each of two epochs
 LOCAL = ["--data.crop", "CropViews", "--data.crop.local", '{"num": 2, "size": 8}']
 
 pytestmark = [
@@ -41,6 +44,16 @@ def tiny_run(trained_run, tmp_path):
 @pytest.fixture(autouse=True)
 def _stay_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A folder in which `a run` was begun with `--ckpt_path last`, and what that printed."""
+    folder = tmp_path_factory.mktemp("fresh")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.chdir(folder)
+        main(["fit", "--config", TINY, "--run_dir", "a run", "--ckpt_path", "last"])
+    return folder, printed.getvalue()
 
 
 def error_of(args, capsys):
@@ -73,9 +86,8 @@ def test_finished_run_that_is_started_again_stays_as_it_is(tmp_path, capsys):
     assert kept[0] == kept[1]
 
 
-def test_fit_prints_random_init_next_to_trained(tmp_path, capsys):
-    main(["fit", "--config", TINY, "--run_dir", "run", "--trainer.max_epochs", "2"])
-    table = capsys.readouterr().out
+def test_fit_prints_random_init_next_to_trained(fresh):
+    _, table = fresh
     assert "random init" in table
     assert "k-NN top-1" in table
     assert "equivariance, rotation block 1" in table
@@ -134,9 +146,9 @@ def test_option_wins_over_checkpoint_and_the_difference_is_printed(tiny_run, cap
     assert "model.init_args.temperature: 0.2 -> 0.7" in caplog.text
 
 
-def test_last_starts_afresh_where_nothing_is_there(tmp_path):
-    main(["fit", "--config", TINY, "--run_dir", "run", "--ckpt_path", "last"])
-    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+def test_last_starts_afresh_where_nothing_is_there(fresh):
+    folder, _ = fresh
+    assert (folder / "a run" / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_last_goes_on_where_a_run_is_there(tiny_run):
@@ -164,9 +176,8 @@ def test_add_ons_at_several_layers_train_and_are_measured(tmp_path):
     layers["model"]["init_args"]["regularizer"] = add_ons
     (tmp_path / "layers.yaml").write_text(yaml.safe_dump(layers))
     run = tmp_path / "run"
-    main(
-        ["fit", "--config", TINY, "--config", str(tmp_path / "layers.yaml"), "--run_dir", str(run)]
-    )
+    files = ["--config", TINY, "--config", str(tmp_path / "layers.yaml")]
+    main(["fit", *files, "--run_dir", str(run), *BRIEF])
     stored = load_checkpoint(run / "checkpoints" / "last.ckpt")
     measured = stored["callbacks"]["OnlineEvaluation"]["history"][-1]["metrics"]
     assert "equivariance/rotation_block1" in measured
@@ -191,9 +202,9 @@ def test_run_folder_of_an_overlay_that_names_other_images_is_below_its_name():
 def test_run_without_an_add_on_has_cls_at_the_input_and_no_invertible_images(
     invertible, caplog, tmp_path
 ):
-    options = ["--config", TINY, "--model.regularizer", "null", *invertible]
+    options = ["--config", TINY, "--model.regularizer", "null", *invertible, *BRIEF]
     with caplog.at_level("INFO"):
-        main(["fit", *options, "--run_dir", "run", "--trainer.max_epochs", "2"])
+        main(["fit", *options, "--run_dir", "run"])
     assert "no invertible sub-batch, since no add-on reads it" in caplog.text
     stored = yaml.safe_load((tmp_path / "run" / "fit.yaml").read_text())
     assert stored["model"]["init_args"]["backbone"]["init_args"]["cls_layer"] == 0
@@ -344,10 +355,9 @@ def test_run_folder_alone_tells_what_to_go_on_with(tiny_run, capsys):
     assert "required" in error_of(["fit", "--run_dir", "nowhere"], capsys)
 
 
-def test_fit_ends_with_what_to_type_next(tmp_path, capsys):
-    main(["fit", "--config", TINY, "--run_dir", "a run"])
+def test_fit_ends_with_what_to_type_next(fresh):
     path = "a run/checkpoints/last.ckpt"
-    assert capsys.readouterr().out.endswith(
+    assert fresh[1].endswith(
         f"Run folder: a run\nCheckpoint: {path}\n"
         "Next:       ser-fit look 'a run'\n"
         "            ser-fit evaluate --config configs/eval/knn.yaml \\\n"
@@ -386,7 +396,7 @@ def test_seed_that_no_record_could_name_is_refused(seed, capsys):
 def test_record_says_what_ran(tmp_path):
     """Every value that is linked, computed or settled before training is the one written down."""
     options = ["--seed_everything", "7", "--model.backbone.image_size", "20"]
-    main(["fit", "--config", TINY, "--run_dir", "run", "--ckpt_path", "last", *options])
+    main(["fit", "--config", TINY, "--run_dir", "run", "--ckpt_path", "last", *options, *BRIEF])
     checkpoint = load_checkpoint("run/checkpoints/last.ckpt")
     stored = yaml.safe_load(checkpoint["ser_lightning"]["config"])
     assert stored == yaml.safe_load(Path("run/fit.yaml").read_text())

@@ -24,7 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
 ]
-on_devices = pytest.mark.parametrize("device", ["cpu", CUDA])
 on_devices_of_cases = pytest.mark.parametrize(
     ("device", "case"),
     [("cpu", case) for case in (("MoCoV3", "ser"), checks.CASES[-1])]
@@ -61,7 +60,7 @@ def test_compiled_step_is_the_eager_one(device):
     assert gradient <= 1e-3
 
 
-@on_devices
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), CUDA])
 def test_interrupted_run_ends_bit_identical(device, tmp_path):
     path = tmp_path / "stopped.ckpt"
     whole = tiny_fit(MoCoV3, save_after=8, save_to=path, accelerator=device)

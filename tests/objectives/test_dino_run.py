@@ -221,7 +221,7 @@ def test_teachers_update_leaves_the_shared_regularizer_alone():
 
 
 def test_run_interrupted_while_the_last_layer_is_frozen_ends_bit_identical(tmp_path):
-    options, path = {"clip_parameter_norm": 0.3}, tmp_path / "stopped.ckpt"
+    options, path = {"clip_parameter_norm": 0.3, "num_local": 2}, tmp_path / "stopped.ckpt"
     whole = tiny_fit(DINO, save_after=3, save_to=path, **options)
     resumed = tiny_fit(DINO, resume_from=path, **options)
     assert resumed.losses == whole.losses[3:]

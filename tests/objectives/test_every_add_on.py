@@ -5,6 +5,7 @@ import torch
 
 from objectives.tiny_run import assert_equal_trees, tiny_fit
 from ser_lightning.objectives.moco_v3 import MoCoV3
+from ser_lightning.regularizers.augself import AugSelf
 from support import (
     WIDTH,
     add_ons,
@@ -58,7 +59,11 @@ def test_loss_is_float32_under_autocast(add_on, dtype):
     assert torch.isfinite(loss)
 
 
-@by_add_on
+@pytest.mark.parametrize(
+    "add_on",  # that of the overlap is interrupted in `test_overlap.py`
+    [AugSelf, *(pytest.param(a, marks=pytest.mark.slow) for a in add_ons() if a is not AugSelf)],
+    ids=lambda cls: cls.__name__,
+)
 def test_interrupted_run_ends_bit_identical_to_the_unbroken_one(add_on, tmp_path):
     path = tmp_path / "stopped.ckpt"
     whole = tiny_fit(MoCoV3, add_on=add_on, save_after=8, save_to=path)

@@ -121,6 +121,7 @@ def test_interrupted_run_ends_bit_identical_to_the_unbroken_one(cls, unbroken):
     assert_equal_trees(resumed.optimizer, whole.optimizer)
 
 
+@pytest.mark.slow  # `test_dino_run.py` and `test_resumed_place.py` have one of each
 def test_interrupted_run_with_accumulation_and_local_views_ends_bit_identical(cls, tmp_path):
     path = tmp_path / "stopped.ckpt"
     options = {"accumulate": 2, "num_local": 2 if cls.accepts_local_views else 0}

@@ -90,13 +90,19 @@ def test_run_by_steps_sees_the_batches_of_a_run_by_epochs(unbroken, tmp_path):
     assert places(tmp_path, max_steps=NUM_STEPS) == unbroken
 
 
+def slow(*rows):
+    return [pytest.param(*row, marks=pytest.mark.slow) for row in rows]
+
+
 @pytest.mark.parametrize(
     ("first", "then"),
     [
-        ({"max_steps": 6}, {"max_steps": NUM_STEPS}),
         ({"max_steps": 9}, {"max_epochs": 3}),
         ({"max_epochs": 1}, {"max_epochs": 3, "max_steps": 100}),
-        ({"max_epochs": 2, "max_steps": 9}, {"max_epochs": 3, "max_steps": 100}),
+        *slow(
+            ({"max_steps": 6}, {"max_steps": NUM_STEPS}),
+            ({"max_epochs": 2, "max_steps": 9}, {"max_epochs": 3, "max_steps": 100}),
+        ),
     ],
 )
 @pytest.mark.parametrize(
@@ -108,11 +114,9 @@ def test_resumed_run_sees_the_batches_of_an_unbroken_one(first, then, options, u
     assert before + after == unbroken
 
 
-def slow(*values):
-    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
-
-
-@pytest.mark.parametrize("stops", [(6, 9), *slow((6, 7, 8), (12, 13), (6, 12), (18,))], ids=str)
+@pytest.mark.parametrize(
+    "stops", [(6, 9), *slow(((6, 7, 8),), ((12, 13),), ((6, 12),), ((18,),))], ids=str
+)
 @pytest.mark.parametrize(
     ("options", "validated"),
     [
@@ -122,7 +126,7 @@ def slow(*values):
     ],
     ids=["every epoch", "every other epoch", "never"],
 )
-@pytest.mark.parametrize("limit", [{"max_epochs": 3}, *slow({"max_steps": NUM_STEPS})], ids=str)
+@pytest.mark.parametrize("limit", [{"max_epochs": 3}, *slow(({"max_steps": NUM_STEPS},))], ids=str)
 def test_run_stopped_at_the_end_of_an_epoch_and_again_ends_where_it_should(
     stops, options, validated, limit, unbroken, tmp_path
 ):

@@ -118,7 +118,12 @@ LENGTHS = {
 }
 
 
-@pytest.mark.parametrize("how", LENGTHS)
+SAME = {"a share of the batches", "a time that is not reached", "reloaded data"}  # as others are
+
+
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=[pytest.mark.slow] if how in SAME else []) for how in LENGTHS]
+)
 def test_schedules_follow_their_closed_form(how):
     options, num_steps, steps_per_epoch = LENGTHS[how]
     assert_closed_form(fit(tiny_dino(), **options), num_steps, steps_per_epoch)

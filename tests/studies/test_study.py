@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from commands.test_fit import Parsed
+from parsed import build
 from results.result_records import config, record, run_folder
 from ser_lightning.reporting.compare import GroupCost
 from ser_lightning.reporting.groups import group_folders
@@ -65,23 +65,24 @@ def of_rows(chosen, study=FASHION_MNIST, **changes):
 def test_every_row_is_a_run_that_reads_the_layer_of_its_label(study, row, monkeypatch, tmp_path):
     monkeypatch.chdir(Path(__file__).parents[2])
     unit = units(study._replace(rows=(row,)), tmp_path)[0]
-    options = [*commands(unit, (), True)["fit"], "--trainer.enable_progress_bar", "false"]
-    cli = Parsed(options)
+    options = commands(unit, (), True)["fit"][1:]
+    place = options.index("--run_dir")  # where it is, and that it goes on, is nothing of its own
+    run = build(tuple(options[:place] + options[place + 4 :]))
     if row.layer is not None:
-        assert cli.model.backbone.layers == (row.layer,)
+        assert run.model.backbone.layers == (row.layer,)
         assert f"@{row.layer}" in row.label
     plain = {"moco", "late_cls", "moco_10_epochs", "dino", "barlow"}
-    assert (cli.model.regularizer is None) == (row.name in plain)
+    assert (run.model.regularizer is None) == (row.name in plain)
     if row.name == "ser_weight_0":
-        assert cli.model.regularizer.weight == 0
+        assert run.model.regularizer.weight == 0
     if row.name == "late_cls":
-        assert cli.model.backbone.cls_layer == 2
+        assert run.model.backbone.cls_layer == 2
     if row.name == "ser_no_turns":
-        assert not cli.datamodule.invertible.group.rotation
+        assert not run.data.invertible.group.rotation
     if row.name == "ser_all":
-        assert cli.model.backbone.layers == (1, 2, 3, 4, 5, 6)
-        add_ons = cli.model.regularizer.regularizers
-        share = cli.model.regularizer.weight * sum(add_on.weight for add_on in add_ons)
+        assert run.model.backbone.layers == (1, 2, 3, 4, 5, 6)
+        add_ons = run.model.regularizer.regularizers
+        share = run.model.regularizer.weight * sum(add_on.weight for add_on in add_ons)
         assert share == pytest.approx(1, abs=1e-3)
 
 

@@ -163,6 +163,7 @@ def test_average_follows_the_weights(checkpoint):
     torch.testing.assert_close(stage.averaged.head.weight.detach(), average)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_weights_with_and_without_workers(checkpoint):
     weights = []
     for num_workers in ("0", "2"):
@@ -186,6 +187,7 @@ def test_training_reads_no_test_image_and_the_hold_out_part_changes_nothing(chec
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.slow
 def test_training_fits_the_training_images(checkpoint):
     options = ["--trainer.max_epochs", "12", "--model.mixup", "0", "--model.cutmix", "0"]
     options += ["--model.base_learning_rate", "0.1", "--data.global_batch_size", "16"]

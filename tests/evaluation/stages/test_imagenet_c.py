@@ -196,6 +196,7 @@ def test_head_of_the_linear_stage_brings_what_was_chosen(run, tmp_path):
     assert record.counts["hits/clean"] == linear.counts["hits"]
 
 
+@pytest.mark.slow
 def test_seed_and_branch_have_a_head_and_a_record_of_their_own(run, tmp_path):
     own, options = copy_of(run, tmp_path / "own"), ["--data.generated", "true"]
     options += ["--data.corruptions", "[contrast]", "--data.severities", "[1]"]

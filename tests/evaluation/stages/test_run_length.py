@@ -282,7 +282,14 @@ def finetuned(step, num_steps, steps_per_epoch):
     return half_cosine((step - warmup) / (num_steps - warmup), PEAK, 1e-6)
 
 
-@pytest.mark.parametrize("how", LENGTHS)
+def few(values, *fast):
+    """Values of which the fast suite takes those that are named, and `-m slow` the others."""
+    return [v if v in fast else pytest.param(v, marks=pytest.mark.slow) for v in values]
+
+
+@pytest.mark.parametrize(
+    "how", few(LENGTHS, "epochs", "limited batches by steps", "accumulation by steps")
+)
 def test_finetuning_follows_its_closed_form(how, checkpoint):
     options, num_steps, steps_per_epoch = LENGTHS[how]
     if "accumulate_grad_batches" in options:  # the data give each pass a part of the batch
@@ -329,7 +336,7 @@ def _loss(heads):
 STAGES = ["finetune", "linear", "mlp", "transformation"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", few(STAGES, "finetune", "linear"))
 def test_setting_that_changes_a_step_is_refused_before_anything_is_read(stage, checkpoint):
     cli = StageCommandLine(command(checkpoint, stage, overfit_batches=1, max_epochs=1))
     cli.datamodule.setup = None  # would fail
@@ -341,7 +348,7 @@ def test_setting_that_changes_a_step_is_refused_before_anything_is_read(stage, c
         cli.model.run(cli.trainer, cli.datamodule, Path())
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", few(STAGES, "finetune", "linear"))
 def test_training_that_is_not_told_how_long_it_is_is_refused(stage, checkpoint):
     cli = StageCommandLine(command(checkpoint, stage, max_epochs="null"))
     with pytest.raises(ValueError, match=r"max_epochs None .*max_steps"):

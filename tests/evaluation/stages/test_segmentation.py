@@ -151,6 +151,7 @@ def test_head_trains_as_if_alone(checkpoint, masks, tmp_path):
         torch.testing.assert_close(both.heads[1].state_dict()[name], value)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_numbers(checkpoint, masks, tmp_path):
     first, again = (run(checkpoint, masks, tmp_path)[2].metrics for _ in range(2))
     assert first == again
