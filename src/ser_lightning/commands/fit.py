@@ -35,6 +35,7 @@ from ser_lightning.runtime import (
     AtomicCheckpointIO,
     ConfigurationSaver,
     Preemption,
+    ReturnsMemory,
     RunCheckpoint,
     ShortErrorParser,
     Throughput,
@@ -185,7 +186,8 @@ class SERCommandLine(LightningCLI):
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = str(self.run_dir / CHECKPOINT_FOLDER)
         self.preemption = Preemption(checkpoint)
-        config["callbacks"] = [*_as_list(config["callbacks"]), self.preemption, Throughput()]
+        config["callbacks"] = [*_as_list(config["callbacks"]), self.preemption]
+        config["callbacks"] += [Throughput(), ReturnsMemory()]
         has_progress = any(isinstance(each, ProgressBar) for each in config["callbacks"])
         if config["enable_progress_bar"] is not False and not has_progress:
             config["callbacks"].append(default_progress())

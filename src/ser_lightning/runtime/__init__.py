@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         require_fit,
         resolved_checkpoint,
     )
+    from ser_lightning.runtime.returned import ReturnsMemory
     from ser_lightning.runtime.run_folder import (
         CONFIGURATION,
         ConfigurationSaver,
@@ -52,6 +53,7 @@ __all__ = [
     "Origin",
     "Preemption",
     "ProgressLines",
+    "ReturnsMemory",
     "RunCheckpoint",
     "ShortErrorParser",
     "checked_seed",

@@ -1,6 +1,5 @@
 """How a command starts: what is set before it, and how an error ends it."""
 
-import ctypes
 import gc
 import logging
 import os
@@ -17,14 +16,12 @@ from pathlib import Path
 
 from ser_lightning.files import atomic_path
 from ser_lightning.processes import follow_launcher
+from ser_lightning.memory import keep_freed_memory
 from ser_lightning.runtime.configuration import options, with_home_folder
 
 DEBUG = "--debug"
 BUG_STATUS = 70  # EX_SOFTWARE of sysexits.h; a mistake ends with 1, or 2 while options are parsed
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # parameters of glibc's mallopt
-_LARGEST = 2**31 - 1
-_PAD = 2**28
 _NOISE = ("litlogger", "litmodels", "`weights_only` was not set")
 _VERSIONS = ("ser-lightning", "torch", "torchvision", "lightning", "jsonargparse", "timm", "numpy")
 _MAX_LINES = 20
@@ -115,17 +112,3 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
         logging.getLogger(name).addFilter(_DropMessages())
-
-
-def keep_freed_memory() -> bool:
-    """Stops glibc from returning every large buffer to the kernel, which would clear it anew.
-
-    Returns:
-        Whether the C library took the settings; elsewhere than on glibc nothing happens.
-    """
-    is_linux = sys.platform.startswith("linux")
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if is_linux else None
-    if mallopt is None:
-        return False
-    settings = ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _PAD))
-    return all([mallopt(name, value) for name, value in settings])
