@@ -16,6 +16,7 @@ ALLOWED = {
     "numbers": set(),
     "on_demand": set(),
     "optim": set(),
+    "memory": set(),
     "processes": set(),
     "randomness": set(),
     "trainer_rules": set(),
@@ -25,7 +26,7 @@ ALLOWED = {
     "losses": {"distributed"},
     "results": {"corruptions", "files", "sealed"},
     "sealed": {"files"},
-    "runtime": {"files", "optim", "processes", "trusted"},
+    "runtime": {"files", "memory", "optim", "processes", "trusted"},
     # source -> view -> batch -> token map -> loss
     "sources": {"files", "randomness", "sealed"},
     "data": {
@@ -58,7 +59,7 @@ ALLOWED = {
         "sources",
         "trusted",
     },
-    "reporting": {"backbones", "files", "groups", "results"},
+    "reporting": {"backbones", "batch", "files", "groups", "results"},
     # what people type
     "commands": {
         *("backbones", "batch", "cli", "contents", "data", "evaluation", "exporting", "files"),

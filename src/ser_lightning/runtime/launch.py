@@ -15,8 +15,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 from ser_lightning.files import atomic_path
-from ser_lightning.processes import follow_launcher
 from ser_lightning.memory import keep_freed_memory
+from ser_lightning.processes import follow_launcher
 from ser_lightning.runtime.configuration import options, with_home_folder
 
 DEBUG = "--debug"
