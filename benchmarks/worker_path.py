@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageFilter
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from ser_lightning.data import BatchKey, CropViews, ImageFolder, PartitionedDataModule
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, HostBatch, render
+from ser_lightning.sources.decode import read_image
 
 BATCH = 20
 
@@ -73,7 +73,7 @@ def passes(folder: str, count: int, size: int) -> dict[str, Callable[[], object]
 
     return {
         "torchvision": torchvisions(files, size),
-        "decode": lambda: [decode_image(str(f), ImageReadMode.RGB) for f in files],
+        "decode": lambda: [read_image(file) for file in files],
         "worker": hosts,
         "with colours": lambda: [render(batch, data.patch_size) for batch in hosts()],
     }

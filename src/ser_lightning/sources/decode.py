@@ -135,7 +135,8 @@ def _to_rgb(image: Image.Image, decode: Decode) -> Tensor:
     if image.mode in _ALPHA or "transparency" in info:
         canvas = Image.new("RGBA", image.size, decode.background)
         image = Image.alpha_composite(canvas, image.convert("RGBA"))
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    colours = image if image.mode == "RGB" else image.convert("RGB")  # which copies either way
+    return torch.from_numpy(np.array(colours)).permute(2, 0, 1)
 
 
 def _from_deep_gray(levels: np.ndarray, transparent: Any, decode: Decode) -> Tensor:
