@@ -92,6 +92,10 @@ def why_unreadable(path: Path, error: Exception) -> str:
         f"trust it, this keeps its weights alone: {_keep_weights(path)}": (
             start.startswith(_LEGACY)
         ),
+        "it is the index of a model in several files; save the model as one, with transformers by "
+        "save_pretrained(folder, max_shard_size='100GB'), and give that": (
+            path.name.endswith(".index.json")
+        ),
         f"it is a text file; {_GIVE}": all(byte > 31 or byte in b"\t\n\r\f" for byte in start),
         f"torch {version('torch')} cannot read it ({reason[:150]}); use a newer torch": (
             start.startswith(b"PK")

@@ -192,6 +192,12 @@ def test_command_for_those_who_trust_a_file_keeps_its_weights(make, layout, is_a
     assert open_backbone(tmp_path / "w.pth").layout == layout
 
 
+def test_index_of_several_files_is_refused_with_the_way_to_one(tmp_path):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text('{"weight_map": {"vit.layernorm.bias": "model-00001-of-00002.safetensors"}}')
+    assert "index of a model in several files; save the model as one" in refusal(path)
+
+
 def test_failed_download_is_a_sentence(monkeypatch):
     def no_network(name, pretrained=False, **options):
         if pretrained:
