@@ -70,7 +70,8 @@ Linear: [CLS] of the last four blocks on cached features
 of all training images, rate and epoch chosen on 500 held out; turned: the same probe on the test
 images turned by 90, 180 and 270 degrees. 20-NN: all training images, all 10,000 test images. -C:
 the 14 generated corruptions other than frost at five severities, 500 test images. Turns:
-equivariance to quarter turns without the mean token, on 2,000 test images.
+equivariance to quarter turns without the mean token, on 2,000 test images. Told turns: probes
+trained on 4,000 images, 2,000 test images.
 [What was decided before](../studies/cifar10/README.md), and what each line can see."""
 
 _CLAIMS = (
@@ -120,7 +121,8 @@ STUDY = Study(
         "turned": (),
         "equivariance": ("--model.num_images", "2000"),
         "transformation": ("--config", "configs/eval/small/transformation.yaml",
-                           "--model.layers", "[2,6]"),
+                           "--model.layers", "[2,6]", "--model.num_train", "4000",
+                           "--data.num_test", "2000"),
         "imagenet-c": ("--data.generated", "true", "--data.num_test", "500"),
     },
     page=Page(
