@@ -41,9 +41,10 @@ def views(num=6, width=5):
     return [(torch.randn(num, width, dtype=torch.float64) * scale).requires_grad_() for _ in "xy"]
 
 
+@pytest.mark.parametrize(("num", "width"), [(6, 5), (5, 5), (4, 5), (2, 5)])
 @pytest.mark.parametrize("weights", [(25.0, 25.0, 1.0), (1.0, 0.0, 0.0), (0.0, 2.0, 3.0)])
-def test_loss_equals_naive_formula_in_value_and_gradient_of_both_views(weights):
-    pair = views()
+def test_loss_equals_naive_formula_in_value_and_gradient_of_both_views(weights, num, width):
+    pair = views(num, width)
     loss, naive = vicreg_loss(*pair, *weights).loss, naive_loss(*pair, *weights)
     torch.testing.assert_close(loss, naive)
     torch.testing.assert_close(*(torch.autograd.grad(value, pair) for value in (loss, naive)))

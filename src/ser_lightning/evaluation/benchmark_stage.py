@@ -137,7 +137,7 @@ class BenchmarkStage(Stage):
             feature={"cls_of_blocks": self.classifier.layers},
             protocol={**(protocol or {}), "head": None if origin is None else origin.protocol},
             selected={
-                "head": str(self.head_file),
+                "head": str(self.head or self.head_file.name),  # the latter lies beside the record
                 "head_sha256": file_sha256(self.head_file),
                 **chosen,
             },

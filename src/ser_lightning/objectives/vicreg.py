@@ -60,11 +60,22 @@ def _spread(x: Tensor) -> tuple[Tensor, Tensor]:
     """The variance and the covariance term of the (N, D) projections of one view."""
     centred = x - x.mean(dim=0)
     scaled = centred / (len(x) - 1)
-    deviation = ((scaled * centred).sum(dim=0) + _EPSILON).sqrt()
-    covariance = scaled.T @ centred
-    # In place: with D = 8192 a copy would be 256 MiB.
-    off_diagonal = covariance.fill_diagonal_(0).square().sum()
-    return F.relu(1 - deviation).mean(), off_diagonal / x.shape[1]
+    variance = (scaled * centred).sum(dim=0)
+    deviation = (variance + _EPSILON).sqrt()
+    return F.relu(1 - deviation).mean(), _off_diagonal(centred, scaled, variance) / x.shape[1]
+
+
+def _off_diagonal(centred: Tensor, scaled: Tensor, variance: Tensor) -> Tensor:
+    """The sum of squared covariances between different ones of D dimensions, of N rows.
+
+    The squares of X^T X and of X X^T have one sum. The smaller matrix is made: of 2,048 images with
+    8,192 dimensions it takes 16 MiB instead of 256, and a quarter of the products. The difference
+    keeps its digits: of N rows, dimensions of one variance are (N - 1) / D of the sum at most.
+    """
+    if len(centred) < centred.shape[1]:
+        return (scaled @ centred.T).square().sum() - variance.square().sum()
+    # In place: a copy is as large again.
+    return (scaled.T @ centred).fill_diagonal_(0).square().sum()
 
 
 @checked
