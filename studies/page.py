@@ -155,6 +155,8 @@ class Page(NamedTuple):
         claims: what is judged.
         panels: title by measure, of the picture against the layer.
         gains: title by name of what is measured while training: start, end and gain.
+        by_block: beginnings of an equivariance score's names, `_block0` to `_final` being their
+            ends: the score's, and that at random initialisation.
     """
 
     title: str
@@ -163,6 +165,7 @@ class Page(NamedTuple):
     claims: tuple[Claim, ...]
     panels: Mapping[Measure, str]
     gains: Mapping[str, str] = MappingProxyType({})
+    by_block: tuple[str, str] | None = None
 
 
 def write_page(page: Page, rows: Sequence[StudyRow]) -> None:
@@ -180,14 +183,20 @@ def write_page(page: Page, rows: Sequence[StudyRow]) -> None:
     points = [Point(r.family, r.layer, v) for r, v in zip(rows, values, strict=True)]
     study_figure(picture, points, page.panels)
     table = runs_table([row.runs for row in rows], [row.cost for row in rows])
+    data = {sample.data for row in rows for sample in row.runs.samples}
+    if len(data) == 1:  # need not stand in every title
+        header = tuple(title.removesuffix(f", {min(data)}") for title in table.header)
+        table = table._replace(header=header)
     parts = [
         to_markdown(page.title, page.notes, [table]).rstrip(),
-        "## What the paper says, and what was seen here",
+        "## What was asked, and what was seen",
         _claims(page.claims, {row.name: row for row in rows}),
         _READING,
     ]
     if page.gains:
         parts += ["## From its own start to the end of training", _gains(page.gains, rows)]
+    if page.by_block:
+        parts += ["## Turns by block, without the mean token", _by_block(page.by_block, rows)]
     parts += [
         "## Against the layer",
         f"![Accuracy and equivariance against the layer]({picture.name})",
@@ -227,7 +236,7 @@ def _hits(row: StudyRow, measure: Measure) -> list[np.ndarray]:
 def _gains(gains: Mapping[str, str], rows: Sequence[StudyRow]) -> str:
     """Means over seeds of what was measured while training, the gain with its spread."""
     lines = ["| run | seeds | " + " | ".join(gains.values()) + " |"]
-    lines.append("|---|---:" * 2 + "|---:" * (len(gains) - 1) + "|")
+    lines.append("|---" + "|---:" * (1 + len(gains)) + "|")
     for row in rows:
         files = [folder / ONLINE for folder in row.runs.folders]
         told = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
@@ -247,8 +256,32 @@ def _gain(told: Sequence[Mapping[str, Any]], name: str) -> str:
     return f"{starts.mean():.{digits}f} to {ends.mean():.{digits}f} ({gain})"
 
 
+def _by_block(names: tuple[str, str], rows: Sequence[StudyRow]) -> str:
+    """Means over seeds of a score of equivariance after each block, each with its spread."""
+    name, at_random = names
+    (first, *_) = rows[0].runs.newest("equivariance")
+    ends = [metric.removeprefix(name) for metric in first.record.metrics if metric.startswith(name)]
+    ends.sort(key=lambda end: (end == "_final", len(end), end))
+    titles = [end.removeprefix("_").replace("block", "block ") for end in ends]
+    lines = ["| run | " + " | ".join(titles) + " |", "|---" + "|---:" * len(ends) + "|"]
+    told = [("random initialisation", rows[0], at_random)]
+    told += [(row.runs.name, row, name) for row in rows]
+    for label, row, start in told:
+        cells = [_spread(_values(row, Measure("equivariance", start + end))) for end in ends]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The mean, of several with their standard deviation."""
+    if not values:
+        return "-"
+    spread = f" +- {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
+
+
 def _claims(claims: Sequence[Claim], rows: Mapping[str, StudyRow]) -> str:
-    lines = ["| the paper | here | |", "|---|---:|---|"]
+    lines = ["| statement (the paper's numbers) | here | |", "|---|---:|---|"]
     for claim in claims:
         if claim.better in rows and claim.worse in rows:
             seen, verdict = _judge(rows[claim.better], rows[claim.worse], claim.measure)

@@ -136,7 +136,15 @@ STUDY = Study(
             BLOCK: "Turns, block 2, centred",
             FINAL: "Turns, final, centred",
         },
-        gains={"knn_top1": "20-NN while training (bank of 10,000)"},
+        gains={
+            "knn_top1": "20-NN while training (bank of 10,000)",
+            "equivariance/mean_centred/rotation_block2": "turns, block 2, centred",
+            "equivariance/mean_centred/rotation_final": "turns, final, centred",
+        },
+        by_block=(
+            "equivariance/mean_centred/rotation",
+            "equivariance/random_init_mean_centred/rotation",
+        ),
     ),
     kept=Path("studies/cifar10/results"),
 )  # fmt: skip

@@ -36,7 +36,9 @@ def evaluated(folder, linear, rotation, seed=0, layer=3):
         "knn": {"top1_k20": 50.0},
         "imagenet-c": {"top1/avg_without_frost": 40.0 + seed},
         "equivariance": {
-            f"equivariance/{f}_final": rotation for f in ("rotation", "flip", "scale")
+            f"equivariance/{f}_{place}": rotation + 0.1 * (place == "block2")
+            for f in ("rotation", "random_init/rotation", "flip", "scale")
+            for place in ("final", "block10", "block2")
         },
     }
     for stage, values in metrics.items():
@@ -170,8 +172,16 @@ def test_page_says_what_holds_what_does_not_and_what_cannot_be_told(tmp_path):
         for folder in each.runs.folders:
             told = {"start": {"knn_top1": start}, "history": [{"metrics": {"knn_top1": end}}]}
             (folder / ONLINE).write_text(json.dumps(told))
-    write_page(text._replace(gains={"knn_top1": "20-NN"}), rows)
+    by_block = ("equivariance/rotation", "equivariance/random_init/rotation")
+    write_page(text._replace(gains={"knn_top1": "20-NN"}, by_block=by_block), rows)
     text = page.read_text()
+    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("| ")]
+    assert len(tables) == 4
+    for lines in tables:  # a table is only one where every line has the same columns
+        assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    assert "linear top-1 | minus MoCo-v3" in text  # the data's one name is in no title
+    assert "| run | block 2 | block 10 | final |" in text
+    assert "| weight 0 | 0.705 +- 0.007 | 0.605 +- 0.007 | 0.605 +- 0.007 |" in text
     assert "About 1 minute." in text
     assert "| MoCo-v3 | 2 | 2 | 0.001 | 0.002 | 60.05 +- 0.07" in text
     claims = {line.split("|")[1].strip(): line for line in text.splitlines() if "Table" in line}
