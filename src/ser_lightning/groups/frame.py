@@ -35,10 +35,10 @@ class Frame(NamedTuple):
     axes: Tensor
     grid: tuple[int, int]
 
-    def split(self, num: int) -> list[Frame]:
-        """The frames of every `num` images."""
-        parts = zip(self.centre.split(num), self.axes.split(num), strict=True)
-        return [Frame(centre, axes, self.grid) for centre, axes in parts]
+    def split(self, num: int, rows: Tensor) -> list[Frame]:
+        """Some of the frames of every `num` images."""
+        parts = (part.unflatten(0, (-1, num))[:, rows] for part in (self.centre, self.axes))
+        return [Frame(centre, axes, self.grid) for centre, axes in zip(*parts, strict=True)]
 
     @classmethod
     def cat(cls, frames: Sequence[Frame]) -> Frame:
@@ -177,9 +177,10 @@ def _places(source: Frame, target: Frame) -> tuple[tuple[Tensor, Tensor], Tensor
         centre; (B,) sides in tokens of the source, geometric mean of both.
     """
     axes, middle = between(source, target)
+    halves = [0.5 - 0.5 / side for side in target.grid]  # from the middle to the last token's
     down, right = (
-        (torch.arange(side, dtype=axes.dtype, device=axes.device) + 0.5) / side - 0.5
-        for side in target.grid
+        torch.linspace(-half, half, side, dtype=axes.dtype, device=axes.device)
+        for half, side in zip(halves, target.grid, strict=True)
     )
     tokens = torch.cartesian_prod(down, right).reshape(-1, 2)
     shares = tokens @ axes.mT + middle[:, None]

@@ -117,6 +117,7 @@ def _losses_and_gradients(
     # as at the start of training, no longer round away the differences between them.
     centre = candidates.mean((0, 1), dtype=precise)
     keys = (candidates - centre).to(dtype).view(-1, dim)  # (N, D)
+    invalid = None if valid is None else ~valid
     step = min(num_images, max(1, block_bytes // (4 * num_tokens * len(keys))))
     products = keys.new_empty(step * num_tokens, len(keys))
     softmax = products if dtype == precise else torch.empty_like(products, dtype=precise)
@@ -134,7 +135,7 @@ def _losses_and_gradients(
         # The positive in full precision: of all logits, its rounding weighs most.
         positive = (queries * own_keys).sum(-1)
         losses[block], misplaced = _softmax_(
-            weights.view(*positive.shape, -1), positive, own, valid
+            weights.view(*positive.shape, -1), positive, own, invalid
         )
         # d loss / d logit is the probability of a negative, and -misplaced for the positive.
         if grad_candidates is not None:
@@ -183,18 +184,18 @@ class _CandidateGradient:
 
 
 def _softmax_(
-    logits: Tensor, positive: Tensor, own: slice, valid: Tensor | None
+    logits: Tensor, positive: Tensor, own: slice, invalid: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Turns logits in place into probabilities of the negatives; the positive's place becomes 0.
 
     Logits (g, T, N) of all pairs of a block and (g, T) of the positives; the rows belong to the g
     `own` images among the N / T candidates. The losses (g, T), and the probability that is not on
     the positive (g, T, 1): summed, not a difference from 1, it keeps its digits when it is small.
-    All of them are 0 for anchors that are not valid.
+    All of them are 0 for anchors that are `invalid`, (N / T, T).
     """
     num_tokens = logits.shape[1]
-    if valid is not None:
-        logits.masked_fill_(~valid.flatten(), -torch.inf)
+    if invalid is not None:
+        logits.masked_fill_(invalid.flatten(), -torch.inf)
     own_pairs = logits.unflatten(2, (-1, num_tokens))[:, :, own].diagonal(dim1=0, dim2=2)
     own_pairs.fill_(-torch.inf)  # (T, T, g)
     own_pairs.diagonal(dim1=0, dim2=1).copy_(positive)  # (g, T)
@@ -203,9 +204,9 @@ def _softmax_(
     # The largest probability is exp(peak - logsumexp), and at least 1 / N: never rounded to 0.
     losses = (peak - positive) - logits.amax(-1).log()
     own_pairs.fill_(0)
-    if valid is not None:
-        losses = losses.masked_fill(~valid[own], 0)
-        logits.masked_fill_(~valid[own][..., None], 0)
+    if invalid is not None:
+        losses = losses.masked_fill(invalid[own], 0)
+        logits.masked_fill_(invalid[own][..., None], 0)
     return losses, logits.sum(-1, keepdim=True)
 
 

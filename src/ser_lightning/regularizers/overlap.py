@@ -125,9 +125,10 @@ def _frames(views: Sequence[View], grid: tuple[int, ...], rows: Tensor) -> list[
             "batches of the data module, or views with a ViewRecord"
         )
     fields = ("source_size", "box", "flip", "turn")
-    joined = {name: torch.cat([getattr(r, name)[rows] for r in records]) for name in fields}
+    joined = {name: torch.cat([getattr(r, name) for r in records]) for name in fields}
     height, width = grid
-    return Frame.of_crop(SimpleNamespace(**joined), (height, width)).split(len(rows))
+    frames = Frame.of_crop(SimpleNamespace(**joined), (height, width))
+    return frames.split(len(frames.centre) // len(records), rows)
 
 
 def _maps(features: BranchFeatures, rows: Tensor) -> tuple[Tensor, ...]:

@@ -217,7 +217,7 @@ def _logs(loss: Tensor, candidates: Tensor, valid: Tensor | None) -> dict[str, T
     if valid is None:
         chance = math.log1p((num_images - 1) * num_tokens)
         return {"loss/equivariance_chance": torch.full_like(loss, chance)}
-    own = valid.sum(1).to(loss)
+    own = valid.sum(1, dtype=loss.dtype)
     total = own.sum()
     mean = (own * (total - own).log1p()).sum() / total.clamp_min(1)
     return {"loss/equivariance_chance": mean, "valid_tokens": total / num_images}
