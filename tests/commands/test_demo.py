@@ -97,7 +97,7 @@ def test_results_become_a_table_and_a_picture(tiny, tmp_path, capsys):
 def test_demo_trains_both_runs_and_measures_from_the_start(tiny, tmp_path, capsys):
     demo(["--config", tiny, "--run_dir", str(tmp_path / "demo")])
     shown = capsys.readouterr().out
-    assert "random init" in shown
+    assert "before training" in shown
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
     runs = [demo_module._read(tmp_path / "demo" / f, name) for name, (f, _) in RUNS.items()]
     assert runs[0].curve.metrics[0] == runs[1].curve.metrics[0]  # the same start

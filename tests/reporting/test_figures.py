@@ -48,10 +48,8 @@ def gallery(num_images=4):
 
 
 def comparisons(num=3):
-    maps = TokenMaps(
-        torch.randn(16, 7, 9), torch.randn(16, 7, 9), torch.rand(7, 9), centred=0.8, cosine=0.9
-    )
-    encoders = dict.fromkeys(("random init", "MoCo-v3", "+ SER"), maps)
+    maps = TokenMaps(torch.randn(16, 7, 9), torch.randn(16, 7, 9), torch.rand(7, 9), centred=0.8)
+    encoders = dict.fromkeys(("MoCo-v3", "+ SER", "before training (reference)"), maps)
     comparison = TokenComparison(
         "flip, 270 deg, 7x9 grid", torch.rand(3, 64, 64), torch.rand(3, 56, 72), encoders
     )

@@ -35,7 +35,7 @@ Two small vision transformers are trained side by side, without labels.
 MoCo-v3 teaches the first one to ignore how an image was cropped and recoloured,
 and with that it forgets where things are, and which way round. The second one
 learns the same, and by SER also to let its map of the image's patches turn,
-flip and resize with the image. Its progress:"""
+flip and resize with the image. The progress of the second one:"""
 
 MARKER = ".demo"  # only a folder that the demo made is cleared by it
 LOG = "log.txt"
@@ -200,7 +200,8 @@ def _present(path: Path, prepared: Prepared, results: Sequence[Result]) -> None:
     words = takeaway(curves, num_classes)
     views = gallery(data)
     assert views is not None, "the demo made its images"
-    encoders = {"random init": initial} | {r.curve.name: r.backbone for r in results}
+    encoders = {r.curve.name: r.backbone for r in results}
+    encoders["before training (reference)"] = initial
     demo_figure(
         path,
         views,

@@ -212,7 +212,8 @@ def _draw_comparisons(
     width = part.figure.get_figwidth()
     note = (
         f"Each patch has a vector, its token (here after block {layer}; similar ones in similar "
-        "colours). Yellow: the moved image's map agrees with the image's map, moved likewise."
+        "colours). The map of the moved image should be the moved map of the image; yellow where "
+        "they agree."
     )
     words = textwrap.fill(note, round(width * _SIGNS))
     _heading(part, "Does the token map move with the image?", height, words)
@@ -254,11 +255,11 @@ def _draw_maps(
         colours = [x.numpy() for x in colour_maps((one.transformed, one.acted))]
         for column, pixels in enumerate((*colours, agreement)):
             axes = part.add_subplot(grid[row, first + column])
-            caption = f"score {one.centred:.2f} ({one.cosine:.2f})" if column == 2 else ""
+            caption = f"score {one.centred:.2f}" if column == 2 else ""
             _show(axes, pixels, max(pixels.shape), caption)
             axes.xaxis.label.set_fontweight("bold")
             if row == 0:
-                words = ("map of\nmoved image", "map of\nimage, moved", "agreement")
+                words = ("map of the\nmoved image", "moved map of\nthe image", "agreement")
                 axes.set_title(words[column], fontsize=9.5)
             if row == 0 and column == 1:
                 axes.annotate(
@@ -282,9 +283,9 @@ def _draw_curves(
         part,
         "Over the steps of training",
         height,
-        "Step 0 is random init, the same for all, when a token says little but the colour of its "
-        "patch, which moves along by itself. Scores: cosine of the\ntwo maps without what all "
-        "tokens have in common (in brackets above: with it), over validation images; 1 is exact.",
+        "Before training, the same for all, tokens are little but the colours of their patches, "
+        "which move along by themselves: a reference, no rival.\nScores: cosine of the two maps, "
+        "less the mean token, over validation images; 1 is exact.",
     )
     panels = part.subplots(1, 1 + len(FAMILIES))
     part.subplots_adjust(

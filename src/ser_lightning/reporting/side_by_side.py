@@ -6,13 +6,14 @@ from typing import NamedTuple
 FAMILIES = {"rotation": "turns", "flip": "flips", "scale": "resizes"}
 _VISIBLE = 0.02  # smaller differences of a score are not worth a word
 _KEPT = 0.1  # a score is kept if it falls by no more
+_CENTRED = "equivariance/mean_centred"
 
 
 _NOTE = """
-Scores: cosine of the moved image's map and the image's map, moved likewise,
-without what all tokens have in common; 1 is exact. In brackets: with it.
-Before training (random init) a token says little but the colour of its patch,
-which moves along by itself."""
+Score: cosine of the moved image's map and the image's map, moved likewise, less
+the mean token; 1 is exact. Raw: with it, when tokens that are all alike have 1.
+Before training is a reference, no rival: tokens are little but the colours of
+their patches, which move along by themselves. How much does training leave?"""
 
 
 class RunCurve(NamedTuple):
@@ -49,14 +50,15 @@ def side_by_side(runs: Sequence[RunCurve], num_classes: int = 0) -> str:
         Aligned lines without a trailing newline.
     """
     columns = [runs[0].metrics[0], *(run.metrics[-1] for run in runs)]
-    rows = [["", "random init", *(run.name for run in runs)]]
+    rows = [["", "before training", *(run.name for run in runs)]]
     if num_classes:
         knn = [f"{values['knn_top1']:.1f} %" for values in columns]
         rows.append([f"k-NN top-1 (chance {100 / num_classes:.1f} %)", *knn])
     for family, words in FAMILIES.items():
-        centred, raw = f"equivariance/mean_centred/{family}", f"equivariance/{family}"
-        cells = [f"{values[centred]:.3f} ({values[raw]:.3f})" for values in columns]
+        cells = [f"{values[f'{_CENTRED}/{family}']:.3f}" for values in columns]
         rows.append([f"token map follows {words}", *cells])
+    raw = [[f"{values[f'equivariance/{family}']:.2f}" for family in FAMILIES] for values in columns]
+    rows.append([f"raw ({', '.join(FAMILIES.values())})", *map(" ".join, raw)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for name, *cells in rows:
@@ -75,30 +77,46 @@ def takeaway(runs: Sequence[RunCurve], num_classes: int = 0) -> str:
     """
     without, with_ser = runs
     start, plain, ser = without.metrics[0], without.metrics[-1], with_ser.metrics[-1]
-    words = []
+    words = [_verdicts(without.name, plain, ser), _kept(start, plain, ser)]
     if num_classes:
         name = "knn_top1"
         words.append(
-            f"The class of a new image, told by its nearest neighbours, is right {plain[name]:.0f} "
-            f"times in 100 without SER and {ser[name]:.0f} with it (before training "
-            f"{start[name]:.0f}, by guessing {100 / num_classes:.0f})."
+            f"The nearest neighbours of a new image tell its class {ser[name]:.0f} times in 100, "
+            f"{plain[name]:.0f} without SER (before training {start[name]:.0f}, by guessing "
+            f"{100 / num_classes:.0f}); one run each, and seeds differ by several points."
         )
-    name = "equivariance/mean_centred/rotation"
-    words.append(
-        f"Turn the image, and its token map should turn along: score {ser[name]:.2f} with SER, "
-        f"{plain[name]:.2f} without, {start[name]:.2f} before training; 1 is exact."
-    )
-    return " ".join([_conclusion(start[name], plain[name], ser[name]), *words])
+    return " ".join(filter(None, words))
 
 
-def _conclusion(start: float, plain: float, ser: float) -> str:
-    """What the scores before training, without and with SER amount to."""
-    if abs(ser - plain) < _VISIBLE:
-        return "SER makes no visible difference here."
-    if ser < plain:
-        return "SER does not help here."
-    if ser >= start + _VISIBLE:
-        return "SER teaches token maps to move with the image; MoCo-v3 alone does not."
-    if ser >= start - _KEPT:
-        return "With SER token maps go on moving with the image; MoCo-v3 alone unlearns that."
-    return "With SER token maps move with the image better than with MoCo-v3 alone."
+def _verdicts(name: str, plain: Mapping[str, float], ser: Mapping[str, float]) -> str:
+    """For each kind of move whether the map follows it more closely with SER than without."""
+    found: dict[str, list[str]] = {"more closely": [], "alike": [], "less closely": []}
+    for family, words in FAMILIES.items():
+        ours, theirs = (values[f"{_CENTRED}/{family}"] for values in (ser, plain))
+        is_alike = abs(ours - theirs) < _VISIBLE
+        verdict = "alike" if is_alike else "more closely" if ours > theirs else "less closely"
+        found[verdict].append(f"{words} ({ours:.2f}, {name} {theirs:.2f})")
+    if found["more closely"]:
+        begin = "With SER"
+    elif found["less closely"]:
+        begin = "SER does not help here:"
+    else:
+        begin = "SER makes no visible difference here:"
+    said = (f"{_and(moves)} {verdict}" for verdict, moves in found.items() if moves)
+    return f"{begin} the token map follows {'; '.join(said)} (scores; 1 is exact)."
+
+
+def _kept(start: Mapping[str, float], plain: Mapping[str, float], ser: Mapping[str, float]) -> str:
+    """What became of the score that turns have before training; "" where SER does not help."""
+    before, without, with_ser = (v[f"{_CENTRED}/rotation"] for v in (start, plain, ser))
+    if with_ser - without < _VISIBLE:
+        return ""
+    if with_ser >= before + _VISIBLE:
+        return f"That is more than before training ({before:.2f} for turns)."
+    if with_ser >= before - _KEPT:
+        return f"That keeps what was there before training ({before:.2f} for turns)."
+    return f"Both have lost some of what was there before training ({before:.2f} for turns)."
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -59,14 +59,12 @@ class TokenMaps(NamedTuple):
         acted: (C, h', w') the action of g on f(x); equal to `transformed` if f is equivariant.
         agreement: (h', w') cosine over channels between the two, both without the mean token.
         centred: the agreement averaged over positions: the score of this image.
-        cosine: the same with the mean token.
     """
 
     transformed: Tensor
     acted: Tensor
     agreement: Tensor
     centred: float
-    cosine: float
 
 
 class TokenComparison(NamedTuple):
@@ -106,8 +104,7 @@ def token_maps_of(
     first, second = transformed[0].float().cpu(), act(element, original)[0].float().cpu()
     centre = mean.float().cpu()[:, None, None]
     agreement = F.cosine_similarity(first - centre, second - centre, dim=0)
-    cosine = F.cosine_similarity(first, second, dim=0).mean().item()
-    return TokenMaps(first, second, agreement, agreement.mean().item(), cosine)
+    return TokenMaps(first, second, agreement, agreement.mean().item())
 
 
 def colour_maps(maps: Sequence[Tensor]) -> list[Tensor]:
