@@ -260,6 +260,17 @@ def _study_row(row: Row, folders: Sequence[Path]) -> StudyRow:
     return StudyRow(row.name, row.family, row.layer, runs, group_cost(runs))
 
 
+def _progress(study: Study, complete: Sequence[Unit]) -> str:
+    """How much of the study there is, as long as it is not all."""
+    total = sum(row.seeds for row in study.rows)
+    begun = {unit.row.name for unit in complete}
+    left_out = [row.label for row in study.rows if row.name not in begun]
+    if len(complete) == total:
+        return ""
+    rows = f" No run yet of: {'; '.join(left_out)}." if left_out else ""
+    return f"**{len(complete)} of {total} runs so far.**{rows}\n\n"
+
+
 def main(study: Study, args: Sequence[str] | None = None) -> None:
     """Runs what is missing of a study and writes its page."""
     parser = argparse.ArgumentParser(study.name, description=study.page.title)
@@ -296,7 +307,7 @@ def main(study: Study, args: Sequence[str] | None = None) -> None:
     folders = {row: [unit.folder for unit in complete if unit.row == row] for row in rows}
     found = [_study_row(row, done) for row, done in folders.items() if done]
     if found and found[0].name == names[0]:
-        notes = _SHORT_NOTES if known.short else study.page.notes
+        notes = _SHORT_NOTES if known.short else _progress(study, complete) + study.page.notes
         write_page(study.page._replace(path=path, notes=notes), found)
         print(f"Page: {path}")
     else:

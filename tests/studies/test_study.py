@@ -199,6 +199,14 @@ def test_page_says_what_holds_what_does_not_and_what_cannot_be_told(tmp_path):
     assert len(list(page.parent.iterdir())) == 2  # nothing half-written is left
 
 
+def test_a_page_says_how_much_of_the_study_is_missing(tmp_path):
+    planned = units(FASHION_MNIST, tmp_path)
+    some = [unit for unit in planned if unit.row.name != "stl" and unit.seed == 0]
+    said = study._progress(FASHION_MNIST, some)
+    assert said.startswith(f"**{len(some)} of {len(planned)} runs so far.** No run yet of: + STL")
+    assert study._progress(FASHION_MNIST, planned) == ""
+
+
 def test_what_is_kept_of_a_run_is_all_that_a_page_needs(tmp_path):
     kept = of_rows(slice(1), kept=tmp_path / "kept")
     unit = units(kept, tmp_path / "runs")[0]
