@@ -259,12 +259,12 @@ def _gain(told: Sequence[Mapping[str, Any]], name: str) -> str:
 def _by_block(names: tuple[str, str], rows: Sequence[StudyRow]) -> str:
     """Means over seeds of a score of equivariance after each block, each with its spread."""
     name, at_random = names
-    (first, *_) = rows[0].runs.newest("equivariance")
-    ends = [metric.removeprefix(name) for metric in first.record.metrics if metric.startswith(name)]
+    metrics = {m for row in rows for s in row.runs.newest("equivariance") for m in s.record.metrics}
+    ends = [metric.removeprefix(name) for metric in metrics if metric.startswith(name)]
     ends.sort(key=lambda end: (end == "_final", len(end), end))
     titles = [end.removeprefix("_").replace("block", "block ") for end in ends]
     lines = ["| run | " + " | ".join(titles) + " |", "|---" + "|---:" * len(ends) + "|"]
-    told = [("random initialisation", rows[0], at_random)]
+    told = [(f"{rows[0].runs.name}, random initialisation", rows[0], at_random)]
     told += [(row.runs.name, row, name) for row in rows]
     for label, row, start in told:
         cells = [_spread(_values(row, Measure("equivariance", start + end))) for end in ends]

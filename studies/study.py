@@ -49,7 +49,7 @@ class Row(NamedTuple):
         label: in tables.
         config: of the paper's run, below `configs/`; the study's overlays follow.
         options: what is changed in it.
-        family: the add-on, for the figure; "" without one, or where the row is left out of it.
+        family: the add-on, for the figure, or what else the row is; "" for the baseline alone.
         layer: the block that its add-on reads; None without one.
         seeds: how often it is run.
     """
@@ -261,13 +261,13 @@ def _study_row(row: Row, folders: Sequence[Path]) -> StudyRow:
 
 
 def _progress(study: Study, complete: Sequence[Unit]) -> str:
-    """How much of the study there is, as long as it is not all."""
+    """How much of the study there is; "" where that is all."""
     total = sum(row.seeds for row in study.rows)
-    begun = {unit.row.name for unit in complete}
-    left_out = [row.label for row in study.rows if row.name not in begun]
     if len(complete) == total:
         return ""
-    rows = f" No run yet of: {'; '.join(left_out)}." if left_out else ""
+    begun = {unit.row.name for unit in complete}
+    left_out = [row.label for row in study.rows if row.name not in begun]
+    rows = f" None complete of: {'; '.join(left_out)}." if left_out else ""
     return f"**{len(complete)} of {total} runs so far.**{rows}\n\n"
 
 

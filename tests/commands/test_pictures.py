@@ -99,7 +99,7 @@ def test_drawing_consumes_no_random_numbers_and_leaves_the_mode(tmp_path):
     found = comparisons(Standard, {"this run": backbone}, pixels)
     token_map_figure(tmp_path / "a.png", found, backbone.layer)
     assert torch.equal(torch.get_rng_state(), state)
-    assert [c.caption for c in found] == ["turned by 90°", "flipped", "resized"]
+    assert [c.caption for c in found] == ["turned by 90 deg", "flipped", "resized"]
     turned = found[0].maps["this run"]
     mean = backbone.token_maps(pixels, [backbone.layer])[0].mean((0, 2, 3))[:, None, None]
     (original,) = backbone.token_maps(pixels[:1], [backbone.layer])

@@ -71,6 +71,16 @@ def test_equal_spread_uncorrelated_views_have_no_loss():
     assert vicreg_loss(signs, signs).loss == 0
 
 
+def test_few_images_with_many_dimensions_keep_their_digits_in_float32():
+    pair = [torch.randn(16, 512, dtype=torch.float64, requires_grad=True) for _ in "xy"]
+    exact = vicreg_loss(*pair, 0.0, 0.0, 1.0).loss
+    rounded = vicreg_loss(*(view.float() for view in pair), 0.0, 0.0, 1.0).loss
+    torch.testing.assert_close(rounded.double(), exact, rtol=2e-6, atol=0)
+    gradients = [torch.autograd.grad(loss, pair)[0] for loss in (exact, rounded)]
+    difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
+    assert difference < 2e-6
+
+
 def test_loss_is_computed_in_float32_under_autocast():
     pair = [view.detach() for view in views(32, 8)]
     with torch.autocast("cpu", torch.bfloat16):

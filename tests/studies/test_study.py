@@ -11,7 +11,7 @@ from results.result_records import config, record, run_folder
 from ser_lightning.reporting.compare import GroupCost
 from ser_lightning.reporting.groups import group_folders
 from ser_lightning.results.hits import write_hits
-from ser_lightning.results.record import write_record
+from ser_lightning.results.record import read_record, write_record
 from studies import study
 from studies.cifar10.run import STUDY as CIFAR10
 from studies.fashion_mnist.run import STUDY as FASHION_MNIST
@@ -93,6 +93,16 @@ def test_every_claim_is_about_rows_of_the_study(study):
     names = {row.name for row in study.rows}
     assert {name for c in study.page.claims for name in (c.better, c.worse)} <= names
     assert {c.measure.stage for c in study.page.claims} <= set(study.stages)
+
+
+def test_every_claim_is_about_what_the_kept_records_measure():
+    found = {}
+    for file in (Path(__file__).parents[2] / CIFAR10.kept).glob("*/seed*/results/*.json"):
+        one = read_record(file)
+        found.setdefault(one.stage, set()).update(one.metrics)
+    assert set(found) == set(CIFAR10.stages)
+    measures = {claim.measure for claim in CIFAR10.page.claims} | set(CIFAR10.page.panels)
+    assert {m for m in measures if m.metric not in found[m.stage]} == set()
 
 
 def test_first_seeds_come_first_and_single_rows_last(tmp_path):
@@ -203,7 +213,9 @@ def test_a_page_says_how_much_of_the_study_is_missing(tmp_path):
     planned = units(FASHION_MNIST, tmp_path)
     some = [unit for unit in planned if unit.row.name != "stl" and unit.seed == 0]
     said = study._progress(FASHION_MNIST, some)
-    assert said.startswith(f"**{len(some)} of {len(planned)} runs so far.** No run yet of: + STL")
+    assert said.startswith(
+        f"**{len(some)} of {len(planned)} runs so far.** None complete of: + STL"
+    )
     assert study._progress(FASHION_MNIST, planned) == ""
 
 

@@ -208,7 +208,7 @@ def _present(path: Path, prepared: Prepared, results: Sequence[Result]) -> None:
         comparisons(data, encoders, evaluation_pixels(data)),
         curves,
         initial.layer,
-        "What SER adds to MoCo-v3",
+        "MoCo-v3 with and without SER",
         words,
         num_classes,
     )

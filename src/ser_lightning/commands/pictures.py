@@ -189,7 +189,7 @@ def comparisons(
     }
     yes, no = torch.tensor([True]), torch.tensor([False])
     elements = {
-        "turned by 90°": GroupElement(no, no, 1, backbone.grid),
+        "turned by 90 deg": GroupElement(no, no, 1, backbone.grid),
         "flipped": GroupElement(yes, no, 0, backbone.grid),
         "resized": GroupElement(no, no, 0, (height + 2, max(width - 2, 1))),
     }

@@ -35,8 +35,8 @@ class Frame(NamedTuple):
     axes: Tensor
     grid: tuple[int, int]
 
-    def split(self, num: int, rows: Tensor) -> list[Frame]:
-        """Some of the frames of every `num` images."""
+    def select(self, num: int, rows: Tensor) -> list[Frame]:
+        """The frames (R,) of the same rows (R,) of every `num` images, which are a view's."""
         parts = (part.unflatten(0, (-1, num))[:, rows] for part in (self.centre, self.axes))
         return [Frame(centre, axes, self.grid) for centre, axes in zip(*parts, strict=True)]
 

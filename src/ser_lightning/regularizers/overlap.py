@@ -128,7 +128,7 @@ def _frames(views: Sequence[View], grid: tuple[int, ...], rows: Tensor) -> list[
     joined = {name: torch.cat([getattr(r, name) for r in records]) for name in fields}
     height, width = grid
     frames = Frame.of_crop(SimpleNamespace(**joined), (height, width))
-    return frames.split(len(frames.centre) // len(records), rows)
+    return frames.select(len(frames.centre) // len(records), rows)
 
 
 def _maps(features: BranchFeatures, rows: Tensor) -> tuple[Tensor, ...]:

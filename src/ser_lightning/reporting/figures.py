@@ -283,9 +283,9 @@ def _draw_curves(
         part,
         "Over the steps of training",
         height,
-        "Before training, the same for all, tokens are little but the colours of their patches, "
-        "which move along by themselves: a reference, no rival.\nScores: cosine of the two maps, "
-        "less the mean token, over validation images; 1 is exact.",
+        "Before training, the same for all: the tokens of an untrained ViT are little but the "
+        "colours of their patches, which move along by themselves.\nScores: cosine of the two "
+        "maps, less the mean token, over validation images; 1 is exact.",
     )
     panels = part.subplots(1, 1 + len(FAMILIES))
     part.subplots_adjust(

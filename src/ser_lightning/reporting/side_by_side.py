@@ -12,8 +12,8 @@ _CENTRED = "equivariance/mean_centred"
 _NOTE = """
 Score: cosine of the moved image's map and the image's map, moved likewise, less
 the mean token; 1 is exact. Raw: with it, when tokens that are all alike have 1.
-Before training is a reference, no rival: tokens are little but the colours of
-their patches, which move along by themselves. How much does training leave?"""
+Before training is a reference, no rival: the tokens of an untrained ViT are
+little but the colours of their patches, which move along by themselves."""
 
 
 class RunCurve(NamedTuple):
@@ -90,11 +90,13 @@ def takeaway(runs: Sequence[RunCurve], num_classes: int = 0) -> str:
 
 def _verdicts(name: str, plain: Mapping[str, float], ser: Mapping[str, float]) -> str:
     """For each kind of move whether the map follows it more closely with SER than without."""
-    found: dict[str, list[str]] = {"more closely": [], "alike": [], "less closely": []}
+    found: dict[str, list[str]] = {"more closely": [], "equally closely": [], "less closely": []}
     for family, words in FAMILIES.items():
         ours, theirs = (values[f"{_CENTRED}/{family}"] for values in (ser, plain))
         is_alike = abs(ours - theirs) < _VISIBLE
-        verdict = "alike" if is_alike else "more closely" if ours > theirs else "less closely"
+        verdict = (
+            "equally closely" if is_alike else "more closely" if ours > theirs else "less closely"
+        )
         found[verdict].append(f"{words} ({ours:.2f}, {name} {theirs:.2f})")
     if found["more closely"]:
         begin = "With SER"
@@ -112,10 +114,10 @@ def _kept(start: Mapping[str, float], plain: Mapping[str, float], ser: Mapping[s
     if with_ser - without < _VISIBLE:
         return ""
     if with_ser >= before + _VISIBLE:
-        return f"That is more than before training ({before:.2f} for turns)."
+        return f"Its score for turns is above that before training ({before:.2f})."
     if with_ser >= before - _KEPT:
-        return f"That keeps what was there before training ({before:.2f} for turns)."
-    return f"Both have lost some of what was there before training ({before:.2f} for turns)."
+        return f"Its score for turns stays near that before training ({before:.2f})."
+    return f"Its score for turns is below that before training, too ({before:.2f})."
 
 
 def _and(words: Sequence[str]) -> str:
