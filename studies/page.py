@@ -207,10 +207,11 @@ def write_page(page: Page, rows: Sequence[StudyRow]) -> None:
 
 _READING = """\
 How to read it: a difference has a 95 % interval. For linear and 20-NN accuracy (points) it covers
-the choice of test images, of which both rows see the same, and of seeds; for the other measures of
-seeds alone (Student's t with Welch's degrees of freedom). "Holds" and "the opposite" mean that the
-interval excludes 0, "cannot be told from noise" that it does not; of many such lines one in twenty
-is wrong by chance. A row with one seed cannot decide anything."""
+the choice of test images, of which both rows see the same, and of seeds; for the other measures
+of seeds alone (Student's t with Welch's degrees of freedom). Of one seed it covers images alone.
+"Holds" and "the opposite" mean that the interval excludes 0, "cannot be told from noise" that it
+does not; of many such lines one in twenty is wrong by chance. A row with one seed cannot decide
+anything."""
 
 
 def _values(row: StudyRow, measure: Measure) -> list[float]:
