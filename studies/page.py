@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ser_lightning.files import atomic_path
 from ser_lightning.reporting.compare import GroupCost, runs_table
@@ -102,7 +101,10 @@ def _draw(axes: Axes, points: Sequence[Point], measure: Measure) -> None:
         axes.plot([layer for layer, _ in found], means, "-o", color=colour, label=family, lw=2)
         for layer, runs in found:
             axes.plot([layer] * len(runs), runs, "o", color=colour, markersize=3, alpha=0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    layers = sorted({p.layer for p in points if p.family in COLOURS and p.layer is not None})
+    if layers:
+        axes.set_xticks(layers)
+        axes.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
 
