@@ -59,7 +59,7 @@ fashion-%: $(READY)
 
 study: $(READY) ## ask the paper's questions on Fashion-MNIST: SER and its rivals, 28 runs, resumable
 	@$(BIN)/python -m studies.fashion_mnist.run $(STUDY)
-study-cifar10: $(READY) ## the same on CIFAR-10, 63 runs of 25 to 55 minutes on one core: STUDY="--root folder"
+study-cifar10: $(READY) ## the same on CIFAR-10, 63 runs of about an hour on one core: STUDY="--root folder"
 	@$(BIN)/python -m studies.cifar10.run $(STUDY)
 
 %-eval: $(READY)
