@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from ser_lightning.files import atomic_path
 from ser_lightning.reporting.compare import GroupCost, runs_table
-from ser_lightning.reporting.groups import RunGroup
+from ser_lightning.reporting.groups import RunGroup, average
 from ser_lightning.reporting.intervals import Interval, paired_difference, seed_difference
-from ser_lightning.reporting.tables import to_markdown
+from ser_lightning.reporting.tables import markdown_table, to_markdown
 from ser_lightning.results.hits import load_hits
 from ser_lightning.results.measures import describe
 
@@ -238,14 +238,12 @@ def _hits(row: StudyRow, measure: Measure) -> list[np.ndarray]:
 
 def _gains(gains: Mapping[str, str], rows: Sequence[StudyRow]) -> str:
     """Means over seeds of what was measured while training, the gain with its spread."""
-    lines = ["| run | seeds | " + " | ".join(gains.values()) + " |"]
-    lines.append("|---" + "|---:" * (1 + len(gains)) + "|")
+    lines = [["run", "seeds", *gains.values()]]
     for row in rows:
         files = [folder / ONLINE for folder in row.runs.folders]
         told = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
-        cells = [_gain(told, name) for name in gains]
-        lines.append(f"| {row.runs.name} | {len(told)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([row.runs.name, str(len(told)), *(_gain(told, name) for name in gains)])
+    return markdown_table(lines, num_labels=1)
 
 
 def _gain(told: Sequence[Mapping[str, Any]], name: str) -> str:
@@ -265,22 +263,18 @@ def _by_block(names: tuple[str, str], rows: Sequence[StudyRow]) -> str:
     metrics = {m for row in rows for s in row.runs.newest("equivariance") for m in s.record.metrics}
     ends = [metric.removeprefix(name) for metric in metrics if metric.startswith(name)]
     ends.sort(key=lambda end: (end == "_final", len(end), end))
-    titles = [end.removeprefix("_").replace("block", "block ") for end in ends]
-    lines = ["| run | " + " | ".join(titles) + " |", "|---" + "|---:" * len(ends) + "|"]
+    lines = [["run", *(end.removeprefix("_").replace("block", "block ") for end in ends)]]
     told = [(f"{rows[0].runs.name}, random initialisation", rows[0], at_random)]
     told += [(row.runs.name, row, name) for row in rows]
     for label, row, start in told:
-        cells = [_spread(_values(row, Measure("equivariance", start + end))) for end in ends]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([label, *(_mean(row, Measure("equivariance", start + end)) for end in ends)])
+    return markdown_table(lines, num_labels=1)
 
 
-def _spread(values: Sequence[float]) -> str:
-    """The mean, of several with their standard deviation."""
-    if not values:
-        return "-"
-    spread = f" +- {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
+def _mean(row: StudyRow, measure: Measure) -> str:
+    """The mean of the row's runs, of several with their standard deviation."""
+    measured = [s for s in row.runs.newest(measure.stage) if measure.metric in s.record.metrics]
+    return average(measured, measure.metric).text(".3f", counted=False) if measured else "-"
 
 
 def _claims(claims: Sequence[Claim], rows: Mapping[str, StudyRow]) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ser_lightning.reporting.tables import text_lines
+
 FAMILIES = {"rotation": "turns", "flip": "flips", "scale": "resizes"}
 _VISIBLE = 0.02  # smaller differences of a score are not worth a word
 _KEPT = 0.1  # a score is kept if it falls by no more
@@ -59,13 +61,7 @@ def side_by_side(runs: Sequence[RunCurve], num_classes: int = 0) -> str:
         rows.append([f"token map follows {words}", *cells])
     raw = [[f"{values[f'equivariance/{family}']:.2f}" for family in FAMILIES] for values in columns]
     rows.append([f"raw ({', '.join(FAMILIES.values())})", *map(" ".join, raw)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *cells in rows:
-        aligned = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        lines.append("  ".join([name.ljust(widths[0]), *aligned]))
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join([*lines, _NOTE])
+    return "\n".join([*text_lines(rows, num_labels=1), _NOTE])
 
 
 def takeaway(runs: Sequence[RunCurve], num_classes: int = 0) -> str:

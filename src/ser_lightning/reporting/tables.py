@@ -135,12 +135,19 @@ def to_markdown(title: str, introduction: str, tables: Sequence[ReportTable]) ->
     """Writes the same as Markdown."""
     parts = [f"# {title}", introduction]
     for table in tables:
-        rule = ["---"] * table.num_labels + ["---:"] * (len(table.header) - table.num_labels)
-        lines = [table.header, tuple(rule), *(row.cells for row in table.rows)]
+        rows = [table.header, *(row.cells for row in table.rows)]
         parts += [_words(f"## {table.title}"), _words(table.caption)]
-        parts.append("\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
+        parts.append(markdown_table(rows, table.num_labels))
         parts.append("\n".join(_words(f"{i}. {note}") for i, note in enumerate(table.notes, 1)))
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def markdown_table(rows: Sequence[Sequence[str]], num_labels: int) -> str:
+    """A table alone in Markdown; arguments as `text_lines`'s."""
+    head, *body = rows
+    rule = ["---"] * num_labels + ["---:"] * (len(head) - num_labels)
+    lines = ["| " + " | ".join(map(_cell, line)) + " |" for line in (head, rule, *body)]
+    return "\n".join(lines)
 
 
 def to_html(
