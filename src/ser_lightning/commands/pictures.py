@@ -24,7 +24,8 @@ from ser_lightning.groups import Frame, GroupElement, act
 from ser_lightning.numbers import NonNegativeInt, checked
 from ser_lightning.optim import is_trial
 from ser_lightning.reporting import TokenComparison, ViewGallery, token_maps_of
-from ser_lightning.reporting.figures import token_map_figure, view_figure
+from ser_lightning.reporting.figures import token_map_figure
+from ser_lightning.reporting.gallery import view_figure
 from ser_lightning.reporting.neighbours import NeighbourRow, neighbour_figure
 from ser_lightning.reporting.runs import PICTURE_FOLDER
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from ser_lightning.on_demand import on_demand
 
 if TYPE_CHECKING:
-    from ser_lightning.reporting.figures import ViewGallery, demo_figure
+    from ser_lightning.reporting.figures import demo_figure
+    from ser_lightning.reporting.gallery import ViewGallery
     from ser_lightning.reporting.side_by_side import RunCurve, takeaway
     from ser_lightning.reporting.summary import summary_table
     from ser_lightning.reporting.token_maps import (

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ser_lightning.reporting.figures import as_picture, save_picture
+from ser_lightning.reporting.panels import as_picture, save_picture
 from ser_lightning.results.shown import MaskPicture, MaskPictures
 
 MAX_SHADES = 7

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from ser_lightning.reporting.figures import as_picture, save_picture
+from ser_lightning.reporting.panels import as_picture, save_picture
 
 _PITCH, _ROW, _MARGIN = 1.06, 1.24, 0.12  # inches; an image is one wide
 _RIGHT = "#0072b2"  # the frame of a neighbour of the query's class; told from none in grey too
