@@ -60,10 +60,12 @@ def cosine(step: float, num_steps: float, start: float, end: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def warmup_cosine(step: float, num_steps: float, warmup_steps: float, floor: float = 0.0) -> float:
-    """Rises linearly from 0 to 1 during warm-up, then falls to `floor` along half a cosine."""
+def warmup_cosine(
+    step: float, num_steps: float, warmup_steps: float, floor: float = 0.0, start: float = 0.0
+) -> float:
+    """Rises linearly from `start` to 1 during warm-up, then falls to `floor` by half a cosine."""
     if step < warmup_steps:
-        return step / warmup_steps
+        return start + (1 - start) * step / warmup_steps
     return cosine(step - warmup_steps, num_steps - warmup_steps, 1.0, floor)
 
 
@@ -97,6 +99,19 @@ class RunLength(NamedTuple):
                 f"`{option}` or raise `{self.option}`"
             )
         return steps
+
+    def beyond(self, warmup_steps: int, remedy: str) -> int:
+        """The steps of the run, of which a warm-up takes a part.
+
+        Raises:
+            ValueError: it takes the whole run; with the remedy.
+        """
+        if self.num_steps <= warmup_steps:
+            raise ValueError(
+                f"the run of {self.num_steps} steps ({self.option}) does not go beyond the warm-up "
+                f"of {warmup_steps} steps; {remedy}"
+            )
+        return self.num_steps
 
 
 class Place(NamedTuple):

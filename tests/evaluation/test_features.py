@@ -1,5 +1,8 @@
 """The shared feature pass: right rows, computed once, whole or not at all."""
 
+import errno
+import os
+
 import lightning as L
 import numpy as np
 import pytest
@@ -84,6 +87,18 @@ def test_interrupted_pass_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
             cached_features(backbone, "weights", data, "test", trainer, tmp_path)
     features = cached_features(backbone, "weights", data, "test", trainer, tmp_path)
     assert np.abs(features.values).sum(axis=(1, 2)).min() > 0
+
+
+def test_full_disk_is_an_error_before_the_pass(tmp_path, monkeypatch):
+    backbone, data, trainer = parts()
+
+    def is_full(descriptor, start, size):
+        assert size == os.fstat(descriptor).st_size > 13 * 3 * 32 * 4
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", is_full)
+    with pytest.raises(OSError, match="No space left"):
+        cached_features(backbone, "weights", data, "test", trainer, tmp_path)
 
 
 def test_two_passes_at_once_do_not_write_into_each_other(tmp_path, monkeypatch):

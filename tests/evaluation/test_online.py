@@ -272,7 +272,7 @@ def test_chosen_images_pass_once_upright_and_once_moved(tmp_path, monkeypatch):
     callback = OnlineEvaluation(k=5, num_equivariance_images=10)
     run = online_run.trainer(callback, tmp_path, logger=False)
     run.validate(online_run.Module(), online_run.loaders()[1], verbose=False)
-    few = 8  # a pass of fewer images has some of them twice
+    few = 16  # a pass of fewer images has some of them twice
     bank, others = 5 * [few], 4 * [few]  # in batches of 7, the last one of 3 and of 2
     assert sorted(passes) == sorted([*bank, *others, 10, 3 * 10])
 

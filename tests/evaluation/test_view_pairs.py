@@ -1,5 +1,7 @@
 """Regressions on pairs of views: what a head sees, what it learns, and what it cannot."""
 
+from types import SimpleNamespace
+
 import lightning as L
 import numpy as np
 import pytest
@@ -50,6 +52,13 @@ def test_embeddings_are_those_of_each_backbone():
         assert found.shape == (3, 2, 32)
         for place, backbone in enumerate(backbones):
             torch.testing.assert_close(found[:, place], backbone(pixels))
+
+
+def test_heads_in_double_precision_predict():
+    heads, tested = heads_of().double(), whole_pairs(stored(2), latents(NUM_VIEWS, views=2))
+    alone = SimpleNamespace(global_rank=0, world_size=1)
+    found, truth = predictions(heads, tested, 2, alone)
+    assert len(found[0]) == len(truth) == len(tested.rows)
 
 
 def test_step_has_two_views_of_an_object_and_what_they_differ_by():

@@ -181,7 +181,7 @@ def evaluate(args: list[str]) -> list[Path]:
     data.needs_labels = stage.needs_labels
     stage.settings = settings(cli)
     if stage.opened.path is not None and not (cli.run_dir / CONFIGURATION).is_file():
-        refuse_results_of_another(cli.run_dir, stage.checkpoint_sha256)
+        refuse_results_of_another(cli.run_dir, stage.opened.sha256)
     results = stage.run(trainer, data, cli.run_dir)
     seconds = time.monotonic() - start
     return [_keep(cli, result, seconds) for result in results if trainer.is_global_zero]
@@ -293,7 +293,7 @@ def _record(cli: StageCommandLine, result: StageResult, seconds: float) -> Resul
     names = stage.class_names(data, result.dataset)
     of_checkpoint: dict[str, Any] = {
         "checkpoint": str(cli.config.checkpoint),
-        "checkpoint_sha256": stage.checkpoint_sha256,
+        "checkpoint_sha256": stage.opened.sha256,
         "weights_key": stage.branch,
         "layer": stage.backbone.layer,
         "cls_layer": stage.backbone.cls_layer,

@@ -89,8 +89,8 @@ class PartitionedDataModule(ImageDataModule):
             plan = self.plan()
             invertible, batch = plan.num_invertible, plan.batch_size
             rank_zero_info(
-                f"data: {plan.num_images} images, {plan.steps_per_epoch} batches of {batch} per "
-                f"epoch, {invertible} of each batch invertible ({invertible / batch:.2%})"
+                f"data: {plan.num_images:,} images, {plan.steps_per_epoch:,} batches of {batch} "
+                f"per epoch, {invertible} of each batch invertible ({invertible / batch:.2%})"
             )
 
     @property

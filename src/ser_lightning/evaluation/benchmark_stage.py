@@ -29,8 +29,6 @@ class BenchmarkStage(Stage):
         stage: further arguments of every stage.
     """
 
-    # A set may have fewer images than there are processes.
-    allow_zero_length_dataloader_with_multiple_devices = True
     needs_head = True
 
     num_sums: ClassVar[int] = 3

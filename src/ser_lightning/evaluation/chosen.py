@@ -16,7 +16,7 @@ from ser_lightning.evaluation.metrics.equivariance import (
 from ser_lightning.evaluation.per_image import Rows, even_subset, full_batches
 
 _PASS = 64  # images
-_FEWEST = 8
+_FEWEST = 16
 _ROWS = {"mean_centred": "mean_centred/", "score": ""}
 """The two scores of equivariance, and what stands before the family in their names."""
 
@@ -100,7 +100,7 @@ def enough(pixels: Tensor) -> Tensor:
     """The images, repeated where they are so few that a matrix product would round otherwise.
 
     On [CLS] alone, a product has as many rows as there are images, and up to three go through
-    another kernel (MKL). What is added comes last.
+    another kernel (MKL), up to eleven where threads share them. What is added comes last.
     """
     num = len(pixels)
     return pixels if num >= _FEWEST else pixels[torch.arange(_FEWEST, device=pixels.device) % num]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +106,7 @@ class FeaturePass(L.LightningModule):
         if self.trainer.is_global_zero:
             self.path = new_folder(self.folder) / "cls.npy"
             np.lib.format.open_memmap(self.path, "w+", np.float32, self.shape).flush()
+            _take_room(self.path)
         self.path = Path(self.trainer.strategy.broadcast(str(self.path)))
         self.values = np.load(self.path, mmap_mode="r+")
 
@@ -205,6 +207,16 @@ def write_features(
     return writer.path, written.numpy()
 
 
+def _take_room(path: Path) -> None:
+    """Gives a sparse file its room on the disk, where the system can.
+
+    A full disk is an error here; written through a memory map, it would kill the process.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 class FeatureBatch(NamedTuple):
     """Features (B, ...), labels (B,) and places (B,) in the global batch, in random order."""
 
@@ -225,7 +237,6 @@ class TrainingRows(Dataset):
 
     def __getitem__(self, key: BatchKey) -> FeatureBatch:
         indices, _ = self.plan.indices(key)
-        indices = indices % len(self.features.rows)  # others stand in for unreadable images
         return _rows(self.features, indices, self.plan.rank * len(indices))
 
 

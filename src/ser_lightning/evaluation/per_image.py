@@ -52,6 +52,8 @@ class PerImagePass(L.LightningModule, ABC):
 
     def __init__(self, backbone: SplitViT, width: int) -> None:
         super().__init__()
+        # A set may have fewer images than there are processes.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.backbone = backbone
         self._rows = Rows(width)
 

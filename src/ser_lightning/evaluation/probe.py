@@ -4,7 +4,6 @@ Which ones, such as the grid of learning rates, the stages say: `stages/linear.p
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,7 +26,7 @@ from ser_lightning.optim import RunLength, before_resuming, run_length
 SELECTION_SHARE = 0.2  # SER: of 50 epochs, from epoch 40 on
 
 
-class Heads(nn.Module, ABC):
+class Heads(nn.Module):
     """Classifiers on the same features, which are trained in one pass and do not interact.
 
     Its `forward` maps (B, D) features to (B, K, classes) logits, unless a subclass has losses and
@@ -35,12 +34,14 @@ class Heads(nn.Module, ABC):
 
     Attributes:
         num_heads: how many there are, K.
+        learning_rate: of `configure`.
     """
 
     chooses: ClassVar[bool] = True
     """Whether one of them is to be chosen on held-out images."""
 
     num_heads: int
+    learning_rate: float
 
     def losses(self, batch: FeatureBatch) -> Tensor:
         """(K,) cross-entropies of a batch."""
@@ -57,9 +58,9 @@ class Heads(nn.Module, ABC):
         """The heads' losses (K,) in one, so that each head gets its own gradient."""
         return losses.sum()
 
-    @abstractmethod
     def configure(self, length: RunLength) -> OptimizerLRScheduler:
-        """Optimizer and schedule of a training."""
+        """Optimizer and schedule of a training: by default Adam at a constant rate."""
+        return torch.optim.Adam(self.parameters(), self.learning_rate)
 
     def single(self, index: int) -> nn.Module:
         """A copy of one head: (B, D) features to (B, classes) logits."""

@@ -6,7 +6,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +19,6 @@ from typing_extensions import override
 from ser_lightning.backbones import Branch, SplitViT, open_backbone
 from ser_lightning.backbones.opening import is_own
 from ser_lightning.data.labelled import LabelledDataModule, Split
-from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.features import Features, cached_features
 from ser_lightning.files import checkpoint_config
 from ser_lightning.foreign.layouts import SAFE
@@ -145,6 +143,8 @@ class Stage(L.LightningModule, ABC):
         pretrained: bool = False,
     ) -> None:
         super().__init__()
+        # A set may have fewer images than there are processes.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.checkpoint = checkpoint
         own = result_branch(checkpoint) if is_own(checkpoint) else None
         self.opened = open_backbone(
@@ -160,16 +160,11 @@ class Stage(L.LightningModule, ABC):
         self.backbone.eval()
         check_finite(self.backbone, f"weights of {checkpoint}", "evaluate another checkpoint")
 
-    @cached_property
-    def checkpoint_sha256(self) -> str:
-        """Hash of the checkpoint's bytes, or of the weights where it is a name."""
-        return self.opened.sha256
-
     @property
     def checkpoint_hash(self) -> str:
         """The name of the evaluated weights: hash of the file, branch, and what it was read as."""
         changed = self.opened.given
-        return "-".join([self.checkpoint_sha256, self.branch, *changed])
+        return "-".join([self.opened.sha256, self.branch, *changed])
 
     @property
     def variant(self) -> str:
@@ -197,7 +192,7 @@ class Stage(L.LightningModule, ABC):
 
         Args:
             trainer: for `fit` and `test`, with devices, precision and progress bar.
-            data: the images; it knows the trainer.
+            data: the images.
             folder: the run: `features/` is a cache, `results/` has records and trained heads.
         """
 
@@ -223,9 +218,6 @@ class Stage(L.LightningModule, ABC):
             reasons: why the numbers may not be compared with published ones.
             others: further fields.
         """
-        for _, images in sorted(data.unreadable.items()):  # of all ranks
-            found = gather_ragged(torch.tensor(sorted(images), dtype=torch.int64))
-            images.update(found.tolist())
         # whatever the disk they lie on: names, labels and classes
         listings = [images.listing() for images in self.measured_sets(data, dataset)]
         return StageResult(

@@ -1,8 +1,9 @@
 """Features that are kept on disk while a stage trains on them, and the steps of that training."""
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import lightning as L
@@ -16,34 +17,28 @@ from ser_lightning.data.plan import Plan, per_device
 from ser_lightning.evaluation.features import Extractor, Features, write_features
 
 
-class StoredFeatures:
-    """Computes features into files below a folder, which are removed at the end of a `with`."""
+@contextmanager
+def stored_features(
+    extractor: Extractor, trainer: L.Trainer, folder: Path
+) -> Iterator[Callable[[BatchLoader, int], Features]]:
+    """Computes features into files below a folder, which are removed at the end of a `with`.
 
-    def __init__(self, extractor: Extractor, trainer: L.Trainer, folder: Path) -> None:
-        self.extractor = extractor
-        self.trainer = trainer
-        self.folder = folder
-        self._stores: list[Path] = []
+    Yields:
+        What gives the features of a loader's images, over all ranks; takes the loader and the
+        number of images over all ranks. Their labels are of no use: -1.
+    """
+    stores: list[Path] = []
 
-    def __enter__(self) -> "StoredFeatures":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for store in self._stores if self.trainer.is_global_zero else ():
-            shutil.rmtree(store, ignore_errors=True)
-
-    def of(self, loader: BatchLoader, num_images: int) -> Features:
-        """The features of a loader's images, over all ranks; their labels are of no use: -1."""
-        path, rows = write_features(
-            self.extractor, loader, num_images, self.folder / "features", self.trainer
-        )
-        self._stores.append(path.parent)
+    def features_of(loader: BatchLoader, num_images: int) -> Features:
+        path, rows = write_features(extractor, loader, num_images, folder / "features", trainer)
+        stores.append(path.parent)
         return Features(np.load(path, mmap_mode="r"), torch.full((len(rows),), -1), rows)
+
+    try:
+        yield features_of
+    finally:
+        for store in stores if trainer.is_global_zero else ():
+            shutil.rmtree(store, ignore_errors=True)
 
 
 def step_size(trainer: L.Trainer, num_rows: int, batch_size: int) -> int:

@@ -21,7 +21,6 @@ from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.features import CleanRows, Extractor, FeatureBatch, Features
 from ser_lightning.evaluation.metrics.latents import relative_latents
 from ser_lightning.evaluation.probe import Heads, deep_head
-from ser_lightning.optim import RunLength
 from ser_lightning.sources.threediebench import NUM_VIEWS
 
 
@@ -93,10 +92,6 @@ class PairHeads(Heads):
             for (_, target), values in found
         ])  # fmt: skip
 
-    @override
-    def configure(self, length: RunLength) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), self.learning_rate)
-
 
 class TrainingPairs(Dataset):
     """Maps a `BatchKey` to this rank's pairs: two views of each object, drawn for the epoch.
@@ -154,11 +149,11 @@ def predictions(
     Each rank computes a share of the pairs, of which there may be none.
     """
     rows = CleanRows(tested, batch_size, trainer.global_rank, trainer.world_size)
-    device = next(heads.parameters()).device
+    weight = next(heads.parameters())
     sizes = [heads.columns[target].stop - heads.columns[target].start for _, target in heads.tasks]
     found = [torch.empty(0, sum(sizes))]
     for number in range(len(rows)):
-        told = heads(rows[number].features.to(device))
+        told = heads(rows[number].features.to(weight))
         found.append(torch.cat(told, 1).float().cpu())
     everything = gather_ragged(torch.cat(found))
     slots = gather_ragged(torch.from_numpy(rows.slots))

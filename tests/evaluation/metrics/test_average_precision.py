@@ -145,4 +145,4 @@ def test_size_is_that_of_the_annotation_and_missing_sizes_are_left_out():
 def test_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(average_precision, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'ser-lightning\[coco\]'"):
-        mean_average_precision(torch.empty(0, 7), [])
+        average_precision.require_coco_eval()

@@ -221,6 +221,13 @@ def test_two_processes_measure_like_one(checkpoint, tmp_path):
     assert records[1].metrics == pytest.approx(records[0].metrics)
 
 
+@pytest.mark.slow
+def test_gradients_are_clipped_in_mixed_precision(checkpoint, tmp_path):
+    options = ["--trainer.gradient_clip_val", "1", "--trainer.precision", "bf16-mixed"]
+    (path,) = evaluate(arguments(checkpoint, "finetune", "--run_dir", str(tmp_path), *options))
+    assert read_record(path).protocol["trainer"]["gradient_clip_val"] == 1
+
+
 # what it refuses
 
 

@@ -8,9 +8,9 @@ import torch
 from ser_lightning.evaluation.stages.finetune import (
     FinetunedClassifier,
     layer_number,
-    relative_learning_rate,
     trainable_copy,
 )
+from ser_lightning.optim import warmup_cosine
 from support import TINY_VIT, tiny_backbone
 
 
@@ -89,7 +89,7 @@ def test_layer_numbers_of_a_deep_model():
 
 def test_schedule_rises_linearly_and_falls_along_a_cosine():
     def rate(step):
-        return relative_learning_rate(step, 110, 10, 0.1, 0.02)
+        return warmup_cosine(step, 110, 10, 0.02, 0.1)
 
     assert [rate(0), rate(5), rate(10)] == pytest.approx([0.1, 0.55, 1.0])
     assert rate(60) == pytest.approx(0.51)

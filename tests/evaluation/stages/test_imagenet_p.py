@@ -228,6 +228,11 @@ def test_alexnet_needs_its_weights(run, tmp_path):
         )  # fmt: skip
 
 
+def test_weights_of_an_alexnet_that_is_not_measured_are_refused(run):
+    with pytest.raises(ValueError, match=r"alexnet_weights a.pth has no effect .*alexnet true"):
+        perturbation(run, *GENERATED, "--model.alexnet_weights", "a.pth")
+
+
 def test_wrong_layout_shows_the_right_one(run, tmp_path):
     pytest.importorskip("av")
     with pytest.raises(FileNotFoundError, match=r"<perturbation>/<wnid>/\*.mp4"):

@@ -10,7 +10,7 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.cli import main
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.evaluation.metrics.purity import neighbour_purity
-from ser_lightning.evaluation.stages.latent import choose_images, to_plane
+from ser_lightning.evaluation.stages.latent import LatentStage, choose_images, to_plane
 from ser_lightning.results.points import points_path, read_points, write_points
 from ser_lightning.results.record import read_record
 from tiny_names import SHAPES
@@ -29,6 +29,12 @@ def run_stage(checkpoint, folder, *options):
     args = ["--config", CONFIG, "--checkpoint", str(checkpoint), "--run_dir", str(folder)]
     (path,) = evaluate([*args, *CPU, *options])
     return read_record(path), path
+
+
+def test_missing_package_is_named_before_anything_is_read(checkpoint, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'ser-lightning\[latent\]'"):
+        LatentStage(str(checkpoint))
 
 
 def test_images_are_some_of_random_classes_by_the_seed():

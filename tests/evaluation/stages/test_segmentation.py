@@ -47,6 +47,12 @@ def run(checkpoint, masks, folder, *options):
     return cli.model, cli.datamodule, result
 
 
+def test_stage_runs_in_double_precision(checkpoint, masks, tmp_path):
+    model, _, result = run(checkpoint, masks, tmp_path, "--trainer.precision", "64-true")
+    assert next(model.heads.parameters()).dtype == torch.float64
+    assert 0 <= result.metrics["miou"] <= 100
+
+
 def test_stage_writes_a_record_and_a_picture(checkpoint, masks, tmp_path):
     options = ["--run_dir", str(tmp_path), "--model.layers", "null"]
     evaluate(arguments(checkpoint, masks, *options))

@@ -84,6 +84,12 @@ def test_layers_are_clipped_sorted_and_listed_once():
         probed_layers([], 12)
 
 
+@pytest.mark.parametrize("modes", [(), ("pair", "pair")])
+def test_modes_that_train_nothing_or_twice_are_refused(modes, checkpoint):
+    with pytest.raises(ValueError, match=r"model.modes \[.*\] must name .*each once"):
+        TransformationStage(str(checkpoint), modes=modes)
+
+
 @pytest.mark.parametrize("layers", [[-1], [1, 1.5], [True]])
 def test_layers_that_are_no_place_are_refused(layers):
     with pytest.raises(ValueError, match=r"layers .* must be Sequence\[int >= 0"):

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mask_tree import write_own
 from object_tree import write_bench
@@ -59,6 +61,36 @@ def head(checkpoint, tmp_path_factory):
     args += ["--data.global_batch_size", "16"]
     main(["evaluate", *config_of("linear"), *args, *SMALL])
     return folder / "results" / f"linear-{SHAPES}.safetensors"
+
+
+def test_an_unreadable_image_of_one_process_counts_on_both(checkpoint, tmp_path):
+    images = tmp_path / "images"
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 5)):
+        for name in ("a", "b"):
+            (images / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(images / part / name / f"{number}.png")
+    (images / "val" / "a" / "2.png").write_bytes(b"no image")
+    args = ["evaluate", *config_of("equivariance"), "--checkpoint", str(checkpoint), *SMALL]
+    args += ["--images", str(images), "--data.on_bad_image", "skip", "--run_dir", str(tmp_path)]
+    args += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    subprocess.run([sys.executable, "-m", "ser_lightning", *args], check=True)
+    record = json.loads(next((tmp_path / "results").glob("*.json")).read_text())
+    assert record["num_samples"] == 9
+    reasons = [reason for reason in record["unofficial_reasons"] if "could not be read" in reason]
+    assert reasons == ["1 test images could not be read and were skipped"]
+
+
+def test_fewer_test_images_than_processes(checkpoint, tmp_path):
+    args = ["evaluate", *config_of("segmentation"), "--checkpoint", str(checkpoint), *SMALL]
+    args += [*OPTIONS["segmentation"], "--images", str(write_own(tmp_path / "images"))]
+    args += ["--data.num_test", "1", "--run_dir", str(tmp_path)]
+    args += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    subprocess.run([sys.executable, "-m", "ser_lightning", *args], check=True)
+    record = json.loads(next((tmp_path / "results").glob("*.json")).read_text())
+    assert record["num_samples"] == 1
 
 
 @pytest.mark.parametrize("stage", OPTIONS)

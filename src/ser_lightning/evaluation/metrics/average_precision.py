@@ -38,7 +38,6 @@ def mean_average_precision(detections: Tensor, truth: Sequence[Boxes]) -> dict[s
         `METRICS`, in [0, 1]: the mean over categories, and over IoU 0.5 to 0.95 unless the name
         says which. Sizes that no annotated object has are left out.
     """
-    require_coco_eval()
     detections = detections[detections[:, 0].argsort(stable=True)].double()
     counts = detections[:, 0].long().bincount(minlength=len(truth)).tolist()
     predicted = [

@@ -57,20 +57,22 @@ def top5_distance(before: Tensor, after: Tensor) -> Tensor:
     return (place - position).abs().sum(-1)
 
 
-def video_results(top5: Tensor, label: Tensor, reference: Reference, difficulty: int = 1) -> Tensor:
-    """What each video has: (V, T, 5) best classes and (V,) labels to (V, 5) float64.
+def video_sums(top5: Tensor, label: Tensor, reference: Reference, difficulty: int = 1) -> Tensor:
+    """What each video adds to the fields of `PerturbationSums`: (V, 7) float64.
 
-    The columns are flip rate, mean top-5 distance, frames whose best class is right, frames that
-    have the right class among their five, and frames. Raises as `flip_rate` and `top5_distance`.
+    Of (V, T, 5) best classes and (V,) labels. Raises as `flip_rate` and `top5_distance`.
     """
     before, after = _pairs(top5, reference, difficulty)
-    hits = top5 == label[:, None, None]
+    hits, num_frames = top5 == label[:, None, None], top5.shape[1]
+    top1 = hits[..., 0].sum(1)
     columns = [
+        torch.ones_like(label),
+        torch.full_like(label, num_frames),
+        top1,
+        hits.any(2).sum(1),
+        top1 == num_frames,
         flip_rate(top5[..., 0], reference, difficulty),
         top5_distance(before, after).double().mean(1),
-        hits[..., 0].sum(1),
-        hits.any(2).sum(1),
-        torch.full_like(label, top5.shape[1]),
     ]
     return torch.stack([column.double() for column in columns], dim=1)
 
@@ -101,13 +103,6 @@ class PerturbationSums(NamedTuple):
             "flip_probability": 100 * self.flip_rate / self.num_videos,
             "top5_distance": self.top5_distance / self.num_videos,
         }
-
-
-def summands(results: Tensor) -> Tensor:
-    """What each video, a row of `video_results`, adds to the fields of `PerturbationSums`."""
-    flips, distance, top1, top5, frames = results.double().unbind(1)
-    videos, all_right = torch.ones_like(frames), (top1 == frames).double()
-    return torch.stack([videos, frames, top1, top5, all_right, flips, distance], dim=1)
 
 
 def _pairs(frames: Tensor, reference: Reference, difficulty: int) -> tuple[Tensor, Tensor]:

@@ -122,8 +122,7 @@ def knn_predict(
             votes[has_none.scatter_(1, labels[:, :count], False)] = -1
             best, order = votes.sort(dim=1, descending=True, stable=True)
             ranked[count].append(order.where(best >= 0, -1)[:, :5])
-    empty = bank_labels.new_zeros(0, min(5, num_classes))
-    return {count: torch.cat(chunks) if chunks else empty for count, chunks in ranked.items()}
+    return {count: torch.cat(chunks) for count, chunks in ranked.items()}
 
 
 @torch.no_grad()

@@ -99,6 +99,11 @@ class DetectionStage(Stage):
                 "source CocoDetection"
             )
         self.check_training(trainer)
+        if trainer.precision == "64-true":
+            raise ValueError(
+                "trainer.precision 64-true: the detector computes in float32; use 32-true, or "
+                "bf16-mixed for the ViT"
+            )
         data.setup("fit")
         reduced = _REDUCED.get(str(trainer.precision))
         what = self.backbone, data.num_classes, data.mean, data.std
@@ -167,17 +172,10 @@ class DetectionStage(Stage):
             lr=self.learning_rate,
             weight_decay=self.weight_decay,
         )
-        num_steps, _, option = run_length(self.trainer)
-        if num_steps <= self.warmup_steps:
-            raise ValueError(
-                f"the run of {num_steps} steps ({option}) does not go beyond the warm-up of "
-                f"{self.warmup_steps} steps; the paper trains for 45000"
-            )
-
-        def schedule(step: int) -> float:
-            return relative_learning_rate(step, num_steps, self.warmup_steps)
-
-        return scheduled(optimizer, schedule)
+        num_steps = run_length(self.trainer).beyond(self.warmup_steps, "the paper trains for 45000")
+        return scheduled(
+            optimizer, lambda step: relative_learning_rate(step, num_steps, self.warmup_steps)
+        )
 
 
 def _floats(batch: DetectionBatch) -> list[Tensor]:

@@ -44,6 +44,8 @@ class ReferencePass(L.LightningModule):
 
     def __init__(self, backbone: SplitViT, layers: Sequence[int], num_images: int) -> None:
         super().__init__()
+        # A set may have fewer images than there are processes.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.backbone = backbone
         self.layers = tuple(layers)
         self.positions = reference_positions(num_images)

@@ -24,7 +24,7 @@ from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 from ser_lightning.numbers import BelowOne, NonNegative, Positive, Ratio, checked
-from ser_lightning.optim import cosine, run_length, scaled_learning_rate, scheduled
+from ser_lightning.optim import run_length, scaled_learning_rate, scheduled, warmup_cosine
 from ser_lightning.randomness import Stream, generator
 
 _NOT_DECAYED = ("cls_token", "reg_token", "pos_embed")
@@ -56,15 +56,6 @@ def layer_number(name: str, depth: int, cls_layer: int) -> int:
         return cls_layer + 1 if cls_layer > 0 else 0
     at_input = ("patch_embed", "pos_embed", "norm_pre", "reg_token")
     return 0 if part in at_input else depth + 1
-
-
-def relative_learning_rate(
-    step: float, num_steps: float, warmup_steps: float, start: float, floor: float
-) -> float:
-    """The learning rate as a share of its peak: a linear rise from `start`, a cosine to `floor`."""
-    if step < warmup_steps:
-        return start + (1 - start) * step / warmup_steps
-    return cosine(step - warmup_steps, num_steps - warmup_steps, 1.0, floor)
 
 
 class FinetunedClassifier(nn.Module):
@@ -280,12 +271,13 @@ class FinetuneStage(Stage):
         # Differs: DeiT sets the learning rate per epoch, here it moves with every step.
         peak = self.peak_learning_rate(self.trainer.datamodule)  # type: ignore[attr-defined]
         groups = self.classifier.parameter_groups(peak, self.weight_decay, self.layer_decay)
-        optimizer = torch.optim.AdamW(groups, peak, fused=True)
+        # Lightning clips no gradients of a fused optimizer in mixed precision
+        optimizer = torch.optim.AdamW(groups, peak, fused=not self.trainer.gradient_clip_val)
         length = run_length(self.trainer)
         warmup_steps = length.warmup_steps(self.warmup_epochs, "model.warmup_epochs")
         start, floor = self.warmup_learning_rate / peak, self.final_learning_rate / peak
-        shape = length.num_steps, warmup_steps, start, floor
-        return scheduled(optimizer, lambda step: relative_learning_rate(step, *shape))
+        shape = length.num_steps, warmup_steps, floor, start
+        return scheduled(optimizer, lambda step: warmup_cosine(step, *shape))
 
     def peak_learning_rate(self, data: LabelledDataModule) -> float:
         """The learning rate of the head at the end of the warm-up."""

@@ -22,8 +22,7 @@ from ser_lightning.data.benchmarks.imagenet_p import base_name
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD
 from ser_lightning.evaluation.benchmark_stage import BenchmarkStage
-from ser_lightning.evaluation.metrics.flips import PerturbationSums, video_results
-from ser_lightning.evaluation.metrics.flips import summands as video_summands
+from ser_lightning.evaluation.metrics.flips import PerturbationSums, video_sums
 from ser_lightning.evaluation.stage import StageResult
 from ser_lightning.files import load_checkpoint
 from ser_lightning.numbers import PositiveInt, checked
@@ -89,6 +88,11 @@ class ImageNetPStage(BenchmarkStage):
     ) -> None:
         super().__init__(checkpoint, head, **stage)
         self.difficulty = difficulty
+        if alexnet_weights is not None and not alexnet:
+            raise ValueError(
+                f"model.alexnet_weights {alexnet_weights} has no effect without AlexNet; add "
+                "--model.alexnet true, or leave it out"
+            )
         self.alexnet = load_alexnet(alexnet_weights) if alexnet else None
 
     @override
@@ -105,7 +109,7 @@ class ImageNetPStage(BenchmarkStage):
         reference = REFERENCE[name]
         difficulty = 1 if reference == "first" else self.difficulty
         top5 = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
-        return video_summands(video_results(top5.cpu(), label.cpu(), reference, difficulty))
+        return video_sums(top5.cpu(), label.cpu(), reference, difficulty)
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:

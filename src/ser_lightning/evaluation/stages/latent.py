@@ -3,6 +3,7 @@
 Source: SER appendix A.6, which shows 20 random classes by t-SNE.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,9 @@ class LatentStage(Stage):
         k: neighbours of each image; fewer where the smallest class has not as many others.
         perplexity: of the t-SNE: about how many neighbours an image attracts.
         stage: further arguments of every stage.
+
+    Raises:
+        ValueError: if scikit-learn is not installed.
     """
 
     name = "latent"
@@ -118,6 +122,11 @@ class LatentStage(Stage):
         **stage: Any,
     ) -> None:
         super().__init__(checkpoint, **stage)
+        if importlib.util.find_spec(self.package[0]) is None:  # now, not after the passes
+            raise ValueError(
+                "the latent stage draws a t-SNE by scikit-learn, which is not installed; use "
+                f"pip install 'ser-lightning[{self.package[1]}]'"
+            )
         self.num_classes = num_classes
         self.num_per_class = num_per_class
         self.k = k

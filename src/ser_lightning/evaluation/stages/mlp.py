@@ -7,14 +7,12 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import override
 
 from ser_lightning.evaluation.probe import Heads, deep_head
 from ser_lightning.evaluation.probe_stage import ProbeStage
 from ser_lightning.numbers import Positive, PositiveInt, checked
-from ser_lightning.optim import RunLength
 
 
 class DeepHead(Heads):
@@ -43,10 +41,6 @@ class DeepHead(Heads):
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.layers(features)
         return logits.unsqueeze(1)
-
-    @override
-    def configure(self, length: RunLength) -> OptimizerLRScheduler:
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
     @override
     def single(self, index: int) -> nn.Sequential:

@@ -142,11 +142,15 @@ class SegmentationStage(Stage):
         """(B, classes, h, w) of every head; no gradient reaches a backbone."""
         maps: list[Tensor] = []
         backbones: Any = self.backbones
+        heads: Any = self.heads
         for backbone in backbones:
             with torch.no_grad():
                 maps += backbone.token_maps(pixels, self.layers)
         with torch.autocast(pixels.device.type, enabled=False):
-            return [head(tokens.float()) for head, tokens in zip(self.heads, maps, strict=True)]
+            return [
+                head(tokens.to(head.classify.weight.dtype))
+                for head, tokens in zip(heads, maps, strict=True)
+            ]
 
     @override
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
@@ -183,17 +187,11 @@ class SegmentationStage(Stage):
             lr=self.learning_rate,
             weight_decay=self.weight_decay,
         )
-        num_steps, _, option = run_length(self.trainer)
-        if num_steps <= self.warmup_steps:
-            raise ValueError(
-                f"the run of {num_steps} steps ({option}) does not go beyond the warm-up of "
-                f"{self.warmup_steps} steps; lower --model.warmup_steps"
-            )
-
-        def schedule(step: int) -> float:
-            return warmup_cosine(step + 1, num_steps + 1, self.warmup_steps)  # above 0
-
-        return scheduled(optimizer, schedule)
+        warmup = self.warmup_steps
+        num_steps = run_length(self.trainer).beyond(warmup, "lower --model.warmup_steps")
+        return scheduled(  # above 0
+            optimizer, lambda step: warmup_cosine(step + 1, num_steps + 1, warmup)
+        )
 
     @override
     def train(self, mode: bool = True) -> "SegmentationStage":

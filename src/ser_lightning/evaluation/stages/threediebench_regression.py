@@ -17,7 +17,7 @@ from ser_lightning.evaluation.features import Features
 from ser_lightning.evaluation.metrics.latents import joint_r2, target_widths
 from ser_lightning.evaluation.probe import Probe, fit_probe
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
-from ser_lightning.evaluation.stored import StoredFeatures, rows_loader, step_plan, step_size
+from ser_lightning.evaluation.stored import rows_loader, step_plan, step_size, stored_features
 from ser_lightning.evaluation.view_pairs import (
     Embeddings,
     PairHeads,
@@ -50,6 +50,7 @@ class ThreeDIEBenchRegressionStage(Stage):
     Args:
         checkpoint: file of a pretraining run.
         batch_size: pairs per step, over all devices; all of them where there are no more.
+            `data.global_batch_size` has no part in it.
         learning_rate: learning rate of Adam.
         hidden: channels of the two hidden layers.
         baseline: whether to measure a randomly initialised backbone as well.
@@ -103,8 +104,8 @@ class ThreeDIEBenchRegressionStage(Stage):
         backbones = [self.backbone, *([self.random_backbone()] if self.baseline else [])]
         what = self.backbone.width, self.hidden, self.learning_rate, self.seed
         heads = PairHeads(target_widths(latents.shape[2]), len(backbones), *what)
-        with StoredFeatures(Embeddings(backbones), trainer, folder) as stored:
-            views = stored.of(data.clean_loader("train"), len(train))
+        with stored_features(Embeddings(backbones), trainer, folder) as features_of:
+            views = features_of(data.clean_loader("train"), len(train))
             pairs = TrainingPairs(views, latents)
             pairs.plan = step_plan(trainer, len(pairs.objects), self.batch_size, self.seed)
             probe = Probe(heads)
@@ -118,7 +119,7 @@ class ThreeDIEBenchRegressionStage(Stage):
             results = []
             for name, images in sets.items():
                 loader = data.clean_images(images, None, 3, name or "test")
-                tested = whole_pairs(stored.of(loader, len(images)), told[name])
+                tested = whole_pairs(features_of(loader, len(images)), told[name])
                 metrics = self._r2(trainer, heads, tested, data.evaluation_batch_size)
                 left_out = len(images) // 2 - len(tested.rows)
                 why = [f"{left_out} pairs have an unreadable view"] if left_out else []

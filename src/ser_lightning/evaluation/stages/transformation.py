@@ -24,9 +24,8 @@ from ser_lightning.evaluation.features import (
 )
 from ser_lightning.evaluation.probe import Heads, Probe, deep_head, fit_probe
 from ser_lightning.evaluation.stage import Stage, StageResult
-from ser_lightning.evaluation.stored import StoredFeatures, rows_loader, step_plan, step_size
+from ser_lightning.evaluation.stored import rows_loader, step_plan, step_size, stored_features
 from ser_lightning.numbers import Positive, PositiveInt, checked
-from ser_lightning.optim import RunLength
 
 Mode = Literal["pair", "single"]
 
@@ -169,10 +168,6 @@ class VersionHeads(Heads):
                 hits[number] += (found == label).sum()
         return hits
 
-    @override
-    def configure(self, length: RunLength) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), self.learning_rate)
-
 
 @checked
 class TransformationStage(Stage):
@@ -191,6 +186,7 @@ class TransformationStage(Stage):
         modes: "pair", "single" or both.
         num_train: training images to use, the same number of each class; null takes all.
         batch_size: images per step, over all devices; all of them where there are no more.
+            `data.global_batch_size` has no part in it.
         learning_rate: learning rate of Adam.
         hidden: channels of the two hidden layers.
         baseline: whether to probe a randomly initialised backbone as well.
@@ -216,6 +212,10 @@ class TransformationStage(Stage):
         super().__init__(checkpoint, **stage)
         self.layers = probed_layers(layers, self.backbone.depth)
         self.modes = tuple(modes)
+        if not modes or len(set(modes)) < len(modes):
+            raise ValueError(
+                f'model.modes {list(modes)} must name "pair", "single" or both, each once'
+            )
         self.num_train = num_train
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -233,8 +233,8 @@ class TransformationStage(Stage):
         total = len(data.images("train"))
         wanted = min(self.num_train or total, total)
         step_size(trainer, wanted, self.batch_size)  # refused before the pass
-        with StoredFeatures(extractor, trainer, folder) as stored:
-            train = stored.of(data.clean_loader("train", wanted), wanted)
+        with stored_features(extractor, trainer, folder) as features_of:
+            train = features_of(data.clean_loader("train", wanted), wanted)
             num_train = len(train.rows)
             plan = step_plan(trainer, num_train, self.batch_size, self.seed)
             fit_probe(trainer, probe, rows_loader(TrainingRows(train, plan), trainer), None)
@@ -244,7 +244,7 @@ class TransformationStage(Stage):
                 reasons.append(f"{size} images a step for want of {self.batch_size}")
             probe.to(trainer.strategy.root_device)
             num_images = len(data.images("test"))
-            tested = stored.of(data.clean_loader("test", num_images), num_images)
+            tested = features_of(data.clean_loader("test", num_images), num_images)
             size, rank = data.evaluation_batch_size, trainer.global_rank
             accuracies = probe.top1(CleanRows(tested, size, rank, trainer.world_size))
         num_test, metrics, counts = len(tested.rows), {}, {}
