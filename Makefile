@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 help: ## list the targets
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort \
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sort \
 	  | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo "  make <stage>-eval   run one stage of configs/eval: CKPT=... [DATA=folder] [ARGS=...]"
 
@@ -59,19 +59,19 @@ fashion-%: $(READY)
 
 study: $(READY) ## ask the paper's questions on Fashion-MNIST: SER and its rivals, 28 runs, resumable
 	@$(BIN)/python -m studies.fashion_mnist.run $(STUDY)
-study-cifar10: $(READY) ## the same on CIFAR-10, 63 runs of about an hour on one core: STUDY="--root folder"
+study-cifar10: $(READY) ## ask what SER does on CIFAR-10, 63 runs of about an hour on one core: STUDY="--root folder"
 	@$(BIN)/python -m studies.cifar10.run $(STUDY)
 
 %-eval: $(READY)
 	@test -n "$(CKPT)" || { echo "say which checkpoint: make $@ CKPT=runs/moco_ser/checkpoints/last.ckpt [DATA=/data/imagenet]"; exit 2; }
-	@$(BIN)/ser-fit evaluate --config configs/eval/$*.yaml --checkpoint $(CKPT) $(if $(DATA),--images $(DATA)) $(ARGS)
+	@$(BIN)/ser-fit evaluate --config configs/eval/$*.yaml --checkpoint "$(CKPT)" $(if $(DATA),--images "$(DATA)") $(ARGS)
 
 evaluate: $(READY) ## run every stage whose images are there: CKPT=... [DATA=folder of data sets] [ARGS=--small]
 	@test -n "$(CKPT)" || { echo "say which checkpoint: make $@ CKPT=runs/moco_ser/checkpoints/last.ckpt [DATA=/data]"; exit 2; }
-	@$(BIN)/ser-fit evaluate-all --checkpoint $(CKPT) $(if $(DATA),--data_root $(DATA)) $(ARGS)
+	@$(BIN)/ser-fit evaluate-all --checkpoint "$(CKPT)" $(if $(DATA),--data_root "$(DATA)") $(ARGS)
 
 clean: ## remove caches, keep .venv and runs
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help install demo demo-photos test test-slow faults check-gpu lint bench fashion study evaluate clean
+.PHONY: help install demo demo-photos test test-slow faults check-gpu lint bench fashion study study-cifar10 evaluate clean

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ser_lightning.files import atomic_path
 from ser_lightning.reporting.compare import GroupCost, runs_table
 from ser_lightning.reporting.groups import RunGroup, average
 from ser_lightning.reporting.intervals import Interval, paired_difference, seed_difference
+from ser_lightning.reporting.panels import save_picture
 from ser_lightning.reporting.tables import markdown_table, to_markdown
 from ser_lightning.results.hits import load_hits
 from ser_lightning.results.measures import describe
@@ -79,8 +79,7 @@ def study_figure(
         axes.set_xlabel("the add-on reads block", fontsize=10)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="lower center", ncol=5, frameon=False, fontsize=10)
-    with atomic_path(Path(path)) as partial, partial.open("wb") as file:
-        FigureCanvasAgg(figure).print_png(file)
+    save_picture(figure, Path(path))
 
 
 def _draw(axes: Axes, points: Sequence[Point], measure: Measure) -> None:
@@ -225,8 +224,13 @@ def _values(row: StudyRow, measure: Measure) -> list[float]:
 def _difference(better: StudyRow, worse: StudyRow, measure: Measure) -> Interval | None:
     """Paired by test image where those are known, else from the seeds; None if neither can be."""
     if measure.is_paired:
-        ours, theirs = (_hits(row, measure) for row in (better, worse))
-        return paired_difference(ours, theirs) if ours and theirs else None
+        rows = better, worse
+        ours, theirs = (_hits(row, measure) for row in rows)
+        is_whole = all(
+            len(hits) == len(_values(row, measure)) > 0
+            for row, hits in zip(rows, (ours, theirs), strict=True)
+        )
+        return paired_difference(ours, theirs) if is_whole else None
     return seed_difference(_values(better, measure), _values(worse, measure))
 
 
@@ -293,6 +297,8 @@ def _judge(better: StudyRow, worse: StudyRow, measure: Measure) -> tuple[str, st
         return "-", "not measured"
     digits = describe(measure.metric).digits
     found = _difference(better, worse, measure)
+    if found is None and measure.is_paired:
+        return f"{np.mean(ours) - np.mean(theirs):+.{digits}f}", "hits of a run are missing"
     if found is None or min(len(ours), len(theirs)) < 2:
         return f"{np.mean(ours) - np.mean(theirs):+.{digits}f}", "cannot be told (one seed)"
     seen = f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"

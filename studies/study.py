@@ -120,6 +120,11 @@ class Unit(NamedTuple):
         return hashlib.sha256("\n".join(settings).encode()).hexdigest()
 
     @property
+    def is_complete(self) -> bool:
+        """Whether it is pretrained and has every result."""
+        return self.is_pretrained and not self.missing
+
+    @property
     def missing(self) -> list[str]:
         """Stages that have no result yet."""
         stages = self.study.stages
@@ -176,8 +181,9 @@ def run_unit(unit: Unit, source: Sequence[str], short: bool, threads: int) -> st
             tail = "\n  ".join(log.read_text(encoding="utf-8").splitlines()[-5:])
             return f"{unit.folder} failed, see {log}; it ends in\n  {tail}"
         if name == "fit":
-            (unit.folder / PRETRAINED).write_text(unit.fingerprint, encoding="utf-8")
             _write_json(unit.folder / ONLINE, _online(unit.folder))
+            with atomic_path(unit.folder / PRETRAINED) as partial:  # last: all of it is there
+                partial.write_text(unit.fingerprint, encoding="utf-8")
         seconds[name] = seconds.get(name, 0) + round(time.monotonic() - start)
         _write_json(times, seconds)
         keep(unit)
@@ -209,9 +215,12 @@ def keep(unit: Unit) -> None:
 
 
 def restore(unit: Unit) -> None:
-    """Takes what was kept of a run for the run itself, where it has not been made here."""
+    """Takes what was kept of a complete run for the run itself, where none was made here.
+
+    What was kept of a part of one has no weights to go on with.
+    """
     kept = unit.study.kept and unit.study.kept / unit.row.name / f"seed{unit.seed}"
-    if kept and kept.is_dir() and not unit.folder.exists():
+    if kept and not unit.folder.exists() and unit._replace(folder=kept).is_complete:
         shutil.copytree(kept, unit.folder)
 
 
@@ -271,8 +280,7 @@ def _progress(study: Study, complete: Sequence[Unit]) -> str:
     return f"**{len(complete)} of {total} runs so far.**{rows}\n\n"
 
 
-def main(study: Study, args: Sequence[str] | None = None) -> None:
-    """Runs what is missing of a study and writes its page."""
+def _parser(study: Study) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(study.name, description=study.page.title)
     cores = os.cpu_count() or 1
     names = [row.name for row in study.rows]
@@ -286,7 +294,15 @@ def main(study: Study, args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--short", action="store_true", help="two steps on generated shapes, to see that it works"
     )
+    return parser
+
+
+def main(study: Study, args: Sequence[str] | None = None) -> None:
+    """Runs what is missing of a study and writes its page."""
+    parser, cores = _parser(study), os.cpu_count() or 1
     known = parser.parse_args(args)
+    if min(known.jobs, known.seeds) < 1:
+        parser.error(f"--jobs {known.jobs} --seeds {known.seeds}: give 1 or more of each")
     if known.short:
         study = study._replace(kept=None)
     folder = known.run_dir or Path("runs") / (study.name + "_short" * known.short)
@@ -295,18 +311,23 @@ def main(study: Study, args: Sequence[str] | None = None) -> None:
     planned = units(study._replace(rows=rows), folder)
     for unit in planned:
         restore(unit)
-    wanted = set(names if known.only is None else known.only)
-    todo = [unit for unit in planned if unit.missing and unit.row.name in wanted]
-    refuse_changed(planned)
+    wanted = {row.name for row in rows} if known.only is None else set(known.only)
+    todo = [unit for unit in planned if not unit.is_complete and unit.row.name in wanted]
+    try:
+        refuse_changed(planned)
+    except ValueError as error:
+        parser.error(str(error))
     print(f"{len(planned)} runs, {len(todo)} to do now", flush=True)
     source = (
         ("--data.source", "ImageFolder", "--data.source.root", known.root) if known.root else ()
     )
     failed = run_all(todo, source, known.jobs, max(1, cores // known.jobs), known.short)
-    complete = [unit for unit in planned if not unit.missing]
+    complete = [unit for unit in planned if unit.is_complete]
+    for unit in complete:
+        keep(unit)  # one that was killed between its last result and that
     folders = {row: [unit.folder for unit in complete if unit.row == row] for row in rows}
     found = [_study_row(row, done) for row, done in folders.items() if done]
-    if found and found[0].name == names[0]:
+    if found and found[0].name == rows[0].name:
         notes = _SHORT_NOTES if known.short else _progress(study, complete) + study.page.notes
         write_page(study.page._replace(path=path, notes=notes), found)
         print(f"Page: {path}")

@@ -24,6 +24,12 @@ CHECKPOINT_KEY = "ser_lightning"  # of this package's record in a checkpoint
 _SECTIONS = ("model", "data", "trainer", "evaluation", "pictures", "checkpoint")
 PARTIAL = ".partial"
 CHECKPOINT_FOLDER = "checkpoints"  # of a run
+CONFIGURATION = "fit.yaml"  # in a run's folder
+OF_THE_WEIGHTS = (
+    "max_epochs", "max_steps", "precision", "accumulate_grad_batches", "limit_train_batches",
+    "gradient_clip_val", "gradient_clip_algorithm",
+)  # fmt: skip
+"""The trainer's settings that change the weights."""
 
 # What the classes of version 0.1.0 are called now, and then where they are, by the beginning of
 # their import path.

@@ -1,12 +1,14 @@
 """The comparison of finished runs: one row a configuration, then what each measured online."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
 
 from results.result_records import record
 from ser_lightning.commands import cost
-from ser_lightning.commands.compare import compare, comparison_tables
+from ser_lightning.commands.compare import compare, comparison_tables, run_names
 from ser_lightning.results.hits import write_hits
 from ser_lightning.results.record import write_record
 from support import TINY_VIT, WIDTH
@@ -112,6 +114,12 @@ def test_run_that_measured_nothing_is_refused(tmp_path):
         compare([str(folder)])
     with pytest.raises(ValueError, match="is no run folder"):
         compare([str(tmp_path)])
+
+
+def test_a_run_is_named_after_its_folder_from_within_it(tmp_path, monkeypatch):
+    folder = run(tmp_path / "mine")
+    monkeypatch.chdir(folder)
+    assert list(run_names([Path()]).values()) == ["mine"]
 
 
 def test_cost_is_kept_beside_the_configuration_it_is_of(tmp_path, monkeypatch):

@@ -95,7 +95,11 @@ def test_results_become_a_table_and_a_picture(tiny, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_demo_trains_both_runs_and_measures_from_the_start(tiny, tmp_path, capsys):
-    demo(["--config", tiny, "--run_dir", str(tmp_path / "demo")])
+    short = tmp_path / "short.yaml"
+    short.write_text("data: {bank_size: 40}\n")  # configurations stack, as everywhere
+    demo(["--config", tiny, "--config", str(short), "--run_dir", str(tmp_path / "demo")])
+    stored = yaml.safe_load((tmp_path / "demo" / "moco_ser" / "fit.yaml").read_text())
+    assert stored["data"]["bank_size"] == 40
     shown = capsys.readouterr().out
     assert "before training" in shown
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000

@@ -210,6 +210,20 @@ def test_images_are_read_in_place_of_the_checkpoints_own(checkpoint, tmp_path):
     assert (type(source).__name__, source.root) == ("ImageFolder", str(root))
 
 
+def test_last_checkpoint_and_images_count_wherever_they_stand(checkpoint, tmp_path):
+    args = ["--config", KNN, "--checkpoint", "nowhere.ckpt", "--checkpoint", str(checkpoint)]
+    roots = [photographs(tmp_path / name, *SPLITS) for name in ("first", "second")]
+    images = [part for root in roots for part in ("--images", str(root))]
+    cli = StageCommandLine([*args, *images, *CPU])
+    assert cli.datamodule.source.root == str(roots[1])
+    assert cli.run_dir == checkpoint.parents[1]
+    config = tmp_path / "mine.yaml"
+    config.write_text(yaml.safe_dump({"checkpoint": str(checkpoint)}))
+    cli = StageCommandLine(["--config", KNN, "--config", str(config), *CPU])
+    assert type(cli.datamodule.source).__name__ == "Shapes"
+    assert cli.run_dir == checkpoint.parents[1]
+
+
 def test_missing_checkpoint_gets_a_short_message(tmp_path, capsys):
     assert "nowhere.ckpt does not exist" in error_of(
         ["--config", KNN, "--checkpoint", "nowhere.ckpt"], capsys

@@ -166,6 +166,15 @@ def test_other_options_go_to_every_stage(commands, checkpoint):
     assert command[-2:] == ["--trainer.devices", "2"]
 
 
+def test_images_of_ones_own_are_those_that_are_generated_from(commands, checkpoint, data, capsys):
+    arguments = ["evaluate-all", "--checkpoint", checkpoint, "--images", "mine"]
+    main([*arguments, "--only", "linear", "imagenet-c"])
+    assert [c[-2:] for c in commands] == [["--data.source.root", "mine"]] * 2
+    with pytest.raises(SystemExit):
+        main([*arguments, "--data_root", str(data)])
+    assert "give one" in capsys.readouterr().err
+
+
 def test_small_recipes_come_after_the_usual_ones(commands, checkpoint):
     main(["evaluate-all", "--checkpoint", checkpoint, "--small", "--only", "knn", "linear"])
     knn, linear = commands

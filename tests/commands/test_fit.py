@@ -18,6 +18,7 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.cli import main
 from ser_lightning.files import load_checkpoint
 from ser_lightning.objectives import moco_v3
+from ser_lightning.reporting.look import read_curves
 from ser_lightning.runtime import default_run_dir
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +111,12 @@ def test_validate_needs_no_configuration_beside_a_checkpoint(tiny_run, capsys):
     assert "k-NN top-1" in output.out
     assert (tiny_run / "validate.yaml").is_file()
     assert yaml.safe_load((tiny_run / "fit.yaml").read_text())["trainer"]["max_epochs"] == 2
+
+
+def test_validate_adds_nothing_to_the_curves_of_the_run(tiny_run):
+    before = read_curves(tiny_run)["val/knn_top1"]
+    main(["validate", "--run_dir", str(tiny_run), "--trainer.accelerator=cpu"])
+    assert read_curves(tiny_run)["val/knn_top1"] == before
 
 
 def test_backbone_of_a_run_is_rebuilt_from_its_checkpoint_alone(tiny_run):

@@ -93,6 +93,17 @@ def test_one_run_is_a_page_too(runs):
     assert "data:image/png;base64," in text
 
 
+def test_page_of_a_run_in_its_first_epoch(runs, tmp_path):
+    young = tmp_path / "young"
+    young.mkdir()
+    shutil.copy(runs[0] / "fit.yaml", young)
+    look([str(young), "--output", str(tmp_path / "page.html")])
+    text = (tmp_path / "page.html").read_text()
+    assert "nothing logged yet" in text
+    look([str(young), str(runs[0]), "--output", str(tmp_path / "page.html")])
+    assert "k-NN top-1" in (tmp_path / "page.html").read_text()
+
+
 def test_no_run_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"no fit\.yaml; give the folder of a run"):
         look([str(tmp_path)])

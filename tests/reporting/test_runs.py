@@ -97,7 +97,7 @@ def test_ser_at_every_layer_is_the_papers_row(tmp_path):
 
 def test_several_layers_are_a_readable_text(tmp_path):
     subject = described(tmp_path, per_layer(["SERRegularizer"] * 2, [3, 0.5])).subject
-    assert subject.label() == "SER on MoCo-v3, 2 views, equiv_layer 3 0.5, lambda 2"
+    assert subject.label() == "SER on MoCo-v3, 2 views, equiv_layer 3 6, lambda 2"
     one = described(tmp_path / "one", per_layer(["SERRegularizer"], [3])).subject
     assert one.settings == ()
 
@@ -122,6 +122,23 @@ def test_departures_from_the_papers_pretraining_are_listed(tmp_path):
         "stopped after 10 steps",
         "an invertible sub-batch without a regularizer",
     )
+
+
+def test_other_images_sizes_and_starts_are_departures(tmp_path):
+    changed = config()
+    changed["data"]["source"] = {"class_path": "ImageFolder", "init_args": {"root": "/my/cifar10"}}
+    backbone = changed["model"]["init_args"]["backbone"]["init_args"]
+    backbone |= {"image_size": 32, "weights": "/w/mae.pth"}
+    found = described(tmp_path, changed).departures
+    assert "image size 32 (paper 224)" in found
+    assert "pretrained on the folder cifar10 (paper imagenet1k)" in found
+    assert "started from the weights mae.pth" in found
+    changed["data"]["source"]["init_args"]["root"] = "/data/ILSVRC2012/"
+    assert not [note for note in described(tmp_path, changed).departures if "folder" in note]
+
+
+def test_a_layer_as_a_share_of_the_depth_is_the_papers_row(tmp_path):
+    assert described(tmp_path, config(layer=0.25)).subject == described(tmp_path, config()).subject
 
 
 def test_runs_that_differ_in_seed_and_hardware_share_a_configuration(tmp_path):

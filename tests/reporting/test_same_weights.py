@@ -86,6 +86,13 @@ def test_without_an_add_on_automatic_is_the_input():
     assert changed("auto", ser) == changed(None, ser) != changed(0, ser)
 
 
+@pytest.mark.parametrize("name", ["gradient_clip_val", "gradient_clip_algorithm", "precision"])
+def test_a_setting_of_the_trainer_that_changes_a_step_counts(name):
+    changed = config()
+    changed["trainer"][name] = "another"
+    assert hash_of(changed) != hash_of(config())
+
+
 def test_new_settings_of_image_files_at_their_defaults_are_no_other_configuration():
     defaults = inspect.signature(ImageFolder).parameters
     new = {key: defaults[key].default for key in ("background", "labels", "max_pixels", "upright")}

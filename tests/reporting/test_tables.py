@@ -1,6 +1,10 @@
 """Tables for a terminal are at most 80 columns wide and lose nothing."""
 
-from ser_lightning.reporting.tables import ReportRow, ReportTable, text_lines, to_text
+from pathlib import Path
+
+import matplotlib.figure
+
+from ser_lightning.reporting.tables import ReportRow, ReportTable, text_lines, to_html, to_text
 
 
 def test_narrow_table_is_aligned():
@@ -35,3 +39,11 @@ def test_notes_and_captions_are_folded():
 
 def test_table_of_labels_alone():
     assert text_lines([("run",), ("a",)], 1) == ["run", "---", "a"]
+
+
+def test_picture_is_named_after_its_run_wherever_the_path_begins(tmp_path, monkeypatch):
+    results = tmp_path / "mine" / "results"
+    results.mkdir(parents=True)
+    matplotlib.figure.Figure().savefig(results / "lee-shapes.png")
+    monkeypatch.chdir(results)
+    assert "mine: lee-shapes" in to_html("Title", "", [], [Path("lee-shapes.png")])

@@ -70,6 +70,7 @@ def test_every_metric_has_words_of_its_own():
             "equivariance/random_init_mean_centred/flip_final",
             "equivariance, flip final, random init",
         ),
+        ("miou_layer3", "mIoU, block 3"),
         ("random_init/flip_layer3", "flip told after block 3, random init"),
         ("map_50", "mAP at IoU 0.50"),
         ("of_another_version", "of_another_version"),
@@ -77,6 +78,13 @@ def test_every_metric_has_words_of_its_own():
 )
 def test_words(metric, title):
     assert describe(metric).title == title
+
+
+def test_random_init_is_shown_like_what_it_is_compared_with():
+    for name in ("purity", "r2/rotation", "miou_layer3"):
+        shown, trained = describe(f"random_init/{name}"), describe(name)
+        assert (shown.digits, shown.unit) == (trained.digits, trained.unit)
+        assert (shown.heading, shown.online) == ("", "")
 
 
 def test_main_metrics_have_headings():

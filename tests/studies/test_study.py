@@ -10,13 +10,13 @@ from parsed import build
 from results.result_records import config, record, run_folder
 from ser_lightning.reporting.compare import GroupCost
 from ser_lightning.reporting.groups import group_folders
-from ser_lightning.results.hits import write_hits
+from ser_lightning.results.hits import hits_path, write_hits
 from ser_lightning.results.record import read_record, write_record
 from studies import study
 from studies.cifar10.run import STUDY as CIFAR10
 from studies.fashion_mnist.run import STUDY as FASHION_MNIST
-from studies.page import ONLINE, StudyRow, write_page
-from studies.study import PRETRAINED, TIMES, commands, keep, restore, units
+from studies.page import LINEAR, ONLINE, StudyRow, _judge, write_page
+from studies.study import PRETRAINED, TIMES, commands, keep, main, restore, units
 
 LABELS = torch.arange(1000) % 10
 
@@ -209,6 +209,18 @@ def test_page_says_what_holds_what_does_not_and_what_cannot_be_told(tmp_path):
     assert len(list(page.parent.iterdir())) == 2  # nothing half-written is left
 
 
+def test_a_run_without_hits_leaves_no_fewer_seeds_to_judge_by(tmp_path):
+    folders = {name: [tmp_path / name / f"seed{i}" for i in range(3)] for name in ("moco", "ser")}
+    rows = {
+        name: row(name, name, [evaluated(f, 600 + i, 0.5, i) for i, f in enumerate(found)])
+        for name, found in folders.items()
+    }
+    hits_path(folders["ser"][1] / "results" / "linear-shapes.json").unlink()
+    claims = FASHION_MNIST.page.claims
+    claim = next(c for c in claims if c.measure == LINEAR and c.better == "ser")
+    assert _judge(rows["ser"], rows["moco"], claim.measure)[1] == "hits of a run are missing"
+
+
 def test_a_page_says_how_much_of_the_study_is_missing(tmp_path):
     planned = units(FASHION_MNIST, tmp_path)
     some = [unit for unit in planned if unit.row.name != "stl" and unit.seed == 0]
@@ -217,6 +229,24 @@ def test_a_page_says_how_much_of_the_study_is_missing(tmp_path):
         f"**{len(some)} of {len(planned)} runs so far.** None complete of: + STL"
     )
     assert study._progress(FASHION_MNIST, planned) == ""
+
+
+def test_what_is_kept_of_a_part_of_a_run_is_not_taken_for_one(tmp_path):
+    kept = of_rows(slice(1), kept=tmp_path / "kept")
+    unit = units(kept, tmp_path / "runs")[0]
+    unit.folder.mkdir(parents=True)
+    (unit.folder / PRETRAINED).write_text(unit.fingerprint)
+    keep(unit)
+    again = units(kept, tmp_path / "elsewhere")[0]
+    restore(again)
+    assert not again.folder.exists()
+
+
+def test_numbers_of_jobs_and_seeds_are_checked(capsys):
+    for option in ("--jobs", "--seeds"):
+        with pytest.raises(SystemExit):
+            main(FASHION_MNIST, [option, "0"])
+        assert "give 1 or more of each" in capsys.readouterr().err
 
 
 def test_what_is_kept_of_a_run_is_all_that_a_page_needs(tmp_path):

@@ -1,15 +1,17 @@
 """`ser-fit compare RUNS...`: what runs cost and reached, in one table a row per configuration."""
 
 import argparse
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ser_lightning.commands.cost_file import UnknownCost, kept_cost
 from ser_lightning.contents import plain_contents
-from ser_lightning.files import CHECKPOINT_FOLDER, atomic_path, last_checkpoint
+from ser_lightning.files import CHECKPOINT_FOLDER, CONFIGURATION, atomic_path, last_checkpoint
 from ser_lightning.reporting.compare import GroupCost, runs_table
 from ser_lightning.reporting.groups import RunGroup, group_folders, unique_folders
-from ser_lightning.reporting.runs import CONFIG_FILE, read_configuration
+from ser_lightning.reporting.runs import read_configuration
 from ser_lightning.reporting.summary import RunMetrics, online_table
 from ser_lightning.reporting.tables import ReportTable, to_markdown, to_text
 from ser_lightning.results.record import RESULT_FOLDER
@@ -56,19 +58,42 @@ def comparison_tables(runs: Sequence[Path], baseline: str | None = None) -> list
 
 def run_names(runs: Sequence[Path]) -> dict[Path, str]:
     """What runs are called: by the name of their folder, or by its path where names repeat."""
-    is_told = len({run.name for run in runs}) == len(runs)
-    return {run: run.name if is_told else str(run) for run in runs}
+    names = [Path(os.path.abspath(run)).name for run in runs]
+    is_told = len(set(names)) == len(runs)
+    return {run: name if is_told else str(run) for run, name in zip(runs, names, strict=True)}
+
+
+def is_measured(run: Path) -> bool:
+    """Whether a folder has anything to compare: results, or an evaluation while training."""
+    return _has_results(run) or bool(_while_training(run).get("history"))
+
+
+def _has_results(run: Path) -> bool:
+    return any((run / RESULT_FOLDER).glob("*.json"))
+
+
+def _while_training(run: Path) -> Mapping[str, Any]:
+    """What the last checkpoint holds of the evaluation while training; empty without one."""
+    path = last_checkpoint(run / CHECKPOINT_FOLDER)
+    stored = plain_contents(path) if path.is_file() else {}
+    try:
+        return dict(stored.get("callbacks", {}).get("OnlineEvaluation", {}))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> ValueError:
+    return ValueError(f"{path} has no measurements of ser-fit; restore it")
 
 
 def _online(run: Path, name: str) -> RunMetrics | None:
     """The last online evaluation; None for a run that has other results only."""
     path = last_checkpoint(run / CHECKPOINT_FOLDER)
-    has_results = any((run / RESULT_FOLDER).glob("*.json"))
+    has_results = _has_results(run)
     if not (path.is_file() or has_results):
         raise ValueError(f"{run} is no run folder: {path} does not exist")
-    stored = plain_contents(path) if path.is_file() else {}
+    measured = _while_training(run)
     try:
-        measured = stored.get("callbacks", {}).get("OnlineEvaluation", {})
         if measured.get("history"):
             last = measured["history"][-1]
             baseline, metrics = (
@@ -76,7 +101,7 @@ def _online(run: Path, name: str) -> RunMetrics | None:
             )
             return RunMetrics(name, baseline, metrics, int(last["step"]))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} has no measurements of ser-fit; restore it") from error
+        raise _damaged(path) from error
     if not has_results:
         raise ValueError(
             f"{run} has not been measured yet: its first epoch has not ended, or validation was "
@@ -89,7 +114,7 @@ def group_cost(group: RunGroup) -> GroupCost:
     """What a run of the group costs, or why that is not known."""
     config = read_configuration(group.folders[0])
     if config is None:
-        return GroupCost(None, None, f"{group.folders[0]} has no {CONFIG_FILE}")
+        return GroupCost(None, None, f"{group.folders[0]} has no {CONFIGURATION}")
     try:
         return GroupCost(*kept_cost(group.folders[0], config))
     except UnknownCost as error:

@@ -23,11 +23,13 @@ from ser_lightning.batch import (
     ViewRecord,
 )
 from ser_lightning.commands.cost_file import Cost, UnknownCost
-from ser_lightning.commands.rebuild import arguments, rebuilt
+from ser_lightning.commands.rebuild import rebuilt
+from ser_lightning.files import CONFIGURATION
 from ser_lightning.groups import GroupElement
 from ser_lightning.objectives import Objective
 from ser_lightning.objectives.encode import encode, joint_embeddings
-from ser_lightning.reporting.runs import CONFIG_FILE, read_configuration
+from ser_lightning.reporting.runs import read_configuration
+from ser_lightning.reporting.same_weights import arguments
 
 NUM_IMAGES = 2  # batch normalisation needs two, and STL an even number
 ROTATED_SIZE = 96
@@ -40,7 +42,7 @@ def cost(args: Sequence[str]) -> None:
     for run in parser.parse_args(args).runs:
         config = read_configuration(run)
         if config is None:
-            raise ValueError(f"{run} has no {CONFIG_FILE}; give the folder of a run")
+            raise ValueError(f"{run} has no {CONFIGURATION}; give the folder of a run")
         found = run_cost(config)
         macs = f"{found.macs_per_image / 1e9:.5g} GMAC per image"
         print(f"{run}: {found.num_parameters:,} trainable parameters, {macs}")
@@ -92,7 +94,7 @@ def _counted(config: Mapping[str, Any]) -> Cost:
 
 def _build(config: Mapping[str, Any]) -> Objective:
     """The objective, with all tokens in all blocks and attention that the counter sees."""
-    objective = rebuilt(config, Path(CONFIG_FILE), cls_only_last_block=False)
+    objective = rebuilt(config, Path(CONFIGURATION), cls_only_last_block=False)
     for module in objective.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False  # type: ignore[assignment]

@@ -72,7 +72,8 @@ def demo(args: list[str]) -> None:
     parser = argparse.ArgumentParser(
         "ser-fit demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="configs/demo.yaml", help="configuration of both runs")
+    config = "configuration of both runs; of several, the last word counts"
+    parser.add_argument("--config", action="append", help=f"{config}; default: configs/demo.yaml")
     parser.add_argument("--root", help="folder of your own photographs, instead of generated ones")
     parser.add_argument("--run_dir", type=Path, default=Path("runs/demo"), help="cleared first")
     options, further = parser.parse_known_args(args)
@@ -82,7 +83,8 @@ def demo(args: list[str]) -> None:
 
 
 def _demo(options: argparse.Namespace, further: list[str]) -> None:
-    configs = ["--config", options.config]
+    files = options.config or ["configs/demo.yaml"]
+    configs = [part for file in files for part in ("--config", file)]
     if options.root is not None:
         configs += ["--config", "configs/overlay/demo_photos.yaml"]
         configs += _photographs(options.root, options.run_dir)

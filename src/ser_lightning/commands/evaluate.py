@@ -20,6 +20,7 @@ from ser_lightning.commands.stored_images import (
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Folders, Stage, StageResult
+from ser_lightning.files import CONFIGURATION
 from ser_lightning.results.hits import write_hits
 from ser_lightning.results.measures import describe
 from ser_lightning.results.points import write_points
@@ -28,17 +29,17 @@ from ser_lightning.results.record import (
     ResultRecord,
     class_map_sha256,
     read_record,
+    result_path,
     write_record,
 )
 from ser_lightning.runtime import (
-    CONFIGURATION,
     EndsAtOnce,
     ShortErrorParser,
     checked_seed,
     chosen_class,
     default_progress,
     find_class,
-    options,
+    given_options,
     packaged,
     refuse_empty_sections,
     refuse_more_processes_than_cores,
@@ -107,9 +108,10 @@ class StageCommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         args = [packaged(argument) for argument in args]
         args += options_of_images(args)
-        path = next(iter(options(args, "--checkpoint")), None)
+        given = given_options(args)
+        path = given.get("checkpoint")
         if path is not None:  # its own data come first
-            root = next(iter(options(args, "--data.source.root")), None)
+            root = given.get("data.source.root")
             args = ["--config", data_of_checkpoint(Path(path), root, args), *args]
         self.config = parser.parse_args(args)
         self.run_dir = Path(
@@ -136,7 +138,7 @@ class StageCommandLine(LightningCLI):
 def options_of_images(args: list[str]) -> list[str]:
     """What `--images` means to the stage that is to be run."""
     stage = find_class(Stage, chosen_class(args, "model") or "")
-    folder = next(iter(options(args, "--images")), None)
+    folder = given_options(args).get("images")
     if stage is None or folder is None:
         return []
     folders: Folders = stage.folders  # type: ignore[attr-defined]
@@ -205,11 +207,13 @@ def refuse_results_of_another(folder: Path, sha256: str) -> None:
 def _keep(cli: StageCommandLine, result: StageResult, seconds: float) -> Path:
     """Writes the files of a result, shows it, and returns the path of its record."""
     stage, folder = cli.model, cli.run_dir
-    path = write_record(_record(cli, result, seconds), folder, stage.variant)
+    record = _record(cli, result, seconds)
+    path = result_path(folder, record, stage.variant)
     if result.label is not None:
         write_hits(path, result.hits, result.label, result.data_sha256)
     if result.points is not None:
         write_points(path, result.points)
+    write_record(record, folder, stage.variant)  # last: what a record has beside it is there
     what = " on ".join(part for part in (result.network or stage.name, result.dataset) if part)
     shown = list(result.metrics.items())[:MAX_LINES]
     lines = [f"  {describe(name).title}: {describe(name).text(value)}" for name, value in shown]

@@ -19,7 +19,7 @@ from ser_lightning.data import Source
 from ser_lightning.evaluation import stages  # noqa: F401 - so that they are known
 from ser_lightning.evaluation.stage import Stage, stage_classes
 from ser_lightning.reporting.report import write_report
-from ser_lightning.runtime import find_class, options, packaged
+from ser_lightning.runtime import find_class, given_options, options, packaged
 
 
 class Planned(NamedTuple):
@@ -79,21 +79,28 @@ def evaluate_all(args: Sequence[str]) -> None:
 
     Options that it does not know itself go to every stage, for example --trainer.devices 8.
     """
-    parser = argparse.ArgumentParser("ser-fit evaluate-all", description=evaluate_all.__doc__)
+    parser = argparse.ArgumentParser(
+        "ser-fit evaluate-all", description=evaluate_all.__doc__, allow_abbrev=False
+    )
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="file to evaluate, or timm's name"
     )
     sets = ", ".join(dict.fromkeys(name for stage in _stages() for name, _ in stage.folders))
     root = f"folder with {sets}; default: the images that the checkpoint was trained on"
     small = "shorter recipes, for small images and a CPU"
+    images = "folder of images to measure in place of those that the checkpoint was trained on"
     parser.add_argument("--data_root", type=Path, help=root)
+    parser.add_argument("--images", help=images)
     parser.add_argument("--small", action="store_true", help=small)
     parser.add_argument("--only", nargs="+", help="names of the stages to run")
     known, others = parser.parse_known_args(args)
+    if known.images is not None and known.data_root is not None:
+        parser.error("--images is one folder of images, --data_root one of data sets; give one")
+    others += [] if known.images is None else ["--data.source.root", known.images]
     require_checkpoint(known.checkpoint)
     wanted = _wanted(plan(known.data_root), known.only, known.data_root)
     run = Path(
-        next(iter(options(others, "--run_dir")), None)
+        given_options(others).get("run_dir")
         or results_folder(known.checkpoint, is_pretrained(others))
     )
     unlabelled = _without_labels(known.checkpoint, known.data_root, others)
@@ -139,7 +146,7 @@ def _wanted(planned: list[Planned], only: list[str] | None, root: Path | None) -
 
 def _without_labels(checkpoint: Path, root: Path | None, others: list[str]) -> str:
     """Why stages cannot run that need classes; empty if they can, or if they will say it."""
-    if options(others, "--data.source", "--data.source.root", "--images"):
+    if options(others, "--data.source", "--data.source.root"):
         return ""
     other_root = [] if root is None else ["--data.source.root", str(root / "imagenet")]
     stored = stored_source(checkpoint, root is not None, [*others, *other_root])

@@ -196,7 +196,8 @@ class SERCommandLine(LightningCLI):
             plugins.append(SLURMEnvironment(auto_requeue=False))
         kwargs |= {"plugins": plugins, "default_root_dir": str(self.run_dir)}
         if config["logger"] in (None, True):
-            kwargs["logger"] = TensorBoardLogger(
+            # what `validate` measures would stand at step 0 of the run's curves
+            kwargs["logger"] = self.verb != "validate" and TensorBoardLogger(
                 str(self.run_dir), name="", version="", default_hp_metric=False
             )
         trainer = super().instantiate_trainer(**kwargs)

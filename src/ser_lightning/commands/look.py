@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ser_lightning.commands.compare import comparison_tables, run_names
+from ser_lightning.commands.compare import comparison_tables, is_measured, run_names
 from ser_lightning.files import atomic_path
 from ser_lightning.reporting.groups import unique_folders
 from ser_lightning.reporting.look import look_page, read_view
@@ -23,7 +23,8 @@ def look(args: Sequence[str]) -> None:
     runs = unique_folders(options.runs)
     views = [read_view(run, name) for run, name in run_names(runs).items()]
     page = options.output or runs[0] / "look.html"
-    text = look_page(views, comparison_tables(runs))
+    measured = [run for run in runs if is_measured(run)]  # not so in its first epoch
+    text = look_page(views, comparison_tables(measured) if measured else [])
     with atomic_path(page) as partial:
         partial.write_text(text, encoding="utf-8")
     print(f"Written: {page}")

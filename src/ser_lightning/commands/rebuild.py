@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ser_lightning.objectives import Objective
+from ser_lightning.reporting.same_weights import arguments
 from ser_lightning.runtime import Origin, plain_sections
 
 
@@ -30,9 +31,3 @@ def rebuilt(config: Mapping[str, Any], file: Path, **backbone: Any) -> Objective
     parser.add_subclass_arguments(Objective, "model")
     objective: Objective = parser.instantiate(parser.parse_object({"model": model})).model
     return objective.train()
-
-
-def arguments(node: Any) -> dict[str, Any]:
-    """What a class is built with, with or without class_path around it; empty for null."""
-    found: dict[str, Any] = (node or {}).get("init_args", node or {})
-    return found

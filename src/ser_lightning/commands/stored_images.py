@@ -15,15 +15,13 @@ from ser_lightning.backbones.opening import is_timm_name, known_name
 from ser_lightning.backbones.preparation import preparation_of
 from ser_lightning.data import Source
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.files import checkpoint_config
+from ser_lightning.files import CONFIGURATION, checkpoint_config
 from ser_lightning.foreign.architecture import NAME_OPTION
 from ser_lightning.foreign.layouts import SAFE
 from ser_lightning.runtime import (
-    CONFIGURATION,
     Origin,
     find_class,
     given_options,
-    options,
     parameters,
     plain_sections,
     run_folder_of,
@@ -91,7 +89,7 @@ def results_folder(path: Path, pretrained: bool) -> Path:
 
 def is_pretrained(args: list[str]) -> bool:
     """Whether a command line asks for the weights that timm fetches."""
-    return next(iter(options(args, "--model.pretrained")), "false").lower() == "true"
+    return str(given_options(args).get("model.pretrained", False)).lower() == "true"
 
 
 def _has_configuration(path: Path) -> bool:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ser_lightning.files import atomic_path
+from ser_lightning.reporting.panels import save_picture
 
 _METRIC = re.compile(r"equivariance/(?:(\w+)/)?([a-z]+)_(?:block(\d+)|(final))")
 _ANGLE = re.compile(r"equivariance/(?:(\w+)/)?turn([\d.]+)_(block\d+|final)")
@@ -58,7 +57,7 @@ def equivariance_figure(
         raise ValueError(
             "no metric is called like equivariance/flip_final; give those of an equivariance record"
         )
-    families = sorted({family for family, _ in curves}, key=[*_TITLES, *curves].index)
+    families = [family for family in _TITLES if any(family == other for other, _ in curves)]
     angles = _angle_curves(metrics)
     rows, columns = 1 + bool(angles), max(len(families), len(angles))
     figure = Figure(figsize=(4.9 * columns + 0.4, 4.0 * rows + 1.6), dpi=110, facecolor="white")
@@ -67,7 +66,7 @@ def equivariance_figure(
     figure.subplots_adjust(0.27 / columns, 1.4 / height, 0.985, 1 - 1.0 / height, 0.06, 0.3)
     for axes, family in zip(panels[0], families, strict=False):
         _draw(axes, {row: curve for (f, row), curve in curves.items() if f == family})
-        axes.set_title(_TITLES.get(family, family), fontsize=12, fontweight="bold", loc="left")
+        axes.set_title(_TITLES[family], fontsize=12, fontweight="bold", loc="left")
     for axes, place in zip(panels[-1], angles, strict=False):
         _draw_angles(axes, angles[place])
         words = f"Turn by any angle, after {_words(place)}"
@@ -87,8 +86,7 @@ def equivariance_figure(
     head = title or "Equivariance over depth"
     figure.text(0.01, 1 - 0.17 / height, head, fontsize=13, va="top", weight="bold")
     figure.text(0.01, 1 - 0.48 / height, note, fontsize=10, va="top", color="0.35")
-    with atomic_path(Path(path)) as partial, partial.open("wb") as file:
-        FigureCanvasAgg(figure).print_png(file)
+    save_picture(figure, Path(path))
 
 
 def _curves(metrics: Mapping[str, float | None]) -> dict[tuple[str, str], dict[float, float]]:

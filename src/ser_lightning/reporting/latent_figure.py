@@ -8,10 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ser_lightning.files import atomic_path
+from ser_lightning.reporting.panels import save_picture
 from ser_lightning.results.points import Points, read_points
 
 _LONGEST = 24  # letters of a class name
@@ -80,8 +79,7 @@ def latent_figures(
     head = title or "Latent space"
     figure.text(0.01, 1 - 0.12 / height, head, fontsize=13, va="top", weight="bold")
     figure.text(0.01, 1 - 0.4 / height, note, fontsize=9, va="top", color="0.35")
-    with atomic_path(Path(path)) as partial, partial.open("wb") as file:
-        FigureCanvasAgg(figure).print_png(file)
+    save_picture(figure, Path(path))
 
 
 def _scatter(axes: Axes, panel: LatentPanel) -> None:

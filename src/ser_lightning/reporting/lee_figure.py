@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ser_lightning.files import atomic_path
+from ser_lightning.reporting.panels import save_picture
 
 _METRIC = re.compile(r"lee/(relative|random_init_relative|no_action)/(\w+?)_(block\d+|final|cls)")
 _BARS = (
@@ -64,8 +63,7 @@ def lee_figure(
     head = title or "Local equivariance error"
     figure.text(0.01, 1 - 0.12 / height, head, fontsize=13, va="top", weight="bold")
     figure.text(0.01, 1 - 0.42 / height, note, fontsize=10, va="top", color="0.35")
-    with atomic_path(Path(path)) as partial, partial.open("wb") as file:
-        FigureCanvasAgg(figure).print_png(file)
+    save_picture(figure, Path(path))
 
 
 def _draw(axes: Axes, values: Mapping[tuple[str, str], float]) -> None:

@@ -1,11 +1,12 @@
 """Which row of the paper a run is, told from the configuration in its folder."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ser_lightning.files import read_config, read_text
+from ser_lightning.files import CONFIGURATION, read_config, read_text
 from ser_lightning.reporting.paper import ALL_GROUPS, Subject, base_name, make_subject, pretraining
 from ser_lightning.reporting.same_weights import (
     PER_LAYER,
@@ -16,7 +17,6 @@ from ser_lightning.reporting.same_weights import (
 )
 from ser_lightning.results.record import ResultRecord
 
-CONFIG_FILE = "fit.yaml"
 PICTURE_FOLDER = "pictures"
 """Where a run keeps what it drew while training, below its folder."""
 
@@ -29,6 +29,7 @@ _TURNED_VIEWS = {"E-SSL": 4}
 """Views that add-ons bring along, by size: a global view each, and small ones."""
 
 _PAPER_DEPTH = 12
+_PAPER_SIDE = 224
 
 
 class Run(NamedTuple):
@@ -79,7 +80,7 @@ def read_run(run_dir: Path) -> Told:
     if config is None:
         place = run_dir.resolve()
         told = {"base": "", "method": place.name, "views": ""}
-        return Told(told, str(place), (f"no {CONFIG_FILE}",), None)
+        return Told(told, str(place), (f"no {CONFIGURATION}",), None)
     resumed = sorted(run_dir.glob("fit.step*.yaml"))
     departures = tuple(_departures(config, bool(resumed)))
     seed = config.get("seed_everything")
@@ -107,7 +108,7 @@ def read_configuration(run_dir: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: if it is not a configuration of this package.
     """
-    path = run_dir / CONFIG_FILE
+    path = run_dir / CONFIGURATION
     if not path.is_file():
         return None
     config = read_config(read_text(path), path)
@@ -153,12 +154,14 @@ def _views(methods: Sequence[str], num_local: int) -> str:
 
 
 def _layer(backbone: Mapping[str, Any]) -> Any:
-    """Where add-ons read: as configured, or for several layers a text, "all" for every block."""
-    layers = backbone.get("layer")
-    if not isinstance(layers, list):
-        return layers
+    """Where add-ons read: a block's number, or for several a text, "all" for every block."""
+    given = backbone.get("layer")
     depth = (backbone.get("vit_options") or {}).get("depth", _PAPER_DEPTH)
-    if layers == list(range(1, depth + 1)):
+    layers = [
+        round(layer * depth) if isinstance(layer, float) else layer  # a fraction of the depth
+        for layer in (given if isinstance(given, list) else [given])
+    ]
+    if isinstance(given, list) and layers == list(range(1, depth + 1)):
         return "all"
     return layers[0] if len(layers) == 1 else " ".join(f"{layer:g}" for layer in layers)
 
@@ -180,15 +183,21 @@ def _departures(config: Mapping[str, Any], resumed: bool) -> list[str]:
     model, data = arguments(config["model"]), config["data"]
     backbone = arguments(model.get("backbone"))
     trainer = config.get("trainer") or {}
-    source = class_name(data.get("source"))
+    source, root = class_name(data.get("source")), arguments(data.get("source")).get("root")
+    folder = Path(root or "").name
     pairs = [
         ("backbone", backbone.get("name"), paper["backbone"]),
+        ("image size", backbone.get("image_size", _PAPER_SIDE), _PAPER_SIDE),
         ("epochs", trainer.get("max_epochs"), paper["epochs"]),
         ("global batch size", data.get("global_batch_size"), paper["batch_size"]),
     ]
     notes = [f"{name} {ours} (paper {theirs})" for name, ours, theirs in pairs if ours != theirs]
     if source != "ImageFolder":
         notes.append(f"pretrained on {source} (paper {paper['dataset']})")
+    elif folder and not re.search("imagenet|ilsvrc", folder, re.IGNORECASE):
+        notes.append(f"pretrained on the folder {folder} (paper {paper['dataset']})")
+    if backbone.get("weights"):
+        notes.append(f"started from the weights {Path(str(backbone['weights'])).name}")
     if backbone.get("vit_options"):
         notes.append(f"backbone options {json.dumps(backbone['vit_options'])}")
     if trainer.get("max_steps") not in {None, -1}:

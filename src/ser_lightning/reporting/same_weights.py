@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ser_lightning.files import OF_THE_WEIGHTS
+
 PER_LAYER = "PerLayer"
 
 _SAME_WEIGHTS = {
@@ -27,9 +29,6 @@ _COLOURS = {
 DEFAULT_VIEWS = {"view_1": _COLOURS, "view_2": {**_COLOURS, "p_blur": 0.1, "p_solarize": 0.2}}
 """MoCo-v3's, where a configuration leaves the crops out."""
 
-_TRAINER = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches",
-            "limit_train_batches")  # fmt: skip
-
 
 def weights_hash(config: Mapping[str, Any], resumed: Sequence[Path]) -> str:
     """Hashes what determines the weights, without the seed, the same for every version's words."""
@@ -38,7 +37,7 @@ def weights_hash(config: Mapping[str, Any], resumed: Sequence[Path]) -> str:
     content = [
         model,
         {key: value for key, value in data.items() if key not in _SAME_WEIGHTS},
-        {key: trainer.get(key) for key in _TRAINER},
+        {key: trainer.get(key) for key in OF_THE_WEIGHTS},
         [(path.name, path.read_text(encoding="utf-8")) for path in resumed],
     ]
     text = json.dumps(content, sort_keys=True, default=str)
@@ -102,5 +101,6 @@ def arguments(node: Any) -> dict[str, Any]:
     """What a class is built with, with or without class_path around it; empty for null."""
     if not isinstance(node, dict):
         return {}
-    options = node.get("init_args") or {} if "class_path" in node else node
+    is_class = "class_path" in node or "init_args" in node
+    options = node.get("init_args") or {} if is_class else node
     return options if isinstance(options, dict) else {}

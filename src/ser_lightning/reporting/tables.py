@@ -162,8 +162,13 @@ def to_html(
         pictures: PNGs to show below, each with its folder and name.
     """
     parts = [html_table(table) for table in tables]
-    parts += [html_picture(path, f"{path.parents[1].name}: {path.stem}") for path in pictures]
+    parts += [html_picture(path, f"{_run_of(path)}: {path.stem}") for path in pictures]
     return html_page(title, introduction, "\n".join(parts))
+
+
+def _run_of(path: Path) -> str:
+    """The name of the folder that holds a result's folder."""
+    return path.resolve().parents[1].name
 
 
 def html_page(title: str, introduction: str, body: str) -> str:

@@ -100,6 +100,8 @@ _MEASURES: dict[str, Measure] = {
     r"purity": Measure("k-NN purity", "k-NN purity", digits=1, unit=" %"),
     r"purity/(.+)": Measure("k-NN purity, {0}", digits=1, unit=" %"),
     r"purity_chance": Measure("k-NN purity by chance", digits=1, unit=" %"),
+    r"miou": Measure("mIoU, last block", "mIoU", digits=1),
+    r"miou_layer(\d+)": Measure("mIoU, block {0}", digits=1),
     r"([a-z]+)_layer(\d+)": Measure("{0} told after block {1}"),
     r"([a-z]+)_layer(\d+)_single": Measure("{0} told after block {1} from one view"),
     r"rankme": Measure("RankMe", "", "RankMe", 1, "", "dimensions in use, at most {width}"),
@@ -116,8 +118,6 @@ _MEASURES: dict[str, Measure] = {
     r"map": Measure("mAP", "{stage} mAP", digits=3),
     r"map_(\d+)": Measure("mAP at IoU 0.{0}", digits=3),
     r"map_(\w+)": Measure("mAP of {0} objects", digits=3),
-    r"miou": Measure("mIoU, last block", "mIoU", digits=1),
-    r"miou_layer(\d+)": Measure("mIoU, block {0}", digits=1),
     r"iou/(\w+)": Measure("IoU of {0}, last block", digits=1),
     r"iou_layer(\d+)/(\w+)": Measure("IoU of {1}, block {0}", digits=1),
     r"constant/miou": Measure("mIoU of the commonest class alone", digits=1),
@@ -135,7 +135,8 @@ _PATTERNS = list(_MEASURES)
 def describe(metric: str) -> Measure:
     """How a metric is shown; an unknown one by its name."""
     if metric.startswith("random_init/"):
-        return Measure(describe(metric.removeprefix("random_init/")).title + ", random init")
+        trained = describe(metric.removeprefix("random_init/"))
+        return Measure(f"{trained.title}, random init", digits=trained.digits, unit=trained.unit)
     name, is_relative, network = metric.partition("_vs_")
     if is_relative:
         return Measure(f"{describe(name).title} against {network}")

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     )
     from ser_lightning.runtime.returned import ReturnsMemory
     from ser_lightning.runtime.run_folder import (
-        CONFIGURATION,
         ConfigurationSaver,
         default_run_dir,
         differences,
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from ser_lightning.runtime.stored import Origin, given_options, plain_sections
 
 __all__ = [
-    "CONFIGURATION",
     "LOCK",
     "AtomicCheckpointIO",
     "ConfigurationSaver",

@@ -15,6 +15,8 @@ from typing_extensions import override
 from ser_lightning.files import (
     CHECKPOINT_FOLDER,
     CHECKPOINT_KEY,
+    CONFIGURATION,
+    OF_THE_WEIGHTS,
     atomic_path,
     checkpoint_config,
     latest_checkpoint,
@@ -25,13 +27,8 @@ from ser_lightning.runtime.configuration import content_of, options, section
 from ser_lightning.runtime.stored import Origin, given_options, plain_sections
 from ser_lightning.trusted import printable
 
-CONFIGURATION = "fit.yaml"
-
 _COMPARED = ("seed_everything", "model", "data", "evaluation")
 _CHANGES_NOTHING = ".grad_checkpointing"  # but memory
-_COMPARED_OF_TRAINER = (
-    "max_epochs", "max_steps", "precision", "accumulate_grad_batches", "limit_train_batches",
-)  # fmt: skip
 
 
 def run_folder_of(checkpoint: Path) -> Path:
@@ -199,7 +196,7 @@ def _leaves(config: dict[str, Any]) -> dict[str, Any]:
     """What is compared, by dotted name."""
     trainer = config.get("trainer") or {}
     kept = {section: config[section] for section in _COMPARED if section in config}
-    kept |= {f"trainer.{name}": trainer[name] for name in _COMPARED_OF_TRAINER if name in trainer}
+    kept |= {f"trainer.{name}": trainer[name] for name in OF_THE_WEIGHTS if name in trainer}
     return {n: value for n, value in _walk("", kept) if not n.endswith(_CHANGES_NOTHING)}
 
 

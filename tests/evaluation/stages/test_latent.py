@@ -1,5 +1,6 @@
 """The latent stage: which images it shows, its plane, its record, and several checkpoints."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from ser_lightning.backbones import SplitViT
 from ser_lightning.cli import main
 from ser_lightning.commands.evaluate import evaluate
+from ser_lightning.commands.latent import _names
 from ser_lightning.evaluation.metrics.purity import neighbour_purity
 from ser_lightning.evaluation.stages.latent import LatentStage, choose_images, to_plane
 from ser_lightning.results.points import points_path, read_points, write_points
@@ -124,6 +126,18 @@ def test_checkpoints_stand_side_by_side(checkpoint, tmp_path, capsys):
     assert f"Written: {output}" in capsys.readouterr().out
     assert output.stat().st_size > 20_000
     assert (checkpoint.parents[1] / "results" / f"latent-{SHAPES}.json").is_file()
+
+
+def test_every_panel_has_a_name_of_its_own(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    timm = [Path("vit_tiny_patch16_224"), Path("vit_small_patch16_224")]
+    assert list(_names([*timm, checkpoint], False).values()) == [
+        "vit_tiny_patch16_224-random", "vit_small_patch16_224-random",
+        checkpoint.parents[1].name,
+    ]  # fmt: skip
+    runs = [tmp_path / name / "moco" for name in "ab"]
+    copies = [shutil.copytree(checkpoint.parents[1], run) / "checkpoints/last.ckpt" for run in runs]
+    assert list(_names(copies, False).values()) == [str(path) for path in copies]
 
 
 def test_one_folder_for_several_checkpoints_is_refused(checkpoint, tmp_path, capsys):
