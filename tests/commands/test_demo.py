@@ -78,6 +78,14 @@ def test_both_runs_begin_with_the_same_network(tiny, tmp_path):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize(
+    "option", ["limit_val_batches=0", "num_sanity_val_steps=0", "fast_dev_run=true"]
+)
+def test_settings_that_measure_nothing_are_refused_before_training(option, tiny, tmp_path):
+    with pytest.raises(ValueError, match=f"trainer.{option.partition('=')[0]} .* leave it out"):
+        demo(["--config", tiny, "--run_dir", str(tmp_path / "demo"), f"--trainer.{option}"])
+
+
 def test_results_become_a_table_and_a_picture(tiny, tmp_path, capsys):
     prepared = Prepared(["fit", "--config", tiny, "--run_dir", str(tmp_path / "none")])
     prepared.datamodule.setup("fit")

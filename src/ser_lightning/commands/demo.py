@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import lightning as L
 import torch
 
 from ser_lightning.backbones import SplitViT
@@ -95,10 +96,30 @@ def _demo(options: argparse.Namespace, further: list[str]) -> None:
     with _silent():
         prepared = Prepared(["fit", *shared, "--run_dir", str(options.run_dir)])
         prepared.datamodule.setup("fit")
+    _require_measurements(prepared.trainer)
     fit = [sys.executable, "-m", "ser_lightning", "fit", *shared]
     _train(options.run_dir, fit)
     results = [_read(options.run_dir / folder, name) for name, (folder, _) in RUNS.items()]
     _present(options.run_dir / "demo.png", prepared, results)
+
+
+def _require_measurements(trainer: L.Trainer) -> None:
+    """Refuses settings that would leave nothing to show at the end.
+
+    Raises:
+        ValueError: names the first one.
+    """
+    nothing = {
+        "fast_dev_run": trainer.fast_dev_run,  # type: ignore[attr-defined]
+        "limit_val_batches": trainer.limit_val_batches == 0,
+        "num_sanity_val_steps": trainer.num_sanity_val_steps == 0,
+    }
+    for name, is_off in nothing.items():
+        if is_off:
+            raise ValueError(
+                f"trainer.{name} {getattr(trainer, name)} measures nothing, before training or "
+                "after it, and the demo shows what was measured; leave it out"
+            )
 
 
 @contextmanager
