@@ -46,8 +46,7 @@ def before(backbone: SplitViT, pixels: Tensor, count: int) -> float:
     """The mean score of rotations after the layer, as version 0.1.0 computed it."""
     layers, scores = [backbone.layer, backbone.depth], []
     for index in torch.arange(len(pixels)).split(BATCH):
-        prefix = backbone.prefixes(pixels[index])[-1]
-        backbone.suffix(prefix)
+        backbone.encode([pixels[index]])
         chosen, position = even_subset(index, len(pixels), count)
         images = pixels[index[chosen]]
         backbone.token_maps(images, layers)  # for the mean token
@@ -71,9 +70,10 @@ def after(backbone: SplitViT, pixels: Tensor, count: int) -> float:
             Images(index, torch.zeros_like(index), pixels[index]), len(pixels), count
         )
         if len(images.indices):
-            prefix = backbone.prefixes(enough(images.pixels))[-1]
-            features = backbone.suffix(prefix)[: len(images.indices)]
-            tokens = prefix.tokens[: len(features)]
+            ((prefixes, embedding),) = backbone.encode([enough(images.pixels)])
+            assert embedding is not None
+            features = embedding[: len(images.indices)]
+            tokens = prefixes[-1].tokens[: len(features)]
             queries.add(images.indices, images.label, query_values(features, tokens))
     scores = chosen.measure(backbone, queries)
     return scores[f"equivariance/rotation_block{backbone.layer}"]

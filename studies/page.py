@@ -1,7 +1,6 @@
 """A study's page: what each row measured, and which of the paper's claims hold at that scale."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -43,23 +42,7 @@ KNN = Measure("knn", "top1_k20", is_paired=True)
 CORRUPTED = Measure("imagenet-c", "top1/avg_without_frost")
 
 
-class Point(NamedTuple):
-    """An add-on at a layer.
-
-    Attributes:
-        family: the add-on, "" for the baseline, which reads no layer.
-        layer: the block that it reads.
-        values: by measure, one number per seed.
-    """
-
-    family: str
-    layer: int | None
-    values: Mapping[Measure, Sequence[float]]
-
-
-def study_figure(
-    path: str | os.PathLike[str], points: Sequence[Point], measures: Mapping[Measure, str]
-) -> None:
+def study_figure(path: Path, rows: Sequence["StudyRow"], measures: Mapping[Measure, str]) -> None:
     """Draws one panel per measure and writes them as PNG, whole or not at all.
 
     Lines join the means over seeds; small dots are single runs. The baseline is a band from its
@@ -67,32 +50,32 @@ def study_figure(
 
     Args:
         path: the PNG.
-        points: add-ons at layers, and the baseline.
+        rows: add-ons at layers, and the baseline.
         measures: title by measure, in the order of the panels.
     """
     figure = Figure(figsize=(4.1 * len(measures), 4.3), dpi=110, facecolor="white")
     panels = figure.subplots(1, len(measures), squeeze=False)[0]
     figure.subplots_adjust(left=0.05, right=0.99, top=0.88, bottom=0.24, wspace=0.24)
     for axes, (measure, title) in zip(panels, measures.items(), strict=True):
-        _draw(axes, points, measure)
+        _draw(axes, rows, measure)
         axes.set_title(title, fontsize=11, fontweight="bold", loc="left")
         axes.set_xlabel("the add-on reads block", fontsize=10)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="lower center", ncol=5, frameon=False, fontsize=10)
-    save_picture(figure, Path(path))
+    save_picture(figure, path)
 
 
-def _draw(axes: Axes, points: Sequence[Point], measure: Measure) -> None:
-    for point in points:
-        if not point.family and len(point.values.get(measure, ())):
-            runs = point.values[measure]
+def _draw(axes: Axes, rows: Sequence["StudyRow"], measure: Measure) -> None:
+    for row in rows:
+        runs = _values(row, measure)
+        if runs and not row.family:
             axes.axhspan(min(runs), max(runs), color=BASELINE, alpha=0.2, linewidth=0)
             axes.axhline(float(np.mean(runs)), color=BASELINE, linestyle="--", label="MoCo-v3")
     for family, colour in COLOURS.items():
         found = sorted(
-            (p.layer, p.values[measure])
-            for p in points
-            if p.family == family and p.layer is not None and len(p.values.get(measure, ()))
+            (row.layer, runs)
+            for row in rows
+            if row.family == family and row.layer is not None and (runs := _values(row, measure))
         )
         if not found:
             continue
@@ -100,7 +83,7 @@ def _draw(axes: Axes, points: Sequence[Point], measure: Measure) -> None:
         axes.plot([layer for layer, _ in found], means, "-o", color=colour, label=family, lw=2)
         for layer, runs in found:
             axes.plot([layer] * len(runs), runs, "o", color=colour, markersize=3, alpha=0.6)
-    layers = sorted({p.layer for p in points if p.family in COLOURS and p.layer is not None})
+    layers = sorted({r.layer for r in rows if r.family in COLOURS and r.layer is not None})
     if layers:
         axes.set_xticks(layers)
         axes.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
@@ -180,9 +163,7 @@ def write_page(page: Page, rows: Sequence[StudyRow]) -> None:
         ValueError: if hits cannot be read.
     """
     picture = page.path.with_suffix(".png")
-    values = [{measure: _values(row, measure) for measure in page.panels} for row in rows]
-    points = [Point(r.family, r.layer, v) for r, v in zip(rows, values, strict=True)]
-    study_figure(picture, points, page.panels)
+    study_figure(picture, rows, page.panels)
     table = runs_table([row.runs for row in rows], [row.cost for row in rows])
     data = {sample.data for row in rows for sample in row.runs.samples}
     if len(data) == 1:  # need not stand in every title

@@ -18,7 +18,6 @@ from ser_lightning.numbers import (
     Minutes,
     NonNegative,
     NonNegativeInt,
-    NonNegativeInterval,
     Percent,
     Positive,
     PositiveInt,
@@ -47,7 +46,6 @@ RANGES = {
     Angle: ("float in [0, 180]", [0, 30, 180], [-1, 181]),
     Degrees: ("float in [0, 360]", [0, 359.5, 360], [-1, 361]),
     PositiveInterval: ("[a, b] with 0 < a <= b", [(1, 2), [1, 1]], [(2, 1), (0, 1), (1,), 3]),
-    NonNegativeInterval: ("[a, b] with 0 <= a <= b", [(0, 0), (0, 3)], [(1, 0), (-1, 1)]),
     RatioInterval: ("[a, b] with 0 < a <= b <= 1", [(0.2, 1)], [(0.2, 1.1), (0, 1), (1, 0.2)]),
 }
 NO_NUMBERS = [math.nan, math.inf, -math.inf, True, None, "1", [], (math.nan, 1.0), (0.1, math.inf)]

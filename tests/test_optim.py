@@ -1,11 +1,13 @@
 """Parameter groups, gradients clipped one by one, and what precedes a resume."""
 
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
 from torch import nn
 
-from ser_lightning.optim import before_resuming, clip_each_, decay_groups
+from ser_lightning.optim import before_resuming, clip_each_, decay_groups, run_length
 
 
 def naive_clip(gradient, max_norm):
@@ -114,3 +116,15 @@ def test_double_precision_begins_before_a_checkpoint_is_loaded(precision, dtype)
     module.trainer = L.Trainer(accelerator="cpu", precision=precision, logger=False)
     before_resuming(module, {})
     assert {p.dtype for p in module.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("batches", "remedy"), [(11, "limit_train_batches` to 8"), (3, "or lower accumulation")]
+)
+def test_remedy_of_a_part_of_a_step_can_be_followed(batches, remedy):
+    trainer = SimpleNamespace(
+        train_dataloader=(), num_training_batches=batches, accumulate_grad_batches=8, max_epochs=1,
+        max_steps=-1,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=f"^{batches} batches of an epoch .*{remedy}$"):
+        run_length(trainer)

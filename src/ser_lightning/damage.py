@@ -1,6 +1,7 @@
 """What is wrong with a file of torch: told from its checksums, its beginning and torch's error."""
 
 import errno
+import lzma
 import re
 import struct
 import zipfile
@@ -43,15 +44,16 @@ def _damage(path: Path, with_tensors: bool, state: tuple[int, ...]) -> str:
     except (*_OF_ZIP, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.EIO:
             return "it cannot be read: its disk reports an error; fetch it again"
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before the start
+        if isinstance(error, OSError) and error.errno not in _OF_BYTES:
             raise
         is_cut = str(error) == _NO_END
         return f"it is {_CUT if is_cut else _CHANGED}; fetch it again"
     return ""
 
 
-_OF_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError,
-           RuntimeError, ValueError, OverflowError)  # fmt: skip
+_OF_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError,
+           ValueError, OverflowError)  # fmt: skip
+_OF_BYTES = (None, errno.EINVAL)  # of bz2, and of a place before the start
 _NO_END = "File is not a zip file"
 _CUT = "cut short: its end is missing"
 _CHANGED = "damaged: a part of it is not what its checksum says"

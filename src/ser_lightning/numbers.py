@@ -169,7 +169,6 @@ if TYPE_CHECKING:
     AtLeastTwo = int
     Degrees = float
     PositiveInterval = tuple[float, float]
-    NonNegativeInterval = tuple[float, float]
     RatioInterval = tuple[float, float]
 else:
     PositiveInt = within(int, 1)
@@ -187,5 +186,4 @@ else:
     AtLeastTwo = within(int, 2)
     Degrees = within(float, 0, 360)
     PositiveInterval = interval(0, above=True)
-    NonNegativeInterval = interval(0)
     RatioInterval = interval(0, 1, above=True)

@@ -151,10 +151,12 @@ def run_length(trainer: L.Trainer) -> RunLength:
             "by `validate`"
         )
     if batches % accumulate and not is_trial(trainer):
+        remedy = "raise the number of batches or lower accumulation"
+        if whole := int(batches // accumulate * accumulate):
+            remedy = f"set `trainer.limit_train_batches` to {whole}"
         raise ValueError(
             f"{batches} batches of an epoch do not divide by trainer.accumulate_grad_batches "
-            f"{accumulate}, so that its last step would see fewer images; set `trainer."
-            f"limit_train_batches` to {int(max(1, batches // accumulate) * accumulate)}"
+            f"{accumulate}, so that its last step would see fewer images; {remedy}"
         )
     return RunLength(int(num_steps), steps_per_epoch, option)
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ser_lightning.files import CHECKPOINT_FOLDER, last_checkpoint, load_checkpoint
+from ser_lightning.reporting.tables import markdown_table
 from studies.faults.moments import LOG
 
 INTERVAL = 1  # steps between two checkpoints
@@ -270,8 +271,13 @@ def _last_step(moments: Sequence[str]) -> int:
 def table(hits: Sequence[Hit]) -> str:
     """What was done and what came of it, a row per moment, as Markdown."""
     lines = [
-        "| killed | SIGKILL | SIGTERM | SIGINT | steps lost | processes left | slowest end |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        [
+            "killed",
+            *(number.name for number in SIGNALS),
+            "steps lost",
+            "processes left",
+            "slowest end",
+        ]
     ]
     for moment in (*MOMENTS, "all"):
         those = [hit for hit in hits if moment in ("all", hit.moment)]
@@ -279,9 +285,9 @@ def table(hits: Sequence[Hit]) -> str:
         numbers = [str(counts[number]) for number in SIGNALS]
         lost = sum(max(0, hit.lost - INTERVAL) for hit in those)
         slowest = max((hit.seconds for hit in those), default=0.0)
-        cells = [moment, *numbers, str(lost), str(sum(h.left for h in those)), f"{slowest:.1f} s"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        left = str(sum(hit.left for hit in those))
+        lines.append([moment, *numbers, str(lost), left, f"{slowest:.1f} s"])
+    return markdown_table(lines, num_labels=1)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -66,7 +66,7 @@ def test_unknown_block_falls_back_to_the_full_one(kind):
     model = SplitViT("vit_tiny_patch16_224", 32, layer=1, vit_options=options).double()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     tokens = torch.cat(
-        [model.vit.cls_token.expand(2, -1, -1), model.prefix(x).tokens.flatten(2).mT], dim=1
+        [model.vit.cls_token.expand(2, -1, -1), model.prefixes(x)[0].tokens.flatten(2).mT], dim=1
     )
     expected = model.vit.norm(model.vit.blocks[1](tokens))[:, 0]
     torch.testing.assert_close(model(x), expected)

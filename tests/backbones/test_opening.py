@@ -44,6 +44,29 @@ def test_a_config_of_timm_beside_tells_arguments_and_preparation(tmp_path: Path)
     assert preparation.crop_fraction == 0.5
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"pretrained_cfg": {"mean": [123, 116, 103]}}, r"mean \[123, 116, 103\] must be"),
+        ({"pretrained_cfg": {"std": [58, 57, 57]}}, r"std \[58, 57, 57\] must be"),
+        ({"pretrained_cfg": {"mean": "abc"}}, "mean 'abc' must be"),
+        ({"pretrained_cfg": {"crop_pct": "x"}}, "crop_fraction 'x' must be"),
+        ({"pretrained_cfg": "x"}, "pretrained_cfg 'x' must be a mapping"),
+        ({"model_args": "x"}, "model_args 'x' must be a mapping"),
+        ({"layer_norm_eps": "x"}, "layer_norm_eps 'x' must be above 0"),
+    ],
+)
+def test_what_cannot_be_beside_a_file_is_refused(
+    changed: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "model.pth")
+    built = {"img_size": 32, "embed_dim": 128, "depth": 2, "num_heads": 2}
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": built}
+    (tmp_path / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(ValueError, match=rf"config\.json: {says}"):
+        open_backbone(path)
+
+
 def saved(path: Path, name: str = "vit_tiny_patch16_224", **options: object) -> Path:
     """A file in timm's names of a small random ViT."""
     small = {"img_size": 32, "embed_dim": 128, "depth": 2, "num_heads": 2} | options

@@ -60,7 +60,7 @@ def test_forward_with_cls_at_input_equals_plain_timm():
     x = images()
     torch.testing.assert_close(model(x), plain(x), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(
-        model.prefix(x).tokens,
+        model.prefixes(x)[0].tokens,
         plain.forward_intermediates(x, [1], intermediates_only=True)[0],
         rtol=1e-12,
         atol=1e-12,
@@ -70,10 +70,10 @@ def test_forward_with_cls_at_input_equals_plain_timm():
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("cls_layer", [None, 0, 1, 2, 3])
 @pytest.mark.parametrize("size", [(32, 32), (24, 40)])
-def test_prefix_and_suffix_equal_written_out_loop(layer, cls_layer, size):
+def test_prefix_and_embedding_equal_written_out_loop(layer, cls_layer, size):
     model = tiny(layer=layer, cls_layer=cls_layer)
     x = images(*size)
-    prefix = model.prefix(x)
+    ((prefix,), found) = model.encode([x])[0]
     expected = written_out(model, x, layer)
     expected = model.vit.norm(expected) if layer == model.depth else expected
     joined = expected.shape[1] > (size[0] // 8) * (size[1] // 8)
@@ -87,7 +87,7 @@ def test_prefix_and_suffix_equal_written_out_loop(layer, cls_layer, size):
     if joined:
         torch.testing.assert_close(prefix.cls, expected[:, 0])
     embedding = model.vit.norm(written_out(model, x, model.depth))[:, 0]
-    torch.testing.assert_close(model.suffix(prefix), embedding, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, embedding, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("cls_layer", [0, 2])
@@ -106,7 +106,7 @@ def test_gradients_equal_written_out_loop(cls_layer):
 
 def test_gradient_of_token_map_stays_in_the_prefix():
     model = tiny(layer=2)
-    model.prefix(images()).tokens.square().sum().backward()
+    model.prefixes(images())[0].tokens.square().sum().backward()
     assert all(p.grad is not None for p in model.vit.blocks[:2].parameters())
     assert model.vit.pos_embed.grad is not None
     rest = [*model.vit.blocks[2:].parameters(), *model.vit.norm.parameters(), model.vit.cls_token]
@@ -119,7 +119,7 @@ def test_token_maps_of_several_layers_equal_single_prefixes(cls_layer):
     maps = model.token_maps(x, layers)
     for layer, tokens in zip(layers, maps, strict=True):
         single = tiny(layer=layer, cls_layer=cls_layer)
-        torch.testing.assert_close(tokens, single.prefix(x).tokens)
+        torch.testing.assert_close(tokens, single.prefixes(x)[0].tokens)
 
 
 def test_cls_tokens_end_in_the_embedding_and_refuse_blocks_without_cls():
@@ -238,7 +238,7 @@ def test_model_that_is_no_plain_vit_is_refused(name, message):
 
 def test_image_of_broken_patches_is_refused():
     with pytest.raises(ValueError, match="32 x 36 pixels is not made of whole patches of 8"):
-        tiny().prefix(images(32, 36))
+        tiny().prefixes(images(32, 36))
     with pytest.raises(ValueError, match=r"layer 5 is not in 0\.\.4"):
         tiny().token_maps(images(), (0, 5))
     with pytest.raises(ValueError, match="list is empty"):
@@ -254,7 +254,7 @@ def test_several_layers_give_the_prefix_of_each_and_the_same_embedding(cls_layer
     for layer, prefix in zip([1, 2, 4], prefixes, strict=True):
         single = tiny(layer=layer, cls_layer=cls_layer)
         single.load_state_dict(several.state_dict())
-        expected = single.prefix(x)
+        (expected,) = single.prefixes(x)
         torch.testing.assert_close(prefix.tokens, expected.tokens)
         assert (prefix.cls is None) == (expected.cls is None)
         if prefix.cls is not None:

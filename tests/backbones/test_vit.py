@@ -167,7 +167,7 @@ def test_sincos_embedding_is_resampled_for_another_grid():
         sincos_position((4, 4), 32), [6, 6], [4, 4], num_prefix_tokens=0, antialias=False
     )
     expected = patches + position.mT.unflatten(2, (6, 6))
-    torch.testing.assert_close(model.prefix(x).tokens, expected)
+    torch.testing.assert_close(model.prefixes(x)[0].tokens, expected)
 
 
 @pytest.mark.parametrize("cls_layer", [0, 1])
@@ -277,10 +277,10 @@ def test_patch_of_14_pixels_runs_forward_on_its_own_grid():
     torch.manual_seed(0)
     options = {"embed_dim": 24, "depth": 4, "num_heads": 3}
     model = SplitViT("vit_small_patch14_dinov2", 56, layer=0.25, vit_options=options)
-    prefix = model.prefix(images(56))
+    ((prefixes, embedding),) = model.encode([images(56)])
     assert model.patch_size == 14
-    assert prefix.tokens.shape == (2, 24, 4, 4)
-    assert model.suffix(prefix).shape == (2, 24)
-    assert model.prefix(images(70)).tokens.shape == (2, 24, 5, 5)
+    assert prefixes[0].tokens.shape == (2, 24, 4, 4)
+    assert embedding.shape == (2, 24)
+    assert model.prefixes(images(70))[0].tokens.shape == (2, 24, 5, 5)
     with pytest.raises(ValueError, match=r"image_size 225 is not a multiple .* 14; use 224"):
         on_meta("vit_small_patch14_dinov2", 225)

@@ -19,7 +19,7 @@ from ser_lightning.cli import main
 from ser_lightning.files import load_checkpoint
 from ser_lightning.objectives import moco_v3
 from ser_lightning.reporting.look import read_curves
-from ser_lightning.runtime import default_run_dir
+from ser_lightning.runtime import ConfigurationSaver, default_run_dir
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests" / "tiny.yaml")
@@ -101,6 +101,15 @@ def test_saved_configuration_can_be_run_again(tiny_run, tmp_path):
         for run in (tiny_run, tmp_path / "again")
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_weights_that_a_checkpoint_replaces_are_recorded_and_not_read(verb, tiny_run):
+    options = ["--config", TINY, "--run_dir", str(tiny_run), "--ckpt_path", "last"]
+    cli = Parsed([verb, *options, "--model.backbone.weights", "gone.safetensors"])
+    (saver,) = (c for c in cli.trainer.callbacks if isinstance(c, ConfigurationSaver))
+    stored = yaml.safe_load(saver._text)["model"]["init_args"]["backbone"]["init_args"]
+    assert stored["weights"] == cli.model.backbone.weights == "gone.safetensors"
 
 
 def test_validate_needs_no_configuration_beside_a_checkpoint(tiny_run, capsys):

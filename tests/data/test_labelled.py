@@ -8,6 +8,8 @@ from PIL import Image
 from ser_lightning.data import ImageFolder, Shapes
 from ser_lightning.data.clean import Clean
 from ser_lightning.data.datasets import LabelledCrops
+from ser_lightning.data.extra_views import LocalCrops, TurnedCrops
+from ser_lightning.data.finetune import FinetuneDataModule
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.pipelines import CropViews
 from ser_lightning.data.plan import BatchKey, Plan
@@ -169,3 +171,10 @@ def test_own_folder_is_never_official(tmp_path):
     assert data.dataset_name == data.source.dataset_name
     assert data.dataset_name.startswith("folder_")
     assert data.reasons() == ("measured on a folder of one's own, which is no released set",)
+
+
+@pytest.mark.parametrize("option", [{"local": LocalCrops()}, {"turned": TurnedCrops()}])
+@pytest.mark.parametrize("kind", [LabelledDataModule, FinetuneDataModule])
+def test_crops_that_have_no_effect_are_refused(kind, option):
+    with pytest.raises(ValueError, match=r"`data\.crop\.\w+` .* has no effect here.*null"):
+        kind(Shapes(num_train=24, num_evaluation=12, image_size=16), crop=CropViews(**option))

@@ -38,7 +38,7 @@ def pairs_of(pipeline, pictures, indices, key, seed, local=None):
 
 def rendered(crop=(), invertible=()):
     nothing = torch.zeros(0)
-    return render(HostBatch(crop, invertible, nothing, nothing, nothing), PATCH)
+    return render(HostBatch(crop, invertible, nothing, nothing), PATCH)
 
 
 def assert_views_equal(views, others):

@@ -103,3 +103,17 @@ def test_plan_refuses_a_batch_larger_than_the_data_set():
 def test_plan_refuses_a_partition_that_ranks_cannot_share():
     with pytest.raises(ValueError, match=r"6 .* do not divide by 4 processes; go on with 2 "):
         Plan(100, 40, 6, seed=0, rank=0, world_size=4)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "accumulate", "remedy"),
+    [
+        (1, 1, "at most 10$"),
+        (4, 1, "of at most 8$"),
+        (2, 4, "of at most 8$"),
+        (12, 1, "devices$"),
+    ],
+)
+def test_too_large_batch_is_told_a_size_that_divides(world_size, accumulate, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        Plan(10, 24 // accumulate, 0, 0, 0, world_size, accumulate)

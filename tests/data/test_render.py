@@ -44,7 +44,7 @@ def batch(crop="none", solarize=0.0):
     host = HostBatch(
         crops.make(images, draws, CANVAS),
         invertible.make(images, draws, CANVAS, crops),
-        *[nothing] * 3,
+        *[nothing] * 2,
     )
     return images, render(host, PATCH, (0, 0, 0), (1, 1, 1))
 

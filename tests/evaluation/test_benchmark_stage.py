@@ -58,3 +58,8 @@ def test_alexnets_errors_have_the_means_that_others_divide_by():
 def test_missing_weights_of_alexnet_say_where_from(tmp_path):
     with pytest.raises(ValueError, match=r"none\.pth does not exist; fetch https://.*alexnet"):
         load_alexnet(str(tmp_path / "none.pth"))
+
+
+def test_images_without_a_class_are_refused():
+    with pytest.raises(ValueError, match=r"set has images with the label -1.*folder per class"):
+        logit_table([condition([-1, 1], ("cat", "dog"))], ["cat", "dog"])

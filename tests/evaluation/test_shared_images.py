@@ -75,6 +75,7 @@ def test_links_to_a_folder_are_the_same_files(tmp_path):
     for name in ("0.png", "1.png"):
         Image.new("RGB", (4, 4)).save(tmp_path / "a" / name)
     os.symlink(tmp_path / "a", tmp_path / "b")
-    first, second = (FolderImages(tmp_path / n, ["0.png", "1.png"], ()) for n in ("a", "b"))
+    names = np.array([b"0.png", b"1.png"])
+    first, second = (FolderImages(tmp_path / n, names, ()) for n in ("a", "b"))
     assert num_shared(first, second) == 2
     assert num_shared(first, (second, np.array([1]))) == 1

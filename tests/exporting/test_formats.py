@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 
 from exporting.exports import GATED, MEAN, REGISTERS, SCALED, STD, opened, pixels
+from ser_lightning import sealed
 from ser_lightning.backbones import SplitViT
 from ser_lightning.data.clean import Clean
 from ser_lightning.exporting import hugging_face, weight_folders
@@ -19,10 +20,15 @@ from ser_lightning.exporting.opened import open_backbone_file
 from support import TINY_VIT
 
 SHORT = {**TINY_VIT, "depth": 2}
+TIMMS_EPSILON = {"vit_options": {**TINY_VIT, "norm_eps": 1e-6}}
 ROUNDING = 5e-6  # of values up to 3; 5e-7 was measured, by onnxruntime 2.5e-6
 
 
-@pytest.mark.parametrize("options", [{}, SCALED, REGISTERS], ids=["plain", "scaled", "registers"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, SCALED, REGISTERS, TIMMS_EPSILON],
+    ids=["plain", "scaled", "registers", "epsilon"],
+)
 def test_timm_loads_the_folder_strictly_and_computes_the_same(options, tmp_path):
     source = opened(tmp_path, cls_layer=0, **options)
     weight_folders.write_timm(source, tmp_path)
@@ -61,6 +67,15 @@ def test_timm_prepares_images_likewise(tmp_path):
 def test_timm_resizes_to_the_same_side(size, fraction):
     clean = Clean(size, fraction)
     assert int(np.floor(size / weight_folders.crop_share(clean))) == clean.resized
+
+
+def test_own_file_is_read_whole_once(tmp_path, monkeypatch):
+    opened(tmp_path)
+    path, reads, read = tmp_path / "backbone.safetensors", [], sealed._read
+    monkeypatch.setattr(sealed, "_read", lambda *args: reads.append(args) or read(*args))
+    open_backbone_file(path, tmp_path)
+    SplitViT.from_safetensors(path)
+    assert len(reads) == 2
 
 
 def test_own_format_brings_the_preparation_along(tmp_path):

@@ -193,6 +193,13 @@ def test_angles_are_uniform_either_way_and_leave_the_other_draws():
         torch.testing.assert_close(one.angle, expected)
 
 
+@pytest.mark.parametrize("angles", [None, np.zeros((3, 1))], ids=["none", "one view"])
+def test_angle_without_angles_of_both_views_raises(angles):
+    rng, uniforms = np.random.default_rng(0), np.zeros((3, 2, 2))
+    with pytest.raises(ValueError, match=r"an angle of 30; give one for each of two views: \(3, 2"):
+        GroupSampler(angle=30.0).sample(3, GRID, rng, uniforms, angles)
+
+
 def test_angle_alone_is_a_group_and_out_of_range_is_refused():
     assert GroupSampler(rotation=False, flip=False, scale=False, angle=10.0).angle == 10
     with pytest.raises(ValueError, match="angle 181"):

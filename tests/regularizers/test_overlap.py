@@ -137,6 +137,13 @@ def test_crops_without_a_record_are_refused():
         make_regularizer().regularize(features(), None, tiny_batch(8, 0, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("num_crops", [0, 1])
+def test_batch_without_two_crops_is_refused(num_crops):
+    batch = batch_of()
+    with pytest.raises(ValueError, match=f"has {num_crops} global crops, OverlapRegularizer"):
+        make_regularizer().regularize(features(), None, batch._replace(crop=batch.crop[:num_crops]))
+
+
 def test_aligned_features_reach_a_lower_loss_than_those_of_other_places():
     """Tokens that name their place in the source agree between crops; those of a frame do not."""
     batch = batch_of()

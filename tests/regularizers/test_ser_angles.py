@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from objectives.tiny_run import assert_equal_trees, tiny_fit
-from regularizers.ser_parts import make_elements, make_maps, make_regularizer
+from regularizers.ser_parts import (
+    batch_of,
+    features_of,
+    make_elements,
+    make_maps,
+    make_regularizer,
+)
 from ser_lightning.groups import Frame, GroupElement, GroupSampler, relative, transport
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import token_info_nce
@@ -62,6 +68,18 @@ def test_angles_of_zero_give_the_loss_of_bilinear_whole_views_of_one_grid():
     torch.testing.assert_close(
         regularizer(maps, still).loss, regularizer(maps, elements).loss, rtol=1e-12, atol=0
     )
+
+
+def test_log_that_is_no_loss_is_the_mean_over_pairs():
+    elements = turned(make_elements(3), [10.0, -40.0, 25.0], [0.0, 5.0, -30.0])
+    maps, regularizer = make_maps(elements), make_regularizer()
+    one, two = (
+        regularizer.regularize(features_of(maps * n), None, batch_of(elements * n)) for n in (1, 2)
+    )
+    chance = "loss/equivariance_chance"
+    assert one.logs["valid_tokens"] == two.logs["valid_tokens"] > 0
+    assert 2 * one.logs[chance] == two.logs[chance]
+    assert 2 * one.loss == two.loss
 
 
 def test_turned_views_have_no_exact_action():

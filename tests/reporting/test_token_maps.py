@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ser_lightning.groups import GroupElement
-from ser_lightning.reporting import colour_maps, token_maps_of
+from ser_lightning.reporting.token_maps import colour_maps, token_maps_of
 
 
 class PatchMean(torch.nn.Module):

@@ -1,5 +1,7 @@
 """Configurations are compared key by key, where they matter."""
 
+from pathlib import Path
+
 from ser_lightning import runtime
 from ser_lightning.files import read_config
 
@@ -55,3 +57,11 @@ def test_key_on_one_side_only_is_shown():
         "model.init_args.regularizer: None -> (not set)",
         "model.init_args.regularizer.class_path: (not set) -> SERRegularizer",
     ]
+
+
+def test_run_folder_is_below_the_last_overlay_that_names_images():
+    root = Path(__file__).parents[2] / "configs"
+    files = [root / f"{name}.yaml" for name in ("moco_ser", "small_photos", "cifar10")]
+    for first in ([], [root / "trainer" / "cpu.yaml"]):
+        found = runtime.default_run_dir([*first, *files, root / "trainer" / "cpu.yaml"], None)
+        assert found == Path("runs/cifar10/moco_ser")

@@ -4,6 +4,7 @@ import struct
 import tempfile
 import warnings
 import zlib
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from ser_lightning.data.crops import DETAIL
-from ser_lightning.sources.base import UnreadableImage
-from ser_lightning.sources.decode import EXTENSIONS, Decode, read_image
+from ser_lightning.sources.base import Source, UnreadableImage
+from ser_lightning.sources.decode import EXTENSIONS, TOO_LARGE, Decode, read_image
 
 
 def save(path, value=(200, 30, 60), size=(12, 8), mode="RGB"):
@@ -320,3 +321,14 @@ def test_truncated_file_is_named_with_the_reason(tmp_path, extension):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UnreadableImage, match=rf"torn\.{extension}: .+"):
         read_image(str(path))
+
+
+def test_remedy_for_large_files_names_the_sources_that_have_it():
+    having = {
+        kind.__name__
+        for kind in Source.__subclasses__()
+        if kind.__module__.startswith("ser_lightning.")
+        and "max_pixels" in signature(kind.__init__).parameters
+    }
+    assert having == {"ImageFolder", "TorchvisionSet"}
+    assert all(name in TOO_LARGE for name in having)

@@ -78,3 +78,17 @@ def test_installed_package_is_read():
     test = FashionMNISTFiles().evaluation()
     assert test.pixels.shape == (10000, 1, 28, 28)
     assert test.labels.bincount().tolist() == [1000] * 10
+
+
+def test_damaged_gzip_is_named(tmp_path):
+    path = tmp_path / "images.gz"
+    content = bytearray(gzip.compress(idx(np.zeros((9, 9), np.uint8))))
+    content[10] ^= 6  # the kind of the first block
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"images\.gz is damaged .*fetch it again"):
+        read_idx(path)
+
+
+def test_files_are_read_once(folder):
+    source = FashionMNISTFiles(str(folder))
+    assert source.train() is source.train()

@@ -342,3 +342,15 @@ def test_damaged_file_is_named_when_it_is_read_from_the_folder(tmp_path, content
     assert images.read(0).shape == (3, 8, 12)
     with pytest.raises(UnreadableImage, match=r"b\.jpg: "):
         images.read(1)
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluation"),
+    [("train", "train"), ("train", "train/n01"), ("train", "./train/"), ("train/n01", "train")],
+)
+def test_splits_that_share_images_are_refused(imagenet, train, evaluation):
+    folders = sorted(path.name for path in (imagenet / "train").iterdir())
+    names = [name.replace("n01", folders[0]) for name in (train, evaluation)]
+    source = ImageFolder(str(imagenet), train=names[0], evaluation=names[1], labels=False)
+    with pytest.raises(ValueError, match=r"share images; .*--data.source.evaluation"):
+        source.train()

@@ -189,7 +189,10 @@ def test_train_split_without_effect_is_refused():
         TorchvisionSet("CIFAR10", "data", train_split="all")
 
 
-@pytest.mark.parametrize(("name", "missing"), [("CocoDetection", "annFile"), ("EMNIST", "split")])
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("CocoDetection", "annFile"), ("EMNIST", "split; .*train_split")],
+)
 def test_set_that_needs_more_is_refused(name, missing):
     with pytest.raises(ValueError, match=f"needs {missing}"):
         TorchvisionSet(name, "data")
@@ -198,3 +201,37 @@ def test_set_that_needs_more_is_refused(name, missing):
 def test_options_behind_keyword_arguments_are_found():
     assert "train" in TorchvisionSet("KMNIST", "data")._parameters
     assert "download" in TorchvisionSet("EMNIST", "data", train_split="letters")._parameters
+
+
+class Labelled:
+    """A data set of gray images with some attributes, whose labels are what it gives."""
+
+    def __init__(self, labels, **attributes):
+        self.given = labels
+        vars(self).update(attributes)
+
+    def __len__(self):
+        return len(self.given)
+
+    def __getitem__(self, index):
+        return Image.new("L", (4, 4)), self.given[index]
+
+
+def test_labels_are_those_of_the_images_where_a_list_holds_more():
+    rows = torch.tensor([[3, 7, 7], [1, 8, 8]])  # as QMNIST's
+    assert TorchvisionImages("QMNIST", Labelled([3, 1], targets=rows)).labels.tolist() == [3, 1]
+
+
+def test_missing_labels_are_none():
+    samples = [("a", None), ("b", None)]  # as those of FER2013's test split
+    images = TorchvisionImages("FER2013", Labelled([None, None], _samples=samples))
+    assert images.labels.tolist() == [-1, -1]
+    assert images.class_names == ()
+
+
+@pytest.mark.parametrize("label", [torch.zeros(40, dtype=torch.int64), "cat", {"a": 1}, 0.5])
+def test_sets_without_a_class_id_per_image_are_refused(label):
+    with pytest.raises(ValueError, match=r"CelebA has no class id per image; .*ImageFolder"):
+        TorchvisionImages("CelebA", Labelled([label, label]))
+    with pytest.raises(ValueError, match="no class id per image"):
+        TorchvisionImages("CelebA", Labelled([1, label]))

@@ -23,7 +23,7 @@ from ser_lightning.foreign.architecture import (
     HEADS_OPTION,
     NAME_OPTION,
     architecture_of,
-    read_config_beside,
+    read_options_beside,
     told_epsilon,
 )
 from ser_lightning.foreign.layouts import LAYOUTS, OWN, SAFE
@@ -178,7 +178,7 @@ def _of_file(
     if told is not None:
         changed: dict[str, Any] = {}
         if name is None:
-            changed |= read_config_beside(path).get("model_args") or {}
+            changed |= read_options_beside(path, "model_args")
         width = weights.state["cls_token"].shape[-1] if "cls_token" in weights.state else 0
         if heads := num_heads or weights.layout.heads.get(width):
             changed["num_heads"] = heads  # shapes are the same for any number

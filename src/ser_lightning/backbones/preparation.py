@@ -15,7 +15,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ser_lightning.backbones.weights import read_preparation
 from ser_lightning.files import with_home
-from ser_lightning.foreign.architecture import read_config_beside
+from ser_lightning.foreign.architecture import read_config_beside, read_options_beside
 from ser_lightning.foreign.layouts import SAFE
 from ser_lightning.numbers import Probability, Ratio, fits
 
@@ -57,28 +57,26 @@ def preparation_of(checkpoint: str | Path, name: str | None = None) -> Preparati
     """
     path = Path(with_home(str(checkpoint)))
     if name is not None:
-        return _of_timm(name, {})
+        return _of_timm(name, {}, path)
     if path.suffix == SAFE and path.is_file() and (stored := read_preparation(path)):
         return stored_preparation(stored, path)
     if told := name_beside(path):
-        config = read_config_beside(path)
-        found = _of_timm(told, config.get("pretrained_cfg") or {})
-        assumed = config.get("assumed")  # an export of this package has it
+        beside = read_options_beside(path, "pretrained_cfg")
+        found = _of_timm(told, beside, path.with_name("config.json"))
+        assumed = read_config_beside(path).get("assumed")  # an export of this package has it
         return replace(found, assumed=_names(assumed)) if assumed else found
-    beside = path.with_name("preprocessor_config.json")
-    return stored_preparation(_of_processor(beside), beside)
+    processor = path.with_name("preprocessor_config.json")
+    return stored_preparation(_of_processor(processor), processor)
 
 
-def _of_timm(name: str, beside: Mapping[str, Any]) -> Preparation:
-    """By timm's data configuration of a name, and what lies beside a file."""
+def _of_timm(name: str, beside: Mapping[str, Any], file: Path) -> Preparation:
+    """By timm's data configuration of a name, and what lies beside a file, in one of its own."""
     known = timm.get_pretrained_cfg(name)
     if known is None:
         return Preparation()
     found = resolve_data_config(pretrained_cfg={**known.to_dict(), **beside})
-    return Preparation(
-        mean=tuple(found["mean"]), std=tuple(found["std"]), crop_fraction=found["crop_pct"],
-        assumed=(),
-    )  # fmt: skip
+    told = {"mean": found["mean"], "std": found["std"], "crop_fraction": found["crop_pct"]}
+    return stored_preparation(told, file)
 
 
 def _of_processor(path: Path) -> dict[str, Any]:
@@ -126,7 +124,7 @@ def stored_preparation(stored: Mapping[str, Any], path: Path) -> Preparation:
 def name_beside(path: Path) -> str | None:
     """Timm's name in the `config.json` beside a file, as its hub keeps it."""
     config = read_config_beside(path)
-    name, tag = config.get("architecture"), (config.get("pretrained_cfg") or {}).get("tag")
+    name, tag = config.get("architecture"), read_options_beside(path, "pretrained_cfg").get("tag")
     if not isinstance(name, str) or not timm.is_model(name):
         return None
     return f"{name}.{tag}" if tag and timm.is_model_pretrained(f"{name}.{tag}") else name

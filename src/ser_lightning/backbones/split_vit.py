@@ -182,7 +182,9 @@ class SplitViT(nn.Module):
     @override
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images to (B, C) [CLS] embeddings."""
-        return self.suffix(self.prefixes(images)[-1])
+        embedding = self.encode([images])[0][1]
+        assert embedding is not None
+        return embedding
 
     def encode(
         self, images: Sequence[Tensor], num_without_embedding: int = 0
@@ -191,7 +193,7 @@ class SplitViT(nn.Module):
 
         Args:
             images: groups of (B, 3, H, W), sides of whole patches.
-            num_without_embedding: of the last groups, which need no `suffix`.
+            num_without_embedding: of the last groups, which end after the deepest layer.
 
         Returns:
             The prefixes and the (B, C) embeddings of each group; None for those without.
@@ -207,23 +209,21 @@ class SplitViT(nn.Module):
             embeddings = list(embedding.split([count for count, _ in shapes]))
         return list(zip(found, [*embeddings, *[None] * num_without_embedding], strict=True))
 
-    def prefix(self, images: Tensor) -> Prefix:
-        """Patch embedding, position embedding and the first `layer` blocks.
+    def prefixes(self, images: Tensor, layers: Sequence[int] = ()) -> tuple[Prefix, ...]:
+        """What there is after each of the backbone's layers, shallowest first, or of those named.
 
         Args:
             images: (B, 3, H, W), sides of whole patches; the position embedding is resampled to
                 the grid (bicubic, not antialiased) and stays upright.
+            layers: as `walk` takes them.
 
         Returns:
-            The token map (B, C, H / patch size, W / patch size), and [CLS] if it has joined.
+            The token map (B, C, H / patch size, W / patch size) after each, and [CLS] if it has
+            joined.
 
         Raises:
             ValueError: if a side is not a multiple of the patch size.
         """
-        return self.walk([images], self.layers[:1])[0][0]
-
-    def prefixes(self, images: Tensor, layers: Sequence[int] = ()) -> tuple[Prefix, ...]:
-        """`prefix` for each of the layers, shallowest first, or of those named, in one pass."""
         return self.walk([images], layers or self.layers)[0]
 
     def walk(self, images: Sequence[Tensor], layers: Sequence[int]) -> list[tuple[Prefix, ...]]:
@@ -242,17 +242,6 @@ class SplitViT(nn.Module):
         """
         require_layers(layers, 0, self.depth)
         return self._walk(images, layers)[0]
-
-    def suffix(self, prefix: Prefix) -> Tensor:
-        """The blocks after the deepest layer, whose prefix is given, to the [CLS] embedding (B, C).
-
-        The embedding has passed the final norm.
-        """
-        if self.layers[-1] == self.depth:
-            assert prefix.cls is not None
-            return prefix.cls
-        choose_attention(self._fusable, prefix.tokens, self.vit.cls_token)
-        return self._finish(pack([prefix.sequence()]))
 
     def token_maps(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
         """Maps (B, C, h, w) of the patch tokens after several blocks, as `walk` for one group."""

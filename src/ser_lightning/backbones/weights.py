@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from safetensors import SafetensorError, safe_open
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -121,7 +122,7 @@ def write_safetensors(
 def read_preparation(path: str | Path) -> dict[str, Any]:
     """How images are prepared for the weights of a safetensors file; empty if it does not say."""
     with suppress(RecursionError, json.JSONDecodeError):
-        content = json.loads(read_tensors(Path(path), AGAIN)[1].get(PREPARATION, "{}"))
+        content = json.loads(_notes(path).get(PREPARATION, "{}"))
         return content if isinstance(content, dict) else {}
     return {}
 
@@ -147,13 +148,21 @@ def own_arguments(path: str | Path) -> dict[str, Any] | None:
     path = with_home(str(path))
     try:
         if Path(path).suffix == SAFE:
-            _, notes = read_tensors(Path(path), AGAIN)
-            arguments = json.loads(notes.get(CHECKPOINT_KEY, "null"))
+            arguments = json.loads(_notes(path).get(CHECKPOINT_KEY, "null"))
         elif config := checkpoint_config(path):
             arguments = config["model"]["init_args"]["backbone"]["init_args"]
     except (LookupError, TypeError, RecursionError, json.JSONDecodeError):
         arguments = None
     return arguments if isinstance(arguments, dict) else None
+
+
+def _notes(path: str | Path) -> dict[str, str]:
+    """The notes of a safetensors file, whose tensors are left unread."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError:
+        return read_tensors(Path(path), AGAIN)[1]  # which says what is wrong
 
 
 def _fit_position(state: dict[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:

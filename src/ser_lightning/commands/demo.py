@@ -25,8 +25,8 @@ from ser_lightning.commands.pictures import comparisons, evaluation_pixels, gall
 from ser_lightning.data.thumbnails import write_thumbnails
 from ser_lightning.evaluation.metrics.equivariance import place_of
 from ser_lightning.files import CHECKPOINT_FOLDER, last_checkpoint, load_checkpoint
-from ser_lightning.reporting import RunCurve, demo_figure, takeaway
-from ser_lightning.reporting.side_by_side import side_by_side
+from ser_lightning.reporting.figures import demo_figure
+from ser_lightning.reporting.side_by_side import RunCurve, side_by_side, takeaway
 from ser_lightning.runtime import LOCK, locked
 from ser_lightning.trainer_rules import multiplies_in_bf16
 

@@ -68,38 +68,44 @@ def embed(args: list[str]) -> None:
     rank_zero_info(f"{output}: {shown}{more}")
 
 
+_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "images": (
+        str | None, None, "Folder of images; default: those that the checkpoint was trained on.",
+    ),
+    "layers": (
+        list[NonNegativeInt], [], "Blocks after which the token map is kept too, such as [3].",
+    ),
+    "branch": (
+        Branch | None, None,
+        "Whose weights; default: the teacher's of DINO, the student's of all others.",
+    ),
+    "precision": (Literal["32", "bf16"], "32", "32, or bf16: faster on a GPU, with 3 digits."),
+    "device": (
+        Literal["auto", "cpu", "cuda", "mps"], "auto", "Where to compute: auto, cpu, cuda, mps.",
+    ),
+    "overwrite": (bool, False, "Replace the file if there is one."),
+    "timm_name": (
+        str | None, None,
+        "Architecture of another project's file, where its shapes do not tell it.",
+    ),
+    "num_heads": (PositiveInt | None, None, "Its attention heads, which no shape tells."),
+    "pretrained": (
+        bool, False, "Let timm fetch the weights of its name; they are random without.",
+    ),
+}  # fmt: skip
+"""Kind, default and help of each option."""
+
+
 def _parser() -> ShortErrorParser:
     parser = ShortErrorParser(prog="ser-fit embed", description=embed.__doc__)
     parser.roots["data"] = LabelledDataModule
-    texts = {
-        "checkpoint": "A run's, an export, another project's file of weights, or timm's name.",
-        "images": "Folder of images; default: those that the checkpoint was trained on.",
-        "output": "File to write: .safetensors, .npz or .parquet.",
-        "layers": "Blocks after which the token map is kept too, such as [3].",
-        "branch": "Whose weights; default: the teacher's of DINO, the student's of all others.",
-        "precision": "32, or bf16: faster on a GPU, with 3 digits.",
-        "device": "Where to compute: auto, cpu, cuda, mps.",
-        "overwrite": "Replace the file if there is one.",
-        "timm_name": "Architecture of another project's file, where its shapes do not tell it.",
-        "num_heads": "Its attention heads, which no shape tells.",
-        "pretrained": "Let timm fetch the weights of its name; they are random without.",
-    }
-    parser.add_argument("checkpoint", type=str, help=texts["checkpoint"])
+    checkpoint = "A run's, an export, another project's file of weights, or timm's name."
+    output = "File to write: .safetensors, .npz or .parquet."
+    parser.add_argument("checkpoint", type=str, help=checkpoint)
     parser.add_argument("--config", action=ActionConfigFile, help="Options, in a file.")
-    kinds: dict[str, tuple[Any, Any]] = {
-        "images": (str | None, None),
-        "layers": (list[NonNegativeInt], []),
-        "branch": (Branch | None, None),
-        "precision": (Literal["32", "bf16"], "32"),
-        "device": (Literal["auto", "cpu", "cuda", "mps"], "auto"),
-        "overwrite": (bool, False),
-        "timm_name": (str | None, None),
-        "num_heads": (PositiveInt | None, None),
-        "pretrained": (bool, False),
-    }
-    parser.add_argument("--output", type=str, required=True, help=texts["output"])
-    for name, (kind, default) in kinds.items():
-        parser.add_argument(f"--{name}", type=kind, default=default, help=texts[name])
+    parser.add_argument("--output", type=str, required=True, help=output)
+    for name, (kind, default, text) in _OPTIONS.items():
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
     parser.add_class_arguments(LabelledDataModule, "data", skip=_NOT_HERE)
     groups: Any = parser.groups
     groups["data"].title = "How images are read and prepared"

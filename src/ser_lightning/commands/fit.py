@@ -30,7 +30,7 @@ from ser_lightning.files import (
 )
 from ser_lightning.objectives import Objective
 from ser_lightning.optim import is_trial
-from ser_lightning.reporting import summary_table
+from ser_lightning.reporting.summary import summary_table
 from ser_lightning.runtime import (
     AtomicCheckpointIO,
     ConfigurationSaver,
@@ -73,6 +73,7 @@ _LINKED = {
 }
 
 _RANDOM = "allow_random_weights"
+_WEIGHTS = "model.init_args.backbone.init_args.weights"
 _DESCRIPTION = "Pretrain with SER, and measure as training does."
 _DATA_FROM_MODEL: dict[str, Callable[[Objective], Any]] = {
     "image_size": lambda model: model.backbone.image_size,
@@ -156,6 +157,17 @@ class SERCommandLine(LightningCLI):
         config.ckpt_path = self._resolved_checkpoint(config.ckpt_path)
         if config.ckpt_path:
             self._report_differences(Path(config.ckpt_path))
+
+    @override
+    def instantiate_classes(self) -> None:
+        """Builds the run; `weights` are not read where a checkpoint replaces them, but recorded."""
+        config = self.config[self.subcommand]
+        weights = config.get(_WEIGHTS) if config.ckpt_path else None
+        if weights is not None:
+            config[_WEIGHTS] = None
+        super().instantiate_classes()
+        if weights is not None:
+            config[_WEIGHTS] = self.model.backbone.weights = weights
 
     def _resolved_checkpoint(self, path: str | None) -> str | None:
         measures_own = self.verb != "fit" and not (path or self._get(self.config, _RANDOM))

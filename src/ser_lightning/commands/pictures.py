@@ -23,11 +23,11 @@ from ser_lightning.evaluation.neighbours import Neighbours
 from ser_lightning.groups import Frame, GroupElement, act
 from ser_lightning.numbers import NonNegativeInt, checked
 from ser_lightning.optim import is_trial
-from ser_lightning.reporting import TokenComparison, ViewGallery, token_maps_of
 from ser_lightning.reporting.figures import token_map_figure
-from ser_lightning.reporting.gallery import view_figure
+from ser_lightning.reporting.gallery import ViewGallery, view_figure
 from ser_lightning.reporting.neighbours import NeighbourRow, neighbour_figure
 from ser_lightning.reporting.runs import PICTURE_FOLDER
+from ser_lightning.reporting.token_maps import TokenComparison, token_maps_of
 
 NUM_IMAGES = 2  # whose views are drawn, the first ones
 NUM_TRIED = 16  # that are looked at for readable ones
@@ -120,7 +120,7 @@ def gallery(data: PartitionedDataModule) -> ViewGallery | None:
         HostBatch(
             crop.make(images, draws, canvas),
             () if pipeline is None else pipeline.make(images, draws, canvas, crop),
-            *(NO_IMAGES,) * 3,
+            *(NO_IMAGES,) * 2,
         ),
         data.patch_size,
         data.mean,

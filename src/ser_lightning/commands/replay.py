@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -67,11 +67,10 @@ def run_again(
         return x.to(device, dtype if x.is_floating_point() else None)
 
     one_pass = tree_map_only(Tensor, moved, step.one_pass)
-    context: Any = nullcontext
+    make: Callable[[], AbstractContextManager[Any]] = nullcontext
     if precision in _AUTOCAST:
-        context = partial(torch.autocast, device.type, _AUTOCAST[precision], cache_enabled=False)
+        make = partial(torch.autocast, device.type, _AUTOCAST[precision], cache_enabled=False)
     scale = step.scale if precision == step.precision else 1.0
-    make: partial[AbstractContextManager[Any]] = partial(context)
     return examine(objective, one_pass, step.place, make, scale)
 
 

@@ -19,7 +19,6 @@ from ser_lightning.data.plan import BatchKey, Plan, per_device
 from ser_lightning.data.reading import MAX_BAD_SHARE, OnBadImage, Reader
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD
 from ser_lightning.numbers import NonNegativeInt, PositiveInt, Probability, Ratio, checked
-from ser_lightning.randomness import Stream, generator
 from ser_lightning.sources.base import ImageSet, Source
 
 
@@ -200,7 +199,6 @@ class ImageDataModule(L.LightningDataModule):
         `size` images, the same number of each class, or all for None; `counter` numbers the subset
         that is drawn, the same one for every seed.
         """
-        size = len(images) if size is None else size
-        chosen = balanced_subset(images.labels, size, generator(0, Stream.SUBSET, counter))
+        chosen = balanced_subset(images.labels, size, counter)
         make = CleanImages(self.reader(images), self.clean, chosen)
         return self.in_order(make, name, (len(chosen), self.evaluation_batch_size))

@@ -1,4 +1,4 @@
-"""The one LightningDataModule: partitioned training batches, clean evaluation batches."""
+"""The data module of pretraining: partitioned training batches, clean evaluation batches."""
 
 from typing import Any
 

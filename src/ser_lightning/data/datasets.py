@@ -20,6 +20,7 @@ from ser_lightning.data.pipelines import NO_EXTRA_VIEWS, CropViews, ExtraViews, 
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.reading import Handful, NothingReadError, Reader, made
 from ser_lightning.data.render import HostBatch, HostView
+from ser_lightning.randomness import Stream, generator
 
 Key = TypeVar("Key")
 Batch = TypeVar("Batch")
@@ -85,45 +86,42 @@ class TrainingViews:
                     crop.make(images, draws, canvas),
                     self.extra.make(images, draws, canvas, crop),
                 ),
-                key,
-                indices,
+                Draws(self.plan.seed, key, indices, self.paired, self._turned(len(indices))),
                 # a box that is carried to an image of another shape may be smaller
                 None if self.paired else needed,
-                self.paired,
             )
         if pipeline is not None:
             needed = pipeline.needed_side(canvas, crop)
             pairs, others = self._made(
                 lambda images, draws: pipeline.make(images, draws, canvas, crop),
-                key,
-                others,
+                Draws(self.plan.seed, key, others),
                 needed,
             )
         wanted, found = np.concatenate(asked), np.concatenate([indices, others])
         unreadable, index = torch.from_numpy(wanted[found != wanted]), torch.from_numpy(found)
-        label, num = self.reader.images.labels[index], torch.tensor(len(unreadable))
-        return HostBatch(views, pairs, index, label, num, extra, unreadable)
+        return HostBatch(views, pairs, index, self.reader.images.labels[index], extra, unreadable)
 
     def _made(
         self,
         make: Callable[[list[Tensor], Draws], Any],
-        key: BatchKey,
-        indices: np.ndarray,
+        draws: Draws,
         min_side: int | None,
-        paired: bool = False,
     ) -> tuple[Any, np.ndarray]:
         """What is made of images and their draws, and where the images came from."""
-        turned = None
-        if self.crop.turned is not None:
-            turned = np.zeros(len(indices), bool)
-            rows = spaced_rows(len(indices), self.crop.turned.ratio, self.plan.world_size)
-            turned[rows.numpy()] = True
-        draws = Draws(self.plan.seed, key, indices, paired, turned)
+        replace = draws.seed, draws.key.epoch
         views, _, found = made(
-            self.reader.handfuls(indices, (self.plan.seed, key.epoch), paired, min_side),
+            self.reader.handfuls(draws.indices, replace, draws.paired, min_side),
             lambda handful: make(handful.images, draws.take(handful.rows)),
         )
         return views, found
+
+    def _turned(self, num_images: int) -> np.ndarray | None:
+        """(B,) flag, which images of the crop sub-batch are turned; None for none."""
+        if self.crop.turned is None:
+            return None
+        turned = np.zeros(num_images, bool)
+        turned[spaced_rows(num_images, self.crop.turned.ratio, self.plan.world_size).numpy()] = True
+        return turned
 
 
 @dataclass(frozen=True)
@@ -237,20 +235,20 @@ class AugmentedImages:
             invertible,
             torch.from_numpy(slots[rows]),
             self.reader.images.labels[torch.from_numpy(positions)],
-            torch.tensor(len(slots) - len(rows)),
             unreadable=torch.from_numpy(np.delete(slots, rows)),
         )
 
 
-def balanced_subset(labels: Tensor, size: int, rng: np.random.Generator) -> np.ndarray:
+def balanced_subset(labels: Tensor, size: int | None, counter: int) -> np.ndarray:
     """Sorted positions of a subset in which every class has (almost) the same number of images.
 
     Classes smaller than their share give all they have, and the others make up for it; all images
-    are taken when `size` is at least their number. Equal labels stand for none.
+    are taken when `size` is None or at least their number. Equal labels stand for none. `counter`
+    numbers the subset, which is the same one for every seed.
     """
-    if size >= len(labels):
+    if size is None or size >= len(labels):
         return np.arange(len(labels))
-    shuffled = rng.permutation(len(labels))
+    shuffled = generator(0, Stream.SUBSET, counter).permutation(len(labels))
     ordered = labels.numpy()[shuffled]
     by_class = np.argsort(ordered, kind="stable")
     _, starts, counts = np.unique(ordered[by_class], return_index=True, return_counts=True)

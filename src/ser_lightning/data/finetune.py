@@ -191,15 +191,3 @@ class FinetuneDataModule(LabelledDataModule):
                 if operation.aug_fn is auto_augment.posterize:
                     operation.aug_fn = posterize
         return transform
-
-    def augmentation(self) -> dict[str, Any]:
-        """How training images are prepared, in plain values for a record."""
-        return {
-            "crop_scale": list(self.crop.scale),
-            "crop_ratio": list(self.crop.ratio),
-            "crop_interpolation": self.crop.interpolation,
-            "p_flip": self.crop.p_flip,
-            "rand_augment": self.rand_augment,
-            "p_erasing": self.p_erasing,
-            "num_repeats": self.num_repeats,
-        }

@@ -14,7 +14,6 @@ from ser_lightning.data.loaders import BatchLoader
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.numbers import BelowOne, PositiveInt, checked
-from ser_lightning.randomness import Stream, generator
 from ser_lightning.sources import released
 from ser_lightning.sources.base import ImageSet, Part, Source
 from ser_lightning.sources.opening import open_source
@@ -40,6 +39,9 @@ class LabelledDataModule(ImageDataModule):
         num_train: training images to use, the same number of each class; null takes all.
         num_test: test images to use, the same number of each class; null takes all.
         images: further arguments of ImageDataModule; of the crops, colours are not used.
+
+    Raises:
+        ValueError: `crop` asks for local or turned crops, of which there are none.
     """
 
     def __init__(
@@ -52,6 +54,12 @@ class LabelledDataModule(ImageDataModule):
         **images: Any,
     ) -> None:
         super().__init__(source, global_batch_size, **images)
+        for name in ("local", "turned"):
+            if getattr(self.crop, name) is not None:
+                raise ValueError(
+                    f"`data.crop.{name}` {getattr(self.crop, name)} has no effect here, where an "
+                    "image has one crop; set it to null"
+                )
         self.holdout_fraction = holdout_fraction
         self.num_train = num_train
         self.num_test = num_test
@@ -76,9 +84,7 @@ class LabelledDataModule(ImageDataModule):
                     "one folder per class"
                 )
         train = _subset(whole, self.num_train, 0)
-        held_out = balanced_subset(
-            train.labels, round(self.holdout_fraction * len(train)), generator(0, Stream.SUBSET, 1)
-        )
+        held_out = balanced_subset(train.labels, round(self.holdout_fraction * len(train)), 1)
         rest = np.setdiff1d(np.arange(len(train)), held_out)
         self._splits = {
             "train": Part(train, rest),
@@ -180,5 +186,5 @@ class LabelledDataModule(ImageDataModule):
 def _subset(images: ImageSet, size: int | None, counter: int) -> ImageSet:
     if size is None:
         return images
-    chosen = balanced_subset(images.labels, size, generator(0, Stream.SUBSET, counter))
+    chosen = balanced_subset(images.labels, size, counter)
     return Part(images, chosen)

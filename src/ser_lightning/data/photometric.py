@@ -13,7 +13,6 @@ Normalisation and its default constants are in `render.py`; `data.mean` and `dat
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ser_lightning.batch import ViewRecord
-from ser_lightning.numbers import NonNegative, PositiveInterval, Probability, checked, within
+from ser_lightning.numbers import HalfTurn, NonNegative, PositiveInterval, Probability, checked
 
 NUM_UNIFORMS = 10
 SOLARIZE_THRESHOLD = 128 / 255
@@ -29,12 +28,6 @@ _LUMA = (0.2989, 0.587, 0.114)
 _ORDERS = np.array(list(permutations(range(4))))  # of brightness, contrast, saturation, hue
 _CHUNK_ELEMENTS = 2**19  # 2 MB of float32 stay in a core's cache, a few more with temporaries
 _LARGE = 2**17  # elements of an image that is better worked on alone, without copies
-
-
-if TYPE_CHECKING:
-    HalfTurn = float
-else:
-    HalfTurn = within(float, 0, 0.5)
 
 
 @checked

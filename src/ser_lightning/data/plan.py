@@ -97,10 +97,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.num_images < self.batch_size * self.accumulate:
+            parts = self.world_size * self.accumulate
+            most = self.num_images // parts * parts
+            remedy = f"a global batch size of at most {most}" if most else "fewer devices"
             raise ValueError(
                 f"the data set has {self.num_images} images, fewer than one global batch of "
-                f"{self.batch_size * self.accumulate}; use a global batch size of at most "
-                f"{self.num_images}"
+                f"{self.batch_size * self.accumulate}; use {remedy}"
             )
         per_device(self.batch_size, self.world_size)
         if self.num_invertible % self.world_size:

@@ -11,12 +11,7 @@ from ser_lightning.batch import NO_IMAGES, PartitionedBatch, View, ViewRecord
 from ser_lightning.data import crops, photometric
 from ser_lightning.data.crops import Interpolation
 from ser_lightning.groups import GroupElement, act
-from ser_lightning.numbers import Probability, Ratio
 
-ChannelMeans = tuple[Probability, Probability, Probability]
-"""Means of red, green and blue, of pixels in [0, 1]."""
-ChannelStds = tuple[Ratio, Ratio, Ratio]
-"""Their standard deviations."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -50,7 +45,6 @@ class HostBatch(NamedTuple):
     invertible: tuple[HostView, ...]
     indices: Tensor
     label: Tensor
-    num_unreadable: Tensor
     extra: tuple[HostView, ...] = ()
     unreadable: Tensor = NO_IMAGES
 
@@ -71,7 +65,7 @@ def render(
         views(batch.invertible),
         batch.indices,
         batch.label,
-        batch.num_unreadable,
+        batch.indices.new_full((), len(batch.unreadable)),
         views(batch.extra),
     )
 

@@ -169,7 +169,7 @@ def logit_table(
     is where the logits' names are from, for messages.
 
     Raises:
-        ValueError: there are images of a class that has no logit.
+        ValueError: there are images without a class, or of a class that has no logit.
     """
     places = {name: place for place, name in enumerate(class_names)}
     numbers = [*range(len(class_names))]
@@ -181,6 +181,11 @@ def logit_table(
     table = torch.tensor([row + [-1] * (width - len(row)) for row in rows])
     for condition, row in zip(conditions, table, strict=True):
         present = condition.images.labels.unique()
+        if len(present) and int(present[0]) < 0:
+            raise ValueError(
+                f"{condition.name} has images with the label {int(present[0])}, which is no class; "
+                "put them into one folder per class, or give images with labels"
+            )
         known = present[present < width]
         unknown = [*present[present >= width].tolist(), *known[row[known] < 0].tolist()]
         if unknown:

@@ -146,8 +146,9 @@ class OnlineEvaluation(L.Callback):
         if not len(images.indices):
             return
         with trainer.precision_plugin.forward_context():
-            prefixes = backbone.prefixes(enough(images.pixels))
-            features = backbone.suffix(prefixes[-1])[: len(images.indices)].float()
+            ((prefixes, embedding),) = backbone.encode([enough(images.pixels)])
+            assert embedding is not None
+            features = embedding[: len(images.indices)].float()
         if is_query:
             tokens = prefixes[0].tokens[: len(features)]
             self._queries.add(images.indices, images.label, query_values(features, tokens))

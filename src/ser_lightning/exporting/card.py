@@ -14,6 +14,7 @@ from ser_lightning.trusted import printable
 
 UNKNOWN = "unknown"
 _MOST = 8  # metrics of a record
+_PATHS = ("root", "splits", "weights")  # options of sources and the backbone
 
 
 def model_card(opened: Opened, name: str, folder: str, licence: str, checked: str) -> str:
@@ -116,13 +117,14 @@ def _named(source: Any) -> str:
     return printable(f"{name}{f' ({options})' if options else ''}").replace("`", "")
 
 
-def _without_folders(node: Any) -> Any:
+def _without_folders(node: Any, name: str = "") -> Any:
     """Plain values in which a path is its last part alone: others need not know the disk."""
     if isinstance(node, Mapping):
-        return {key: _without_folders(value) for key, value in node.items()}
+        return {key: _without_folders(value, key) for key, value in node.items()}
     if isinstance(node, list):
         return [_without_folders(value) for value in node]
-    return Path(node).name if isinstance(node, str) and Path(node).is_absolute() else node
+    is_path = isinstance(node, str) and (name in _PATHS or Path(node).is_absolute())
+    return Path(node).name if is_path else node
 
 
 def _results(opened: Opened) -> Iterator[str]:

@@ -78,9 +78,10 @@ def _write_safetensors(path: Path, table: Embedded) -> None:
 
 def _write_npz(path: Path, table: Embedded) -> None:
     texts = {"names": np.array(table.names), "class_names": np.array(table.class_names, dtype=str)}
-    about = np.array(json.dumps(table.about))
+    about = {"about": np.array(json.dumps(table.about))}
+    arrays: dict[str, Any] = {**about, **texts, **_columns(table)}
     with atomic_path(path) as partial, partial.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, about=about, **texts, **_columns(table))
+        np.savez(stream, **arrays)
 
 
 def _write_parquet(path: Path, table: Embedded) -> None:

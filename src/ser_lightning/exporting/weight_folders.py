@@ -48,6 +48,7 @@ def timm_config(backbone: SplitViT, clean: Clean) -> dict[str, Any]:
     """What timm builds the model from, and how it prepares images."""
     arguments = backbone.arguments
     patch = {} if arguments["patch_size"] is None else {"patch_size": arguments["patch_size"]}
+    options = {name: v for name, v in arguments["vit_options"].items() if name != "norm_eps"}
     built = {
         "img_size": backbone.image_size,
         **patch,
@@ -55,7 +56,7 @@ def timm_config(backbone: SplitViT, clean: Clean) -> dict[str, Any]:
         "no_embed_class": False,
         "class_token": True,
         "global_pool": "token",
-        **arguments["vit_options"],
+        **options,  # norm_eps is no argument of timm's; `require_expressible` allows its own alone
     }
     return {
         "architecture": arguments["name"].partition(".")[0],

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ser_lightning.foreign.layouts import Weights
+from ser_lightning.numbers import Positive, fits
 
 NAME_OPTION, HEADS_OPTION = "--model.timm_name", "--model.num_heads"  # of stages
 BASE = "vit_base_patch16_224"
 _GATED = "vit_giant_patch14_dinov2"  # of timm's plain ViTs, one whose MLP is gated
 _WIDE_HEADS = {1280: 16}  # ViT-H
 _CHANNELS = 64  # of a head, in all others
+_CONFIG = "config.json"  # beside weights
 _PER_BLOCK = r"^blocks\.(\d+)\."
 
 
@@ -72,20 +74,39 @@ def architecture_of(weights: Weights, num_heads: int | None = None) -> Architect
 
 
 def told_epsilon(weights: Weights) -> dict[str, float]:
-    """The option `norm_eps` where a file, or its layout, has another one than timm's 1e-6."""
-    config = read_config_beside(weights.path)
-    eps = float(config.get("layer_norm_eps", weights.layout.eps))
-    return {} if eps == 1e-6 else {"norm_eps": eps}
+    """The option `norm_eps` where a file, or its layout, has another one than timm's 1e-6.
+
+    Raises:
+        ValueError: what lies beside the file tells none.
+    """
+    eps = read_config_beside(weights.path).get("layer_norm_eps", weights.layout.eps)
+    if not fits(Positive, eps):
+        file = weights.path.with_name(_CONFIG)
+        raise ValueError(f"{file}: layer_norm_eps {eps!r} must be above 0; restore the file")
+    return {} if eps == 1e-6 else {"norm_eps": float(eps)}
 
 
 def read_config_beside(path: Path) -> dict[str, Any]:
     """The `config.json` that hubs keep beside weights; empty where there is none that tells."""
     try:
-        content = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+        content = json.loads(path.with_name(_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     is_vit = isinstance(content, dict) and {"hidden_size", "architecture"} & content.keys()
     return content if is_vit else {}
+
+
+def read_options_beside(path: Path, name: str) -> dict[str, Any]:
+    """A part of the `config.json` beside weights; empty where there is none.
+
+    Raises:
+        ValueError: something else than options stands there.
+    """
+    options = read_config_beside(path).get(name) or {}
+    if not isinstance(options, dict):
+        file = path.with_name(_CONFIG)
+        raise ValueError(f"{file}: {name} {options!r} must be a mapping; restore the file")
+    return options
 
 
 def split_position(entries: int, registers: int) -> tuple[int, int] | None:

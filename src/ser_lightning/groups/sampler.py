@@ -90,12 +90,22 @@ class GroupSampler:
             grid: (h, w) the backbone's base grid, in tokens.
             rng_shared: generator in the same state on every rank; 8 numbers are taken from it.
             uniforms: (B, 2 views, 2) in [0, 1), the images' own draws: half turn, flip.
-            angles: (B, 2 views) in [0, 1), the same for angles; null for none.
+            angles: (B, 2 views) in [0, 1), the same for angles, which a sampler without has no use
+                for.
+
+        Raises:
+            ValueError: if the draws are not those of the images, or the base grid is empty.
         """
         if uniforms.shape != (num_images, 2, 2):
             raise ValueError(
                 f"uniforms of shape {uniforms.shape} for {num_images} images; give half turn and "
                 f"flip for each of two views: ({num_images}, 2, 2)"
+            )
+        if self.angle and (angles is None or angles.shape != (num_images, 2)):
+            shape = None if angles is None else angles.shape
+            raise ValueError(
+                f"angles of shape {shape} for {num_images} images and an angle of {self.angle:g}; "
+                f"give one for each of two views: ({num_images}, 2), or an angle of 0"
             )
         if min(grid) < 1:
             raise ValueError(f"base grid {grid} has no tokens; both sides must be at least 1")
@@ -105,7 +115,7 @@ class GroupSampler:
             own = np.stack((own[:, 0], ~own[:, 0]), axis=1)
             own[:, :, 0] ^= shared[:, 3] < 0.5  # quarter turns 0..3 of the view as a whole
         first, second = (self._view(grid, shared[view], own[:, view]) for view in range(2))
-        if self.angle == 0 or angles is None:
+        if angles is None or not self.angle:
             return first, second
         degrees = torch.from_numpy((self.angle * (2 * angles - 1)).astype(np.float32))
         return first._replace(angle=degrees[:, 0]), second._replace(angle=degrees[:, 1])

@@ -70,6 +70,12 @@ class OverlapRegularizer(SERRegularizer):
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:
         """The loss of some images of the crop sub-batch; candidates of local crops are global."""
+        num_crops = len(batch.crop[:NUM_GLOBAL_VIEWS])
+        if num_crops != NUM_GLOBAL_VIEWS:
+            raise ValueError(
+                f"the batch has {num_crops} global crops, OverlapRegularizer compares two; set "
+                "`data.invertible` to null, so that there are crops"
+            )
         num_images, device = len(batch.crop[0].pixels), batch.crop[0].pixels.device
         rows = spaced_rows(num_images, self.ratio, world_size(), device)
         maps = _maps(online, rows)

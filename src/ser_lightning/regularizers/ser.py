@@ -170,6 +170,8 @@ class SERRegularizer(Regularizer):
     ) -> LossOutput:
         """The loss of the invertible sub-batch, the sum over pairs of views (2k, 2k + 1).
 
+        Logs of losses are added up likewise, others are means.
+
         A momentum branch has seen the global pair only. The candidates of a local pair are then
         the online branch's own tokens, detached like the momentum branch's; without a momentum
         branch they carry a gradient in every pair.
@@ -188,10 +190,10 @@ class SERRegularizer(Regularizer):
             branch = online if target is not None and start >= NUM_GLOBAL_VIEWS else target
             target_maps = None if branch is None else _maps(branch, pair)
             pairs.append(self(_maps(online, pair), elements[pair], target_maps))
-        return LossOutput(
-            torch.stack([output.loss for output in pairs]).sum(),
-            {name: torch.stack([o.logs[name] for o in pairs]).sum() for name in pairs[0].logs},
-        )
+        logs = mean_of(pairs).logs
+        for name in [name for name in logs if name.startswith("loss/")]:
+            logs[name] = torch.stack([output.logs[name] for output in pairs]).sum()
+        return LossOutput(torch.stack([output.loss for output in pairs]).sum(), logs)
 
     def _project(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """(B, C, h, w) -> (B, hidden, h, w) of each map, in one pass over the tokens of all."""

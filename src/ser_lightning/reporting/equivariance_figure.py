@@ -3,7 +3,6 @@
 Where turns by angles were measured, a second row has the score over angles.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,9 +38,7 @@ _LINES = {
 }
 
 
-def equivariance_figure(
-    path: str | os.PathLike[str], metrics: Mapping[str, float | None], title: str = ""
-) -> None:
+def equivariance_figure(path: Path, metrics: Mapping[str, float | None], title: str = "") -> None:
     """Draws the metrics of an equivariance record and writes them as PNG, whole or not at all.
 
     Args:
@@ -86,7 +83,7 @@ def equivariance_figure(
     head = title or "Equivariance over depth"
     figure.text(0.01, 1 - 0.17 / height, head, fontsize=13, va="top", weight="bold")
     figure.text(0.01, 1 - 0.48 / height, note, fontsize=10, va="top", color="0.35")
-    save_picture(figure, Path(path))
+    save_picture(figure, path)
 
 
 def _curves(metrics: Mapping[str, float | None]) -> dict[tuple[str, str], dict[float, float]]:

@@ -1,6 +1,5 @@
 """One picture of runs side by side: their token maps, their numbers, and what they saw."""
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ _SIGNS = 12.4  # of a note, per inch
 
 
 def demo_figure(
-    path: str | os.PathLike[str],
+    path: Path,
     gallery: ViewGallery,
     comparisons: Sequence[TokenComparison],
     runs: Sequence[RunCurve],
@@ -67,7 +66,7 @@ def demo_figure(
     _draw_comparisons(parts[1], comparisons, layer, heights[1])
     _draw_curves(parts[2], runs, num_classes, heights[2])
     draw_gallery(parts[3], gallery, heights[3])
-    save_picture(figure, Path(path))
+    save_picture(figure, path)
 
 
 def token_map_figure(path: Path, comparisons: Sequence[TokenComparison], layer: int) -> None:
@@ -193,8 +192,7 @@ def _finish(axes: Axes, title: str, placeholder: str) -> None:
     axes.set_xlabel("step", fontsize=10)
     axes.tick_params(labelsize=9)
     axes.grid(color="0.9", linewidth=0.8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
         axes.legend(
             fontsize=9.5,

@@ -1,6 +1,5 @@
 """Embeddings of a few classes in a plane and the purity of each; checkpoints side by side."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -31,17 +30,13 @@ class LatentPanel(NamedTuple):
     metrics: Mapping[str, float | None]
 
 
-def latent_figure(
-    path: str | os.PathLike[str], metrics: Mapping[str, float | None], title: str = ""
-) -> None:
+def latent_figure(path: Path, metrics: Mapping[str, float | None], title: str = "") -> None:
     """Draws the record whose picture is `path`, with the points beside it."""
     panel = LatentPanel("", read_points(Path(path).with_suffix(".json")), metrics)
     latent_figures(path, [panel], title)
 
 
-def latent_figures(
-    path: str | os.PathLike[str], panels: Sequence[LatentPanel], title: str = ""
-) -> None:
+def latent_figures(path: Path, panels: Sequence[LatentPanel], title: str = "") -> None:
     """Draws checkpoints side by side and writes them as PNG, whole or not at all.
 
     Args:
@@ -79,7 +74,7 @@ def latent_figures(
     head = title or "Latent space"
     figure.text(0.01, 1 - 0.12 / height, head, fontsize=13, va="top", weight="bold")
     figure.text(0.01, 1 - 0.4 / height, note, fontsize=9, va="top", color="0.35")
-    save_picture(figure, Path(path))
+    save_picture(figure, path)
 
 
 def _scatter(axes: Axes, panel: LatentPanel) -> None:

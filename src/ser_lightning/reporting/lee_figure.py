@@ -1,6 +1,5 @@
 """The local equivariance error by block: a panel per transformation, beside random weights."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +17,7 @@ _BARS = (
 _COLUMNS = 3
 
 
-def lee_figure(
-    path: str | os.PathLike[str], metrics: Mapping[str, float | None], title: str = ""
-) -> None:
+def lee_figure(path: Path, metrics: Mapping[str, float | None], title: str = "") -> None:
     """Draws the relative errors of a record and writes them as PNG, whole or not at all.
 
     Args:
@@ -63,7 +60,7 @@ def lee_figure(
     head = title or "Local equivariance error"
     figure.text(0.01, 1 - 0.12 / height, head, fontsize=13, va="top", weight="bold")
     figure.text(0.01, 1 - 0.42 / height, note, fontsize=10, va="top", color="0.35")
-    save_picture(figure, Path(path))
+    save_picture(figure, path)
 
 
 def _draw(axes: Axes, values: Mapping[tuple[str, str], float]) -> None:

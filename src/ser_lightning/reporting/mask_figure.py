@@ -1,6 +1,5 @@
 """Segmentations to look at: images, their masks, and the masks that were predicted."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,7 +23,7 @@ _OTHER = (0.55, 0.55, 0.55)
 _WHITE = (1.0, 1.0, 1.0)
 
 
-def mask_figure(path: str | os.PathLike[str], shown: MaskPictures, title: str = "") -> None:
+def mask_figure(path: Path, shown: MaskPictures, title: str = "") -> None:
     """Draws images beside their masks and writes them as PNG, whole or not at all.
 
     The commonest classes have the shades of cividis, from dark to bright, which are told apart in
@@ -58,7 +57,7 @@ def mask_figure(path: str | os.PathLike[str], shown: MaskPictures, title: str = 
         0.01, 1 - 0.12 / height, title or "Segmentation", fontsize=13, va="top", weight="bold"
     )
     figure.legend(handles=legend, loc="lower center", ncol=len(columns), frameon=False, fontsize=9)
-    save_picture(figure, Path(path))
+    save_picture(figure, path)
 
 
 def _shades(shown: MaskPictures) -> dict[int, Colour]:

@@ -3,9 +3,12 @@
 What is settled here stands in fit.yaml and in every checkpoint: they say what was trained.
 """
 
+from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ser_lightning.files import read_text, upgraded, with_home
 from ser_lightning.trusted import own_yaml
@@ -33,14 +36,19 @@ def content_of(config: str) -> dict[str, Any]:
     """A configuration file's content; empty where it is no file, which the parser will say.
 
     Raises:
-        ValueError: it is a pipe or a device, which would be read but once, or is no text.
+        ValueError: it is a pipe or a device, which would be read but once, or is no text or YAML;
+            names the file.
     """
     path = Path(config)
     if "\n" in config or path.is_dir() or not path.exists():  # text of a configuration, or nothing
         return {}
     if not path.is_file():
         raise ValueError(f"{config} is a pipe or a device; give a file, or the text itself")
-    content = with_home(upgraded(own_yaml(read_text(path))))
+    text = read_text(path)
+    try:
+        content = with_home(upgraded(own_yaml(text)))
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{config}: {error}") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -74,12 +82,17 @@ def section(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def packaged(argument: str) -> str:
-    """Finds configs/... in the installed package or its checkout, where there is none around."""
-    if not argument.startswith("configs/") or Path(argument).exists():
+    """Finds configs/... in the installed package or its checkout, where there is none around.
+
+    It stands alone, or as the value of `--name=configs/...`.
+    """
+    option, separator, value = argument.rpartition("=")
+    is_path = value.startswith("configs/") and (not separator or option.startswith("-"))
+    if not is_path or Path(value).exists():
         return argument
     package = Path(__file__).parents[1]
-    places = (package / argument, package.parents[1] / argument)  # a wheel; an editable install
-    return str(next((path for path in places if path.is_file()), argument))
+    places = (package / value, package.parents[1] / value)  # a wheel; an editable install
+    return option + separator + str(next((path for path in places if path.is_file()), value))
 
 
 def checked_seed(seed: bool | int) -> int:
@@ -119,4 +132,5 @@ def _needs_invertible(node: Any) -> bool:
         return False
     module, _, name = node.class_path.rpartition(".")
     needs = getattr(import_module(module), name).needs
-    return needs.invertible or any(map(_needs_invertible, vars(node.init_args).values()))
+    arguments = node.get("init_args") or Namespace()  # a class without arguments has none
+    return needs.invertible or any(map(_needs_invertible, vars(arguments).values()))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def default_run_dir(configs: list[Any] | None, checkpoint: str | None) -> Path:
     A later file that names other images gives the folder: runs/fashion_mnist/moco_ser.
     """
     files = [str(config) for config in configs or [] if config is not None]
-    files = [file for file in files if "model" in content_of(file)]
+    files = list(dropwhile(lambda file: "model" not in content_of(file), files))
     if files:
         parts = Path(files[0]).with_suffix("").parts
         first = len(parts) - parts[::-1].index("configs") if "configs" in parts else -1

@@ -29,7 +29,10 @@ EXTENSIONS = tuple(
 )
 """Extensions, in lower case, of the photographs and drawings that Pillow can open."""
 
-TOO_LARGE = "shrink the file, or raise `max_pixels` (--data.source.max_pixels)"
+TOO_LARGE = (
+    "shrink the file, or raise the `max_pixels` of an ImageFolder or TorchvisionSet "
+    "(--data.source.max_pixels)"
+)
 _DEPTHS = (8, 10, 12, 14, 16)
 _ALPHA = ("RGBA", "LA", "PA")
 

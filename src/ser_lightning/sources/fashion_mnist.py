@@ -2,6 +2,8 @@
 
 import gzip
 import math
+import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ def read_idx(path: Path) -> Tensor:
     try:
         content = path.read_bytes()
         data = gzip.decompress(content) if path.suffix == ".gz" else content
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
     if len(data) < 4 or data[:3] != bytes([0, 0, 8]):
         raise ValueError(f"{path} is no IDX file of bytes; fetch it again")
@@ -65,6 +67,7 @@ class FashionMNISTFiles(Source):
     def evaluation(self) -> MemoryImages:
         return self._read("t10k")
 
+    @cache  # noqa: B019 - of a source there are one or two
     def _read(self, split: str) -> MemoryImages:
         images, labels = (read_idx(path) for path in self._find(split))
         if images.ndim != 3 or labels.shape != images.shape[:1]:

@@ -7,7 +7,7 @@ and `evaluation/online.py` leaves k-NN out.
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,14 +66,12 @@ class FolderImages(FileImages):
     def __init__(
         self,
         folder: Path,
-        paths: Sequence[str] | np.ndarray,
+        paths: np.ndarray,
         class_names: tuple[str, ...],
         decode: Decode = AS_STORED,
     ) -> None:
         self.folder = str(folder)
-        # one block of bytes: a list of a million strings would be copied into every worker
-        if not isinstance(paths, np.ndarray):
-            paths = np.sort(np.array([os.fsencode(path) for path in paths], dtype=np.bytes_))
+        # one block of sorted bytes: a list of a million strings would be copied into every worker
         self.paths = paths
         self.class_names = class_names
         self.decode = decode

@@ -132,15 +132,14 @@ def _read_folder(path: str, relative: str, changed: int, extensions: Sequence[st
         return folder._replace(time=_UNTIMED)
     for entry in entries:
         place, is_link = os.path.join(relative, entry.name), entry.is_symlink()
-        is_system = entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS
         extension = os.path.splitext(entry.name)[1].lower()
         is_folder, is_file = _kind(entry)
         if is_folder:
-            if is_system:
+            if is_system(entry.name):
                 left_out[f"hidden or system folders {entry.name}"] += 1
             else:
                 (folder.links if is_link else folder.folders).append(place)
-        elif is_system:
+        elif is_system(entry.name):
             left_out["hidden files"] += 1
         elif extension not in extensions:
             left_out[f"files {extension}" if extension else "files without an extension"] += 1
@@ -151,6 +150,11 @@ def _read_folder(path: str, relative: str, changed: int, extensions: Sequence[st
         else:
             left_out["broken links" if is_link else "devices and pipes"] += 1
     return folder
+
+
+def is_system(name: str) -> bool:
+    """Whether a folder or file is hidden, or an operating system's."""
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:

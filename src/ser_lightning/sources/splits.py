@@ -82,6 +82,13 @@ def _divide(root: Path, paths: np.ndarray, train: str | None, evaluation: str | 
                 f"{root / evaluation} to train on its images"
             )
         return Splits(Images(root, paths), None, Counter())
+    places = [Path(os.path.normpath(name)) for name in (train, evaluation) if name is not None]
+    if len(places) > 1 and any(a.is_relative_to(b) for a, b in (places, places[::-1])):
+        raise ValueError(
+            f"{root / places[0]} for training and {root / places[1]} for evaluation share images; "
+            "name two folders of which neither holds the other: --data.source.train and "
+            "--data.source.evaluation"
+        )
     splits = [
         Images(root / name, _below(paths, name)) for name in (train, evaluation) if name is not None
     ]

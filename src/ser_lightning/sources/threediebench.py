@@ -5,7 +5,7 @@ Sources: Garrido et al. 2023 (SIE), whose repository has the lists; Konstantinou
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -56,26 +56,31 @@ class ObjectImages(FileImages):
         return (self.folders.tobytes(),)
 
     def latents(self) -> np.ndarray:
-        """(objects, NUM_VIEWS, NUM_LATENTS or NUM_TRANSLATED) float64, from a file per view.
-
-        Raises:
-            FileNotFoundError: a view has no file of latents.
-            ValueError: it holds something else.
-        """
-        with ThreadPoolExecutor(_THREADS) as pool:
-            paths = (latent_path(self.path(index)) for index in range(len(self)))
-            rows = list(pool.map(read_latents, paths))
-        if len({len(row) for row in rows}) > 1:
-            raise ValueError(
-                f"views below {self.folder} have {min(map(len, rows))} and "
-                f"{max(map(len, rows))} latents; give a folder of one release"
-            )
-        return np.stack(rows).reshape(len(self.folders), NUM_VIEWS, -1)
+        """(objects, NUM_VIEWS, L) float64 latents of all views; errors as `latents_of`."""
+        paths = [self.path(index) for index in range(len(self))]
+        return latents_of(self.folder, paths).reshape(len(self.folders), NUM_VIEWS, -1)
 
     def objects(self, positions: np.ndarray) -> "ObjectImages":
         """All views of some of the objects."""
         labels = self.object_labels[torch.from_numpy(positions)]
         return ObjectImages(Path(self.folder), self.folders[positions], labels, self.class_names)
+
+
+def latents_of(folder: str, images: Sequence[str]) -> np.ndarray:
+    """(N, NUM_LATENTS or NUM_TRANSLATED) float64 latents of N views, by the files of their images.
+
+    Raises:
+        FileNotFoundError: a view has no file of latents.
+        ValueError: it holds something else, or views below `folder` are of different releases.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        rows = list(pool.map(read_latents, map(latent_path, images)))
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError(
+            f"views below {folder} have {min(map(len, rows))} and {max(map(len, rows))} latents; "
+            "give a folder of one release"
+        )
+    return np.stack(rows)
 
 
 def latent_path(image: str) -> str:

@@ -38,15 +38,41 @@ def _to_rgb(image: Image.Image | Tensor) -> Tensor:
     return pil_to_tensor(image.convert("RGB"))
 
 
-def _labels(dataset: Any) -> Tensor:
-    """Labels of a torchvision data set, without decoding its images where it keeps a list."""
-    for name in _LABEL_ATTRIBUTES:
-        values = getattr(dataset, name, None)
+def _labels(name: str, dataset: Any) -> Tensor:
+    """(N,) labels of a torchvision data set, without decoding its images where it keeps a list.
+
+    Raises:
+        ValueError: a label is something else than one whole number, or None for none.
+    """
+    for attribute in _LABEL_ATTRIBUTES:
+        values = getattr(dataset, attribute, None)
         if values is not None and len(values) == len(dataset):
-            if name == "_samples":
+            if attribute == "_samples":
                 values = [label for _, label in values]
-            return torch.as_tensor(np.asarray(values, dtype=np.int64))
-    return torch.tensor([int(dataset[index][1]) for index in range(len(dataset))])
+            if (labels := _class_ids(values)) is not None:
+                return labels
+    places = range(len(dataset))
+    found = _class_ids([dataset[index][1] for index in places[:1]])
+    if found is not None:  # else all would be decoded for nothing
+        found = _class_ids([dataset[index][1] for index in places])
+    if found is None:
+        raise ValueError(
+            f"torchvision's {name} has no class id per image; put its images into folders and use "
+            "--data.source ImageFolder"
+        )
+    return found
+
+
+def _class_ids(values: Any) -> Tensor | None:
+    """(N,) int64 of a list or array, -1 for None; None where it holds more than a number each."""
+    try:
+        array = np.asarray(values)
+        if array.dtype == object:
+            array = np.asarray([-1 if value is None else value for value in values])
+    except (TypeError, ValueError, RuntimeError):  # of parts that differ
+        return None
+    is_number = array.dtype.kind in "biu" or not array.size
+    return torch.from_numpy(array.astype(np.int64)) if is_number and array.ndim == 1 else None
 
 
 def _class_names(dataset: Any, labels: Tensor) -> tuple[str, ...]:
@@ -73,7 +99,7 @@ class TorchvisionImages(ImageSet):
         self.dataset = dataset
         self.split = split
         self.max_pixels = max_pixels
-        self.labels = _labels(dataset)
+        self.labels = _labels(name, dataset)
         self.class_names = _class_names(dataset, self.labels)
 
     @override
@@ -138,9 +164,15 @@ class TorchvisionSet(Source):
         missing = [
             key for key, p in self._parameters.items() if p.default is empty and key not in given
         ]
+        if missing == ["split"]:
+            raise ValueError(
+                f"torchvision's {name} needs split; name the part of the set: "
+                "--data.source.train_split NAME"
+            )
         if missing:
             raise ValueError(
-                f"torchvision's {name} needs {', '.join(missing)}, which is not supported here"
+                f"torchvision's {name} needs {', '.join(missing)}, which is not supported here; "
+                "put its images into folders and use --data.source ImageFolder"
             )
 
     @property

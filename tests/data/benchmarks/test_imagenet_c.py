@@ -239,3 +239,50 @@ def test_pixels_are_normalised():
     data.setup("test")
     expected = normalise(SOURCE.evaluation().read(1)[None] / 255, *statistics.values())
     torch.testing.assert_close(samples(data)[0][1:2], expected)
+
+
+def released_with(tmp_path, monkeypatch, source):
+    """ImageNet-C's fog beside a source, and what is printed at the start."""
+    printed = []
+    monkeypatch.setattr(opening, "rank_zero_info", printed.append)
+    write_imagenet_c(tmp_path / "c", CLASSES)
+    return opened(source=source, root=str(tmp_path / "c"), corruptions=["fog"]), printed[0]
+
+
+def test_images_without_classes_are_no_clean_images(tmp_path, monkeypatch):
+    for split in ("train", "val"):
+        write_images(tmp_path / "photos" / split, ("",), per_class=2, size=20)
+    source = ImageFolder(str(tmp_path / "photos"))
+    data, printed = released_with(tmp_path, monkeypatch, source)
+    assert [c.name for c in data.conditions] == ["fog"] * 5
+    assert "data: no clean images: those of folder_photos_" in printed
+
+
+def test_source_that_cannot_be_opened_is_told(tmp_path, monkeypatch):
+    data, printed = released_with(tmp_path, monkeypatch, ImageFolder(str(tmp_path / "none")))
+    assert len(data.conditions) == 5
+    assert f"data: no clean images: {tmp_path}/none is no folder" in printed
+
+
+def test_cifar_c_is_measured_without_clean_images(tmp_path):
+    np.save(tmp_path / "fog.npy", np.zeros((5, 16, 16, 3), dtype=np.uint8))
+    np.save(tmp_path / "labels.npy", np.full(5, 9))
+    source = ImageFolder(str(tmp_path / "none"))
+    data = opened(source=source, root=str(tmp_path), corruptions=["fog"])
+    assert len(data.conditions) == 5
+
+
+@pytest.mark.filterwarnings("ignore:.*it is skipped")
+def test_damaged_first_image_is_skipped_where_asked(tmp_path):
+    write_imagenet_c(tmp_path / "c", CLASSES)
+    next((tmp_path / "c" / "weather" / "fog" / "1" / CLASSES[0]).iterdir()).write_bytes(b"none")
+    options = {"corruptions": ["fog"], "severities": [1]}
+    data = opened(root=str(tmp_path / "c"), on_bad_image="skip", **options)
+    assert "resized" not in reasons_of(data)
+    for split in ("train", "val"):
+        write_images(tmp_path / "own" / split, ("a", "b"), per_class=2)
+    min((tmp_path / "own" / "val" / "a").iterdir()).write_bytes(b"none")
+    source = ImageFolder(str(tmp_path / "own"))
+    data = module(source, generated=True, on_bad_image="skip", **options)
+    data.setup("test")
+    assert [len(values) for values in samples(data)] == [3, 3]

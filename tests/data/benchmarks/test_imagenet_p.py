@@ -5,11 +5,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from benchmark_trees import pixels, write_video
+from benchmark_trees import pixels, write_images, write_video
 from ser_lightning.corruptions import num_official_frames, perturb
-from ser_lightning.data import Shapes, UnreadableImage
-from ser_lightning.data.benchmarks import ImageNetPDataModule
+from ser_lightning.data import ImageFolder, Shapes, UnreadableImage
+from ser_lightning.data.benchmarks import ImageNetPDataModule, generated
 from ser_lightning.data.benchmarks.videos import read_video
 
 CLASSES = ("n01440764", "n01514668")
@@ -120,3 +121,33 @@ def test_options_that_do_not_fit_are_refused():
         module(generated=True, perturbations=["fog"])
     with pytest.raises(ValueError, match=r"frame_stride 40 must be int in \[1, 15\]"):
         module(generated=True, frame_stride=40)
+
+
+def test_number_of_frames_is_known_without_a_sequence(monkeypatch):
+    data = module(generated=True, perturbations=["snow", "translate"], frame_stride=3)
+    data.setup("test")
+    numbers = [len(c.images.read(0)) for c in data.conditions]
+    monkeypatch.setattr(generated, "perturb", None)
+    assert [data.num_frames(c) for c in data.conditions] == numbers == [11, 6]
+
+
+def test_images_of_different_sizes_share_the_length_of_the_first(tmp_path):
+    for split in ("train", "val"):
+        write_images(tmp_path / split, ("a", "b"), size=36, suffix=".png")
+    Image.new("RGB", (60, 60)).save(next((tmp_path / "val" / "b").iterdir()))
+    options = {"generated": True, "perturbations": ["translate"], "image_size": 64}
+    data = module(ImageFolder(str(tmp_path)), **options)
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    assert batch.pixels.shape == (2, 16, 3, 64, 64)
+
+
+@pytest.mark.filterwarnings("ignore:.*it is skipped")
+def test_damaged_first_image_is_skipped_where_asked(tmp_path):
+    for split in ("train", "val"):
+        write_images(tmp_path / split, ("a", "b"), per_class=2)
+    next(iter(sorted((tmp_path / "val" / "a").iterdir()))).write_bytes(b"none")
+    options = {"generated": True, "perturbations": ["snow"], "on_bad_image": "skip"}
+    data = module(ImageFolder(str(tmp_path)), **options)
+    data.setup("test")
+    assert sum(len(batch.label) for batch in data.test_dataloader()) == 3

@@ -1,5 +1,8 @@
 """Class folders are found by name, and a wrong layout is shown the right one."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from benchmark_trees import write_images
@@ -64,3 +67,18 @@ def test_wrong_folders_show_the_layout(tmp_path):
     write_images(tmp_path, ("val",))
     with pytest.raises(ValueError, match=r"has the folders val, which .*\n  right"):
         class_files(tmp_path, ("n01",), LAYOUT)
+
+
+def test_system_folders_and_those_without_permission_are_passed_over(tmp_path, monkeypatch):
+    for folder in ("lost+found/fog", "a/fog", "closed"):
+        (tmp_path / folder).mkdir(parents=True)
+    scandir = os.scandir
+
+    def refused(path):
+        if Path(path).name in ("lost+found", "closed"):
+            raise PermissionError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    found = find_folders(tmp_path, ("fog", "snow"), LAYOUT)
+    assert found == {"fog": tmp_path / "a" / "fog"}

@@ -1,5 +1,7 @@
 """Pairs of views: two different ones of an object, latents that belong to them, fitting folders."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -117,3 +119,13 @@ def test_out_of_range_views_are_those_of_test_objects_that_are_there(bench, tmp_
 def test_source_without_objects_is_refused():
     with pytest.raises(ValueError, match="Shapes has no views of objects"):
         ViewPairsDataModule(Shapes(num_train=8, num_evaluation=8))
+
+
+def test_pairs_of_two_releases_are_refused(tmp_path):
+    write_bench(tmp_path, num_train=1, num_val=1)
+    pairs = module(tmp_path).images("test")
+    folder, _, file = pairs.path(0).rpartition("/")
+    view = int(file.removeprefix("image_").removesuffix(".jpg"))
+    write_latents(Path(folder), view, np.random.default_rng(0), num=10)
+    with pytest.raises(ValueError, match="have 7 and 10 latents; give a folder of one release"):
+        pairs.latents()

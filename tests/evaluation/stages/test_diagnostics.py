@@ -71,7 +71,7 @@ def test_token_pass_is_the_ratio_of_the_regularised_block():
     module = TokenPass(backbone)
     trainer().test(module, data.clean_loader("test"), verbose=False)
     images = torch.cat([batch.pixels for batch in data.clean_loader("test")])
-    expected = spatial_variance_ratio(*spatial_moments(backbone.prefix(images).tokens))
+    expected = spatial_variance_ratio(*spatial_moments(backbone.prefixes(images)[0].tokens))
     assert module.ratio == pytest.approx(expected, rel=1e-4)
 
 

@@ -26,7 +26,6 @@ from ser_lightning.data.benchmarks.videos import read_video
 from ser_lightning.data.datasets import balanced_subset
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, normalise
 from ser_lightning.evaluation.stages import imagenet_p
-from ser_lightning.randomness import Stream, generator
 from ser_lightning.results.record import read_record
 from ser_lightning.sources.released import imagenet_synsets
 from tiny_names import SHAPES
@@ -204,7 +203,7 @@ def test_alexnet_is_a_result_of_its_own(run, monkeypatch):
 def videos_of(name):
     """The 6 images of the subset that the stage takes, perturbed."""
     images = shapes()
-    chosen = balanced_subset(images.labels, 6, generator(0, Stream.SUBSET, 2))
+    chosen = balanced_subset(images.labels, 6, 2)
     videos = [perturb(images.read(int(i)), name, int(i), 0) for i in chosen]
     return videos, images.labels[chosen].tolist()
 

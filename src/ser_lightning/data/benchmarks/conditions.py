@@ -17,7 +17,6 @@ from ser_lightning.batch import NO_IMAGES
 from ser_lightning.data.benchmarks.layouts import class_files
 from ser_lightning.data.datasets import CleanImages, balanced_subset
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.randomness import Stream, generator
 from ser_lightning.sources.base import ImageSet, Part, Source, classes
 from ser_lightning.sources.decode import EXTENSIONS
 from ser_lightning.sources.listing import left_out_line
@@ -188,7 +187,17 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
         return paths
 
     def images_of_source(self) -> ImageSet | None:
-        """The source's whole evaluation split, where there is one; it is told of at the start."""
+        """The source's whole evaluation split, where there is one that can be opened.
+
+        Which one it is, or why it cannot be opened, is told at the start.
+        """
+        try:
+            return self._evaluation()
+        except (OSError, ValueError) as error:
+            self._notes = (f"no clean images: {error}",)
+            return None
+
+    def _evaluation(self) -> ImageSet | None:
         images = self.source.evaluation()
         if images is not None:
             self._notes = (f"clean images of {self.source.dataset_name}", *self.source.notes())
@@ -198,9 +207,10 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
         """The source's whole evaluation split, to be changed; its classes are the benchmark's.
 
         Raises:
+            FileNotFoundError: its files are missing.
             ValueError: there is none, or it has no labels.
         """
-        images = self.images_of_source()
+        images = self._evaluation()
         if images is None or len(images) == 0 or int(images.labels.min()) < 0:
             raise ValueError(
                 f"{type(self.source).__name__} has no evaluation split with labels; add one "
@@ -209,19 +219,26 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
         self._class_names = images.class_names
         return images
 
+    def first_readable(self, images: ImageSet) -> Tensor:
+        """The first image, or video, of those that can be read; raises as `Reader.read`."""
+        reader = self.reader(images)
+        found = (reader.read(position) for position in range(len(images)))
+        return next(image for image in found if image is not None)
+
     def part(self, images: ImageSet, size: int | None = None) -> ImageSet:
         """So many images, or `num_test`, the same number of each class; null takes all."""
         size = self.num_test if size is None else size
         if size is None or size >= len(images):
             return images
-        return Part(images, balanced_subset(images.labels, size, generator(0, Stream.SUBSET, 2)))
+        return Part(images, balanced_subset(images.labels, size, 2))
 
 
 class RobustnessDataModule(BenchmarkDataModule):
     """Released images of a robustness benchmark, or ones that are generated from the source's.
 
-    Generated ones are of the source's evaluation split, at their own size, or at the backbone's if
-    they are larger. Released ones of ImageNet's classes are shown as they are.
+    Generated ones are of the source's evaluation split, each at its own size, or at the backbone's
+    if it is larger; where the first one is, smaller ones are enlarged to it too. Released ones of
+    ImageNet's classes are shown as they are.
 
     Args:
         source: the images that the classifier was trained on.
@@ -263,7 +280,7 @@ class RobustnessDataModule(BenchmarkDataModule):
 
     def size_reasons(self, images: ImageSet) -> tuple[str, ...]:
         """A reason where released images, or videos, do not have the backbone's size."""
-        height, width = images.read(0).shape[-2:]
+        height, width = self.first_readable(images).shape[-2:]
         if height == width == self.image_size:
             return ()
         return (f"images of {height} x {width} pixels resized to {self.image_size}",)

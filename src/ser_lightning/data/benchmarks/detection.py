@@ -18,7 +18,7 @@ from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.data.plan import AspectPlan, BatchKey, Plan
 from ser_lightning.data.reading import Handful, Reader, made
 from ser_lightning.numbers import PositiveInt, checked
-from ser_lightning.randomness import Stream, generator, uniforms
+from ser_lightning.randomness import Stream, uniforms
 from ser_lightning.sources.base import Source
 from ser_lightning.sources.coco import CocoDetection, CocoImages
 from ser_lightning.sources.opening import open_source
@@ -194,9 +194,9 @@ class DetectionDataModule(LabelledDataModule):
         assert isinstance(test, CocoImages)
         train = train.part(train.with_objects())
         self._splits = {
-            "train": _some(train, self.num_train, 0),
+            "train": train.part(balanced_subset(train.labels, self.num_train, 0)),
             "holdout": train.part(np.arange(0)),
-            "test": _some(test, self.num_test, 2),
+            "test": test.part(balanced_subset(test.labels, self.num_test, 2)),
         }
         self._marks = count_reasons({"val2017": len(test)}, COCO_VAL)
 
@@ -232,10 +232,3 @@ class DetectionDataModule(LabelledDataModule):
         sizes = {"short_side": self.test_short_side, "long_side": self.long_side}
         kind = {"interpolation": "bilinear", "mean": list(self.mean), "std": list(self.std)}
         return sizes | kind
-
-
-def _some(images: CocoImages, size: int | None, counter: int) -> CocoImages:
-    if size is None:
-        return images
-    chosen = balanced_subset(images.labels, size, generator(0, Stream.SUBSET, counter))
-    return images.part(chosen)

@@ -10,9 +10,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from typing_extensions import override
 
-from ser_lightning.corruptions import corrupt, perturb
+from ser_lightning.corruptions import corrupt, num_official_frames, perturb
+from ser_lightning.corruptions.tables import native_size
 from ser_lightning.data.crops import MAX_ASPECT, middle
-from ser_lightning.sources.base import Derived, ImageSet
+from ser_lightning.sources.base import Derived, UnreadableImage
 
 CLEAN = "clean"
 """Name of the condition that is no corruption."""
@@ -51,10 +52,22 @@ class Reduction(NamedTuple):
         return middle(image, self.resized, self.size, "bilinear").contiguous()
 
 
-def reduction(images: ImageSet, size: int, crop_fraction: float) -> Reduction | None:
-    """How to reduce images to a backbone's size; None if they are not larger, by the first."""
-    larger = min(images.read(0).shape[-2:]) > size
+def reduction(first: Tensor, size: int, crop_fraction: float) -> Reduction | None:
+    """How to bring images to a backbone's size; None if the first of them is not larger."""
+    larger = min(first.shape[-2:]) > size
     return Reduction(size, crop_fraction) if larger else None
+
+
+def limited(image: Tensor, size: int) -> Tensor:
+    """The middle (3, size, size) of a larger image, of its whole shorter side; others as given."""
+    return Reduction(size, 1.0).middle(image) if min(image.shape[-2:]) > size else image
+
+
+def sequence_length(name: str, image: Tensor, reduce: Reduction | None, size: int) -> int:
+    """Frames that the sequence of an image (3, H, W) has; see `Sequences`."""
+    height, width = image.shape[-2:]
+    side = size if reduce is not None else min(height, width, size)
+    return num_official_frames(name, native_size(side, side))
 
 
 @dataclass(eq=False)
@@ -66,20 +79,25 @@ class CorruptedImages(Derived):
     Attributes:
         conditions: corruption and severity; CLEAN leaves the image as it is.
         seed: of the whole set.
-        reduce: what is done before; None corrupts images as large as they are.
+        reduce: what is done before; None corrupts images as large as they are, but for `size`.
         options: further arguments of `corrupt`.
+        size: of the backbone's images; larger ones that nothing reduces are `limited` to it.
     """
 
     conditions: Sequence[tuple[str, int]]
     seed: int
     reduce: Reduction | None
     options: Mapping[str, Any]
+    size: int
+
+    @override
+    def settings(self) -> tuple[Any, ...]:
+        return self.conditions, self.seed, self.reduce, self.options  # as in records, without size
 
     @override
     def read(self, index: int) -> Tensor:
         image = self.images.read(index).contiguous()
-        if self.reduce is not None:
-            image = self.reduce.middle(image)
+        image = limited(image, self.size) if self.reduce is None else self.reduce.middle(image)
         return torch.stack(
             [
                 image
@@ -98,18 +116,37 @@ class Sequences(Derived):
         name: of the perturbation.
         seed: of the whole set.
         reduce: images are resized before they are perturbed, and the middle is cut out after it;
-            None perturbs them as large as they are.
+            None perturbs them as large as they are, but for `size`.
         stride: takes every so-manieth frame, from the first one on.
+        size: of the backbone's images; larger ones that nothing reduces are `limited` to it.
+        num_frames: of every sequence, before the stride: longer ones are cut.
     """
 
     name: str
     seed: int
     reduce: Reduction | None
     stride: int
+    size: int
+    num_frames: int
+
+    @override
+    def settings(self) -> tuple[Any, ...]:
+        return self.name, self.seed, self.reduce, self.stride  # as in records
 
     @override
     def read(self, index: int) -> Tensor:
         image, crop = self.images.read(index).contiguous(), None
+        count = sequence_length(self.name, image, self.reduce, self.size)
+        if count < self.num_frames:
+            height, width = image.shape[-2:]
+            raise UnreadableImage(
+                f"image {index} of {height} x {width} pixels gives {count} frames of {self.name} "
+                f"instead of {self.num_frames} as the first one; give images of one size, or leave "
+                f"{self.name} out of --data.perturbations"
+            )
         if self.reduce is not None:
             image, crop = self.reduce.resize(image), self.reduce.size
-        return perturb(image, self.name, index, self.seed, crop=crop)[:: self.stride]
+        else:
+            image = limited(image, self.size)
+        frames = perturb(image, self.name, index, self.seed, self.num_frames, crop=crop)
+        return frames[:: self.stride]

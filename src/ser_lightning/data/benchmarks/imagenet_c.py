@@ -4,7 +4,7 @@ Source: Hendrycks & Dietterich 2019, arXiv 1903.12261, and its public evaluation
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from ser_lightning.data.benchmarks.conditions import (
 )
 from ser_lightning.data.benchmarks.generated import CLEAN, CorruptedImages, reduction
 from ser_lightning.data.benchmarks.layouts import find_folders
-from ser_lightning.numbers import checked, within
+from ser_lightning.numbers import Percent, checked, within
 from ser_lightning.sources.base import ImageSet, Source
 from ser_lightning.sources.folder import FolderImages
 from ser_lightning.sources.released import (
@@ -38,10 +38,8 @@ from ser_lightning.sources.released import (
 
 if TYPE_CHECKING:
     Severity = int
-    Quality = int
 else:
     Severity = within(int, 1, NUM_SEVERITIES)
-    Quality = within(int, 1, 100)
 
 
 @checked
@@ -50,7 +48,7 @@ class ImageNetCDataModule(RobustnessDataModule):
 
     Released files of ImageNet-C are shown as they are, without resizing or cutting; those of
     CIFAR-10-C are prepared as clean images are. Generated images are those of the source's
-    evaluation split, corrupted at their own size, or at the backbone's if they are larger.
+    evaluation split; at which size they are corrupted says RobustnessDataModule.
 
     Differs: ImageNet-C is stored as JPEG files of quality 85; generated images are not, unless
     jpeg_quality says so.
@@ -76,7 +74,7 @@ class ImageNetCDataModule(RobustnessDataModule):
         corruptions: Sequence[str] | None = None,
         severities: tuple[Severity, ...] = (1, 2, 3, 4, 5),
         frost_dir: str | None = None,
-        jpeg_quality: Quality | None = None,
+        jpeg_quality: Percent | None = None,
         **others: Any,
     ) -> None:
         super().__init__(source, **others)
@@ -121,14 +119,16 @@ class ImageNetCDataModule(RobustnessDataModule):
 
     def _open_generated(self) -> tuple[Condition, ...]:
         images = self.source_images()
-        reduce = reduction(images, self.image_size, self.evaluation_crop_fraction)
+        first = self.first_readable(images)
+        reduce = reduction(first, self.image_size, self.evaluation_crop_fraction)
         crop = self.evaluation_crop_fraction if reduce is None else 1.0
         reasons = ("corruptions are generated", *self._severity_reasons())
         if FROST_PROCEDURAL in self.corruptions:
             reasons += ("frost is procedural",)
         pairs = [(CLEAN, 0), *self._pairs]
         options = {"frost_dir": self.frost_dir, "jpeg_quality": self.jpeg_quality}
-        part = self.part(CorruptedImages(images, pairs, self.seed, reduce, options))
+        made = CorruptedImages(images, pairs, self.seed, reduce, options, self.image_size)
+        part = self.part(made)
         return tuple(Condition(*pair, part, crop, reasons) for pair in pairs)
 
     def _open_folders(self, root: Path, layout: str) -> tuple[Condition, ...]:
@@ -144,7 +144,7 @@ class ImageNetCDataModule(RobustnessDataModule):
         reasons = self._severity_reasons() + count_reasons(counts, IMAGENET_VAL)
         reasons += self.size_reasons(first)
         found = [Condition(*pair, self.part(s), 1.0, reasons) for pair, s in sets.items()]
-        return (*self._clean(), *found)
+        return (*self._clean_imagenet(), *found)
 
     def _find_leaves(self, root: Path, layout: str) -> dict[tuple[str, int], Path]:
         folders = find_folders(root, self.corruptions, layout)
@@ -167,9 +167,9 @@ class ImageNetCDataModule(RobustnessDataModule):
         some = next(iter(sets.values()))
         self._class_names = tuple(str(label) for label in range(int(some.labels.max()) + 1))
         reasons = self._severity_reasons() + count_reasons({str(root): len(some)}, 10_000)
-        clean = self.images_of_source()
+        clean = self._clean(lambda clean: clean.num_classes == self.num_classes)
         images: dict[tuple[str, int], ImageSet] = {pair: sets[pair] for pair in self._pairs}
-        if clean is not None and clean.num_classes == self.num_classes:
+        if clean is not None:
             images = {(CLEAN, 0): clean, **images}
         crop = self.evaluation_crop_fraction
         return tuple(Condition(*pair, self.part(i), crop, reasons) for pair, i in images.items())
@@ -179,14 +179,23 @@ class ImageNetCDataModule(RobustnessDataModule):
             return ()
         return (f"severities {list(self.severities)} only",)
 
-    def _clean(self) -> tuple[Condition, ...]:
+    def _clean(self, fits: Callable[[ImageSet], bool]) -> ImageSet | None:
+        """The source's images, where there are some and their classes are the benchmark's."""
+        images = self.images_of_source()
+        if images is None or fits(images):
+            return images
+        self._notes = (
+            f"no clean images: those of {self.source.dataset_name} are not of these classes",
+        )
+        return None
+
+    def _clean_imagenet(self) -> tuple[Condition, ...]:
         """ImageNet's validation images, where the source has them."""
-        try:
-            images = self.images_of_source()
-        except (OSError, ValueError):
-            return ()
-        if images is None or not set(images.class_names) <= set(imagenet_synsets()):
-            self._notes = ()
+        synsets = set(imagenet_synsets())
+        images = self._clean(
+            lambda clean: clean.num_classes > 0 and synsets >= {*clean.class_names}
+        )
+        if images is None:
             return ()
         reasons = held_out_reasons(images) + count_reasons({CLEAN: len(images)}, IMAGENET_VAL)
         crop = self.evaluation_crop_fraction

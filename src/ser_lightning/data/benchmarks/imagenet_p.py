@@ -3,6 +3,7 @@
 Source: Hendrycks & Dietterich 2019, arXiv 1903.12261, and its public evaluation code.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing_extensions import override
 
 from ser_lightning.corruptions import EXTRA_PERTURBATIONS, PERTURBATIONS, num_official_frames
 from ser_lightning.data.benchmarks.conditions import Condition, RobustnessDataModule
-from ser_lightning.data.benchmarks.generated import Sequences, reduction
+from ser_lightning.data.benchmarks.generated import Sequences, reduction, sequence_length
 from ser_lightning.data.benchmarks.layouts import find_folders
 from ser_lightning.data.benchmarks.videos import Videos, load_av
 from ser_lightning.numbers import PositiveInt, checked, within
@@ -37,8 +38,8 @@ class ImageNetPDataModule(RobustnessDataModule):
     """Images that change little from frame to frame.
 
     Released videos are shown as they are, without resizing or cutting. Generated sequences are
-    of the images of the source's evaluation split, perturbed at their own size, or at the
-    backbone's if they are larger.
+    of the images of the source's evaluation split; at which size they are perturbed says
+    RobustnessDataModule. All sequences of a perturbation are as long as that of the first image.
 
     Differs: ImageNet-P's videos are compressed, generated sequences are not.
 
@@ -67,6 +68,9 @@ class ImageNetPDataModule(RobustnessDataModule):
         self.perturbations = tuple(perturbations or ALL_PERTURBATIONS)
         self.videos_per_class = videos_per_class
         self.frame_stride = frame_stride
+        self._lengths = {
+            name: num_official_frames(base_name(name), _NATIVE) for name in self.perturbations
+        }
         unknown = [p for p in self.perturbations if base_name(p) not in ALL_PERTURBATIONS]
         if unknown:
             raise ValueError(
@@ -80,7 +84,7 @@ class ImageNetPDataModule(RobustnessDataModule):
 
     @override
     def num_frames(self, condition: Condition) -> int:
-        return len(condition.images.read(0))
+        return math.ceil(self._lengths[condition.name] / self.frame_stride)
 
     def _open_videos(self, root: Path) -> tuple[Condition, ...]:
         load_av()
@@ -98,7 +102,7 @@ class ImageNetPDataModule(RobustnessDataModule):
                 folders[name],
                 self.class_files(folders[name], synsets, layout, (".mp4",)),
                 synsets,
-                num_official_frames(base_name(name), _NATIVE),
+                self._lengths[name],
                 self.frame_stride,
             )
             for name in self.perturbations
@@ -109,11 +113,15 @@ class ImageNetPDataModule(RobustnessDataModule):
 
     def _open_generated(self) -> tuple[Condition, ...]:
         images = self.source_images()
-        reduce = reduction(images, self.image_size, self.evaluation_crop_fraction)
+        first, size = self.first_readable(images), self.image_size
+        reduce = reduction(first, size, self.evaluation_crop_fraction)
         crop = self.evaluation_crop_fraction if reduce is None else 1.0
+        self._lengths = {
+            name: sequence_length(name, first, reduce, size) for name in self.perturbations
+        }
         sets = {
-            name: Sequences(images, name, self.seed, reduce, self.frame_stride)
-            for name in self.perturbations
+            name: Sequences(images, name, self.seed, reduce, self.frame_stride, size, length)
+            for name, length in self._lengths.items()
         }
         return self._conditions(sets, crop, ("perturbations are generated",))
 

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ser_lightning.sources.decode import EXTENSIONS
-from ser_lightning.sources.listing import Listing, list_images
+from ser_lightning.sources.listing import Listing, is_system, list_images
 from ser_lightning.sources.splits import Images, class_folders
 
 
 def find_folders(root: Path, names: Sequence[str], layout: str) -> dict[str, Path]:
     """The path of each name that is found in root, or up to two levels below it.
+
+    System folders and those without permission to read are passed over.
 
     ImageNet-C is often kept as `<root>/<group>/<corruption>`.
 
@@ -27,7 +29,7 @@ def find_folders(root: Path, names: Sequence[str], layout: str) -> dict[str, Pat
     level = [root]
     for _ in range(3):
         for path in (parent / name for parent in level for name in names):
-            if path.is_dir():
+            if os.path.isdir(path):  # False, not an error, below a folder without permission
                 if path.name in found:
                     raise ValueError(
                         f"{path.name} is there twice, as {found[path.name]} and {path}; give a "
@@ -72,9 +74,9 @@ def class_files(
 
 
 def _folders(parent: Path, leave_out: Sequence[str]) -> list[Path]:
-    with os.scandir(parent) as entries:
-        return [
-            Path(entry.path)
-            for entry in entries
-            if entry.is_dir() and entry.name not in leave_out and not entry.name.startswith(".")
-        ]
+    try:
+        with os.scandir(parent) as entries:
+            names = [entry.name for entry in entries if os.path.isdir(entry.path)]
+    except PermissionError:
+        return []
+    return [parent / name for name in names if name not in leave_out and not is_system(name)]

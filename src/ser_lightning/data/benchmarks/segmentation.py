@@ -164,7 +164,7 @@ class SegmentationDataModule(LabelledDataModule):
         super().setup(stage)
         self.train_counts = class_counts(self.images("train"))
         self.test_counts = class_counts(self.images("test"))
-        _, test = self.source.train(), self.source.evaluation()
+        test = self.source.evaluation()
         layout = self.source.dataset_name.partition("_")[0]
         if layout in _VAL and test is not None:
             self._marks += count_reasons({"the validation split": len(test)}, _VAL[layout])

@@ -105,16 +105,16 @@ class ThreeDIEBenchDataModule(LabelledDataModule):
         train, test = open_source(self.source)
         assert isinstance(train, ObjectImages)
         assert test is not None
-        if self.num_train is not None:
-            train = train.objects(_some(train.object_labels, self.num_train, 0))
+        train = train.objects(balanced_subset(train.object_labels, self.num_train, 0))
         num_objects = len(train.object_labels)
-        held_out = _some(train.object_labels, round(self.holdout_fraction * num_objects), 1)
+        num_held_out = round(self.holdout_fraction * num_objects)
+        held_out = balanced_subset(train.object_labels, num_held_out, 1)
         rest = np.setdiff1d(np.arange(num_objects), held_out)
         chosen = self.num_test
         self._splits = {
             "train": RandomViews(train.objects(rest)),
             "holdout": train.objects(held_out),
-            "test": test if chosen is None else Part(test, _some(test.labels, chosen, 2)),
+            "test": test if chosen is None else Part(test, balanced_subset(test.labels, chosen, 2)),
         }
         self._marks = count_reasons({"the test split": len(test)}, BENCH3D_VAL)
 
@@ -124,7 +124,3 @@ class ThreeDIEBenchDataModule(LabelledDataModule):
         assert isinstance(views, RandomViews)
         reader = ViewReader(views.images, self.on_bad_image, self.max_bad_share)
         return _ViewCrops(reader, plan, self.crop, self.clean)
-
-
-def _some(labels: Tensor, size: int, counter: int) -> np.ndarray:
-    return balanced_subset(labels, size, generator(0, Stream.SUBSET, counter))

@@ -15,17 +15,12 @@ from typing_extensions import override
 from ser_lightning.data.benchmarks.threediebench import ThreeDIEBenchDataModule
 from ser_lightning.data.datasets import balanced_subset
 from ser_lightning.numbers import checked
-from ser_lightning.randomness import Stream, generator, uniforms
+from ser_lightning.randomness import Stream, uniforms
 from ser_lightning.sources.base import Source, folder_path
 from ser_lightning.sources.folder import FileImages
 from ser_lightning.sources.opening import open_source
 from ser_lightning.sources.released import BENCH3D_VAL, count_reasons
-from ser_lightning.sources.threediebench import (
-    NUM_VIEWS,
-    ObjectImages,
-    latent_path,
-    read_latents,
-)
+from ser_lightning.sources.threediebench import NUM_VIEWS, ObjectImages, latents_of
 
 _VIEW = re.compile(r"image_(\d+)\.jpg")
 
@@ -67,9 +62,9 @@ class ViewPairs(FileImages):
         return (self.files.tobytes(),)
 
     def latents(self) -> np.ndarray:
-        """(objects, 2, L) float64 latents of the views; errors as `ObjectImages.latents`."""
-        rows = [read_latents(latent_path(self.path(index))) for index in range(len(self))]
-        return np.stack(rows).reshape(len(self) // 2, 2, -1)
+        """(objects, 2, L) float64 latents of the views; errors as `latents_of`."""
+        paths = [self.path(index) for index in range(len(self))]
+        return latents_of(self.folder, paths).reshape(len(self) // 2, 2, -1)
 
 
 def out_of_range_pairs(root: str, test: ObjectImages) -> ViewPairs:
@@ -132,17 +127,11 @@ class ViewPairsDataModule(ThreeDIEBenchDataModule):
         assert isinstance(train, ObjectImages)
         assert isinstance(test, ObjectImages)
         self._marks = count_reasons({"the test split": len(test)}, BENCH3D_VAL)
-        train, test = _some(train, self.num_train, 0), _some(test, self.num_test, 2)
+        train = train.objects(balanced_subset(train.object_labels, self.num_train, 0))
+        test = test.objects(balanced_subset(test.object_labels, self.num_test, 2))
         folders = [os.fsdecode(folder) for folder in test.folders]
         views = [list(range(NUM_VIEWS))] * len(folders)
         pairs = ViewPairs(test.folder, folders, views, test.object_labels, test.class_names)
         self._splits = {"train": train, "holdout": train.objects(np.arange(0)), "test": pairs}
         if self.out_of_range is not None:
             self.beyond = out_of_range_pairs(self.out_of_range, test)
-
-
-def _some(images: ObjectImages, size: int | None, counter: int) -> ObjectImages:
-    if size is None:
-        return images
-    rng = generator(0, Stream.SUBSET, counter)
-    return images.objects(balanced_subset(images.object_labels, size, rng))

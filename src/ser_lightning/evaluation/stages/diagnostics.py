@@ -33,7 +33,6 @@ from ser_lightning.evaluation.metrics.diagnostics import (
 from ser_lightning.evaluation.per_image import PerImagePass
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import PositiveInt, checked
-from ser_lightning.randomness import Stream, generator
 
 PIPELINES = ("crop", "invertible")
 MAX_PAIRWISE = 4096
@@ -50,7 +49,7 @@ class TokenPass(PerImagePass):
 
     @override
     def values(self, batch: EvaluationBatch) -> Tensor:
-        within, mean = spatial_moments(self.backbone.prefix(batch.pixels).tokens)
+        within, mean = spatial_moments(self.backbone.prefixes(batch.pixels)[0].tokens)
         return torch.cat([within[:, None], mean], 1)
 
     @override
@@ -160,7 +159,7 @@ class DiagnosticsStage(Stage):
         images = data.images("test")
         make = AugmentedImages(
             data.reader(images),
-            balanced_subset(images.labels, self.num_images, generator(0, Stream.SUBSET, 4)),
+            balanced_subset(images.labels, self.num_images, 4),
             self.num_views,
             self.crop,
             self.invertible,
