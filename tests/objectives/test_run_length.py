@@ -208,7 +208,7 @@ def test_warmup_as_long_as_the_run_is_refused_in_the_runs_own_terms(options, mes
         ),
         (
             {"max_epochs": 1, "limit_train_batches": 1, "accumulate_grad_batches": 2},
-            "1 batches .* do not divide by .* 2.*limit_train_batches` to 2",
+            "1 batches .* do not divide by .* 2.*raise the number of batches or lower accumulation",
         ),
     ],
 )

@@ -123,7 +123,7 @@ def test_every_video_weighs_the_same_whatever_its_length():
         (lambda x: flip_rate(x, "previous", 0), "difficulty 0"),
         (lambda x: flip_rate(x, "first", 2), "gaussian_noise_2"),
         (lambda x: top5_distance(x, x), "lists of 4 and 4 classes"),
-        (lambda x: total(torch.empty(0, 5)).percentages(), "no videos"),
+        (lambda x: total(torch.empty(0, 7)).percentages(), "no videos"),
     ],
 )
 def test_mistakes_are_named(call, message):
