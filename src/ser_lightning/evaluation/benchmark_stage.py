@@ -14,6 +14,7 @@ from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.linear_head import ORIGIN_UNKNOWN, LinearClassifier, head_path
 from ser_lightning.evaluation.metrics.accuracy import top_hits
+from ser_lightning.evaluation.per_image import test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.files import file_sha256
 from ser_lightning.sources.base import ImageSet
@@ -75,7 +76,7 @@ class BenchmarkStage(Stage):
         self._conditions = tuple(data.conditions)
         self.register_buffer("logit_ids", table, persistent=False)
         self.sums = torch.zeros(len(data.conditions), self.num_sums, dtype=torch.float64)
-        trainer.test(self, data.test_dataloader(), verbose=False)
+        test_on_all(trainer, self, data.test_dataloader())
         return self.sums
 
     def benchmark(self, data: LabelledDataModule) -> Any:

@@ -21,6 +21,7 @@ from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.data.loaders import BatchLoader
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.distributed import gather_ragged
+from ser_lightning.evaluation.per_image import test_on_all
 from ser_lightning.files import new_folder, put_in_place
 from ser_lightning.sealed import read_array
 
@@ -92,8 +93,6 @@ class FeaturePass(L.LightningModule):
 
     def __init__(self, extractor: Extractor, folder: Path, num_images: int) -> None:
         super().__init__()
-        # A split may have fewer images than there are processes.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.extractor = extractor
         self.folder = folder
         self.path = folder  # the file, from `setup` on
@@ -196,7 +195,7 @@ def write_features(
         ValueError: if others than unreadable images were left out.
     """
     writer = FeaturePass(extractor, folder, num_images)
-    trainer.test(writer, loader, verbose=False)
+    test_on_all(trainer, writer, loader)
     written = gather_ragged(torch.cat(writer.written)).sort().values
     num_bad = len(gather_ragged(torch.tensor(sorted(loader.unreadable), dtype=torch.int64)))
     if len(written) + num_bad < num_images:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
@@ -47,13 +48,24 @@ class Rows:
         return GatheredRows(keys[order, 1], values[order], keys[order, 0])
 
 
+def test_on_all(trainer: L.Trainer, module: L.LightningModule, loader: DataLoader) -> None:
+    """Tests a module, in which every process takes part, also one without an image.
+
+    A set may have fewer images than there are processes. Lightning leaves out the hooks of one
+    without a batch, while the others wait for what it has to gather at the end.
+    """
+    module.allow_zero_length_dataloader_with_multiple_devices = True
+    trainer.test(module, loader, verbose=False)
+    if len(loader) == 0:
+        module.on_test_epoch_start()
+        module.on_test_epoch_end()
+
+
 class PerImagePass(L.LightningModule, ABC):
     """Measures the images of a loader with a frozen backbone, each once, by `trainer.test`."""
 
     def __init__(self, backbone: SplitViT, width: int) -> None:
         super().__init__()
-        # A set may have fewer images than there are processes.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.backbone = backbone
         self._rows = Rows(width)
 

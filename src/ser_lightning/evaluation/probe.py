@@ -112,8 +112,6 @@ class Probe(L.LightningModule):
 
     def __init__(self, heads: Heads) -> None:
         super().__init__()
-        # A split may have fewer images than there are processes.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.heads = heads
         self.holdout: CleanRows | None = None
         self.holdout_top1: list[list[float]] = []

@@ -12,7 +12,7 @@ from typing_extensions import override
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.data.loaders import evaluation_loader
 from ser_lightning.evaluation.features import CleanRows, TrainingRows, cls_layers
-from ser_lightning.evaluation.per_image import Rows
+from ser_lightning.evaluation.per_image import Rows, test_on_all
 from ser_lightning.evaluation.probe import CropProbe, Heads, Probe, fit_probe
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 
@@ -89,7 +89,7 @@ class ProbeStage(Stage):
         chosen = heads.describe(probe.selected.head)
         check_finite(probe.selected.classifier, f"weights of the head {chosen}", "lower its rate")
         test = rows("test")
-        trainer.test(probe, evaluation_loader(test, 0), verbose=False)
+        test_on_all(trainer, probe, evaluation_loader(test, 0))
         result = self._result(probe, test, data, reasons)
         if trainer.is_global_zero:
             self.keep(probe, result, data, folder)

@@ -143,8 +143,6 @@ class Stage(L.LightningModule, ABC):
         pretrained: bool = False,
     ) -> None:
         super().__init__()
-        # A set may have fewer images than there are processes.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.checkpoint = checkpoint
         own = result_branch(checkpoint) if is_own(checkpoint) else None
         self.opened = open_backbone(

@@ -225,7 +225,7 @@ def test_two_processes_measure_like_one(checkpoint, tmp_path):
 def test_gradients_are_clipped_in_mixed_precision(checkpoint, tmp_path):
     options = ["--trainer.gradient_clip_val", "1", "--trainer.precision", "bf16-mixed"]
     (path,) = evaluate(arguments(checkpoint, "finetune", "--run_dir", str(tmp_path), *options))
-    assert read_record(path).protocol["trainer"]["gradient_clip_val"] == 1
+    assert read_record(path).protocol["gradient_clip_val"] == 1
 
 
 # what it refuses

@@ -21,6 +21,7 @@ from ser_lightning.evaluation.metrics.average_precision import (
     mean_average_precision,
     require_coco_eval,
 )
+from ser_lightning.evaluation.per_image import test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite, fit_on_frozen
 from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, PositiveInt, checked
 from ser_lightning.optim import decay_groups, run_length, scheduled
@@ -111,7 +112,7 @@ class DetectionStage(Stage):
         fit_on_frozen(trainer, self, data.train_loader(trainer))
         reasons = self.shortened(trainer)
         check_finite(self.detector, "weights of the detector", "lower model.learning_rate")
-        trainer.test(self, data.test_dataloader(), verbose=False)
+        test_on_all(trainer, self, data.test_dataloader())
         images = data.images("test")
         measured = set(self.measured.tolist())  # without those that could not be read
         truth = [images.boxes(index) for index in range(len(images))]

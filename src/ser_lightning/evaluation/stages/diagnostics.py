@@ -30,7 +30,7 @@ from ser_lightning.evaluation.metrics.diagnostics import (
     spatial_variance_ratio,
     uniformity,
 )
-from ser_lightning.evaluation.per_image import PerImagePass
+from ser_lightning.evaluation.per_image import PerImagePass, test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import PositiveInt, checked
 
@@ -130,9 +130,9 @@ class DiagnosticsStage(Stage):
         data.setup("test")
         features = self.features(data, "test", trainer, folder).embeddings()
         tokens = TokenPass(self.backbone)
-        trainer.test(tokens, data.clean_loader("test"), verbose=False)
+        test_on_all(trainer, tokens, data.clean_loader("test"))
         views = ViewPass(self.backbone, self.num_views, data.mean, data.std)
-        trainer.test(views, self._view_loader(data), verbose=False)
+        test_on_all(trainer, views, self._view_loader(data))
         spread = torch.arange(min(MAX_PAIRWISE, len(features)))
         metrics = {
             "rankme": rankme(features),

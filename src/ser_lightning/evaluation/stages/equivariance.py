@@ -27,7 +27,7 @@ from ser_lightning.evaluation.metrics.equivariance import (
     place_of,
     reference_positions,
 )
-from ser_lightning.evaluation.per_image import PerImagePass, Rows
+from ser_lightning.evaluation.per_image import PerImagePass, Rows, test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import Degrees, PositiveInt, checked
 
@@ -44,8 +44,6 @@ class ReferencePass(L.LightningModule):
 
     def __init__(self, backbone: SplitViT, layers: Sequence[int], num_images: int) -> None:
         super().__init__()
-        # A set may have fewer images than there are processes.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.backbone = backbone
         self.layers = tuple(layers)
         self.positions = reference_positions(num_images)
@@ -196,10 +194,10 @@ class EquivarianceStage(Stage):
         """The mean values of one backbone, which take two passes over the images."""
         with full_float32():
             first = ReferencePass(backbone, layers, num_images)
-            trainer.test(first, data.clean_loader("test", num_images), verbose=False)
+            test_on_all(trainer, first, data.clean_loader("test", num_images))
             reference = first.reference
             second = EquivariancePass(backbone, layers, reference, self.seed, self.angles)
-            trainer.test(second, data.clean_loader("test", num_images), verbose=False)
+            test_on_all(trainer, second, data.clean_loader("test", num_images))
         return second
 
 

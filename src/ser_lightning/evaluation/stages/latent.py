@@ -19,7 +19,7 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.metrics.purity import chance_purity, mean_by_class, neighbour_purity
-from ser_lightning.evaluation.per_image import PerImagePass
+from ser_lightning.evaluation.per_image import PerImagePass, test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import AtLeastOne, AtLeastTwo, PositiveInt, checked
 from ser_lightning.randomness import Stream, generator
@@ -147,7 +147,7 @@ class LatentStage(Stage):
         trained, fresh = EmbeddingPass(self.backbone), EmbeddingPass(self.random_backbone())
         for each in (trained, fresh):
             loader = data.clean_images(chosen, None, 0, "test")  # all of them
-            trainer.test(each, loader, verbose=False)
+            test_on_all(trainer, each, loader)
         classes, label = trained.label.unique(return_inverse=True)
         names = tuple(data.class_names[number] for number in classes.tolist())
         k = min(self.k, int(label.bincount().min()) - 1)

@@ -20,7 +20,7 @@ from ser_lightning.distributed import gather
 from ser_lightning.evaluation.full_precision import full_float32, refuse_half_weights
 from ser_lightning.evaluation.metrics.equivariance import place_of
 from ser_lightning.evaluation.metrics.lie_derivative import Derivative, lie_derivatives, mean_square
-from ser_lightning.evaluation.per_image import PerImagePass
+from ser_lightning.evaluation.per_image import PerImagePass, test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.groups.generators import GENERATORS
 from ser_lightning.numbers import PositiveInt, checked
@@ -141,7 +141,7 @@ class LEEStage(Stage):
         for name, backbone in (("", self.backbone), ("random_init", self.random_backbone())):
             passes[name] = LiePass(backbone, self.layers, self.transformations)
             with full_float32():
-                trainer.test(passes[name], data.clean_loader("test", num_images), verbose=False)
+                test_on_all(trainer, passes[name], data.clean_loader("test", num_images))
         part = [f"measured on {num_images} of {total} images"] if num_images < total else []
         return [
             self.result(

@@ -26,6 +26,7 @@ from ser_lightning.data.benchmarks.segmentation import (
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.mask_head import LinearMaskHead, mask_loss, predicted_masks
+from ser_lightning.evaluation.per_image import test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite, fit_on_frozen
 from ser_lightning.evaluation.stages.transformation import probed_layers
 from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, checked
@@ -104,7 +105,7 @@ class SegmentationStage(Stage):
         fit_on_frozen(trainer, self, data.train_loader(trainer))
         reasons = [*self.shortened(trainer), OWN_PROTOCOL]
         check_finite(self.heads, "weights of the heads", "lower model.learning_rate")
-        trainer.test(self, data.test_dataloader(), verbose=False)
+        test_on_all(trainer, self, data.test_dataloader())
         feature = {"token_maps_after_blocks": self.layers, "final_norm": "last block only"}
         return [
             self.result(
