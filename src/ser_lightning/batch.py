@@ -7,6 +7,7 @@ smaller and which a momentum branch does not see. View i has the same role in bo
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -179,3 +180,12 @@ class LossOutput(NamedTuple):
 
     loss: Tensor
     logs: dict[str, Tensor]
+
+    @classmethod
+    def sum_of(cls, outputs: "Sequence[LossOutput]") -> "LossOutput":
+        """Adds losses and their terms (`loss/...`); other logs are averaged."""
+        logs = {}
+        for name in outputs[0].logs:
+            values = torch.stack([output.logs[name] for output in outputs])
+            logs[name] = values.sum() if name.startswith("loss/") else values.mean()
+        return cls(torch.stack([output.loss for output in outputs]).sum(), logs)

@@ -218,7 +218,7 @@ def test_a_new_stage_is_planned_by_its_members_alone(data, monkeypatch):
 
 
 def test_a_stage_of_own_images_is_skipped_without_its_package(monkeypatch):
-    monkeypatch.setattr(evaluate_all.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     skipped = {each.stage.name: each.skipped for each in evaluate_all.plan(None)}
     assert skipped["latent"] == "pip install 'ser-lightning[latent]' first"
     assert not skipped["imagenet-p"]  # generated, it reads no videos

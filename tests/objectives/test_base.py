@@ -6,7 +6,6 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 
 from ser_lightning.batch import LossOutput
-from ser_lightning.objectives.base import _sum_of
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from support import tiny_batch, tiny_objective
 
@@ -78,7 +77,7 @@ def test_sub_batches_add_loss_terms_and_average_diagnostics():
         LossOutput(torch.tensor(value), {"loss/a": torch.tensor(value), "d": torch.tensor(value)})
         for value in (1.0, 3.0)
     ]
-    loss, logs = _sum_of(*parts)
+    loss, logs = LossOutput.sum_of(parts)
     assert (loss, logs["loss/a"], logs["d"]) == (4.0, 4.0, 2.0)
 
 

@@ -1,7 +1,6 @@
 """`ser-fit evaluate-all`: every stage whose images are there, then a report."""
 
 import argparse
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -68,10 +67,8 @@ def _planned(stage: type[Stage], root: Path | None) -> Planned:
         return Planned(stage, skipped="needs --data_root FOLDER")
     # what it generates itself needs no package
     reads = root is not None or stage.folders == Stage.folders
-    if reads and stage.package and not importlib.util.find_spec(stage.package[0]):
-        skipped = f"pip install 'ser-lightning[{stage.package[1]}]' first"
-        return Planned(stage, tuple(given), skipped)
-    return Planned(stage, tuple(given))
+    remedy = stage.lacking() if reads else ""
+    return Planned(stage, tuple(given), f"{remedy} first" if remedy else "")
 
 
 def evaluate_all(args: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """What every stage of evaluation is: a module that measures the backbone of one checkpoint."""
 
 import hashlib
+import importlib.util
 import inspect
 import warnings
 from abc import ABC, abstractmethod
@@ -157,6 +158,13 @@ class Stage(L.LightningModule, ABC):
         self.backbone.requires_grad_(False)
         self.backbone.eval()
         check_finite(self.backbone, f"weights of {checkpoint}", "evaluate another checkpoint")
+
+    @classmethod
+    def lacking(cls) -> str:
+        """The command that installs the package that it needs; "" where that is there."""
+        if cls.package is None or importlib.util.find_spec(cls.package[0]):
+            return ""
+        return f"pip install 'ser-lightning[{cls.package[1]}]'"
 
     @property
     def checkpoint_hash(self) -> str:

@@ -172,7 +172,7 @@ class Objective(L.LightningModule, ABC):
             self.invariance_loss(joint_embeddings(part), joint_embeddings(part_target))
             for part, part_target in zip(sub_batches(online), sub_batches(target), strict=True)
         ]
-        return _sum_of(*parts)
+        return LossOutput.sum_of(parts)
 
     def _log_step(
         self, terms: dict[str, Tensor], logs: dict[str, Tensor], batch: PartitionedBatch
@@ -321,12 +321,3 @@ def _taps(backbone: SplitViT) -> list[Tap]:
     """Where the backbone hands out features to an add-on."""
     first, depth = backbone.cls_layer, backbone.depth
     return [Tap(n, first == 0 or first < n, n == depth) for n in backbone.layers]
-
-
-def _sum_of(first: LossOutput, second: LossOutput) -> LossOutput:
-    """Adds losses and their terms (`loss/...`); other logs are averaged."""
-    logs = {
-        name: (first.logs[name] + second.logs[name]) / (1 if name.startswith("loss/") else 2)
-        for name in first.logs
-    }
-    return LossOutput(first.loss + second.loss, logs)

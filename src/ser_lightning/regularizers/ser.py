@@ -190,10 +190,7 @@ class SERRegularizer(Regularizer):
             branch = online if target is not None and start >= NUM_GLOBAL_VIEWS else target
             target_maps = None if branch is None else _maps(branch, pair)
             pairs.append(self(_maps(online, pair), elements[pair], target_maps))
-        logs = mean_of(pairs).logs
-        for name in [name for name in logs if name.startswith("loss/")]:
-            logs[name] = torch.stack([output.logs[name] for output in pairs]).sum()
-        return LossOutput(torch.stack([output.loss for output in pairs]).sum(), logs)
+        return LossOutput.sum_of(pairs)
 
     def _project(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """(B, C, h, w) -> (B, hidden, h, w) of each map, in one pass over the tokens of all."""

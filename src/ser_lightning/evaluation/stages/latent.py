@@ -3,7 +3,6 @@
 Source: SER appendix A.6, which shows 20 random classes by t-SNE.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,10 +121,10 @@ class LatentStage(Stage):
         **stage: Any,
     ) -> None:
         super().__init__(checkpoint, **stage)
-        if importlib.util.find_spec(self.package[0]) is None:  # now, not after the passes
+        if remedy := self.lacking():  # now, not after the passes
             raise ValueError(
                 "the latent stage draws a t-SNE by scikit-learn, which is not installed; use "
-                f"pip install 'ser-lightning[{self.package[1]}]'"
+                f"{remedy}"
             )
         self.num_classes = num_classes
         self.num_per_class = num_per_class
