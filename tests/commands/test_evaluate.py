@@ -90,6 +90,15 @@ def test_record_holds_checkpoint_data_and_protocol(checkpoint):
     assert found.class_map_sha256 == class_map_sha256(names)
 
 
+def test_a_setting_counts_also_where_a_file_has_its_name(checkpoint, tmp_path, monkeypatch):
+    shutil.copytree(checkpoint.parents[1], tmp_path / "run")
+    (tmp_path / "fail").touch()
+    monkeypatch.chdir(tmp_path)
+    evaluate(tmp_path / "run/checkpoints/last.ckpt")
+    (path,) = (tmp_path / "run/results").glob("knn-*.json")
+    assert read_record(path).protocol["on_bad_image"] == "fail"
+
+
 def test_second_stage_finds_the_features_of_the_first(checkpoint):
     evaluate(checkpoint)
     folder = checkpoint.parents[1] / "features"

@@ -6,11 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ser_lightning
 from ser_lightning.files import atomic_path
 from ser_lightning.sealed import content_hash
 
 COST_FILE = "cost.json"
+VERSION = 1
+"""Of how cost is counted; raise it with every change that moves a count."""
 
 
 class UnknownCost(ValueError):  # noqa: N818 - it is an answer, not a mistake
@@ -29,13 +30,13 @@ class Cost(NamedTuple):
 def kept_cost(folder: Path, config: Mapping[str, Any]) -> Cost:
     """The cost of the run in a folder, from its file; else counted, and kept where that can be.
 
-    The file names the configuration and the version that it is of; for others it is counted anew.
+    The file has a hash of the configuration and of `VERSION`; for others it is counted anew.
 
     Raises:
         UnknownCost: as `run_cost`.
     """
     counted = {name: json.dumps(config.get(name), default=str) for name in ("model", "data")}
-    key = content_hash({"version": ser_lightning.__version__, **counted})
+    key = content_hash({"version": VERSION, **counted})
     path = folder / COST_FILE
     with suppress(OSError, ValueError, LookupError, TypeError):
         kept = json.loads(path.read_text(encoding="utf-8"))

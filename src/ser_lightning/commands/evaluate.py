@@ -238,6 +238,10 @@ _NOT_HOW = {
     "num_workers", "evaluation_batch_size",
     "alexnet",  # a record of its own
 }  # fmt: skip
+_PLACES = {
+    "root", "imagenet_v2", "imagenet_r", "imagenet_sketch", "frost_dir", "head", "alexnet_weights",
+}  # fmt: skip
+"""Settings that name a file or a folder; without one, that they name none is part of how."""
 _OF_TRAINING = (
     "max_epochs", "max_steps", "max_time", "limit_train_batches",
     "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches",
@@ -267,8 +271,7 @@ def _how(arguments: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in arguments.items()
-        if name not in _NOT_HOW
-        and not (isinstance(value, str) and (os.sep in value or Path(value).exists()))
+        if name not in _NOT_HOW and not (name in _PLACES and value is not None)
     }
 
 

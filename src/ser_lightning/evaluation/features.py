@@ -5,7 +5,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning as L
 import numpy as np
@@ -88,7 +88,8 @@ class FeaturePass(L.LightningModule):
     """Writes features of a number of images into a new `.npy` file, each process its own rows.
 
     The file lies in a new folder below `folder`, of this start alone: two that compute the same
-    features write two files.
+    features write two files. Rows are written as bytes and not through a memory map: on a disk
+    that nodes share, each would write back whole pages, with its neighbour's rows as it knew them.
     """
 
     def __init__(self, extractor: Extractor, folder: Path, num_images: int) -> None:
@@ -97,7 +98,7 @@ class FeaturePass(L.LightningModule):
         self.folder = folder
         self.path = folder  # the file, from `setup` on
         self.shape = (num_images, *extractor.shape)
-        self.values: Any = None  # the memory map, from `setup` on
+        self.start = 0  # of the rows in it, in bytes
         self.written = [torch.empty(0, dtype=torch.int64)]  # by this process
 
     @override
@@ -107,17 +108,17 @@ class FeaturePass(L.LightningModule):
             np.lib.format.open_memmap(self.path, "w+", np.float32, self.shape).flush()
             _take_room(self.path)
         self.path = Path(self.trainer.strategy.broadcast(str(self.path)))
-        self.values = np.load(self.path, mmap_mode="r+")
+        self.start = np.load(self.path, mmap_mode="r").offset
 
     @override
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
         index = batch.indices.cpu()
-        self.values[index.numpy()] = self.extractor(batch.pixels).float().cpu().numpy()
+        rows = self.extractor(batch.pixels).float().cpu().numpy()
+        with self.path.open("r+b") as file:
+            for place, row in zip(index.tolist(), rows, strict=True):
+                file.seek(self.start + place * row.nbytes)
+                file.write(row.tobytes())
         self.written.append(index)
-
-    @override
-    def on_test_end(self) -> None:
-        self.values.flush()
 
 
 def cached_features(
@@ -209,7 +210,7 @@ def write_features(
 def _take_room(path: Path) -> None:
     """Gives a sparse file its room on the disk, where the system can.
 
-    A full disk is an error here; written through a memory map, it would kill the process.
+    A full disk is an error here, and not at the end of a long pass.
     """
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:

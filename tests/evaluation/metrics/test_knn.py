@@ -21,7 +21,7 @@ def looped_classes(bank, labels, queries, num_classes, k, temperature):
             votes[int(labels[j])] += math.exp(similarity[j] / temperature)
         voted = {int(labels[j]) for j in nearest}
         order = sorted(voted, key=lambda c: (-votes[c], c))[:5]
-        result.append(order + [-1] * (min(5, num_classes) - len(order)))
+        result.append(order + [-1] * (5 - len(order)))
     return torch.tensor(result)
 
 
@@ -32,7 +32,7 @@ def test_predictions_equal_the_loops(num_classes, chunk_size):
     bank = 3 * torch.randn(40, 6, generator=rng)
     labels = torch.randint(num_classes, (40,), generator=rng)
     queries = 5 * torch.randn(23, 6, generator=rng)
-    result = knn_predict(bank, labels, queries, num_classes, [1, 5, 40], chunk_size=chunk_size)
+    result = knn_predict(bank, labels, queries, [1, 5, 40], chunk_size=chunk_size)
     for k, classes in result.items():
         expected = looped_classes(bank, labels, queries, num_classes, k, 0.07)
         torch.testing.assert_close(classes, expected)
@@ -50,12 +50,12 @@ def test_accuracy_is_a_percentage_of_the_queries():
 def test_classes_without_votes_are_not_among_the_best_five():
     bank, labels = torch.eye(6), torch.tensor([3, 4, 5, 0, 1, 2])
     query = torch.tensor([[1.0, 0.5, 0.2, 0.0, 0.0, 0.0]])
-    classes = knn_predict(bank, labels, query, 6, k=2)[2]
+    classes = knn_predict(bank, labels, query, k=2)[2]
     assert classes.tolist() == [[3, 4, -1, -1, -1]]
     hits = knn_hits(bank, labels, query.repeat(3, 1), torch.tensor([4, 5, 0]), k=[2, 6])
     assert hits[2].any(1).tolist() == [True, False, False]
     assert hits[6].any(1).tolist() == [True, True, True]
-    cold = knn_predict(bank, labels, query, 6, k=2, temperature=1e-4)[2]
+    cold = knn_predict(bank, labels, query, k=2, temperature=1e-4)[2]
     assert cold.tolist() == [[3, 4, -1, -1, -1]]  # a vote that underflows is one
 
 
@@ -63,8 +63,14 @@ def test_hits_name_the_place_of_the_true_class():
     bank, labels = torch.eye(3), torch.tensor([0, 1, 2])
     queries = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.9, 0.0]])
     hits = knn_hits(bank, labels, queries, torch.tensor([0, 1]), k=(2, 3))
-    assert hits[2].tolist() == [[True, False, False], [False, True, False]]
+    assert hits[2].tolist() == [[True, *4 * [False]], [False, True, *3 * [False]]]
     assert KNNAccuracy.of(hits[3]) == (50.0, 100.0)
+
+
+def test_a_class_that_is_among_the_queries_alone_is_never_right():
+    bank, labels = torch.eye(2), torch.tensor([0, 1])
+    hits = knn_hits(bank, labels, bank, torch.tensor([0, 7]), k=1)[1]
+    assert hits.tolist() == [[True, *4 * [False]], 5 * [False]]
 
 
 def test_top5_misses_a_class_that_ranks_sixth():
@@ -77,7 +83,7 @@ def test_top5_misses_a_class_that_ranks_sixth():
 def test_votes_of_half_precision_features_at_a_low_temperature_stay_finite():
     bank = torch.nn.functional.normalize(torch.randn(10, 3), dim=1).half()
     labels = torch.arange(10)
-    predictions = knn_predict(bank, labels, bank, 10, k=3, temperature=1e-3)
+    predictions = knn_predict(bank, labels, bank, k=3, temperature=1e-3)
     torch.testing.assert_close(predictions[3][:, 0], labels)
 
 
@@ -85,14 +91,14 @@ def test_closer_neighbours_outvote_a_majority_at_a_low_temperature():
     bank = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, -0.8]])
     labels = torch.tensor([0, 1, 1])
     query = torch.tensor([[1.0, 0.0]])
-    assert knn_predict(bank, labels, query, 2, k=3, temperature=0.07)[3][0, 0] == 0
-    assert knn_predict(bank, labels, query, 2, k=3, temperature=100.0)[3][0, 0] == 1
+    assert knn_predict(bank, labels, query, k=3, temperature=0.07)[3][0, 0] == 0
+    assert knn_predict(bank, labels, query, k=3, temperature=100.0)[3][0, 0] == 1
 
 
 @pytest.mark.parametrize("k", [0, 11])
 def test_k_outside_the_bank_is_refused(k):
     with pytest.raises(ValueError, match=f"k {k} with a bank of 10"):
-        knn_predict(torch.randn(10, 3), torch.arange(10), torch.randn(2, 3), 10, k=k)
+        knn_predict(torch.randn(10, 3), torch.arange(10), torch.randn(2, 3), k=k)
 
 
 def test_missing_labels_and_queries_are_refused():

@@ -83,13 +83,15 @@ def test_an_unreadable_image_of_one_process_counts_on_both(checkpoint, tmp_path)
     assert reasons == ["1 test images could not be read and were skipped"]
 
 
-@pytest.mark.parametrize("stage", ["segmentation", "linear"])
+@pytest.mark.parametrize("stage", ["segmentation", "linear", "finetune"])
 def test_fewer_test_images_than_processes(stage, checkpoint, tmp_path):
     args = ["evaluate", *config_of(stage), "--checkpoint", str(checkpoint), *SMALL]
     if stage == "segmentation":
         args += [*OPTIONS[stage], "--images", str(write_own(tmp_path / "images"))]
     else:
         args += ["--trainer.max_epochs", "1", "--data.global_batch_size", "16"]
+    if stage == "finetune":
+        args += ["--model.warmup_epochs", "0"]
     args += ["--data.num_test", "1", "--run_dir", str(tmp_path)]
     args += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     subprocess.run([sys.executable, "-m", "ser_lightning", *args], check=True)

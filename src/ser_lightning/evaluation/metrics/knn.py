@@ -54,7 +54,7 @@ def knn_hits(
         chunk_size: queries compared with the bank at a time; memory is chunk_size * N floats.
 
     Returns:
-        For every k (M, min(5, num_classes)) bool, best class first; at most one is set in a row.
+        For every k (M, 5) bool, best class first; at most one is set in a row.
 
     Raises:
         ValueError: if there is no query or a label is negative, and as `knn_predict`.
@@ -64,8 +64,7 @@ def knn_hits(
     lowest = min(int(bank_labels.min()), int(query_labels.min())) if len(bank_labels) else 0
     if lowest < 0:
         raise ValueError(f"label {lowest} is negative; k-NN needs a label for every image")
-    num_classes = 1 + max(int(bank_labels.max()), int(query_labels.max())) if len(bank) else 1
-    predictions = knn_predict(bank, bank_labels, queries, num_classes, k, temperature, chunk_size)
+    predictions = knn_predict(bank, bank_labels, queries, k, temperature, chunk_size)
     return {
         num_neighbours: classes == query_labels.to(classes.device)[:, None]
         for num_neighbours, classes in predictions.items()
@@ -77,7 +76,6 @@ def knn_predict(
     bank: Tensor,
     bank_labels: Tensor,
     queries: Tensor,
-    num_classes: int,
     k: int | Sequence[int] = 20,
     temperature: float = 0.07,
     chunk_size: int = 256,
@@ -93,8 +91,8 @@ def knn_predict(
     device.
 
     Returns:
-        For every k the (M, min(5, num_classes)) best classes of each query, best first, and then
-        -1 where fewer classes have votes.
+        For every k the (M, 5) best classes of each query, best first, and then -1 where fewer
+        classes have votes.
 
     Raises:
         ValueError: if a k is not in 1..N, or the temperature is not positive.
@@ -110,6 +108,7 @@ def knn_predict(
         raise ValueError(f"k-NN temperature {temperature} must be positive; 0.07 is the usual one")
     bank = F.normalize(bank.float(), dim=1)
     bank_labels = bank_labels.to(bank.device)
+    num_classes = max(5, 1 + int(bank_labels.max()))
     ranked: dict[int, list[Tensor]] = {count: [] for count in counts}
     for chunk in queries.split(chunk_size):
         similarity, neighbours = _nearest(bank, chunk, max(counts))

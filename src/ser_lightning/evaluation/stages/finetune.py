@@ -22,6 +22,7 @@ from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.finetune import FinetuneDataModule, seeded_globals
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
+from ser_lightning.evaluation.per_image import test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 from ser_lightning.numbers import BelowOne, NonNegative, Positive, Ratio, checked
 from ser_lightning.optim import run_length, scaled_learning_rate, scheduled, warmup_cosine
@@ -176,7 +177,7 @@ class FinetuneStage(Stage):
         peak = self.peak_learning_rate(data)
         what = f"weights after {trainer.global_step} steps at a peak learning rate of {peak:g}"
         check_finite(self.classifier, what, "lower `model.base_learning_rate`")
-        trainer.test(self, datamodule=data, verbose=False)
+        test_on_all(trainer, self, data.test_dataloader())
         accuracy, metrics = self.accuracies[""], dict[str, float]()
         for note, measured in self.accuracies.items():
             metrics |= {f"top1{note}": measured.top1, f"top5{note}": measured.top5}
