@@ -212,6 +212,14 @@ def test_images_of_shift_are_in_the_folders_of_its_sets(tmp_path):
         images_of("shift", tmp_path / "none")
 
 
+@pytest.mark.parametrize(("stage", "option"), [("knn", "source.root"), ("shift", "imagenet_r")])
+def test_images_in_two_places_are_refused(stage, option):
+    config = str(ROOT / "configs" / "eval" / f"{stage}.yaml")
+    args = ["--config", config, "--images", "here", f"--data.{option}=there"]
+    with pytest.raises(ValueError, match=f"--images here and --data.{option} there both .* one"):
+        options_of_images(args)
+
+
 def test_images_are_read_in_place_of_the_checkpoints_own(checkpoint, tmp_path):
     root = photographs(tmp_path / "own", *SPLITS)
     args = ["--config", KNN, "--checkpoint", str(checkpoint), "--images", str(root), *CPU]

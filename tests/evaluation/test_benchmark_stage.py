@@ -24,6 +24,11 @@ def test_classes_are_matched_by_name():
     assert table.tolist() == [[2, 1, -1], [-1, -1, 0]]
 
 
+def test_two_classes_of_one_name_have_a_logit_each():
+    names = ("crane", "dog", "crane")
+    assert logit_table([condition([0, 1, 2], names)], names).tolist() == [[0, 1, 2]]
+
+
 def test_labels_without_names_are_class_ids():
     assert logit_table([condition([2, 0], ())], ["a", "b", "c"]).tolist() == [[0, 1, 2]]
     with pytest.raises(ValueError, match=r"set has images of class 3, for which here.pt has no"):

@@ -13,9 +13,9 @@ from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.evaluation.features import FeatureBatch, Features
 from ser_lightning.evaluation.metrics.latents import joint_r2, relative_latents, target_widths
 from ser_lightning.evaluation.view_pairs import (
-    Embeddings,
     PairHeads,
     TrainingPairs,
+    embeddings,
     predictions,
     whole_pairs,
 )
@@ -48,7 +48,7 @@ def test_embeddings_are_those_of_each_backbone():
     backbones = [tiny_backbone().eval() for _ in range(2)]
     pixels = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
-        found = Embeddings(backbones)(pixels)
+        found = embeddings(backbones)(pixels)
         assert found.shape == (3, 2, 32)
         for place, backbone in enumerate(backbones):
             torch.testing.assert_close(found[:, place], backbone(pixels))

@@ -15,7 +15,7 @@ from ser_lightning.groups import GroupElement
 from ser_lightning.reporting import figures as figures_module
 from ser_lightning.reporting.figures import demo_figure
 from ser_lightning.reporting.gallery import ViewGallery
-from ser_lightning.reporting.side_by_side import RunCurve
+from ser_lightning.reporting.summary import RunCurve
 from ser_lightning.reporting.token_maps import TokenComparison, TokenMaps
 
 GRID = (8, 8)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ser_lightning.reporting.side_by_side import RunCurve, side_by_side, takeaway
+from ser_lightning.reporting.side_by_side import side_by_side, takeaway
+from ser_lightning.reporting.summary import RunCurve
 
 FAMILIES = ("rotation", "flip", "scale")
 

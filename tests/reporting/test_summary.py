@@ -1,6 +1,6 @@
 """What runs measured while training: the summary of one, and a row for each of several."""
 
-from ser_lightning.reporting.summary import RunMetrics, online_table, summary_table
+from ser_lightning.reporting.summary import RunCurve, online_table, summary_table
 
 BEFORE = {
     "knn_top1": 31.25,
@@ -72,10 +72,12 @@ def test_online_metrics_stand_in_rows_with_random_init_in_brackets():
         "something_new": 1.0,
     }
     other = {"knn_top1": 70.0, "rankme": 12.0}
-    table = online_table([RunMetrics("a", before, after, 5), RunMetrics("b", {}, other, 10)])
+    table = online_table(
+        [RunCurve("a", [0, 5], [before, after]), RunCurve("b", [0, 10], [{}, other])]
+    )
     assert table.header == ("run", "steps", "k-NN top-1", "eq. rotation", "RankMe", "feature std")
     assert [row.cells for row in table.rows] == [
         ("a", "5", "60.0 % (31.2 %)", "0.950 (0.801)", "40.3 (-)", "0.0123 (-)"),
         ("b", "10", "70.0 % (-)", "-", "12.0 (-)", "-"),
     ]
-    assert table.caption == "In brackets: the same at random initialisation."
+    assert table.caption == "In brackets: the same before training."

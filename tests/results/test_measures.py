@@ -94,3 +94,9 @@ def test_main_metrics_have_headings():
     assert describe("equivariance/mean_centred/flip_final").heading == "eq. flip"
     assert describe("equivariance/flip_block3").heading == ""
     assert place("top1") < place("top1_k20") < place("equivariance/flip_final") < place("new")
+
+
+def test_class_whose_name_reads_like_a_ratio_is_a_class():
+    assert describe("purity/cat_vs_dog") == describe("purity/cat")._replace(
+        title="k-NN purity, cat vs dog"
+    )

@@ -10,9 +10,9 @@ from ser_lightning.commands.cost_file import UnknownCost, kept_cost
 from ser_lightning.contents import plain_contents
 from ser_lightning.files import CHECKPOINT_FOLDER, CONFIGURATION, atomic_path, last_checkpoint
 from ser_lightning.reporting.compare import GroupCost, runs_table
-from ser_lightning.reporting.groups import RunGroup, group_folders, unique_folders
+from ser_lightning.reporting.groups import RunGroup, group_folders, told_apart, unique_folders
 from ser_lightning.reporting.runs import read_configuration
-from ser_lightning.reporting.summary import RunMetrics, online_table
+from ser_lightning.reporting.summary import RunCurve, online_table
 from ser_lightning.reporting.tables import ReportTable, to_markdown, to_text
 from ser_lightning.results.record import RESULT_FOLDER
 
@@ -50,7 +50,7 @@ def comparison_tables(runs: Sequence[Path], baseline: str | None = None) -> list
     Raises:
         ValueError: a folder is no run's, or has not been measured.
     """
-    measured = [m for run, name in run_names(runs).items() if (m := _online(run, name))]
+    measured = [m for run, name in run_names(runs).items() if (m := online_curve(run, name))]
     groups = group_folders(runs)
     table = runs_table(groups, [group_cost(group) for group in groups], baseline)
     return [table, *([online_table(measured)] if measured else [])]
@@ -58,21 +58,19 @@ def comparison_tables(runs: Sequence[Path], baseline: str | None = None) -> list
 
 def run_names(runs: Sequence[Path]) -> dict[Path, str]:
     """What runs are called: by the name of their folder, or by its path where names repeat."""
-    names = [Path(os.path.abspath(run)).name for run in runs]
-    is_told = len(set(names)) == len(runs)
-    return {run: name if is_told else str(run) for run, name in zip(runs, names, strict=True)}
+    return told_apart(runs, [Path(os.path.abspath(run)).name for run in runs])
 
 
 def is_measured(run: Path) -> bool:
     """Whether a folder has anything to compare: results, or an evaluation while training."""
-    return _has_results(run) or bool(_while_training(run).get("history"))
+    return _has_results(run) or bool(while_training(run).get("history"))
 
 
 def _has_results(run: Path) -> bool:
     return any((run / RESULT_FOLDER).glob("*.json"))
 
 
-def _while_training(run: Path) -> Mapping[str, Any]:
+def while_training(run: Path) -> Mapping[str, Any]:
     """What the last checkpoint holds of the evaluation while training; empty without one."""
     path = last_checkpoint(run / CHECKPOINT_FOLDER)
     stored = plain_contents(path) if path.is_file() else {}
@@ -86,20 +84,19 @@ def _damaged(path: Path) -> ValueError:
     return ValueError(f"{path} has no measurements of ser-fit; restore it")
 
 
-def _online(run: Path, name: str) -> RunMetrics | None:
-    """The last online evaluation; None for a run that has other results only."""
+def online_curve(run: Path, name: str) -> RunCurve | None:
+    """What was measured while training; None for a run that has other results only."""
     path = last_checkpoint(run / CHECKPOINT_FOLDER)
     has_results = _has_results(run)
     if not (path.is_file() or has_results):
         raise ValueError(f"{run} is no run folder: {path} does not exist")
-    measured = _while_training(run)
+    measured = while_training(run)
     try:
-        if measured.get("history"):
-            last = measured["history"][-1]
-            baseline, metrics = (
-                {k: float(v) for k, v in m.items()} for m in (measured["baseline"], last["metrics"])
-            )
-            return RunMetrics(name, baseline, metrics, int(last["step"]))
+        if history := measured.get("history"):
+            metrics = [measured["baseline"], *(entry["metrics"] for entry in history)]
+            steps = [0, *(int(entry["step"]) for entry in history)]
+            numbers = [{k: float(v) for k, v in each.items()} for each in metrics]
+            return RunCurve(name, steps, numbers)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise _damaged(path) from error
     if not has_results:

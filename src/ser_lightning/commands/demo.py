@@ -20,13 +20,15 @@ import lightning as L
 import torch
 
 from ser_lightning.backbones import SplitViT
+from ser_lightning.commands.compare import online_curve, while_training
 from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.commands.pictures import comparisons, evaluation_pixels, gallery
 from ser_lightning.data.thumbnails import write_thumbnails
 from ser_lightning.evaluation.metrics.equivariance import place_of
-from ser_lightning.files import CHECKPOINT_FOLDER, last_checkpoint, load_checkpoint
+from ser_lightning.files import CHECKPOINT_FOLDER, last_checkpoint
 from ser_lightning.reporting.figures import demo_figure
-from ser_lightning.reporting.side_by_side import RunCurve, side_by_side, takeaway
+from ser_lightning.reporting.side_by_side import side_by_side, takeaway
+from ser_lightning.reporting.summary import RunCurve
 from ser_lightning.runtime import LOCK, locked
 from ser_lightning.trainer_rules import multiplies_in_bf16
 
@@ -205,15 +207,12 @@ def _train(run_dir: Path, fit: Sequence[str]) -> None:
 def _read(run_dir: Path, name: str) -> Result:
     path = last_checkpoint(run_dir / CHECKPOINT_FOLDER)
     backbone = SplitViT.from_checkpoint(path).eval()
-    online = load_checkpoint(path, map_location="cpu")["callbacks"]["OnlineEvaluation"]
-    measured = [{"step": 0, "metrics": online["baseline"]}, *online["history"]]
-    place = place_of(backbone.layer, backbone.depth)
-    metrics = [
-        {key.removesuffix(f"_{place}"): value for key, value in entry["metrics"].items()}
-        for entry in measured
-    ]
-    curve = RunCurve(name, [entry["step"] for entry in measured], metrics)
-    return Result(backbone, curve, online["num_classes"])
+    curve = online_curve(run_dir, name)
+    assert curve is not None, "the demo measures while it trains"
+    place = f"_{place_of(backbone.layer, backbone.depth)}"
+    metrics = [{k.removesuffix(place): v for k, v in of.items()} for of in curve.metrics]
+    classes = while_training(run_dir)["num_classes"]
+    return Result(backbone, curve._replace(metrics=metrics), classes)
 
 
 def _present(path: Path, prepared: Prepared, results: Sequence[Result]) -> None:

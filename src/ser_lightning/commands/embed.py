@@ -10,15 +10,12 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 from lightning.pytorch.utilities import rank_zero_info
 
 from ser_lightning.backbones import Branch
-from ser_lightning.commands.stored_images import (
-    data_of_checkpoint,
-    require_checkpoint,
-    results_folder,
-)
+from ser_lightning.commands.export import opened_by
+from ser_lightning.commands.stored_images import data_of_checkpoint, refuse_two_folders
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.exporting.embedding import embed_images
 from ser_lightning.exporting.images import AllImages
-from ser_lightning.exporting.opened import Opened, open_backbone_file
+from ser_lightning.exporting.opened import Opened
 from ser_lightning.exporting.tables import Embedded, require_room_for_names, writer_of
 from ser_lightning.numbers import NonNegativeInt, PositiveInt
 from ser_lightning.runtime import (
@@ -125,26 +122,19 @@ def _parsed(args: list[str]) -> tuple[Opened, Any]:
     if output.exists() and not (first.overwrite and output.is_file()):
         remedy = "" if output.is_dir() else "replace it with --overwrite true, or "
         raise ValueError(f"{output} exists; {remedy}give another --output FILE")
-    path = Path(first.checkpoint)
-    require_checkpoint(path)
-    opened = open_backbone_file(
-        first.checkpoint,
-        results_folder(path, first.pretrained),
-        first.branch,
-        name=first.timm_name,
-        num_heads=first.num_heads,
-        pretrained=first.pretrained,
-    )
+    opened, _ = opened_by(first)
     root, has_source = first.images, bool(options(args, "--data.source"))
+    if root is not None:
+        refuse_two_folders(root, args, "--data.source.root")
     config: dict[str, Any] = {}
     if opened.config:
-        stored = yaml.safe_load(data_of_checkpoint(path, root, args))
+        stored = yaml.safe_load(data_of_checkpoint(Path(first.checkpoint), root, args))
         config = stored["data"]["init_args"]
     elif root is not None:
         config = {"source": {**_placeholder(), "init_args": {"root": root}}}
     elif not has_source:
         raise ValueError(
-            f"{path} does not say which images it was trained on; give --images FOLDER"
+            f"{first.checkpoint} does not say which images it was trained on; give --images FOLDER"
         )
     clean = opened.clean
     config |= {"mean": list(clean.mean), "std": list(clean.std)}

@@ -15,6 +15,7 @@ from typing_extensions import override
 from ser_lightning.commands.stored_images import (
     data_of_checkpoint,
     is_pretrained,
+    refuse_two_folders,
     results_folder,
 )
 from ser_lightning.data.labelled import LabelledDataModule
@@ -142,6 +143,7 @@ def options_of_images(args: list[str]) -> list[str]:
     if stage is None or folder is None:
         return []
     folders: Folders = stage.folders  # type: ignore[attr-defined]
+    refuse_two_folders(folder, args, *(f"--{option}" for _, option in folders))
     if len(folders) == 1:
         return [f"--{folders[0][1]}", folder]
     given = folder_options(folders, Path(folder))
@@ -239,7 +241,8 @@ _NOT_HOW = {
     "alexnet",  # a record of its own
 }  # fmt: skip
 _PLACES = {
-    "root", "imagenet_v2", "imagenet_r", "imagenet_sketch", "frost_dir", "head", "alexnet_weights",
+    "root", "imagenet_v2", "imagenet_r", "imagenet_sketch", "out_of_range", "frost_dir",
+    "alexnet_weights",
 }  # fmt: skip
 """Settings that name a file or a folder; without one, that they name none is part of how."""
 _OF_TRAINING = (
@@ -256,7 +259,8 @@ def settings(cli: StageCommandLine) -> dict[str, Any]:
     too is called `data.<name>`.
     """
     parsed = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
-    stage, data = (_how(parsed[part]["init_args"]) for part in ("model", "data"))
+    places = _PLACES | ({"head"} if cli.model.needs_head else set())  # else a kind of detector
+    stage, data = (_how(parsed[part]["init_args"], places) for part in ("model", "data"))
     trainer = {"precision": str(cli.trainer.precision)}
     if cli.model.trains:
         given = {name: parsed["trainer"][name] for name in _OF_TRAINING}
@@ -267,11 +271,11 @@ def settings(cli: StageCommandLine) -> dict[str, Any]:
     return {**trainer, **data, **stage}
 
 
-def _how(arguments: dict[str, Any]) -> dict[str, Any]:
+def _how(arguments: dict[str, Any], places: set[str]) -> dict[str, Any]:
     return {
         name: value
         for name, value in arguments.items()
-        if name not in _NOT_HOW and not (name in _PLACES and value is not None)
+        if name not in _NOT_HOW and not (name in places and value is not None)
     }
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ser_lightning.commands.evaluate import folder_options
 from ser_lightning.commands.stored_images import (
     is_pretrained,
+    refuse_two_folders,
     require_checkpoint,
     results_folder,
     stored_source,
@@ -93,7 +94,9 @@ def evaluate_all(args: Sequence[str]) -> None:
     known, others = parser.parse_known_args(args)
     if known.images is not None and known.data_root is not None:
         parser.error("--images is one folder of images, --data_root one of data sets; give one")
-    others += [] if known.images is None else ["--data.source.root", known.images]
+    if known.images is not None:
+        refuse_two_folders(known.images, others, "--data.source.root")
+        others += ["--data.source.root", known.images]
     require_checkpoint(known.checkpoint)
     wanted = _wanted(plan(known.data_root), known.only, known.data_root)
     run = Path(

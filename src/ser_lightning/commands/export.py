@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ser_lightning.commands.stored_images import require_checkpoint, results_folder
 from ser_lightning.exporting.card import UNKNOWN
 from ser_lightning.exporting.folder import require_free, require_same_backbone, write_export
 from ser_lightning.exporting.formats import FORMATS
-from ser_lightning.exporting.opened import open_backbone_file
+from ser_lightning.exporting.opened import Opened, open_backbone_file
 
 
 def export(args: Sequence[str]) -> None:
@@ -44,19 +45,18 @@ def export(args: Sequence[str]) -> None:
         parser.error(f"--num_heads {given.num_heads} must be 1 or more; leave it out if unknown")
     if given.output is not None:
         require_free(given.output, given.overwrite)
-    path = Path(given.checkpoint)
-    require_checkpoint(path)
-    run_dir = results_folder(path, given.pretrained)
-    opened = open_backbone_file(
-        given.checkpoint,
-        run_dir,
-        given.branch,
-        name=given.timm_name,
-        num_heads=given.num_heads,
-        pretrained=given.pretrained,
-    )
+    opened, run_dir = opened_by(given)
     name = given.format if opened.is_default else f"{given.format}-{opened.branch}"
     folder = given.output or run_dir / "exports" / name
     if given.output is None:
         require_same_backbone(opened, folder)
     write_export(opened, given.format, folder, given.license, given.overwrite)
+
+
+def opened_by(given: Any) -> tuple[Opened, Path]:
+    """The backbone that options name, and the folder of its run."""
+    path = Path(given.checkpoint)
+    require_checkpoint(path)
+    run_dir = results_folder(path, given.pretrained)
+    how = {"name": given.timm_name, "num_heads": given.num_heads, "pretrained": given.pretrained}
+    return open_backbone_file(given.checkpoint, run_dir, given.branch, **how), run_dir

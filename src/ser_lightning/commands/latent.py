@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.commands.stored_images import is_pretrained, require_checkpoint, results_folder
-from ser_lightning.reporting.groups import unique_folders
+from ser_lightning.reporting.groups import told_apart, unique_folders
 from ser_lightning.reporting.latent_figure import LatentPanel, latent_figures
 from ser_lightning.results.points import read_points
 from ser_lightning.results.record import read_record
@@ -54,7 +54,4 @@ def _names(checkpoints: Sequence[Path], pretrained: bool) -> dict[Path, str]:
     unique = unique_folders(checkpoints)
     runs = [results_folder(checkpoint, pretrained).name for checkpoint in unique]
     files = [f"{run}/{path.stem}" for run, path in zip(runs, unique, strict=True)]
-    for names in (runs, files):
-        if len(set(names)) == len(names):
-            return dict(zip(unique, names, strict=True))
-    return {path: str(path) for path in unique}
+    return told_apart(unique, runs, files)

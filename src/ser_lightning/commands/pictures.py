@@ -19,7 +19,7 @@ from ser_lightning.data.draws import Canvas, Draws
 from ser_lightning.data.reading import NothingReadError
 from ser_lightning.data.render import HostBatch, render
 from ser_lightning.evaluation import OnlineEvaluation
-from ser_lightning.evaluation.neighbours import Neighbours
+from ser_lightning.evaluation.online import Neighbours
 from ser_lightning.groups import Frame, GroupElement, act
 from ser_lightning.numbers import NonNegativeInt, checked
 from ser_lightning.optim import is_trial
@@ -177,10 +177,7 @@ def comparisons(
 ) -> list[TokenComparison]:
     """Token maps of the first three images under a turn, a flip and a resize.
 
-    Args:
-        data: knows how pixels are standardised.
-        encoders: by name, in evaluation mode.
-        pixels: (N, 3, H, W), whose tokens make the mean token.
+    The encoders are in evaluation mode; tokens of all pixels (N, 3, H, W) make the mean token.
     """
     backbone = next(iter(encoders.values()))
     (height, width), layer = backbone.grid, backbone.layer

@@ -22,6 +22,7 @@ from ser_lightning.runtime import (
     Origin,
     find_class,
     given_options,
+    options,
     parameters,
     plain_sections,
     run_folder_of,
@@ -35,13 +36,9 @@ _OF_A_FOLDER = ("train", "evaluation", "labels")
 def stored_source(checkpoint: Path, has_other_root: bool, args: list[str]) -> dict[str, Any] | None:
     """The source of the images that a checkpoint was trained on, as class_path and init_args.
 
-    None where the checkpoint names a class of elsewhere, and the options name the source too.
-
-    Args:
-        checkpoint: file of a pretraining run.
-        args: options of the command line.
-        has_other_root: whether it is to read another folder, whose splits are looked for anew; a
-            folder of images where its own have none, such as generated ones.
+    None where the checkpoint names a class of elsewhere, and the options name the source too. Where
+    it is to read another folder, that one's splits are looked for anew; a folder of images where
+    its own have none, such as generated ones.
 
     Raises:
         ValueError: if there is no such file, or it holds no configuration, or it names what a
@@ -85,6 +82,19 @@ def results_folder(path: Path, pretrained: bool) -> Path:
     if path.is_file() and ((run / CONFIGURATION).is_file() or _has_configuration(path)):
         return run
     return Path("runs") / known_name(path, pretrained)
+
+
+def refuse_two_folders(images: str, args: list[str], *names: str) -> None:
+    """Refuses options that say where images are beside `--images`: one would go unheard.
+
+    Raises:
+        ValueError: names both.
+    """
+    for name in names:
+        for other in options(args, name):
+            raise ValueError(
+                f"--images {images} and {name} {other} both say where the images are; give one"
+            )
 
 
 def is_pretrained(args: list[str]) -> bool:

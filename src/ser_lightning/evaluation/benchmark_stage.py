@@ -34,8 +34,6 @@ class BenchmarkStage(Stage):
 
     num_sums: ClassVar[int] = 3
     """Numbers per sample, as `summands` returns them."""
-    data_class: ClassVar[type[BenchmarkDataModule]]
-    """Which data modules it can test."""
     logit_ids: Tensor
     classifier: LinearClassifier
 
@@ -78,19 +76,6 @@ class BenchmarkStage(Stage):
         self.sums = torch.zeros(len(data.conditions), self.num_sums, dtype=torch.float64)
         test_on_all(trainer, self, data.test_dataloader())
         return self.sums
-
-    def benchmark(self, data: LabelledDataModule) -> Any:
-        """The data module, which must be one for this stage.
-
-        Raises:
-            ValueError: it is another one.
-        """
-        if not isinstance(data, self.data_class):
-            raise ValueError(
-                f"{type(data).__name__} has nothing for the stage {self.name} to test; use "
-                f"data.class_path {self.data_class.__name__}, as configs/eval/{self.name}.yaml does"
-            )
-        return data
 
     @override
     def test_step(self, batch: ConditionBatch, batch_idx: int) -> None:
@@ -166,16 +151,17 @@ def logit_table(
 ) -> Tensor:
     """The logit of each class by its name: (conditions, classes) int64, -1 where there is none.
 
-    Labels are places in the class names of a condition, or without names the classes' ids. `head`
+    Labels are places in the class names of a condition, or without names the classes' ids; so they
+    are where the names are the same, of which torchvision's ImageNet has one twice, "crane". `head`
     is where the logits' names are from, for messages.
 
     Raises:
         ValueError: there are images without a class, or of a class that has no logit.
     """
     places = {name: place for place, name in enumerate(class_names)}
-    numbers = [*range(len(class_names))]
+    numbers, own = [*range(len(class_names))], ((), tuple(class_names))
     rows = [
-        [places.get(name, -1) for name in c.images.class_names] if c.images.class_names else numbers
+        numbers if (names := c.images.class_names) in own else [places.get(n, -1) for n in names]
         for c in conditions
     ]
     width = max(len(row) for row in rows)
@@ -190,7 +176,7 @@ def logit_table(
         known = present[present < width]
         unknown = [*present[present >= width].tolist(), *known[row[known] < 0].tolist()]
         if unknown:
-            names = condition.images.class_names or [str(n) for n in range(max(unknown) + 1)]
+            names = condition.images.class_names or tuple(map(str, range(max(unknown) + 1)))
             raise ValueError(
                 f"{condition.name} has images of class {names[unknown[0]]}, for which {head} has "
                 f"no logit (it has {', '.join(class_names[:3])}, ...); give a head that was "

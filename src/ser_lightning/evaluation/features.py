@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,23 +66,23 @@ def cls_layers(backbone: SplitViT) -> list[int]:
 
 
 class Extractor(nn.Module):
-    """A module from (B, 3, H, W) images to (B, *shape) features."""
+    """What is computed of (B, 3, H, W) images with frozen backbones: (B, *shape) features."""
 
-    shape: tuple[int, ...]
-
-
-class CLSTokens(Extractor):
-    """[CLS] after the last blocks of a frozen backbone, through the final norm: (B, layers, C)."""
-
-    def __init__(self, backbone: SplitViT) -> None:
+    def __init__(
+        self,
+        backbones: Sequence[SplitViT],
+        shape: tuple[int, ...],
+        compute: Callable[[Tensor], Tensor],
+    ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.layers = cls_layers(backbone)
-        self.shape = (len(self.layers), backbone.width)
+        self.backbones = nn.ModuleList(backbones)  # go to the trainer's device
+        self.shape = shape
+        self.compute = compute
 
     @override
+    @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
-        return torch.stack(self.backbone.cls_tokens(pixels, self.layers), 1)
+        return self.compute(pixels)
 
 
 class FeaturePass(L.LightningModule):
@@ -133,18 +134,16 @@ def cached_features(
 
     The cache's key is what the features depend on: checkpoint, images (names, sizes and times of
     files) and their preparation, layers, precision, and the version of this code. A file appears
-    complete or not at all.
-
-    Args:
-        backbone: frozen.
-        checkpoint_hash: names its weights: file hash and branch.
-        data: gives the clean loader.
-        split: which images.
-        trainer: runs the pass; its devices share the work.
-        run_dir: the run, on a disk that all processes see; the cache is in `features/`.
+    complete or not at all. The cache is in `features/` of the run, on a disk that all processes
+    see; the trainer's devices share the work.
     """
     data.setup("test")
-    images, extractor = data.images(split), CLSTokens(backbone)
+    images, layers = data.images(split), cls_layers(backbone)
+
+    def cls_tokens(pixels: Tensor) -> Tensor:
+        return torch.stack(backbone.cls_tokens(pixels, layers), 1)
+
+    extractor = Extractor([backbone], (len(layers), backbone.width), cls_tokens)
     protocol = {
         "checkpoint": checkpoint_hash,
         "split": split,
@@ -152,7 +151,7 @@ def cached_features(
         "decoded": images.describe(),
         "prepared": data.describe(),
         "on_bad_image": data.on_bad_image,
-        "layers": extractor.layers,
+        "layers": layers,
         "precision": str(trainer.precision),
         "version": VERSION,
     }

@@ -3,11 +3,12 @@
 Bank and queries are chosen in `data/datamodule.py` (`bank_size`, `num_queries`).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
@@ -20,8 +21,7 @@ from ser_lightning.evaluation.metrics.diagnostics import (
     spatial_variance_ratio,
 )
 from ser_lightning.evaluation.metrics.equivariance import place_of
-from ser_lightning.evaluation.metrics.knn import knn_accuracy
-from ser_lightning.evaluation.neighbours import Neighbours, some_neighbours
+from ser_lightning.evaluation.metrics.knn import knn_accuracy, nearest
 from ser_lightning.evaluation.per_image import GatheredRows, Rows
 from ser_lightning.evaluation.shared_images import num_shared
 from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
@@ -29,6 +29,30 @@ from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
 _KEPT = (
     "baseline", "baseline_name", "latest", "history", "num_classes", "num_bank", "num_queries",
 )  # fmt: skip
+
+
+NUM_QUERIES, NUM_NEIGHBOURS = 6, 5
+
+
+class Neighbours(NamedTuple):
+    """The (Q,) slots of some queries, the (Q, K) slots of their neighbours, and cosines."""
+
+    queries: Tensor
+    bank: Tensor
+    cosine: Tensor
+
+
+def some_neighbours(bank: GatheredRows, queries: GatheredRows) -> Neighbours | None:
+    """What is nearest to a few queries, always the same ones; None where there are too few.
+
+    They are drawn, since images may be sorted by class.
+    """
+    if len(queries.slots) < NUM_QUERIES or len(bank.slots) < NUM_NEIGHBOURS:
+        return None
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randperm(len(queries.slots), generator=rng)[:NUM_QUERIES]
+    cosine, nearest_rows = nearest(bank.values, queries.values[rows], NUM_NEIGHBOURS)
+    return Neighbours(queries.slots[rows], bank.slots[nearest_rows], cosine)
 
 
 @checked

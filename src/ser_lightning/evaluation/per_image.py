@@ -1,6 +1,6 @@
 """Per-image results of an evaluation, each image counted once whatever the number of processes."""
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -61,29 +61,32 @@ def test_on_all(trainer: L.Trainer, module: L.LightningModule, loader: DataLoade
         module.on_test_epoch_end()
 
 
-class PerImagePass(L.LightningModule, ABC):
-    """Measures the images of a loader with a frozen backbone, each once, by `trainer.test`."""
-
-    def __init__(self, backbone: SplitViT, width: int) -> None:
+class _PerImagePass(L.LightningModule):
+    def __init__(self, backbone: SplitViT, values: Callable[[Any], Tensor], rows: Rows) -> None:
         super().__init__()
-        self.backbone = backbone
-        self._rows = Rows(width)
-
-    @abstractmethod
-    def values(self, batch: Any) -> Tensor:
-        """(B, width) numbers of a batch."""
-
-    @abstractmethod
-    def finish(self, values: Tensor) -> None:
-        """Takes the (N, width) numbers of all images, on every process."""
+        self.backbone = backbone  # goes to the trainer's device
+        self.values = values
+        self.rows = rows
 
     @override
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._rows.add(batch.indices, batch.label, self.values(batch))
+        self.rows.add(batch.indices, batch.label, self.values(batch))
 
-    @override
-    def on_test_epoch_end(self) -> None:
-        self.finish(self._rows.gather().values)
+
+def per_image(
+    trainer: L.Trainer,
+    backbone: SplitViT,
+    loader: DataLoader,
+    width: int,
+    values: Callable[[Any], Tensor],
+) -> GatheredRows:
+    """Measures the images of a loader with a frozen backbone, each once; a collective call.
+
+    `values` makes the (B, width) numbers of a batch.
+    """
+    rows = Rows(width)
+    test_on_all(trainer, _PerImagePass(backbone, values, rows), loader)
+    return rows.gather()
 
 
 def even_subset(index: Tensor, total: int, count: int) -> tuple[Tensor, Tensor]:

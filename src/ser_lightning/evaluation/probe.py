@@ -4,7 +4,7 @@ Which ones, such as the grid of learning rates, the stages say: `stages/linear.p
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
@@ -71,18 +71,24 @@ class Heads(nn.Module):
         return {}
 
 
-def deep_head(in_features: int, num_outputs: int, hidden: int = 1024) -> nn.Sequential:
-    """An MLP of three linear layers with ReLU between them.
+def deep_heads(sizes: Iterable[tuple[int, int]], hidden: int, seed: int) -> list[nn.Sequential]:
+    """MLPs of three linear layers with ReLU between them, one for each (inputs, outputs).
 
-    Source: the deep head of SIE (Garrido et al. 2023), for classes and for angles.
+    Source: the deep head of SIE (Garrido et al. 2023), for classes and for angles. Their initial
+    weights are PyTorch's default, drawn by the seed.
     """
-    return nn.Sequential(
-        nn.Linear(in_features, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, num_outputs),
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return [
+            nn.Sequential(
+                nn.Linear(inputs, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, outputs),
+            )
+            for inputs, outputs in sizes
+        ]
 
 
 class Choice(NamedTuple):

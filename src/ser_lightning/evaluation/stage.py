@@ -33,19 +33,9 @@ from ser_lightning.trusted import trusted_class
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """What a stage measured; plain values that a record can hold.
+    """What a stage measured: the fields of `ResultRecord` that it knows, and what lies beside it.
 
     Attributes:
-        dataset: on what, such as "imagenet1k".
-        metrics: by name; accuracies in percent.
-        num_samples: images (or videos) that entered the metrics.
-        feature: what was measured: layers, norm, pooling.
-        protocol: settings of the stage.
-        counts: raw counts by name, such as hits.
-        selected: what was chosen on held-out data.
-        unofficial_reasons: why the numbers may not be compared with published ones.
-        network: another network that was measured on the same images; None for the checkpoint.
-        data_sha256: identity of the measured images.
         hits: by the name of a metric, (N,) whether each test image was right, in their order.
         label: (N,) int64 classes of these images.
         points: images in a plane, for a figure; on the first process alone.
@@ -130,6 +120,8 @@ class Stage(L.LightningModule, ABC):
     """Whether it measures what another stage does, by another recipe; `evaluate-all` omits it."""
     title: ClassVar[str] = ""
     """What its figure calls it; its name by default."""
+    data_class: ClassVar[type[LabelledDataModule]] = LabelledDataModule
+    """Which data modules it can measure."""
     figure: ClassVar[str | None] = None
     """The function that draws a result's metrics, or what it shows, as module:function."""
 
@@ -196,11 +188,21 @@ class Stage(L.LightningModule, ABC):
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
         """Measures; every rank calls it and gets the same results.
 
-        Args:
-            trainer: for `fit` and `test`, with devices, precision and progress bar.
-            data: the images.
-            folder: the run: `features/` is a cache, `results/` has records and trained heads.
+        The folder is the run: `features/` is a cache, `results/` has records and trained heads.
         """
+
+    def own(self, data: LabelledDataModule) -> Any:
+        """The data module, which must be one for this stage.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        if not isinstance(data, self.data_class):
+            raise ValueError(
+                f"{type(data).__name__} has nothing for the stage {self.name} to measure; use "
+                f"data.class_path {self.data_class.__name__}, as configs/eval/{self.name}.yaml does"
+            )
+        return data
 
     def result(
         self,

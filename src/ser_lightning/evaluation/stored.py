@@ -1,4 +1,4 @@
-"""Features that are kept on disk while a stage trains on them, and the steps of that training."""
+"""Features that are kept on disk while a stage trains on them, and that training."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,12 +9,15 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from ser_lightning.data import BatchKey
-from ser_lightning.data.loaders import BatchLoader, LazyLoader, step_loader
-from ser_lightning.data.plan import Plan, per_device
-from ser_lightning.evaluation.features import Extractor, Features, write_features
+from ser_lightning.backbones import SplitViT
+from ser_lightning.data.loaders import BatchLoader, step_loader
+from ser_lightning.data.plan import BatchKey, Plan, per_device
+from ser_lightning.evaluation.features import Extractor, Features, TrainingRows, write_features
+from ser_lightning.evaluation.probe import Heads, Probe, fit_probe
+from ser_lightning.evaluation.stage import Stage, check_finite
+from ser_lightning.evaluation.view_pairs import TrainingPairs
+from ser_lightning.numbers import Positive, PositiveInt, checked
 
 
 @contextmanager
@@ -41,27 +44,70 @@ def stored_features(
             shutil.rmtree(store, ignore_errors=True)
 
 
-def step_size(trainer: L.Trainer, num_rows: int, batch_size: int) -> int:
-    """Rows per optimizer step, a multiple of its parts: fewer than asked where there are no more.
+@checked
+class StoredProbeStage(Stage):
+    """Trains heads on features that are computed once; those after the last epoch count.
 
-    Raises:
-        ValueError: it does not divide by devices and accumulation steps.
+    Args:
+        checkpoint: file of a pretraining run.
+        batch_size: images, or pairs of views, per step, over all devices; all of them where there
+            are no more. `data.global_batch_size` has no part in it.
+        learning_rate: learning rate of Adam.
+        hidden: channels of the two hidden layers.
+        baseline: whether to measure a randomly initialised backbone as well.
+        stage: further arguments of every stage.
     """
-    parts = trainer.world_size * trainer.accumulate_grad_batches
-    size = min(batch_size, num_rows // parts * parts)
-    per_device(size, trainer.world_size, trainer.accumulate_grad_batches)
-    return size
 
+    trains = True
+    needs_labels = False
 
-def step_plan(trainer: L.Trainer, num_rows: int, batch_size: int, seed: int) -> Plan:
-    """Which rows a step takes, of a size as `step_size` says."""
-    accumulate = trainer.accumulate_grad_batches
-    size = step_size(trainer, num_rows, batch_size)
-    rank, world_size = trainer.global_rank, trainer.world_size
-    return Plan(num_rows, size // accumulate, 0, seed, rank, world_size, accumulate)
+    def __init__(
+        self,
+        checkpoint: str,
+        batch_size: PositiveInt = 256,
+        learning_rate: Positive = 1e-3,
+        hidden: PositiveInt = 1024,
+        baseline: bool = True,
+        **stage: Any,
+    ) -> None:
+        super().__init__(checkpoint, **stage)
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.hidden = hidden
+        self.baseline = baseline
 
+    def backbones(self) -> list[SplitViT]:
+        """The backbone, and what it is compared with."""
+        return [self.backbone, *([self.random_backbone()] if self.baseline else [])]
 
-def rows_loader(rows: Any, trainer: L.Trainer) -> LazyLoader:
-    """Loads a data set of steps, in the training process, from the first step of an epoch."""
-    assert isinstance(rows, Dataset)
-    return step_loader(rows, len(rows), lambda: BatchKey(trainer.current_epoch, 0), 0)  # type: ignore[arg-type]
+    def step_plan(self, trainer: L.Trainer, num_rows: int) -> Plan:
+        """Which rows a step takes: whole parts of it, fewer than asked where there are no more.
+
+        Raises:
+            ValueError: the size does not divide by devices and accumulation steps.
+        """
+        accumulate, world_size = trainer.accumulate_grad_batches, trainer.world_size
+        parts = world_size * accumulate
+        size = min(self.batch_size, num_rows // parts * parts)
+        per_device(size, world_size, accumulate)
+        rank = trainer.global_rank
+        return Plan(num_rows, size // accumulate, 0, self.seed, rank, world_size, accumulate)
+
+    def fit_heads(
+        self, trainer: L.Trainer, heads: Heads, rows: TrainingRows | TrainingPairs, what: str
+    ) -> tuple[Probe, list[str]]:
+        """Trains in this process, and returns the probe and why its numbers are unofficial.
+
+        Raises:
+            ValueError: the training diverged.
+        """
+        probe = Probe(heads)
+        loader = step_loader(rows, len(rows), lambda: BatchKey(trainer.current_epoch, 0), 0)
+        fit_probe(trainer, probe, loader, None)
+        check_finite(heads, "weights of the heads", "lower model.learning_rate")
+        reasons = self.shortened(trainer)
+        assert rows.plan is not None
+        size = rows.plan.batch_size * rows.plan.accumulate
+        if size < self.batch_size:
+            reasons.append(f"{size} {what} a step for want of {self.batch_size}")
+        return probe.to(trainer.strategy.root_device), reasons

@@ -20,36 +20,22 @@ from ser_lightning.data.plan import Plan
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.features import CleanRows, Extractor, FeatureBatch, Features
 from ser_lightning.evaluation.metrics.latents import relative_latents
-from ser_lightning.evaluation.probe import Heads, deep_head
+from ser_lightning.evaluation.probe import Heads, deep_heads
 from ser_lightning.sources.threediebench import NUM_VIEWS
 
 
-class Embeddings(Extractor):
+def embeddings(backbones: Sequence[SplitViT]) -> Extractor:
     """(B, backbones, C) embeddings: [CLS] of each backbone through its final norm."""
-
-    def __init__(self, backbones: Sequence[SplitViT]) -> None:
-        super().__init__()
-        self.backbones = nn.ModuleList(backbones)
-        self.shape = (len(backbones), backbones[0].width)
-
-    @override
-    def forward(self, pixels: Tensor) -> Tensor:
-        return torch.stack([backbone(pixels) for backbone in self.backbones], 1)
+    shape = len(backbones), backbones[0].width
+    return Extractor(backbones, shape, lambda x: torch.stack([each(x) for each in backbones], 1))
 
 
 class PairHeads(Heads):
     """One MLP for each backbone and target, on the embeddings of both views of a pair.
 
     A `FeatureBatch` has features (B, 2, backbones, C) here, and in the place of labels all
-    targets (B, T) side by side. Adam trains the heads, without weight decay.
-
-    Args:
-        widths: how many numbers each target has.
-        num_backbones: how many there are.
-        width: channels C.
-        hidden: channels of the two hidden layers.
-        learning_rate: learning rate of Adam.
-        seed: of the initial weights.
+    targets (B, T) side by side, each of so many numbers as `widths` says. Adam trains the heads,
+    without weight decay.
     """
 
     chooses = False
@@ -72,11 +58,8 @@ class PairHeads(Heads):
             for (target, size), end in zip(widths.items(), ends, strict=True)
         }
         self.learning_rate = learning_rate
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.heads = nn.ModuleList(
-                deep_head(2 * width, widths[target], hidden) for _, target in self.tasks
-            )
+        sizes = ((2 * width, widths[target]) for _, target in self.tasks)
+        self.heads = nn.ModuleList(deep_heads(sizes, hidden, seed))
 
     @override
     def forward(self, features: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ser_lightning.reporting.panels import save_picture
+from ser_lightning.reporting.panels import plain_axes, save_picture, title_at
 
 _METRIC = re.compile(r"equivariance/(?:(\w+)/)?([a-z]+)_(?:block(\d+)|(final))")
 _ANGLE = re.compile(r"equivariance/(?:(\w+)/)?turn([\d.]+)_(block\d+|final)")
@@ -41,10 +41,7 @@ _LINES = {
 def equivariance_figure(path: Path, metrics: Mapping[str, float | None], title: str = "") -> None:
     """Draws the metrics of an equivariance record and writes them as PNG, whole or not at all.
 
-    Args:
-        path: the PNG; its folder is made if need be.
-        metrics: `equivariance/[<row>/]<family>_<block<n> or final>`; others are ignored.
-        title: a line at the top.
+    Metrics are `equivariance/[<row>/]<family>_<block<n> or final>`; others are ignored.
 
     Raises:
         ValueError: if there is no such metric.
@@ -80,9 +77,7 @@ def equivariance_figure(path: Path, metrics: Mapping[str, float | None], title: 
         "f(g.x) against g.f(x): mean cosine over tokens, without what all have in common (the mean "
         "token); 1 is exact equivariance"
     )
-    head = title or "Equivariance over depth"
-    figure.text(0.01, 1 - 0.17 / height, head, fontsize=13, va="top", weight="bold")
-    figure.text(0.01, 1 - 0.48 / height, note, fontsize=10, va="top", color="0.35")
+    title_at(figure, title or "Equivariance over depth", note)
     save_picture(figure, path)
 
 
@@ -123,7 +118,6 @@ def _draw_angles(axes: Axes, rows: Mapping[str, Mapping[float, float]]) -> None:
         if min(angles) <= quarter <= max(angles):
             axes.axvline(quarter, color="0.8", linewidth=1, zorder=0)
     axes.set_xlabel("degrees, counter-clockwise", fontsize=10)
-    _finish(axes)
 
 
 def _draw(axes: Axes, curves: Mapping[str, Mapping[float, float]]) -> None:
@@ -134,7 +128,6 @@ def _draw(axes: Axes, curves: Mapping[str, Mapping[float, float]]) -> None:
     shown = [*depths[:-1:step], depths[-1]]
     axes.set_xticks(shown, [*map(str, shown[:-1]), f"{shown[-1]}\nnorm"], fontsize=9)
     axes.set_xlabel("after block", fontsize=10)
-    _finish(axes)
 
 
 def _draw_rows(axes: Axes, curves: Mapping[str, Mapping[float, float]]) -> None:
@@ -143,13 +136,8 @@ def _draw_rows(axes: Axes, curves: Mapping[str, Mapping[float, float]]) -> None:
             places = sorted(curves[row])
             values = [curves[row][place] for place in places]
             axes.plot(places, values, markersize=4, **line._asdict())
-
-
-def _finish(axes: Axes) -> None:
     axes.axhline(1, color="0.8", linewidth=1, zorder=0)
-    axes.grid(color="0.92", linewidth=0.8)
-    axes.tick_params(labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_axes(axes)
 
 
 def _words(place: str) -> str:

@@ -17,10 +17,12 @@ from ser_lightning.reporting.panels import (
     as_picture,
     frame_of,
     heading,
+    plain_axes,
     save_picture,
     show_pixels,
 )
-from ser_lightning.reporting.side_by_side import FAMILIES, RunCurve
+from ser_lightning.reporting.side_by_side import FAMILIES
+from ser_lightning.reporting.summary import RunCurve
 from ser_lightning.reporting.token_maps import TokenComparison, TokenMaps, colour_maps
 
 _STYLES = (("#d55e00", "s", "--"), ("#0072b2", "o", "-"))  # told apart in grey too
@@ -41,7 +43,7 @@ def demo_figure(
     """Draws runs that began alike on one page and writes it as PNG, whole or not at all.
 
     Args:
-        path: of the PNG; its folder is made if need be.
+        path: of the PNG.
         gallery: up to 2 images and their views; further ones are left out.
         comparisons: up to 3 transformations with token maps; further ones are left out.
         runs: numbers over the steps, the last run being the one to look at.
@@ -52,12 +54,8 @@ def demo_figure(
     """
     comparisons = comparisons[:3]
     words = textwrap.fill(takeaway, 145)
-    heights = [
-        0.65 + 0.27 * (words.count("\n") + 1),
-        1.55 * len(comparisons) + 1.55,
-        3.5,
-        GALLERY_HEIGHT,
-    ]
+    above = 0.65 + 0.27 * (words.count("\n") + 1)
+    heights = [above, 1.55 * len(comparisons) + 1.55, 3.5, GALLERY_HEIGHT]
     figure = Figure(figsize=(PAGE_WIDTH, sum(heights)), dpi=100, facecolor="white")
     grid = figure.add_gridspec(4, 1, height_ratios=heights, top=1, bottom=0, left=0, right=1)
     parts = [figure.add_subfigure(grid[i]) for i in range(4)]
@@ -138,16 +136,10 @@ def _draw_maps(
                 axes.set_title(words[column], fontsize=9.5)
             if row == 0 and column == 1:
                 axes.annotate(
-                    encoder,
-                    (0.5, 1),
-                    (0, 33),
-                    xycoords="axes fraction",
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=11.5,
-                    fontweight="bold",
+                    encoder, (0.5, 1), (0, 33), xycoords="axes fraction",
+                    textcoords="offset points", ha="center", fontsize=11.5, fontweight="bold",
                     annotation_clip=False,
-                )
+                )  # fmt: skip
 
 
 def _draw_curves(
@@ -173,7 +165,7 @@ def _draw_curves(
             steps, values = run.points(name)
             if steps:
                 axes.plot(steps, values, line, color=colour, marker=marker, label=run.name, lw=2)
-        _finish(axes, title, "needs labelled images")
+        _finish(axes, title)
     if num_classes and panels[0].lines:
         panels[0].axhline(100 / num_classes, color="0.5", linestyle=":", linewidth=1.4)
         panels[0].set_ylim(bottom=0)
@@ -186,24 +178,18 @@ def _draw_curves(
         axes.set_ylim(min([*scores, 0.5]) - 0.05, 1.0)
 
 
-def _finish(axes: Axes, title: str, placeholder: str) -> None:
+def _finish(axes: Axes, title: str) -> None:
     """Gives a panel its title, its legend above the plot, or a word on why it is empty."""
     axes.set_title(title, fontsize=11, fontweight="bold", loc="left", pad=24)
     axes.set_xlabel("step", fontsize=10)
-    axes.tick_params(labelsize=9)
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_axes(axes)
     if axes.lines:
         axes.legend(
-            fontsize=9.5,
-            frameon=False,
-            ncol=4,
-            loc="lower left",
-            bbox_to_anchor=(-0.04, 0.985),
-            handlelength=1.6,
-            columnspacing=1.2,
-        )
+            fontsize=9.5, frameon=False, ncol=4, loc="lower left", bbox_to_anchor=(-0.04, 0.985),
+            handlelength=1.6, columnspacing=1.2,
+        )  # fmt: skip
     else:
-        axes.text(0.5, 0.5, placeholder, transform=axes.transAxes, ha="center", color="0.5")
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.text(
+            0.5, 0.5, "needs labelled images", transform=axes.transAxes, ha="center", color="0.5"
+        )
+        axes.set(xticks=[], yticks=[])

@@ -132,6 +132,13 @@ def unique_folders(folders: Sequence[Path]) -> list[Path]:
     return list(unique.values())
 
 
+def told_apart(paths: Sequence[Path], *names: Sequence[str]) -> dict[Path, str]:
+    """What paths are called: by the first of some lists of names without a repetition, or fully."""
+    lists = (*names, [str(path) for path in paths])
+    chosen = next((each for each in lists if len(set(each)) == len(each)), lists[-1])
+    return dict(zip(paths, chosen, strict=True))
+
+
 def conditions(record: ResultRecord, within: bool = True) -> str:
     """Text that is equal where numbers compare: within a configuration, or across them."""
     parts: list[object] = [record.protocol, record.transform, record.num_samples]

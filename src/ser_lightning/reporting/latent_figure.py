@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ser_lightning.reporting.panels import save_picture
+from ser_lightning.reporting.panels import plain_axes, save_picture, title_at
 from ser_lightning.results.points import Points, read_points
 
 _LONGEST = 24  # letters of a class name
@@ -39,11 +39,6 @@ def latent_figure(path: Path, metrics: Mapping[str, float | None], title: str = 
 def latent_figures(path: Path, panels: Sequence[LatentPanel], title: str = "") -> None:
     """Draws checkpoints side by side and writes them as PNG, whole or not at all.
 
-    Args:
-        path: the PNG; its folder is made if need be.
-        panels: the checkpoints, of the same classes.
-        title: a line at the top.
-
     Raises:
         ValueError: if the classes differ.
     """
@@ -71,9 +66,7 @@ def latent_figures(path: Path, panels: Sequence[LatentPanel], title: str = "") -
     )
     if len(panels) == 1:
         note = note.replace(". Bars", ".\nBars")
-    head = title or "Latent space"
-    figure.text(0.01, 1 - 0.12 / height, head, fontsize=13, va="top", weight="bold")
-    figure.text(0.01, 1 - 0.4 / height, note, fontsize=9, va="top", color="0.35")
+    title_at(figure, title or "Latent space", note, 9)
     save_picture(figure, path)
 
 
@@ -83,16 +76,11 @@ def _scatter(axes: Axes, panel: LatentPanel) -> None:
         own = plane[label == number]
         axes.scatter(own[:, 0], own[:, 1], s=11, color=_color(number), linewidths=0)
         if len(own):
-            box = {
-                "boxstyle": "circle,pad=0.15",
-                "fc": "white",
-                "ec": _color(number),
-                "alpha": 0.85,
-            }
+            style = "circle,pad=0.15"
+            box = {"boxstyle": style, "fc": "white", "ec": _color(number), "alpha": 0.85}
             x, y = np.median(own, axis=0)
             axes.text(x, y, str(number + 1), fontsize=8, ha="center", va="center", bbox=box)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.set_title(_headline(panel), fontsize=10, loc="left")
 
 
@@ -117,10 +105,7 @@ def _bars(axes: Axes, panel: LatentPanel, order: Sequence[int], is_first: bool) 
     axes.set_yticks(range(len(order)), words if is_first else [], fontsize=8)
     axes.set_xlim(0, 108)
     axes.set_ylim(-0.6, len(order) - 0.4)
-    axes.tick_params(labelsize=8)
-    axes.grid(axis="x", color="0.92", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_axes(axes, "x", 8)
 
 
 def _color(number: int) -> tuple[float, ...]:

@@ -1,5 +1,6 @@
 """The local equivariance error by block: a panel per transformation, beside random weights."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ser_lightning.reporting.panels import save_picture
+from ser_lightning.reporting.panels import plain_axes, save_picture, title_at
 
 _METRIC = re.compile(r"lee/(relative|random_init_relative|no_action)/(\w+?)_(block\d+|final|cls)")
 _BARS = (
@@ -20,10 +21,7 @@ _COLUMNS = 3
 def lee_figure(path: Path, metrics: Mapping[str, float | None], title: str = "") -> None:
     """Draws the relative errors of a record and writes them as PNG, whole or not at all.
 
-    Args:
-        path: the PNG; its folder is made if need be.
-        metrics: `lee/<row>/<transformation>_<place>`; others are ignored.
-        title: a line at the top.
+    Metrics are `lee/<row>/<transformation>_<place>`; others are ignored.
 
     Raises:
         ValueError: if there is no such metric.
@@ -56,10 +54,7 @@ def lee_figure(path: Path, metrics: Mapping[str, float | None], title: str = "")
         "|L f|^2 relative to the spread of f, by block: 0 is an equivariant map, and an invariant "
         "[CLS]. Each panel has a scale of its own"
     )
-    height = figure.get_figheight()
-    head = title or "Local equivariance error"
-    figure.text(0.01, 1 - 0.12 / height, head, fontsize=13, va="top", weight="bold")
-    figure.text(0.01, 1 - 0.42 / height, note, fontsize=10, va="top", color="0.35")
+    title_at(figure, title or "Local equivariance error", note)
     save_picture(figure, path)
 
 
@@ -71,31 +66,17 @@ def _draw(axes: Axes, values: Mapping[tuple[str, str], float]) -> None:
         heights = [values.get((row, place), 0.0) for place in places]
         left = [x + 0.4 * (number - 0.5) for x in where]
         axes.bar(left, heights, 0.4, label=label, color=color, hatch=hatch, edgecolor="0.25")
-    marks = [
-        (x, values["no_action", p])
-        for x, p in zip(where, places, strict=True)
-        if ("no_action", p) in values
-    ]
-    if marks:
-        axes.plot(
-            *zip(*marks, strict=True),
-            "k_",
-            markersize=13,
-            markeredgewidth=2,
-            label="backbone, no action on the map",
-        )
+    marks = [values.get(("no_action", place), math.nan) for place in places]
+    if not all(map(math.isnan, marks)):
+        words = "backbone, no action on the map"
+        axes.plot(where, marks, "k_", markersize=13, markeredgewidth=2, label=words)
     axes.set_xticks(where, [_name(place) for place in places], fontsize=9)
-    axes.tick_params(labelsize=9)
-    axes.grid(axis="y", color="0.92", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_axes(axes, "y")
 
 
 def _order(place: str) -> tuple[int, int]:
-    number = re.search(r"\d+", place)
-    return ("block", "final", "cls").index(re.sub(r"\d", "", place)), int(
-        number[0]
-    ) if number else 0
+    number = place.removeprefix("block")
+    return (0, int(number)) if number.isdigit() else (("final", "cls").index(place) + 1, 0)
 
 
 def _name(place: str) -> str:

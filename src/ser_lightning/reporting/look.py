@@ -95,12 +95,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
 
 
 def look_page(runs: Sequence[RunView], tables: Sequence[ReportTable]) -> str:
-    """The page: nothing to load, no script.
-
-    Args:
-        runs: one or two.
-        tables: results, already in words.
-    """
+    """The page of one run or two: nothing to load, no script."""
     title = " beside ".join(run.name for run in runs)
     parts = [_cards(runs), "<h2>While training</h2>", _curves(runs)]
     parts += ["<h2>What it saw and learned</h2>", _pictures(runs, PICTURE_FOLDER, "None yet.")]

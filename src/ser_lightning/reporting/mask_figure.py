@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ser_lightning.reporting.panels import as_picture, save_picture
+from ser_lightning.reporting.panels import as_picture, save_picture, title_at
 from ser_lightning.results.shown import MaskPicture, MaskPictures
 
 MAX_SHADES = 7
@@ -28,11 +28,7 @@ def mask_figure(path: Path, shown: MaskPictures, title: str = "") -> None:
 
     The commonest classes have the shades of cividis, from dark to bright, which are told apart in
     grey and by the colour-blind; all others are grey dots, and what does not count is white.
-
-    Args:
-        path: the PNG; its folder is made if need be.
-        shown: the images; nothing is written where there are none.
-        title: a line at the top.
+    Nothing is written where there are no images.
     """
     if not shown.pictures:
         return
@@ -53,9 +49,7 @@ def mask_figure(path: Path, shown: MaskPictures, title: str = "") -> None:
         _draw_row(row, picture, shades)
     for axes, name in zip(panels[0], columns, strict=True):
         axes.set_title(name, fontsize=10, loc="left", pad=5)
-    figure.text(
-        0.01, 1 - 0.12 / height, title or "Segmentation", fontsize=13, va="top", weight="bold"
-    )
+    title_at(figure, title or "Segmentation")
     figure.legend(handles=legend, loc="lower center", ncol=len(columns), frameon=False, fontsize=9)
     save_picture(figure, path)
 
@@ -109,10 +103,8 @@ def mean_overlap(predicted: Tensor, truth: Tensor) -> float:
 
 def _show(axes: Axes, picture: np.ndarray) -> None:
     axes.imshow(picture, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_color("0.6")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color("0.6")
 
 
 def _short(name: str) -> str:

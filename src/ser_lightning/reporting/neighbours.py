@@ -34,11 +34,9 @@ class NeighbourRow(NamedTuple):
 
 
 def neighbour_figure(path: Path, rows: Mapping[str, Sequence[NeighbourRow]]) -> None:
-    """Draws a block of rows for each state of a network, side by side; whole or not at all.
+    """Draws a block of rows for each named state of a network, side by side.
 
-    Args:
-        path: of the PNG.
-        rows: by what the state is called, the same queries in each.
+    All have the same queries; the PNG is written whole or not at all.
     """
     blocks = list(rows.items())
     num_rows, num_columns = len(blocks[0][1]), len(blocks[0][1][0].neighbours)

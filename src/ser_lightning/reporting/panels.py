@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,6 +21,21 @@ def save_picture(figure: Figure, path: Path) -> None:
         FigureCanvasAgg(figure).print_png(file)
 
 
+def title_at(figure: Figure, text: str, note: str = "", size: float = 10) -> None:
+    """Writes a title at the top of a figure, and below it how to read it."""
+    height = figure.get_figheight()
+    figure.text(0.01, 1 - 0.12 / height, text, fontsize=13, va="top", weight="bold")
+    figure.text(0.01, 1 - 0.42 / height, note, fontsize=size, va="top", color="0.35")
+
+
+def plain_axes(axes: Axes, grid: Literal["both", "x", "y"] = "both", size: float = 9) -> None:
+    """Leaves of the frame only what is read, above a faint grid."""
+    axes.tick_params(labelsize=size)
+    axes.grid(axis=grid, color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def heading(part: SubFigure, text: str, height: float, note: str = "") -> None:
     """Writes a heading and a note below it at the top of a part `height` inches high."""
     part.text(0.02, 1 - 0.06 / height, text, fontsize=13, fontweight="bold", va="top")
@@ -33,11 +48,9 @@ def show_pixels(axes: Axes, pixels: Any, frame: float, caption: str = "") -> Non
     axes.imshow(pixels, interpolation="nearest")
     axes.set_xlim((width - frame) / 2 - 0.5, (width + frame) / 2 - 0.5)
     axes.set_ylim((height + frame) / 2 - 0.5, (height - frame) / 2 - 0.5)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.set_xlabel(caption, fontsize=9, labelpad=2)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
 
 
 def as_picture(image: Tensor) -> Any:

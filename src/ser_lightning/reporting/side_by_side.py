@@ -1,8 +1,8 @@
 """Runs that began alike, side by side: one table at 80 columns, and what it says in words."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
+from ser_lightning.reporting.summary import RunCurve
 from ser_lightning.reporting.tables import text_lines
 
 FAMILIES = {"rotation": "turns", "flip": "flips", "scale": "resizes"}
@@ -18,38 +18,10 @@ Before training is a reference, no rival: the tokens of an untrained ViT are
 little but the colours of their patches, which move along by themselves."""
 
 
-class RunCurve(NamedTuple):
-    """What a run measured over its steps.
-
-    Attributes:
-        name: of the run.
-        steps: optimizer steps before each measurement; 0 is the random initialisation.
-        metrics: metrics by name of each measurement.
-    """
-
-    name: str
-    steps: Sequence[int]
-    metrics: Sequence[Mapping[str, float]]
-
-    def points(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of one metric, where it was measured."""
-        found = [
-            (step, values[name])
-            for step, values in zip(self.steps, self.metrics, strict=True)
-            if name in values
-        ]
-        return [step for step, _ in found], [value for _, value in found]
-
-
 def side_by_side(runs: Sequence[RunCurve], num_classes: int = 0) -> str:
-    """Sets the random initialisation and the ends of runs side by side, as plain text.
+    """Sets the random initialisation, the same for all, and the ends of runs side by side.
 
-    Args:
-        runs: of the same random initialisation; its numbers are taken from the first one.
-        num_classes: of the labels, for the chance level; 0 where there are none.
-
-    Returns:
-        Aligned lines without a trailing newline.
+    As aligned lines; the number of classes is for the chance level, 0 where there are no labels.
     """
     columns = [runs[0].metrics[0], *(run.metrics[-1] for run in runs)]
     rows = [["", "before training", *(run.name for run in runs)]]
@@ -65,12 +37,7 @@ def side_by_side(runs: Sequence[RunCurve], num_classes: int = 0) -> str:
 
 
 def takeaway(runs: Sequence[RunCurve], num_classes: int = 0) -> str:
-    """Says in plain words what two runs show, the second one with SER.
-
-    Args:
-        runs: without and with SER, of the same random initialisation.
-        num_classes: of the labels; 0 where there are none.
-    """
+    """Says in plain words what two runs of one start show, without SER and with it."""
     without, with_ser = runs
     start, plain, ser = without.metrics[0], without.metrics[-1], with_ser.metrics[-1]
     words = [_verdicts(without.name, plain, ser), _kept(start, plain, ser)]

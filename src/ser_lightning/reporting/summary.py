@@ -49,36 +49,44 @@ def _title(name: str, num_classes: int, width: int | None) -> str:
     return f"{measure.title} ({reading})" if reading else measure.title
 
 
-class RunMetrics(NamedTuple):
-    """What the online evaluation of a run measured.
+class RunCurve(NamedTuple):
+    """What a run measured over its steps.
 
     Attributes:
-        baseline: metrics by name before the first step.
-        latest: metrics by name at the last evaluation.
-        step: optimizer steps before the last evaluation.
+        name: of the run.
+        steps: optimizer steps before each measurement; 0 is before training.
+        metrics: metrics by name of each measurement.
     """
 
     name: str
-    baseline: Mapping[str, float]
-    latest: Mapping[str, float]
-    step: int
+    steps: Sequence[int]
+    metrics: Sequence[Mapping[str, float]]
+
+    def points(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of one metric, where it was measured."""
+        found = [
+            (step, values[name])
+            for step, values in zip(self.steps, self.metrics, strict=True)
+            if name in values
+        ]
+        return [step for step, _ in found], [value for _, value in found]
 
 
-def online_table(runs: Sequence[RunMetrics]) -> ReportTable:
+def online_table(runs: Sequence[RunCurve]) -> ReportTable:
     """The main metrics that runs measured while training, a row per run."""
-    found = (describe(name).online for run in runs for name in run.latest)
+    found = (describe(name).online for run in runs for name in run.metrics[-1])
     titles = list(dict.fromkeys(filter(None, found)))
     rows = []
     for run in runs:
         cells = dict.fromkeys(titles, "-")
-        for name in run.latest:
+        for name in run.metrics[-1]:
             measure = describe(name)
-            before, after = (measure.text(m.get(name)) for m in (run.baseline, run.latest))
+            before, after = (measure.text(run.metrics[i].get(name)) for i in (0, -1))
             cells[measure.online] = f"{after} ({before})"
-        rows.append(ReportRow((run.name, str(run.step), *(cells[title] for title in titles))))
+        rows.append(ReportRow((run.name, str(run.steps[-1]), *(cells[title] for title in titles))))
     return ReportTable(
         "Online evaluation at the end of training",
-        "In brackets: the same at random initialisation.",
+        "In brackets: the same before training.",
         ("run", "steps", *titles),
         tuple(rows),
         num_labels=1,

@@ -155,11 +155,7 @@ def to_html(
 ) -> str:
     """Writes the same as one page without scripts and without anything to load.
 
-    Args:
-        title: heading of the page.
-        introduction: a paragraph on how to read it.
-        tables: in the order to show.
-        pictures: PNGs to show below, each with its folder and name.
+    PNGs stand below the tables, each with its folder and name.
     """
     parts = [html_table(table) for table in tables]
     parts += [html_picture(path, f"{_run_of(path)}: {path.stem}") for path in pictures]

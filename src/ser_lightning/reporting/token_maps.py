@@ -20,14 +20,9 @@ _BLUE, _ORANGE = (0.0, 0.447, 0.698), (0.902, 0.624, 0.0)  # Okabe and Ito's, to
 
 
 def describe_element(element: GroupElement, i: int = 0) -> str:
-    """Describes one element of a batch, such as "flip, 90 deg, 9x7 grid".
+    """Describes element `i` of a batch: "flip, 90 deg, 9x7 grid".
 
-    Args:
-        element: a batch of elements.
-        i: which of them.
-
-    Returns:
-        Flip, counter-clockwise turn and the grid of the result, height first.
+    Turns are counter-clockwise; the grid is that of the result, height first.
     """
     parts = ["flip"] if bool(element.flip[i]) else []
     turn = 90 * int(element.quarter_turns[i])
@@ -38,12 +33,7 @@ def describe_element(element: GroupElement, i: int = 0) -> str:
 
 
 def describe_draws(record: ViewRecord[Tensor], i: int = 0) -> str:
-    """Describes what was drawn of one view beside its element: "34 % of it, flip, colours, blur".
-
-    Args:
-        record: of a batch of views.
-        i: which of them.
-    """
+    """Describes what was drawn of view `i` beside its element: "34 % of it, flip, blur"."""
     share = record.box[i, 2:].prod().item() / record.source_size[i].prod().item()
     parts = [f"{100 * share:.0f} % of it"] if share < _WHOLE else []
     parts += [f"{float(record.turn[i]):+.0f} deg"] if record.turn[i] else []

@@ -58,35 +58,23 @@ _MEASURES: dict[str, Measure] = {
     r"relative_mce": Measure("relative mCE"),
     r"mfr": Measure("mean flip rate"),
     r"mt5d": Measure("mean top-5 distance"),
-    r"equivariance/mean_centred/([a-z]+)_(block\d+)": Measure(
-        "equivariance, {0} {1}", online="eq. {0}", digits=3, reading=_EXACT
-    ),
     r"equivariance/mean_centred/([a-z]+)_(final)": Measure(
         "equivariance, {0} {1}", "eq. {0}", digits=3, reading=_EXACT
+    ),
+    r"equivariance/mean_centred/([a-z]+|turn[\d.]+)_(block\d+|final)": Measure(
+        "equivariance, {0} {1}", online="eq. {0}", digits=3, reading=_EXACT
     ),
     r"equivariance/([a-z]+)_final": Measure(
         "raw equivariance, {0} final", "raw eq. {0}", digits=3, reading=_EXACT
     ),
-    r"equivariance/([a-z]+)_(block\d+)": Measure(
+    r"equivariance/([a-z]+|turn[\d.]+)_(block\d+|final)": Measure(
         "raw equivariance, {0} {1}", digits=3, reading=_EXACT
     ),
-    r"equivariance/random_init_mean_centred/([a-z]+)_(block\d+|final)": Measure(
+    r"equivariance/random_init_mean_centred/([a-z]+|turn[\d.]+)_(block\d+|final)": Measure(
         "equivariance, {0} {1}, random init", digits=3
     ),
-    r"equivariance/(\w+)/([a-z]+)_(block\d+|final)": Measure(
+    r"equivariance/(\w+)/([a-z]+|turn[\d.]+)_(block\d+|final)": Measure(
         "raw equivariance, {1} {2}, {0}", digits=3
-    ),
-    r"equivariance/mean_centred/turn([\d.]+)_(block\d+|final)": Measure(
-        "equivariance, {0} degrees {1}", digits=3, reading=_EXACT
-    ),
-    r"equivariance/turn([\d.]+)_(block\d+|final)": Measure(
-        "raw equivariance, {0} degrees {1}", digits=3, reading=_EXACT
-    ),
-    r"equivariance/random_init_mean_centred/turn([\d.]+)_(block\d+|final)": Measure(
-        "equivariance, {0} degrees {1}, random init", digits=3
-    ),
-    r"equivariance/(\w+)/turn([\d.]+)_(block\d+|final)": Measure(
-        "raw equivariance, {1} degrees {2}, {0}", digits=3
     ),
     r"lee/relative/(\w+?)_(block\d+|final|cls)": Measure(
         "relative LEE, {0} {1}", digits=3, reading="0 is exact"
@@ -129,6 +117,7 @@ _MEASURES: dict[str, Measure] = {
 """By what matches a metric's whole name: the first one counts, and {0} is its first group."""
 
 _PATTERNS = list(_MEASURES)
+_RATIOS = ("mce", "relative_mce", "mfr", "mt5d")
 
 
 @cache
@@ -137,12 +126,13 @@ def describe(metric: str) -> Measure:
     if metric.startswith("random_init/"):
         trained = describe(metric.removeprefix("random_init/"))
         return Measure(f"{trained.title}, random init", digits=trained.digits, unit=trained.unit)
-    name, is_relative, network = metric.partition("_vs_")
-    if is_relative:
+    name, _, network = metric.partition("_vs_")
+    if network and name in _RATIOS:
         return Measure(f"{describe(name).title} against {network}")
     for pattern, measure in _MEASURES.items():
         if match := re.fullmatch(pattern, metric):
             words = [re.sub(r"_|(?<=^block)(?=\d)", " ", group) for group in match.groups()]
+            words = [re.sub(r"^turn([\d.]+)$", r"\1 degrees", word) for word in words]
             title, heading, online = (text.format(*words, stage="{stage}") for text in measure[:3])
             return measure._replace(title=title, heading=heading, online=online)
     return Measure(metric, digits=3)

@@ -8,7 +8,6 @@ import torch
 
 from ser_lightning.evaluation.metrics.flips import (
     PerturbationSums,
-    flip_rate,
     top5_distance,
     video_sums,
 )
@@ -71,8 +70,6 @@ def test_results_equal_the_loops_over_whole_rankings(reference, difficulty):
     torch.testing.assert_close(result, torch.tensor(np.array(expected), dtype=torch.float64))
     sums = PerturbationSums(*result.unbind(1))
     assert sums.flip_rate.sum() > 0
-    rates = flip_rate(lists[..., 0], reference, difficulty)
-    torch.testing.assert_close(rates, sums.flip_rate)
 
 
 def test_distance_is_not_symmetric_in_the_lists():
@@ -88,10 +85,13 @@ def test_distance_of_equal_and_of_disjoint_lists():
 
 
 def test_flips_with_the_first_frame_differ_from_those_with_the_previous():
-    predictions = torch.tensor([[1, 2, 2, 2, 1]])
-    assert flip_rate(predictions, "first").item() == 0.75
-    assert flip_rate(predictions, "previous").item() == 0.5
-    assert flip_rate(predictions, "previous", difficulty=2).item() == pytest.approx(2 / 3)
+    def flip_rate(*how):
+        lists = torch.tensor([[1, 2, 2, 2, 1]])[..., None].expand(-1, -1, 5)
+        return total(video_sums(lists, torch.tensor([1]), *how)).flip_rate
+
+    assert flip_rate("first") == 0.75
+    assert flip_rate("previous") == 0.5
+    assert flip_rate("previous", 2) == pytest.approx(2 / 3)
 
 
 def test_percentages():
@@ -118,10 +118,8 @@ def test_every_video_weighs_the_same_whatever_its_length():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: flip_rate(x, "next"), "use one of"),
-        (lambda x: flip_rate(x, "previous", 4), "difficulty 4 for videos of 4 frames"),
-        (lambda x: flip_rate(x, "previous", 0), "difficulty 0"),
-        (lambda x: flip_rate(x, "first", 2), "gaussian_noise_2"),
+        (lambda x: video_sums(x, x[:, 0], "previous", 4), "difficulty 4 for videos of 4 frames"),
+        (lambda x: video_sums(x, x[:, 0], "previous", 0), "difficulty 0"),
         (lambda x: top5_distance(x, x), "lists of 4 and 4 classes"),
         (lambda x: total(torch.empty(0, 7)).percentages(), "no videos"),
     ],

@@ -14,7 +14,8 @@ from ser_lightning.data.draws import Canvas
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.data.reading import Reader
 from ser_lightning.evaluation.metrics.diagnostics import spatial_moments, spatial_variance_ratio
-from ser_lightning.evaluation.stages.diagnostics import TokenPass, ViewPass
+from ser_lightning.evaluation.per_image import per_image
+from ser_lightning.evaluation.stages.diagnostics import token_moments, view_embeddings
 from ser_lightning.results.record import read_record
 from support import tiny_backbone
 from tiny_names import SHAPES
@@ -43,23 +44,18 @@ def trainer():
     )
 
 
-def test_view_pass_embeds_every_view_of_every_image():
+def test_every_view_of_every_image_is_embedded():
     backbone = tiny_backbone().eval().requires_grad_(False)
-    dataset = batches(num_views=4)
-    module = ViewPass(backbone, 4, MEAN, STD)
-    loader = torch.utils.data.DataLoader(dataset, batch_size=None, collate_fn=lambda x: x)
-    trainer().test(module, loader, verbose=False)
-    for pipeline in ("crop", "invertible"):
-        assert module.embeddings[pipeline].shape == (12, 4, 32)
-        rendered = [render(dataset[i], 4, MEAN, STD) for i in range(len(dataset))]
-        for view in range(4):
-            expected = [backbone(getattr(batch, pipeline)[view].pixels) for batch in rendered]
-            torch.testing.assert_close(
-                module.embeddings[pipeline][:, view], torch.cat(expected), atol=1e-5, rtol=1e-5
-            )
+    for batch in batches(num_views=4):
+        rendered = render(batch, 4, MEAN, STD)
+        for views in (rendered.crop, rendered.invertible):
+            found = view_embeddings(backbone, views).unflatten(1, (4, 32))
+            for i, view in enumerate(views):
+                expected = backbone(view.pixels)
+                torch.testing.assert_close(found[:, i], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_token_pass_is_the_ratio_of_the_regularised_block():
+def test_moments_give_the_ratio_of_the_regularised_block():
     backbone = tiny_backbone(layer=2).eval().requires_grad_(False)
     data = LabelledDataModule(
         Shapes(num_train=24, num_evaluation=19, image_size=16),
@@ -68,11 +64,13 @@ def test_token_pass_is_the_ratio_of_the_regularised_block():
         evaluation_batch_size=4,
     )
     data.setup("test")
-    module = TokenPass(backbone)
-    trainer().test(module, data.clean_loader("test"), verbose=False)
+    loader, width = data.clean_loader("test"), 1 + backbone.width
+    found = per_image(
+        trainer(), backbone, loader, width, lambda batch: token_moments(backbone, batch.pixels)
+    ).values
     images = torch.cat([batch.pixels for batch in data.clean_loader("test")])
     expected = spatial_variance_ratio(*spatial_moments(backbone.prefixes(images)[0].tokens))
-    assert module.ratio == pytest.approx(expected, rel=1e-4)
+    assert spatial_variance_ratio(found[:, 0], found[:, 1:]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_record_has_every_number_within_its_range(checkpoint):

@@ -13,9 +13,9 @@ from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.metrics.equivariance import FAMILIES, equivariance_scores
 from ser_lightning.evaluation.stage import Stage
 from ser_lightning.evaluation.stages.equivariance import (
-    EquivariancePass,
     ReferencePass,
     full_float32,
+    mean_scores,
 )
 from ser_lightning.results.record import read_record
 from ser_lightning.sources.base import UnreadableImage
@@ -72,8 +72,8 @@ def test_scores_are_means_over_all_images():
     backbone, data, trainer = parts()
     first = ReferencePass(backbone, [2, 4], 19)
     trainer.test(first, data.clean_loader("test"), verbose=False)
-    second = EquivariancePass(backbone, [2, 4], first.reference, seed=3)
-    trainer.test(second, data.clean_loader("test"), verbose=False)
+    loader = data.clean_loader("test")
+    second = mean_scores(trainer, backbone, loader, [2, 4], first.reference, seed=3)
     pixels = torch.cat([batch.pixels for batch in data.clean_loader("test")])
     expected = equivariance_scores(backbone, pixels, [2, 4], torch.arange(19), seed=3)
     for family in FAMILIES:
@@ -98,8 +98,8 @@ def test_images_that_cannot_be_read_are_not_scored_nor_compared_with(monkeypatch
     trainer.test(first, data.clean_loader("test"), verbose=False)
     assert len(first.reference.positions) == len(first.reference.maps[0]) == 15
     assert bad not in first.reference.positions
-    second = EquivariancePass(backbone, [4], first.reference, seed=3)
-    trainer.test(second, data.clean_loader("test"), verbose=False)
+    loader = data.clean_loader("test")
+    second = mean_scores(trainer, backbone, loader, [4], first.reference, seed=3)
     assert second.num_images == 18
 
 

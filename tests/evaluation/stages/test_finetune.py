@@ -265,5 +265,8 @@ def test_values_outside_of_their_range_are_refused(checkpoint, name, value, rang
 def test_data_without_augmentation_is_refused(checkpoint, tmp_path):
     plain = str(ROOT / "configs" / "eval" / "knn.yaml")
     args = ["--config", plain, "--checkpoint", str(checkpoint), *CPU, "--model", "FinetuneStage"]
-    with pytest.raises(ValueError, match=r"LabelledDataModule has none; set `data\.class_path`"):
+    message = (
+        r"LabelledDataModule has nothing for the stage finetune to measure; use data\.class_path F"
+    )
+    with pytest.raises(ValueError, match=message):
         evaluate([*args, "--run_dir", str(tmp_path)])

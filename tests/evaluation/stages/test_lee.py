@@ -10,7 +10,7 @@ from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.metrics.lie_derivative import lie_derivatives
-from ser_lightning.evaluation.stages.lee import LiePass
+from ser_lightning.evaluation.stages.lee import lie_errors
 from ser_lightning.groups.generators import GENERATORS
 from ser_lightning.results.record import read_record
 from support import tiny_backbone
@@ -42,22 +42,21 @@ def passed(backbone, layers, names):
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
     )
-    module = LiePass(backbone, layers, names)
-    trainer.test(module, data.clean_loader("test"), verbose=False)
-    return module, torch.cat([batch.pixels for batch in data.clean_loader("test")])
+    found = lie_errors(trainer, backbone, data.clean_loader("test"), layers, names)
+    return found, torch.cat([batch.pixels for batch in data.clean_loader("test")])
 
 
 @pytest.mark.parametrize("cls_layer", [0, 2])
 def test_numbers_are_means_over_all_images(cls_layer):
     backbone = tiny_backbone(cls_layer=cls_layer).eval().requires_grad_(False)
     names = ["rotation", "translation_y"]
-    module, pixels = passed(backbone, [1, 4], names)
+    measured, pixels = passed(backbone, [1, 4], names)
     outputs = [*backbone.token_maps(pixels, [1, 4]), backbone(pixels)]
 
     def encode(images):
         return *backbone.token_maps(images, [1, 4]), backbone(images)
 
-    assert module.num_images == 11
+    assert measured.num_images == 11
     for i, (_, found) in enumerate(lie_derivatives(encode, pixels, names)):
         for place, each in enumerate(found):
             size = each.lie[0].numel()
@@ -65,21 +64,21 @@ def test_numbers_are_means_over_all_images(cls_layer):
                 sum(one.norm().item() ** 2 / size for one in values) / 11
                 for values in (each.lie, each.change)
             )
-            assert module.errors[i, place].item() == pytest.approx(lie, rel=1e-4)
-            assert module.changes[i, place].item() == pytest.approx(change, rel=1e-4)
+            assert measured.errors[i, place].item() == pytest.approx(lie, rel=1e-4)
+            assert measured.changes[i, place].item() == pytest.approx(change, rel=1e-4)
     for place, output in enumerate(outputs):
         mean = output.mean((0, 2, 3))[:, None, None] if output.dim() == 4 else output.mean(0)
         expected = (output - mean).square().mean().item()
-        assert module.spread[place].item() == pytest.approx(expected, rel=1e-3)
+        assert measured.spread[place].item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_outputs_that_do_not_differ_have_no_relative_error():
     backbone = tiny_backbone().eval().requires_grad_(False)
     backbone.vit.norm.weight.zero_()
     backbone.vit.norm.bias.fill_(0.3)
-    module, _ = passed(backbone, [1, 4], ["scale"])
-    assert module.spread.isnan().tolist() == [False, True, True]
-    assert module.errors[0, 1:].tolist() == [0, 0]
+    measured, _ = passed(backbone, [1, 4], ["scale"])
+    assert measured.spread.isnan().tolist() == [False, True, True]
+    assert measured.errors[0, 1:].tolist() == [0, 0]
 
 
 def test_record_has_every_place_and_companion_and_a_figure(checkpoint, tmp_path):

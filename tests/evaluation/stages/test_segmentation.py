@@ -194,7 +194,8 @@ def test_data_without_masks_are_refused(checkpoint):
     stage = SegmentationStage(str(checkpoint))
     cli = StageCommandLine(["--config", KNN, "--checkpoint", str(checkpoint), *CPU, *options])
     with pytest.raises(
-        ValueError, match="LabelledDataModule has no masks; use --data Segmentation"
+        ValueError,
+        match=r"Labelled.* nothing for the stage segmentation to measure; use .*Segmentation",
     ):
         stage.run(cli.trainer, cli.datamodule, Path())
 

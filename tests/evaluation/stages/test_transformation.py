@@ -21,7 +21,6 @@ from ser_lightning.evaluation.features import (
 )
 from ser_lightning.evaluation.probe import Probe
 from ser_lightning.evaluation.stages.transformation import (
-    VersionFeatures,
     VersionHeads,
     list_tasks,
     task_input,
@@ -85,10 +84,10 @@ def test_stored_features_are_those_of_the_images(tmp_path):
     data.setup("fit")
     num_images = len(data.images("train"))
     backbone, loader = frozen(), data.clean_loader("train")
-    extractor = VersionFeatures([backbone], [1, 4])
+    extractor = version_features([backbone], [1, 4])
     path, _ = write_features(extractor, loader, num_images, tmp_path, trainer())
     pixels = torch.cat([batch.pixels for batch in data.clean_loader("train")])
-    expected = version_features([backbone], [1, 4], pixels)
+    expected = extractor(pixels)
     torch.testing.assert_close(torch.from_numpy(np.load(path)), expected)
 
     features = Features(
@@ -230,3 +229,9 @@ def test_fewer_images_than_a_step_wants_are_one_step(checkpoint, tmp_path):
     )  # fmt: skip
     assert record.protocol["num_train"] == 95
     assert record.unofficial_reasons == ("95 images a step for want of 256",)
+
+
+def test_heads_that_diverged_write_nothing(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match=r"weights of the heads.*not finite.*no record"):
+        run_stage(checkpoint, tmp_path, "--model.learning_rate", "1e30")
+    assert not list(tmp_path.glob("results/*"))

@@ -46,7 +46,7 @@ def test_every_family_starts_with_the_image_as_it_is():
 def test_features_are_mean_tokens_of_every_version_backbone_and_layer():
     backbones = [tiny_backbone().eval(), tiny_backbone(cls_layer=0).eval()]
     x = images()
-    features = version_features(backbones, LAYERS, x)
+    features = version_features(backbones, LAYERS)(x)
     assert features.shape == (3, NUM_VERSIONS, 4, 32)
     assert not features.requires_grad
     for version, shown in enumerate(versions(x)):

@@ -31,15 +31,10 @@ def angle_scores(
     """Scores as `companion_scores`, for images and maps that are turned by some angles.
 
     Averaged over the tokens whose patch lies inside of the image before the turn. Of small grids
-    none does for some angles, and nothing is defined. Arguments are `companion_scores`'s.
+    none does for some angles, and nothing is defined.
 
-    Args:
-        backbone: the encoder f, in evaluation mode, with a square grid.
-        pixels: (B, 3, S, S) normalised images.
-        layers: after which blocks; the depth means after the final norm.
-        position: (B,) int64 counter of the images in the evaluation set.
-        reference: as of `companion_scores`, for the same layers.
-        angles: in degrees, counter-clockwise.
+    Args are `companion_scores`'s, of a backbone with a square grid, and the angles in degrees,
+    counter-clockwise.
 
     Returns:
         For each of `ROWS`, `angle_name` and layer the (B,) float32 values; nan where not defined.

@@ -80,24 +80,20 @@ def family_elements(
     Raises:
         ValueError: if there is no such family.
     """
-    position = position.cpu()
     if family == "rotation":
-        turns = 1 + position % 3
-        groups = [(turns == k, False, k, grid) for k in (1, 2, 3)]
+        kinds = [(False, turns, grid) for turns in (1, 2, 3)]
     elif family == "flip":
-        groups = [(torch.ones_like(position, dtype=torch.bool), True, 0, grid)]
+        kinds = [(True, 0, grid)]
     elif family == "scale":
-        grids = scale_grids(grid, seed)
-        groups = [(position % len(grids) == i, False, 0, size) for i, size in enumerate(grids)]
+        kinds = [(False, 0, size) for size in scale_grids(grid, seed)]
     else:
         raise ValueError(f"no transformation family {family!r}; use one of {', '.join(FAMILIES)}")
     result = []
-    for chosen, flipped, quarter_turns, size in groups:
-        rows = chosen.nonzero()[:, 0]
+    for number, (flip, turns, size) in enumerate(kinds):
+        rows = (position.cpu() % len(kinds) == number).nonzero()[:, 0]
         if len(rows):
-            flip = torch.full((len(rows),), flipped)
-            turns = torch.full((len(rows),), quarter_turns)
-            result.append((rows, GroupElement.from_turns(flip, turns, size)))
+            drawn = torch.full((len(rows),), flip), torch.full((len(rows),), turns)
+            result.append((rows, GroupElement.from_turns(*drawn, size)))
     return result
 
 
@@ -126,7 +122,6 @@ def equivariance_scores(
     layers: Sequence[int],
     position: Tensor,
     seed: int = 0,
-    families: Sequence[str] = FAMILIES,
 ) -> dict[str, dict[int, Tensor]]:
     """Scores how well token maps follow a transformation of the image.
 
@@ -139,7 +134,7 @@ def equivariance_scores(
     Returns:
         For each family and layer the (B,) float32 scores; arguments are `companion_scores`'s.
     """
-    return companion_scores(backbone, pixels, layers, position, None, seed, families)["score"]
+    return companion_scores(backbone, pixels, layers, position, None, seed)["score"]
 
 
 class Reference(NamedTuple):
@@ -197,7 +192,6 @@ def companion_scores(
     position: Tensor,
     reference: Reference | None,
     seed: int = 0,
-    families: Sequence[str] = FAMILIES,
     maps: Sequence[Tensor] | None = None,
 ) -> dict[str, dict[str, dict[int, Tensor]]]:
     """Scores as `equivariance_scores`, with companions that tell what a score is worth.
@@ -217,7 +211,6 @@ def companion_scores(
         reference: mean tokens and further images, for the same layers in the same order; None
             leaves all but the score undefined.
         seed: seed of the elements.
-        families: which transformations.
         maps: f(x), (B, C, h, w) float32 for each layer, where it is known already.
 
     Returns:
@@ -226,7 +219,7 @@ def companion_scores(
     """
     nothing = torch.full((len(pixels),), torch.nan, device=pixels.device)
     values = {
-        row: {family: {layer: nothing.clone() for layer in layers} for family in families}
+        row: {family: {layer: nothing.clone() for layer in layers} for family in FAMILIES}
         for row in ROWS
     }
     position = position.cpu()
@@ -235,7 +228,7 @@ def companion_scores(
         for part in torch.arange(len(pixels)).split(_PASS):
             moves = [
                 (family, part[rows], element)
-                for family in families
+                for family in FAMILIES
                 for rows, element in family_elements(family, position[part], backbone.grid, seed)
             ]
             moved = [act(g, pixels[_at(rows, pixels)], backbone.patch_size) for _, rows, g in moves]

@@ -4,7 +4,7 @@ Source: Hendrycks & Dietterich 2019, arXiv 1903.12261, flip probability and top-
 public evaluation code. mFR and mT5D, which divide by AlexNet's, are in `results/ratios.py`.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,28 +12,6 @@ from torch import Tensor
 Reference = Literal["first", "previous"]
 """What a frame is compared with: the first one for noises, whose frames are independent."""
 _LIST = 5
-
-
-def flip_rate(predictions: Tensor, reference: Reference, difficulty: int = 1) -> Tensor:
-    """How often the prediction of a video changes; the flip probability is the mean over videos.
-
-    The naive loop, with the reference r(j) = j - difficulty, or 0 for "first":
-
-        for video: mean over j of 1[f(x_j) != f(x_r(j))]
-
-    Args:
-        predictions: (V, T) int64 best class of every frame.
-        reference: with which frame a frame is compared.
-        difficulty: stride of the comparison with the previous frame; all offsets count.
-
-    Returns:
-        (V,) float64 in [0, 1].
-
-    Raises:
-        ValueError: if the stride does not fit, or the reference is unknown.
-    """
-    before, after = _pairs(predictions, reference, difficulty)
-    return (before != after).double().mean(1)
 
 
 def top5_distance(before: Tensor, after: Tensor) -> Tensor:
@@ -60,7 +38,14 @@ def top5_distance(before: Tensor, after: Tensor) -> Tensor:
 def video_sums(top5: Tensor, label: Tensor, reference: Reference, difficulty: int = 1) -> Tensor:
     """What each video adds to the fields of `PerturbationSums`: (V, 7) float64.
 
-    Of (V, T, 5) best classes and (V,) labels. Raises as `flip_rate` and `top5_distance`.
+    Of (V, T, 5) best classes and (V,) labels. The flip rate is how often the best class changes, in
+    [0, 1]; its mean over videos is the flip probability. The naive loop, with the frame
+    r(j) = j - difficulty, or 0 for "first":
+
+        for video: mean over j of 1[f(x_j) != f(x_r(j))]
+
+    Raises:
+        ValueError: if the stride does not fit, and as `top5_distance`.
     """
     before, after = _pairs(top5, reference, difficulty)
     hits, num_frames = top5 == label[:, None, None], top5.shape[1]
@@ -71,7 +56,7 @@ def video_sums(top5: Tensor, label: Tensor, reference: Reference, difficulty: in
         top1,
         hits.any(2).sum(1),
         top1 == num_frames,
-        flip_rate(top5[..., 0], reference, difficulty),
+        (before[..., 0] != after[..., 0]).double().mean(1),
         top5_distance(before, after).double().mean(1),
     ]
     return torch.stack([column.double() for column in columns], dim=1)
@@ -107,8 +92,6 @@ class PerturbationSums(NamedTuple):
 
 def _pairs(frames: Tensor, reference: Reference, difficulty: int) -> tuple[Tensor, Tensor]:
     """The frames (V, T, ...) compared with, and the frames compared, of every video."""
-    if reference not in get_args(Reference):
-        raise ValueError(f'reference "{reference}" is unknown; use one of {get_args(Reference)}')
     num_frames = frames.shape[1]
     if not 1 <= difficulty < num_frames:
         raise ValueError(
@@ -117,9 +100,5 @@ def _pairs(frames: Tensor, reference: Reference, difficulty: int) -> tuple[Tenso
         )
     if reference == "previous":
         return frames[:, :-difficulty], frames[:, difficulty:]
-    if difficulty != 1:
-        raise ValueError(
-            f"difficulty {difficulty} with the first frame as reference; a noise has videos of its "
-            "own for each difficulty, such as gaussian_noise_2: evaluate those with difficulty 1"
-        )
+    assert difficulty == 1, "a noise has videos of its own for each difficulty"
     return frames[:, :1].expand_as(frames[:, 1:]), frames[:, 1:]

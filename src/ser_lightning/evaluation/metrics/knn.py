@@ -128,10 +128,7 @@ def knn_predict(
 def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The cosines (M, k) and bank rows (M, k) of each query's neighbours, nearest first.
 
-    Args:
-        bank: (N, K) features, at least k of them.
-        queries: (M, K) features.
-        k: the number of neighbours.
+    Of a bank of (N, K) features, at least k of them, and (M, K) queries.
     """
     return _nearest(F.normalize(bank.float(), dim=1), queries, k)
 

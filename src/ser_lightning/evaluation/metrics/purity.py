@@ -39,11 +39,8 @@ def neighbour_purity(embeddings: Tensor, label: Tensor, k: int) -> Tensor:
 
 def mean_by_class(values: Tensor, label: Tensor, num_classes: int) -> Tensor:
     """The mean (num_classes,) of the values (N,) of each class; nan for one without any."""
-    sums, counts = (
-        torch.zeros(num_classes, dtype=torch.float64).index_add_(0, label, each.double())
-        for each in (values, torch.ones_like(values))
-    )
-    return sums / counts
+    sums = label.bincount(values.double(), minlength=num_classes)
+    return sums / label.bincount(minlength=num_classes)
 
 
 def chance_purity(label: Tensor) -> float:

@@ -68,6 +68,7 @@ class DetectionStage(Stage):
     trains = True
     folders = (("coco", "data.source.root"),)
     package = ("faster_coco_eval", "coco")
+    data_class = DetectionDataModule
 
     def __init__(
         self,
@@ -94,11 +95,7 @@ class DetectionStage(Stage):
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        if not isinstance(data, DetectionDataModule):
-            raise ValueError(
-                f"{type(data).__name__} has no boxes; use --data DetectionDataModule with the "
-                "source CocoDetection"
-            )
+        own = self.own(data)
         self.check_training(trainer)
         if trainer.precision == "64-true":
             raise ValueError(
@@ -113,7 +110,7 @@ class DetectionStage(Stage):
         reasons = self.shortened(trainer)
         check_finite(self.detector, "weights of the detector", "lower model.learning_rate")
         test_on_all(trainer, self, data.test_dataloader())
-        images = data.images("test")
+        images = own.images("test")
         measured = set(self.measured.tolist())  # without those that could not be read
         truth = [images.boxes(index) for index in range(len(images))]
         none = Boxes(*(values[:0] for values in truth[0]))

@@ -4,7 +4,7 @@ Source: Garrido et al. 2023 (RankMe), Thilak et al. 2023 (LiDAR), Wang & Isola 2
 uniformity), and the early alarm for the trivial solution of SER appendix A.4.
 """
 
-from collections.abc import Sequence
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,11 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.batch import EvaluationBatch, View
+from ser_lightning.batch import View
 from ser_lightning.data import CropViews, InvertibleViews, render
 from ser_lightning.data.datasets import AugmentedImages, balanced_subset
 from ser_lightning.data.draws import Canvas
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.data.render import HostBatch
 from ser_lightning.evaluation.metrics.diagnostics import (
     alignment,
     feature_std,
@@ -30,7 +29,7 @@ from ser_lightning.evaluation.metrics.diagnostics import (
     spatial_variance_ratio,
     uniformity,
 )
-from ser_lightning.evaluation.per_image import PerImagePass, test_on_all
+from ser_lightning.evaluation.per_image import per_image
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import PositiveInt, checked
 
@@ -39,54 +38,18 @@ MAX_PAIRWISE = 4096
 """Images that enter the uniformity, which compares all pairs."""
 
 
-class TokenPass(PerImagePass):
-    """The spatial variance `ratio` of the token map after the regularised block."""
-
-    ratio: float
-
-    def __init__(self, backbone: SplitViT) -> None:
-        super().__init__(backbone, 1 + backbone.width)
-
-    @override
-    def values(self, batch: EvaluationBatch) -> Tensor:
-        within, mean = spatial_moments(self.backbone.prefixes(batch.pixels)[0].tokens)
-        return torch.cat([within[:, None], mean], 1)
-
-    @override
-    def finish(self, values: Tensor) -> None:
-        self.ratio = spatial_variance_ratio(values[:, 0], values[:, 1:])
+def token_moments(backbone: SplitViT, pixels: Tensor) -> Tensor:
+    """(B, 1 + C) `spatial_moments`, side by side, of the maps after the regularised block."""
+    within, mean = spatial_moments(backbone.prefixes(pixels)[0].tokens)
+    return torch.cat([within[:, None], mean], 1)
 
 
-class ViewPass(PerImagePass):
-    """The [CLS] `embeddings` of augmented views: by pipeline (N, views, C) float32."""
-
-    embeddings: dict[str, Tensor]
-
-    def __init__(
-        self, backbone: SplitViT, num_views: int, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
-        super().__init__(backbone, len(PIPELINES) * num_views * backbone.width)
-        self.num_views = num_views
-        self.mean = mean
-        self.std = std
-
-    @override
-    def values(self, batch: HostBatch) -> Tensor:
-        views = render(batch, self.backbone.patch_size, self.mean, self.std)
-        return torch.cat([self._embed(part) for part in (views.crop, views.invertible)], 1)
-
-    @override
-    def finish(self, values: Tensor) -> None:
-        shape = (len(PIPELINES), self.num_views, self.backbone.width)
-        parts = values.unflatten(1, shape).unbind(1)
-        self.embeddings = dict(zip(PIPELINES, parts, strict=True))
-
-    def _embed(self, views: tuple[View, ...]) -> Tensor:
-        """(B, views * C) embeddings; crops have one size, and go through in one pass."""
-        if len({view.pixels.shape for view in views}) > 1:
-            return torch.cat([self.backbone(view.pixels) for view in views], 1)
-        embedded: Tensor = self.backbone(torch.cat([view.pixels for view in views]))
-        return embedded.unflatten(0, (len(views), -1)).transpose(0, 1).flatten(1)
+def view_embeddings(backbone: SplitViT, views: tuple[View, ...]) -> Tensor:
+    """(B, views * C) embeddings; crops have one size, and go through in one pass."""
+    if len({view.pixels.shape for view in views}) > 1:
+        return torch.cat([backbone(view.pixels) for view in views], 1)
+    embedded: Tensor = backbone(torch.cat([view.pixels for view in views]))
+    return embedded.unflatten(0, (len(views), -1)).transpose(0, 1).flatten(1)
 
 
 @checked
@@ -129,18 +92,30 @@ class DiagnosticsStage(Stage):
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
         data.setup("test")
         features = self.features(data, "test", trainer, folder).embeddings()
-        tokens = TokenPass(self.backbone)
-        test_on_all(trainer, tokens, data.clean_loader("test"))
-        views = ViewPass(self.backbone, self.num_views, data.mean, data.std)
-        test_on_all(trainer, views, self._view_loader(data))
+        backbone, width = self.backbone, self.backbone.width
+
+        def moments_of(batch: Any) -> Tensor:
+            return token_moments(backbone, batch.pixels)
+
+        def views_of(batch: Any) -> Tensor:
+            made = render(batch, backbone.patch_size, data.mean, data.std)
+            return torch.cat(
+                [view_embeddings(backbone, v) for v in (made.crop, made.invertible)], 1
+            )
+
+        clean = data.clean_loader("test")
+        moments = per_image(trainer, backbone, clean, 1 + width, moments_of).values
+        shape = (len(PIPELINES), self.num_views, width)
+        loader = self._view_loader(data)
+        views = per_image(trainer, backbone, loader, math.prod(shape), views_of).values
         spread = torch.arange(min(MAX_PAIRWISE, len(features)))
         metrics = {
             "rankme": rankme(features),
             "feature_std": feature_std(features),
             "uniformity": uniformity(features[spread * len(features) // len(spread)]),
-            "token_spatial_variance": tokens.ratio,
+            "token_spatial_variance": spatial_variance_ratio(moments[:, 0], moments[:, 1:]),
         }
-        for name, embeddings in views.embeddings.items():
+        for name, embeddings in zip(PIPELINES, views.unflatten(1, shape).unbind(1), strict=True):
             metrics[f"lidar_{name}"] = lidar(embeddings)
             pairs = embeddings[:, 0::2].flatten(0, 1), embeddings[:, 1::2].flatten(0, 1)
             metrics[f"alignment_{name}"] = alignment(*pairs)
@@ -149,8 +124,8 @@ class DiagnosticsStage(Stage):
                 data,
                 metrics,
                 len(features),
-                counts={"view_images": len(views.embeddings["crop"])},
-                feature={"cls_of_blocks": [self.backbone.depth], "tokens": self.backbone.layer},
+                counts={"view_images": len(views)},
+                feature={"cls_of_blocks": [backbone.depth], "tokens": backbone.layer},
                 protocol={"uniformity_images": len(spread)},
             )
         ]

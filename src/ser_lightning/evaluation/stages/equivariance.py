@@ -6,11 +6,12 @@ Source: SER Table 4, whose formula is not in the text; see `equivariance_scores`
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
@@ -27,7 +28,7 @@ from ser_lightning.evaluation.metrics.equivariance import (
     place_of,
     reference_positions,
 )
-from ser_lightning.evaluation.per_image import PerImagePass, Rows, test_on_all
+from ser_lightning.evaluation.per_image import Rows, per_image, test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import Degrees, PositiveInt, checked
 
@@ -72,51 +73,41 @@ class ReferencePass(L.LightningModule):
         self.reference = Reference(tuple(mean.unbind(0)), positions, tuple(maps.unbind(1)))
 
 
-class EquivariancePass(PerImagePass):
-    """Scores every image of a set, with the reference of the same layers.
-
-    Attributes:
-        means: the mean over images for each row, family and layer; nan where a row is not defined.
-        num_images: images over all ranks.
-    """
+class MeanScores(NamedTuple):
+    """The mean over images for each row, family and layer; nan where a row is not defined."""
 
     means: dict[tuple[str, str, int], float]
     num_images: int
 
-    def __init__(
-        self,
-        backbone: SplitViT,
-        layers: Sequence[int],
-        reference: Reference,
-        seed: int,
-        angles: Sequence[float] = (),
-    ) -> None:
-        self.angle_layers = [each for each in layers if each in (backbone.layer, backbone.depth)]
-        self.columns = [(row, f, layer) for row in ROWS for f in FAMILIES for layer in layers]
-        self.columns += [
-            (row, angle_name(a), each) for row in ROWS for a in angles for each in self.angle_layers
-        ]
-        super().__init__(backbone, len(self.columns))
-        self.layers = tuple(layers)
-        self.reference = reference
-        self.seed = seed
-        self.angles = tuple(angles)
 
-    @override
-    def values(self, batch: EvaluationBatch) -> Tensor:
-        images = self.backbone, batch.pixels
-        scores = companion_scores(*images, self.layers, batch.indices, self.reference, self.seed)
-        if self.angles:
-            known = self.reference.at([self.layers.index(each) for each in self.angle_layers])
-            turned = angle_scores(*images, self.angle_layers, batch.indices, known, self.angles)
+def mean_scores(
+    trainer: L.Trainer,
+    backbone: SplitViT,
+    loader: DataLoader,
+    layers: Sequence[int],
+    reference: Reference,
+    seed: int,
+    angles: Sequence[float] = (),
+) -> MeanScores:
+    """Scores the images of a loader, with the reference of the same layers; a collective call."""
+    turned_layers = [each for each in layers if each in (backbone.layer, backbone.depth)]
+    known = reference.at([layers.index(each) for each in turned_layers])
+    columns = [(row, f, layer) for row in ROWS for f in FAMILIES for layer in layers]
+    columns += [
+        (row, angle_name(a), layer) for row in ROWS for a in angles for layer in turned_layers
+    ]
+
+    def values(batch: EvaluationBatch) -> Tensor:
+        images = backbone, batch.pixels
+        scores = companion_scores(*images, layers, batch.indices, reference, seed)
+        if angles:
+            turned = angle_scores(*images, turned_layers, batch.indices, known, angles)
             scores = {row: {**scores[row], **turned[row]} for row in ROWS}
-        return torch.stack([scores[row][f][layer] for row, f, layer in self.columns], 1)
+        return torch.stack([scores[row][family][layer] for row, family, layer in columns], 1)
 
-    @override
-    def finish(self, values: Tensor) -> None:
-        self.num_images = len(values)
-        means: Tensor = values.double().mean(0)
-        self.means = dict(zip(self.columns, means.tolist(), strict=True))
+    found = per_image(trainer, backbone, loader, len(columns), values).values
+    means: Tensor = found.double().mean(0)
+    return MeanScores(dict(zip(columns, means.tolist(), strict=True)), len(found))
 
 
 @checked
@@ -190,15 +181,15 @@ class EquivarianceStage(Stage):
         num_images: int,
         trainer: L.Trainer,
         data: LabelledDataModule,
-    ) -> EquivariancePass:
+    ) -> MeanScores:
         """The mean values of one backbone, which take two passes over the images."""
         with full_float32():
             first = ReferencePass(backbone, layers, num_images)
             test_on_all(trainer, first, data.clean_loader("test", num_images))
-            reference = first.reference
-            second = EquivariancePass(backbone, layers, reference, self.seed, self.angles)
-            test_on_all(trainer, second, data.clean_loader("test", num_images))
-        return second
+            loader = data.clean_loader("test", num_images)
+            return mean_scores(
+                trainer, backbone, loader, layers, first.reference, self.seed, self.angles
+            )
 
 
 def _metrics(values: dict[tuple[str, str, int], float], depth: int) -> dict[str, float]:

@@ -128,6 +128,7 @@ class FinetuneStage(Stage):
 
     name = "finetune"
     trains = True
+    data_class = FinetuneDataModule
     classifier: FinetunedClassifier
 
     def __init__(
@@ -166,11 +167,7 @@ class FinetuneStage(Stage):
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        if not isinstance(data, FinetuneDataModule):
-            raise ValueError(
-                f"fine-tuning needs augmented images, {type(data).__name__} has none; set "
-                "`data.class_path` to FinetuneDataModule (rand_augment null, p_erasing 0 for none)"
-            )
+        data = self.own(data)
         self.check_training(trainer)
         trainer.fit(self, datamodule=data)
         reasons = self.shortened(trainer)

@@ -24,11 +24,6 @@ class ImageNetCStage(BenchmarkStage):
     """Accuracy of a trained linear head on corrupted images.
 
     Averages over severities, then over corruptions, as the paper does.
-
-    Args:
-        checkpoint: file of a pretraining run.
-        head: file of the linear head; by default the one that the linear stage of this run wrote.
-        stage: further arguments of every stage.
     """
 
     name = "imagenet-c"
@@ -39,7 +34,7 @@ class ImageNetCStage(BenchmarkStage):
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        images = self.benchmark(data)
+        images = self.own(data)
         sums = self.measure(trainer, images, folder)
         counts: dict[str, int] = {}
         errors: tuple[dict[str, list[float]], ...] = ({}, {})

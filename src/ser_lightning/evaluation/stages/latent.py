@@ -15,35 +15,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.metrics.purity import chance_purity, mean_by_class, neighbour_purity
-from ser_lightning.evaluation.per_image import PerImagePass, test_on_all
+from ser_lightning.evaluation.per_image import GatheredRows, per_image
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import AtLeastOne, AtLeastTwo, PositiveInt, checked
 from ser_lightning.randomness import Stream, generator
 from ser_lightning.results.points import Points
 from ser_lightning.sources.base import ImageSet, Part
-
-
-class EmbeddingPass(PerImagePass):
-    """The (N, C) float32 `embeddings` of a set, and the (N,) `label` of those that were read."""
-
-    embeddings: Tensor
-    label: Tensor
-
-    def __init__(self, backbone: SplitViT) -> None:
-        super().__init__(backbone, backbone.width)
-
-    @override
-    def values(self, batch: EvaluationBatch) -> Tensor:
-        embeddings: Tensor = self.backbone(batch.pixels)
-        return embeddings
-
-    @override
-    def finish(self, values: Tensor) -> None:
-        self.embeddings = values
-        self.label = self._rows.gather().label
 
 
 def choose_images(label: Tensor, num_classes: int, num_per_class: int, seed: int) -> np.ndarray:
@@ -143,20 +122,23 @@ class LatentStage(Stage):
         images = data.images("test")
         places = choose_images(images.labels, self.num_classes, self.num_per_class, self.seed)
         self.chosen = chosen = Part(images, places)
-        trained, fresh = EmbeddingPass(self.backbone), EmbeddingPass(self.random_backbone())
-        for each in (trained, fresh):
+
+        def embed(backbone: SplitViT) -> GatheredRows:
             loader = data.clean_images(chosen, None, 0, "test")  # all of them
-            test_on_all(trainer, each, loader)
+            width = backbone.width
+            return per_image(trainer, backbone, loader, width, lambda batch: backbone(batch.pixels))
+
+        trained, fresh = embed(self.backbone), embed(self.random_backbone())
         classes, label = trained.label.unique(return_inverse=True)
         names = tuple(data.class_names[number] for number in classes.tolist())
         k = min(self.k, int(label.bincount().min()) - 1)
         by_class, of_fresh = (
-            100 * mean_by_class(neighbour_purity(each.embeddings, label, k), label, len(names))
+            100 * mean_by_class(neighbour_purity(each.values, label, k), label, len(names))
             for each in (trained, fresh)
         )
         plane = None
         if trainer.is_global_zero:
-            plane = to_plane(trained.embeddings, self.seed, self.perplexity)
+            plane = to_plane(trained.values, self.seed, self.perplexity)
         part = [f"{len(names)} of {data.num_classes} classes, {len(label)} of {len(images)} images"]
         return [
             self.result(

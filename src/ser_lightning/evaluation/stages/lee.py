@@ -5,11 +5,12 @@ Source: Gruver et al. 2023 (arXiv 2210.02984).
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
@@ -20,7 +21,7 @@ from ser_lightning.distributed import gather
 from ser_lightning.evaluation.full_precision import full_float32, refuse_half_weights
 from ser_lightning.evaluation.metrics.equivariance import place_of
 from ser_lightning.evaluation.metrics.lie_derivative import Derivative, lie_derivatives, mean_square
-from ser_lightning.evaluation.per_image import PerImagePass, test_on_all
+from ser_lightning.evaluation.per_image import per_image
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.groups.generators import GENERATORS
 from ser_lightning.numbers import PositiveInt, checked
@@ -31,8 +32,8 @@ Generator = Literal[
 ]  # fmt: skip
 
 
-class LiePass(PerImagePass):
-    """Differentiates the outputs of a backbone: maps after some blocks, then the embedding.
+class LieErrors(NamedTuple):
+    """How the outputs of a backbone follow the image: maps after some blocks, then the embedding.
 
     Attributes:
         errors: (G, places) mean over images of |L f|^2 / dim, for every transformation and output.
@@ -47,44 +48,46 @@ class LiePass(PerImagePass):
     spread: Tensor
     num_images: int
 
-    def __init__(self, backbone: SplitViT, layers: Sequence[int], names: Sequence[str]) -> None:
-        self.layers, self.names = tuple(sorted(layers)), tuple(names)
-        self.num_places = len(self.layers) + 1
-        super().__init__(backbone, (2 * len(self.names) + 1) * self.num_places)
-        # the sums of the mean tokens and of the embedding, in double precision
-        self._sums = torch.zeros(self.num_places, backbone.width, dtype=torch.float64)
 
-    def outputs(self, images: Tensor) -> list[Tensor]:
-        """The maps (B, C, h, w) after each of the layers, and the embedding (B, C)."""
-        last = self.backbone.depth
-        found = self.backbone.prefixes(images, sorted({*self.layers, last}))
+def lie_errors(
+    trainer: L.Trainer,
+    backbone: SplitViT,
+    loader: DataLoader,
+    layers: Sequence[int],
+    names: Sequence[str],
+) -> LieErrors:
+    """Differentiates the outputs of a backbone for the images of a loader; a collective call."""
+    num_places = len(layers) + 1
+    # the sums of the mean tokens and of the embedding, in double precision
+    sums = torch.zeros(num_places, backbone.width, dtype=torch.float64)
+
+    def outputs(images: Tensor) -> list[Tensor]:
+        found = backbone.prefixes(images, sorted({*layers, backbone.depth}))
         cls = found[-1].cls
         assert cls is not None, "[CLS] joins before the last block"
-        return [prefix.tokens for prefix in found[: len(self.layers)]] + [cls]
+        return [prefix.tokens for prefix in found[: len(layers)]] + [cls]
 
-    @override
-    def values(self, batch: EvaluationBatch) -> Tensor:
+    def values(batch: EvaluationBatch) -> Tensor:
         columns: list[Tensor] = []
         found: list[Derivative] = []
         with torch.autocast(batch.pixels.device.type, enabled=False):
-            for _, found in lie_derivatives(self.outputs, batch.pixels, self.names):
+            for _, found in lie_derivatives(outputs, batch.pixels, names):
                 columns += [mean_square(each.lie) for each in found]
                 columns += [mean_square(each.change) for each in found]
-        for sums, each in zip(self._sums, found, strict=True):
+        for total, each in zip(sums, found, strict=True):
             mean = each.output.reshape(*each.output.shape[:2], -1).mean(2)  # of a map's tokens
-            sums.add_(mean.double().sum(0).cpu())
+            total.add_(mean.double().sum(0).cpu())
         return torch.stack([*columns, *(mean_square(each.output) for each in found)], 1)
 
-    @override
-    def finish(self, values: Tensor) -> None:
-        self.num_images = len(values)
-        means = values.double().mean(0)
-        derivatives = means[: -self.num_places].unflatten(0, (-1, 2, self.num_places))
-        self.errors, self.changes = derivatives.unbind(1)
-        centre = gather(self._sums[None]).sum(0) / self.num_images
-        second = means[-self.num_places :]
-        spread = second - centre.square().mean(1)
-        self.spread = spread.where(spread > 1e-6 * second, torch.nan)  # below is rounding
+    width = (2 * len(names) + 1) * num_places
+    rows = per_image(trainer, backbone, loader, width, values).values
+    means = rows.double().mean(0)
+    errors, changes = means[:-num_places].unflatten(0, (-1, 2, num_places)).unbind(1)
+    centre = gather(sums[None]).sum(0) / len(rows)
+    second = means[-num_places:]
+    spread = second - centre.square().mean(1)
+    spread = spread.where(spread > 1e-6 * second, torch.nan)  # below is rounding
+    return LieErrors(errors, changes, spread, len(rows))
 
 
 @checked
@@ -137,17 +140,23 @@ class LEEStage(Stage):
         data.setup("test")
         total = len(data.images("test"))
         num_images = total if self.num_images is None else min(self.num_images, total)
-        passes = {}
-        for name, backbone in (("", self.backbone), ("random_init", self.random_backbone())):
-            passes[name] = LiePass(backbone, self.layers, self.transformations)
-            with full_float32():
-                test_on_all(trainer, passes[name], data.clean_loader("test", num_images))
+        with full_float32():
+            trained, fresh = (
+                lie_errors(
+                    trainer,
+                    backbone,
+                    data.clean_loader("test", num_images),
+                    self.layers,
+                    self.transformations,
+                )
+                for backbone in (self.backbone, self.random_backbone())
+            )
         part = [f"measured on {num_images} of {total} images"] if num_images < total else []
         return [
             self.result(
                 data,
-                self._metrics(passes[""], passes["random_init"]),
-                passes[""].num_images,
+                self._metrics(trained, fresh),
+                trained.num_images,
                 feature={"token_maps_after_blocks": list(self.layers), "cls": "final norm"},
                 protocol={
                     "num_images": num_images,
@@ -159,7 +168,7 @@ class LEEStage(Stage):
             )
         ]
 
-    def _metrics(self, trained: LiePass, fresh: LiePass) -> dict[str, float]:
+    def _metrics(self, trained: LieErrors, fresh: LieErrors) -> dict[str, float]:
         """Names the values, those of the embedding first; ratios only where outputs differ."""
         rows = {
             "": trained.errors,

@@ -6,20 +6,16 @@ Source: SIE eval_classification.py, its deep head; the data path is that of the 
 from copy import deepcopy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ser_lightning.evaluation.probe import Heads, deep_head
+from ser_lightning.evaluation.probe import Heads, deep_heads
 from ser_lightning.evaluation.probe_stage import ProbeStage
 from ser_lightning.numbers import Positive, PositiveInt, checked
 
 
 class DeepHead(Heads):
-    """One head of three linear layers with ReLU between them, trained with Adam at a constant rate.
-
-    Its initial weights are PyTorch's default, drawn by the seed.
-    """
+    """One of the `deep_heads`, trained with Adam at a constant rate."""
 
     num_heads = 1
 
@@ -33,9 +29,7 @@ class DeepHead(Heads):
     ) -> None:
         super().__init__()
         self.learning_rate = learning_rate
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.layers = deep_head(in_features, num_classes, hidden)
+        (self.layers,) = deep_heads([(in_features, num_classes)], hidden, seed)
 
     @override
     def forward(self, features: Tensor) -> Tensor:

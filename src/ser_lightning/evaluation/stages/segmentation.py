@@ -63,6 +63,7 @@ class SegmentationStage(Stage):
     trains = True
     needs_labels = False
     folders = (("segmentation", "data.source.root"),)
+    data_class = SegmentationDataModule
     figure = "ser_lightning.reporting.mask_figure:mask_figure"
 
     def __init__(
@@ -88,15 +89,11 @@ class SegmentationStage(Stage):
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        if not isinstance(data, SegmentationDataModule):
+        own = self.own(data)
+        if own.side % self.backbone.patch_size:
+            lower = own.side // self.backbone.patch_size * self.backbone.patch_size
             raise ValueError(
-                f"{type(data).__name__} has no masks; use --data SegmentationDataModule with the "
-                "source MaskFolder"
-            )
-        if data.side % self.backbone.patch_size:
-            lower = data.side // self.backbone.patch_size * self.backbone.patch_size
-            raise ValueError(
-                f"side {data.side} is no multiple of the patch of {self.backbone.patch_size} "
+                f"side {own.side} is no multiple of the patch of {self.backbone.patch_size} "
                 f"pixels; use --data.side {lower or self.backbone.patch_size}"
             )
         self.check_training(trainer)
@@ -110,12 +107,12 @@ class SegmentationStage(Stage):
         return [
             self.result(
                 data,
-                self._metrics(data),
+                self._metrics(own),
                 len(self.measured),
                 feature=feature,
                 protocol={"num_train": len(data.images("train"))},
                 reasons=reasons,
-                shown=self._shown(data) if trainer.is_global_zero else None,
+                shown=self._shown(own) if trainer.is_global_zero else None,
             )
         ]
 

@@ -22,11 +22,6 @@ class ShiftStage(BenchmarkStage):
 
     A set with fewer classes than the head has two accuracies: `top1` among the set's classes, as
     is the custom, and `top1_1000way` among all, which is what the paper seems to report.
-
-    Args:
-        checkpoint: file of a pretraining run.
-        head: file of the linear head; by default the one that the linear stage of this run wrote.
-        stage: further arguments of every stage.
     """
 
     name = "shift"
@@ -51,7 +46,7 @@ class ShiftStage(BenchmarkStage):
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        sets = self.benchmark(data)
+        sets = self.own(data)
         sums = self.measure(trainer, sets, folder)
         num_logits = len(self.classifier.class_names)
         results = []

@@ -3,7 +3,7 @@
 Source: SER Table 7.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,10 +22,10 @@ from ser_lightning.evaluation.features import (
     FeatureBatch,
     TrainingRows,
 )
-from ser_lightning.evaluation.probe import Heads, Probe, deep_head, fit_probe
-from ser_lightning.evaluation.stage import Stage, StageResult
-from ser_lightning.evaluation.stored import rows_loader, step_plan, step_size, stored_features
-from ser_lightning.numbers import Positive, PositiveInt, checked
+from ser_lightning.evaluation.probe import Heads, deep_heads
+from ser_lightning.evaluation.stage import StageResult
+from ser_lightning.evaluation.stored import StoredProbeStage, stored_features
+from ser_lightning.numbers import PositiveInt, checked
 
 Mode = Literal["pair", "single"]
 
@@ -79,25 +79,23 @@ def versions(images: Tensor) -> tuple[Tensor, ...]:
     return (*(torch.rot90(images, turns, (-2, -1)) for turns in range(4)), images.flip(-1))
 
 
-@torch.no_grad()
-def version_features(
-    backbones: Iterable[SplitViT], layers: Sequence[int], images: Tensor
-) -> Tensor:
+def version_features(backbones: Sequence[SplitViT], layers: Sequence[int]) -> Extractor:
     """Averages the patch tokens of every version of every image, the same way at every layer.
 
-    [CLS] is left out: it joins late, and early layers have none.
-
-    Returns:
-        (B, NUM_VERSIONS, places, C) float32, places being the layers of the first backbone, then
-        those of the next one.
+    [CLS] is left out: it joins late, and early layers have none. Features are (B, NUM_VERSIONS,
+    places, C), places being the layers of the first backbone, then those of the next one.
     """
-    backbones = list(backbones)
-    features = [
-        torch.stack([m.float().mean((2, 3)) for m in backbone.token_maps(version, layers)], 1)
-        for version in versions(images)
-        for backbone in backbones
-    ]
-    return torch.stack(features, 1).unflatten(1, (NUM_VERSIONS, len(backbones))).flatten(2, 3)
+
+    def compute(images: Tensor) -> Tensor:
+        features = [
+            torch.stack([m.float().mean((2, 3)) for m in backbone.token_maps(version, layers)], 1)
+            for version in versions(images)
+            for backbone in backbones
+        ]
+        return torch.stack(features, 1).unflatten(1, (NUM_VERSIONS, len(backbones))).flatten(2, 3)
+
+    shape = NUM_VERSIONS, len(backbones) * len(layers), backbones[0].width
+    return Extractor(backbones, shape, compute)
 
 
 def task_input(task: Task, features: Tensor, label: Tensor) -> Tensor:
@@ -109,20 +107,6 @@ def task_input(task: Task, features: Tensor, label: Tensor) -> Tensor:
     version = torch.tensor(FAMILIES[task.family], device=label.device)[label]
     moved = here[torch.arange(len(here), device=here.device), version]
     return torch.cat([here[:, 0], moved], 1) if task.mode == "pair" else moved
-
-
-class VersionFeatures(Extractor):
-    """`version_features` of frozen backbones as an extractor."""
-
-    def __init__(self, backbones: Sequence[SplitViT], layers: Sequence[int]) -> None:
-        super().__init__()
-        self.backbones = nn.ModuleList(backbones)
-        self.layers = tuple(layers)
-        self.shape = (NUM_VERSIONS, len(backbones) * len(self.layers), backbones[0].width)
-
-    @override
-    def forward(self, pixels: Tensor) -> Tensor:
-        return version_features(self.backbones, self.layers, pixels)  # type: ignore[arg-type]
 
 
 class VersionHeads(Heads):
@@ -142,12 +126,8 @@ class VersionHeads(Heads):
         self.tasks = tuple(tasks)
         self.num_heads = len(self.tasks)
         self.learning_rate = learning_rate
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.heads = nn.ModuleList(
-                deep_head(width * (1 + (t.mode == "pair")), len(FAMILIES[t.family]), hidden)
-                for t in tasks
-            )
+        sizes = ((width * (1 + (t.mode == "pair")), len(FAMILIES[t.family])) for t in tasks)
+        self.heads = nn.ModuleList(deep_heads(sizes, hidden, seed))
 
     @override
     def losses(self, batch: FeatureBatch) -> Tensor:
@@ -170,14 +150,13 @@ class VersionHeads(Heads):
 
 
 @checked
-class TransformationStage(Stage):
+class TransformationStage(StoredProbeStage):
     """Measures how well rotations (4-way) and flips (2-way) are predicted, layer by layer.
 
     Metrics, in percent: `rotation_layer3` and `flip_layer3` for probes that see features of the
     image and of the transformed image, with the suffix `_single` for those that see the latter
     alone, and with `random_init/` in front for a backbone with fresh weights. Training images are
-    clean, with balanced labels; every test image is shown under all labels. Nothing is selected:
-    the heads after the last epoch count.
+    clean, with balanced labels; every test image is shown under all labels.
 
     Args:
         checkpoint: file of a pretraining run.
@@ -185,17 +164,10 @@ class TransformationStage(Stage):
             of it. The depth is after the final norm.
         modes: "pair", "single" or both.
         num_train: training images to use, the same number of each class; null takes all.
-        batch_size: images per step, over all devices; all of them where there are no more.
-            `data.global_batch_size` has no part in it.
-        learning_rate: learning rate of Adam.
-        hidden: channels of the two hidden layers.
-        baseline: whether to probe a randomly initialised backbone as well.
-        stage: further arguments of every stage.
+        probe: further arguments of every stage that trains on stored features.
     """
 
     name = "transformation"
-    trains = True
-    needs_labels = False
 
     def __init__(
         self,
@@ -203,13 +175,9 @@ class TransformationStage(Stage):
         layers: Sequence[Layer] = (1, 3, 6, 9, 12),
         modes: Sequence[Mode] = ("pair", "single"),
         num_train: PositiveInt | None = 100_000,
-        batch_size: PositiveInt = 256,
-        learning_rate: Positive = 1e-3,
-        hidden: PositiveInt = 1024,
-        baseline: bool = True,
-        **stage: Any,
+        **probe: Any,
     ) -> None:
-        super().__init__(checkpoint, **stage)
+        super().__init__(checkpoint, **probe)
         self.layers = probed_layers(layers, self.backbone.depth)
         self.modes = tuple(modes)
         if not modes or len(set(modes)) < len(modes):
@@ -217,32 +185,22 @@ class TransformationStage(Stage):
                 f'model.modes {list(modes)} must name "pair", "single" or both, each once'
             )
         self.num_train = num_train
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.hidden = hidden
-        self.baseline = baseline
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
         self.check_training(trainer)
         data.setup("fit")
-        backbones = [self.backbone, *([self.random_backbone()] if self.baseline else [])]
         tasks = list_tasks(self.layers, self.modes, self.baseline)
         heads = VersionHeads(tasks, self.backbone.width, self.hidden, self.learning_rate, self.seed)
-        probe, extractor = Probe(heads), VersionFeatures(backbones, self.layers)
+        extractor = version_features(self.backbones(), self.layers)
         total = len(data.images("train"))
         wanted = min(self.num_train or total, total)
-        step_size(trainer, wanted, self.batch_size)  # refused before the pass
+        self.step_plan(trainer, wanted)  # refused before the pass
         with stored_features(extractor, trainer, folder) as features_of:
             train = features_of(data.clean_loader("train", wanted), wanted)
             num_train = len(train.rows)
-            plan = step_plan(trainer, num_train, self.batch_size, self.seed)
-            fit_probe(trainer, probe, rows_loader(TrainingRows(train, plan), trainer), None)
-            reasons = self.shortened(trainer)
-            size = step_size(trainer, num_train, self.batch_size)
-            if size < self.batch_size:
-                reasons.append(f"{size} images a step for want of {self.batch_size}")
-            probe.to(trainer.strategy.root_device)
+            rows = TrainingRows(train, self.step_plan(trainer, num_train))
+            probe, reasons = self.fit_heads(trainer, heads, rows, "images")
             num_images = len(data.images("test"))
             tested = features_of(data.clean_loader("test", num_images), num_images)
             size, rank = data.evaluation_batch_size, trainer.global_rank

@@ -15,11 +15,6 @@ class TurnedStage(BenchmarkStage):
     """Accuracy of a trained linear head on the test images, upright and in three quarter turns.
 
     `top1/turn90` and so on by counter-clockwise degrees, and `top1/avg` of the three turns.
-
-    Args:
-        checkpoint: file of a pretraining run.
-        head: file of the linear head; by default the one that the linear stage of this run wrote.
-        stage: further arguments of every stage.
     """
 
     name = "turned"
@@ -27,7 +22,7 @@ class TurnedStage(BenchmarkStage):
 
     @override
     def run(self, trainer: L.Trainer, data: LabelledDataModule, folder: Path) -> list[StageResult]:
-        images = self.benchmark(data)
+        images = self.own(data)
         sums = self.measure(trainer, images, folder)
         num_samples = round(sums[0, 0].item())
         names = [condition.name for condition in images.conditions]
