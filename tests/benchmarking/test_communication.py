@@ -4,6 +4,8 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 
+import pytest
+
 from benchmarking.two_process_bytes import step_bytes
 from benchmarks.communication import COMPARED, Collective, collectives, table
 from support import objective_classes, run_processes, take_rank, tiny_batch, tiny_objective
@@ -30,6 +32,7 @@ def test_every_objective_is_compared():
     assert set(COMPARED) == set(objective_classes())
 
 
+@pytest.mark.slow
 def test_formula_equals_what_two_processes_send():
     for rank in run_processes(step_bytes):
         assert len(rank) == 2 * len(COMPARED)

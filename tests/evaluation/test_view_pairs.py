@@ -196,6 +196,7 @@ def predicted(count):
     return [values.tolist() for values in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [7, 1])  # with one, a rank has none
 def test_two_processes_predict_each_pair_once_in_order(count):
     (one,) = run_processes(predicted, count, world_size=1)

@@ -104,6 +104,7 @@ def test_numbers_that_are_many_take_further_lines():
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.slow
 def test_bar_fits_80_columns_and_nothing_stands_behind_it(tmp_path):
     seen = on_a_terminal(
         sys.executable, "-m", "ser_lightning", "fit", "--config", TINY, "--run_dir", str(tmp_path)
@@ -118,6 +119,7 @@ def test_bar_fits_80_columns_and_nothing_stands_behind_it(tmp_path):
     assert any(state.startswith("Random init, 24 images") for state in states)
 
 
+@pytest.mark.slow
 def test_bar_is_on_the_terminal_also_where_other_output_goes_to_a_file(tmp_path):
     fit = (sys.executable, "-m", "ser_lightning", "fit", "--config", TINY)
     with (tmp_path / "log").open("w") as log:
