@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from ser_lightning import numbers
 from ser_lightning.numbers import (
@@ -130,6 +130,7 @@ def test_help_shows_ranges(parser):
 @pytest.mark.parametrize(
     ("option", "parsed"),
     [
+        ("--size=010", 10),  # 8 in YAML
         ("--chance=1", 1.0),
         ("--chance=null", None),
         ("--span=[1, 3]", (1.0, 3.0)),
@@ -154,12 +155,13 @@ def test_parsed_values_are_plain_numbers_and_survive_a_dump(parser, option, pars
     [
         *("--size=0", "--size=1.5", "--size=true", "--chance=1.1", "--chance=nan", "--rate=0"),
         *("--span=[2, 1]", "--span=2", "--layer=1.5", "--layer=[1, -1]", "--part.share=0"),
-        *("--wavelengths=[1, -1]", "--rate=inf"),
+        *("--wavelengths=[1, -1]", "--rate=inf", "--rate=5%", "--size=1e3", "--size=[1"),
+        *("--size=@", "--span=1,3", "--span=(1, 3)", "--span='12'"),
     ],
 )
 def test_parser_refuses_values_outside_naming_the_range(parser, option):
     name, value = option[2:].split("=")
-    with pytest.raises(Exception, match=rf'(?s)"{name}".*(int|float|\[a, b\])'):
+    with pytest.raises(ArgumentError, match=rf'(?s)"{name}".*(int|float|\[a, b\])'):
         parser.parse_args([f"--{name}={value}", *(["--size=4"] if name != "size" else [])])
 
 
@@ -172,6 +174,8 @@ def test_class_refuses_values_outside_naming_value_rule_and_default():
         Example(4, chance=2)
     with pytest.raises(ValueError, match=r"wavelengths .1, -1. must be tuple\[float >= 0, ...\]"):
         Example(4, wavelengths=(1, -1))
+    with pytest.raises(ValueError, match=r"^Example: part None must be \S*Part; the default is"):
+        Example(4, part=None)
     assert Example(4, chance=None, layer=[3, 0.5]).values[3] == [3, 0.5]
 
 

@@ -14,6 +14,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from numbers import Integral, Real
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -27,7 +28,9 @@ _LARGEST = 2**63 - 1  # whole number that torch and numpy know
 
 
 def checked(cls: T) -> T:
-    """Makes a class, or dataclass, refuse arguments outside of the ranges they are annotated with.
+    """Makes a class, or dataclass, refuse numbers outside of their ranges, and None for a default.
+
+    The annotations say where a range is, and where None may be.
 
     Raises:
         ValueError: on construction; names the class, the argument, the range and the default.
@@ -38,11 +41,12 @@ def checked(cls: T) -> T:
     @functools.wraps(build)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         for name, value in signature.bind(self, *args, **kwargs).arguments.items():
-            hint = annotations(cls).get(name)
-            if hint is not None and not fits(hint, value):
-                default = signature.parameters[name].default
-                remedy = "" if default is inspect.Parameter.empty else f"; the default is {default}"
-                kind = str(hint).replace("collections.abc.", "")
+            hint, default = annotations(cls).get(name), signature.parameters[name].default
+            is_required = default is inspect.Parameter.empty
+            is_checked = has_range(hint) or (value is None and not is_required)
+            if hint is not None and is_checked and not fits(hint, value):
+                remedy = "" if is_required else f"; the default is {default}"
+                kind = inspect.formatannotation(hint).replace("collections.abc.", "")
                 raise ValueError(f"{cls.__name__}: {name} {value} must be {kind}{remedy}")
         build(self, *args, **kwargs)
 
@@ -52,9 +56,8 @@ def checked(cls: T) -> T:
 
 @functools.cache
 def annotations(cls: type) -> dict[str, Any]:
-    """The annotations with a range among those of a constructor's arguments."""
-    hints = get_type_hints(inspect.unwrap(vars(cls)["__init__"]))
-    return {name: hint for name, hint in hints.items() if has_range(hint)}
+    """The annotations of a constructor's arguments."""
+    return get_type_hints(inspect.unwrap(vars(cls)["__init__"]))
 
 
 def has_range(hint: Any) -> bool:
@@ -73,7 +76,7 @@ def fits(hint: Any, value: Any) -> bool:
         return value in parts
     if origin not in (tuple, list, Sequence) or not has_range(hint):
         kind = origin or hint
-        return not isinstance(kind, type) or isinstance(value, kind)
+        return kind is Any or not isinstance(kind, type) or isinstance(value, kind)
     is_fixed = origin is tuple and Ellipsis not in parts
     values = value if isinstance(value, tuple | list) else [None]
     hints = parts if is_fixed else parts[:1] * len(values)
@@ -125,16 +128,21 @@ def interval(low: float, high: float = math.inf, *, above: bool = False) -> Rang
         is_pair = isinstance(value, tuple | list) and len(value) == 2
         return is_pair and all(map(side.accepts, value)) and value[0] <= value[1]
 
-    return _registered(name, lambda pair: tuple(map(float, pair)), accepts)
+    def pair(value: Any) -> Any:  # a text is no pair of its digits
+        return float(value) if isinstance(value, str) else tuple(map(float, value))
+
+    return _registered(name, pair, accepts)
 
 
 def _registered(name: str, convert: Callable[[Any], Any], accepts: Callable[[Any], bool]) -> Range:
     """A type of that name for signatures, which jsonargparse parses to plain values."""
 
     def parsed(value: Any) -> Any:
-        value = yaml.safe_load(value) if isinstance(value, str) else value
-        if isinstance(value, str):  # YAML reads 1e-4 as text
-            value = convert(value)
+        if isinstance(value, str):
+            for read in (convert, yaml.safe_load):  # YAML reads 010 as 8, and 1e-4 as text
+                with suppress(ValueError, yaml.YAMLError):
+                    value = read(value)
+                    break
         if not accepts(value):
             is_huge = isinstance(value, int) and value > _LARGEST
             # behind the name of the range

@@ -36,6 +36,14 @@ def picture(height, width, seed=0):
     return torch.from_numpy(rng.integers(0, 256, (3, height, width), dtype=np.uint8))
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (50, 1)])
+@pytest.mark.parametrize("ratio", [(0.1, 0.3), (3, 4)])
+def test_box_in_a_line_of_pixels_has_at_least_one(height, width, ratio):
+    boxes = crop_boxes(draw(8), height, width, ratio=ratio)
+    assert (boxes[:, 2:] >= 1).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= [height, width]).all()
+
+
 @pytest.mark.parametrize(
     ("height", "width", "scale"),
     [(28, 28, (0.08, 1.0)), (375, 500, (0.08, 1.0)), (90, 200, (0.25, 1.0)), (500, 60, (0.3, 1.0))],

@@ -98,6 +98,8 @@ def test_plan_ranks_split_the_batch_of_one_process_in_order(world_size):
 def test_plan_refuses_a_batch_larger_than_the_data_set():
     with pytest.raises(ValueError, match="at most 7"):
         Plan(num_images=7, batch_size=8, num_invertible=0, seed=0)
+    with pytest.raises(ValueError, match=r"0 images, .*; use more images"):
+        Plan(num_images=0, batch_size=8, num_invertible=0, seed=0)
 
 
 def test_plan_refuses_a_partition_that_ranks_cannot_share():
@@ -112,6 +114,7 @@ def test_plan_refuses_a_partition_that_ranks_cannot_share():
         (4, 1, "of at most 8$"),
         (2, 4, "of at most 8$"),
         (12, 1, "devices$"),
+        (1, 12, "fewer accumulation steps or devices$"),
     ],
 )
 def test_too_large_batch_is_told_a_size_that_divides(world_size, accumulate, remedy):

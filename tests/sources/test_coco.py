@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from coco_tree import CROWD, LINE, TALL, WIDE, write_coco, write_split
+from ser_lightning.sources.base import UnreadableImage
 from ser_lightning.sources.coco import CocoDetection
 
 
@@ -76,6 +77,93 @@ def test_images_missing_from_their_folder_are_noticed(tmp_path):
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"000000000500.png does not exist; expected"):
         CocoDetection(str(tmp_path)).evaluation()
+
+
+def rewritten(root, change, split="train2017"):
+    """The tiny set, the content of one of whose files is changed by a function."""
+    write_coco(root)
+    file = root / "annotations" / f"instances_{split}.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    return CocoDetection(str(root))
+
+
+def test_ids_may_be_texts(tmp_path, coco):
+    def change(content):
+        for image in content["images"]:
+            image["id"] = f"{image['id']:012d}"
+        for annotation in content["annotations"]:
+            annotation["image_id"] = f"{annotation['image_id']:012d}"
+
+    expected = [coco.train().boxes(index).corners for index in range(8)]
+    images = rewritten(tmp_path / "texts", change).train()
+    for index in range(8):
+        assert torch.equal(images.boxes(index).corners, expected[index])
+
+
+BACKGROUND = {"id": 0, "name": "things"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["images"].append(c["images"][0]), "image id 121 is listed twice; give each"),
+        (lambda c: c["images"].pop(0), "1 image ids .* such as 121; list them, or remove"),
+        (lambda c: c["categories"].append(c["categories"][0]), "category id 1 is listed twice"),
+        (lambda c: c["categories"].pop(0), "1 category ids .* such as 1; list them"),
+        (
+            lambda c: (
+                c["categories"].append(BACKGROUND),
+                c["annotations"][0].update(category_id=0),
+            ),
+            "category id below 1; count from 1, 0 is the background",
+        ),
+        (lambda c: [a["bbox"].append(0) for a in c["annotations"]], r"\(11, 5\).*; a box is left"),
+        (lambda c: [a.update(bbox=[]) for a in c["annotations"]], r"\(11, 0\).*; a box is left"),
+        (lambda c: c["annotations"][0]["bbox"].insert(0, None), "inhomogeneous"),
+        (lambda c: c["annotations"][0].update(bbox=[None, 1, 1, 1]), "not finite; a box is left"),
+        (
+            lambda c: [
+                a.update(bbox=[x, y, x + w, y + h])
+                for a in c["annotations"]
+                for x, y, w, h in [a["bbox"]]
+            ],
+            "55% of its boxes reach beyond .*; a box is left",
+        ),
+        (
+            lambda c: [a.update(bbox=[side / 48 for side in a["bbox"]]) for a in c["annotations"]],
+            "largest coordinate is .*; a box is left",
+        ),
+        (lambda c: c["annotations"][0].pop("area"), "KeyError: 'area'"),
+        (lambda c: c["images"][0].update(id=float("inf")), "OverflowError"),
+    ],
+)
+def test_ids_and_boxes_that_do_not_fit_are_refused(tmp_path, change, message):
+    source = rewritten(tmp_path, change)
+    with pytest.raises(ValueError, match=rf"train2017.json holds no annotations .*{message}.*use"):
+        source.train()
+
+
+def test_category_without_a_box_may_be_zero(tmp_path):
+    source = rewritten(tmp_path, lambda content: content["categories"].append(BACKGROUND))
+    assert source.train().num_categories == 91
+
+
+def test_categories_of_both_splits_are_the_same(tmp_path):
+    def change(content):
+        content["categories"][0]["name"] = "other"
+
+    with pytest.raises(ValueError, match="category 1 is 1 in train2017 and other in val2017"):
+        rewritten(tmp_path, change, "val2017").evaluation()
+
+
+def test_image_of_another_size_than_annotated_is_refused(tmp_path):
+    def change(content):
+        content["images"][-1].update(width=480, height=320)
+
+    with pytest.raises(UnreadableImage, match=r"0100\.png: it has 32 x 48 pixels.* for 320 x 480"):
+        rewritten(tmp_path, change).train().read(0)
 
 
 def test_file_of_other_annotations_is_refused(tmp_path):

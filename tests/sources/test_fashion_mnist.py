@@ -65,11 +65,19 @@ def test_file_of_another_kind_is_refused(tmp_path, content):
         read_idx(path)
 
 
-def test_labels_of_another_count_are_refused(tmp_path):
-    images, labels = np.zeros((4, 28, 28), np.uint8), np.zeros(5, np.uint8)
+@pytest.mark.parametrize(
+    ("count", "labels", "message"),
+    [
+        (4, [0] * 5, r"images \(4, 28, 28\) and labels \(5,\); fetch"),
+        (0, [], r"images \(0, 28, 28\) and labels \(0,\); fetch"),
+        (4, [0, 1, 25, 2], "label 25, Fashion-MNIST has 0 to 9; .* TorchvisionSet"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(tmp_path, count, labels, message):
+    images = np.zeros((count, 28, 28), np.uint8)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(images))
-    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(labels))
-    with pytest.raises(ValueError, match=r"images \(4, 28, 28\) and labels \(5,\)"):
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(np.array(labels, np.uint8)))
+    with pytest.raises(ValueError, match=message):
         FashionMNISTFiles(str(tmp_path)).train()
 
 

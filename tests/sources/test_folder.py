@@ -129,6 +129,43 @@ def test_named_folder_may_lie_deeper(tmp_path):
     assert ImageFolder(str(tmp_path)).train().read(3).shape == (3, 1, 1)
 
 
+@pytest.mark.parametrize("name", ["{}/", "./{}", "{root}/{}", "../{root.name}/{}"])
+def test_named_folder_may_be_written_as_any_path_to_it(tmp_path, name):
+    for split in ("my train", "my dev"):
+        write_classes(tmp_path / split, {"ant": 1, "bee": 2})
+    names = [name.format(split, root=tmp_path) for split in ("my train", "my dev")]
+    assert found(ImageFolder(tmp_path, *names)) == (3, 3, 0)
+
+
+def test_named_folder_beside_the_root_is_refused(imagenet):
+    source = ImageFolder(str(imagenet / "train"), evaluation="../val")
+    with pytest.raises(ValueError, match=r"train/../val is not below .*--data.source.root DIR"):
+        source.train()
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluation"),
+    [("train2017", "val2017"), ("seg_train", "seg_test"), ("Training_Set", "Test_Set")],
+)
+def test_splits_under_other_names_are_no_classes(tmp_path, train, evaluation):
+    for name in (train, evaluation, "others"):
+        write_classes(tmp_path / name, {"ant": 1, "bee": 1})
+    with pytest.raises(ValueError, match=f'source.train "{train}" .*evaluation "{evaluation}"'):
+        ImageFolder(str(tmp_path)).train()
+    assert found(ImageFolder(str(tmp_path), train, evaluation)) == (2, 2, 2)
+    assert found(ImageFolder(str(tmp_path), labels=False)) == (5, 1, 0)
+
+
+def test_splits_within_classes_are_refused(tmp_path):
+    for name in ("bottle", "cable"):
+        write_classes(tmp_path / name, {"train": 2, "test": 1})
+    with pytest.raises(
+        ValueError, match=r"bottle has folders for .*, as .*train/bottle, or train on one: "
+    ):
+        ImageFolder(str(tmp_path)).train()
+    assert found(ImageFolder(str(tmp_path / "bottle"))) == (2, 1, 0)
+
+
 def test_evaluation_folder_without_a_training_folder_is_refused(tmp_path):
     write_classes(tmp_path, {"test": 2, "cat": 2})
     with pytest.raises(ValueError, match=r"test for evaluation, but none for training; move"):

@@ -229,8 +229,9 @@ def test_links_to_themselves_and_to_each_other_are_counted(tmp_path):
     (tmp_path / "a" / "one.png").symlink_to("two.png")
     (tmp_path / "a" / "two.png").symlink_to("one.png")
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    (tmp_path / "val").symlink_to("/unmounted/val")
     assert paths(tmp_path) == ["a/1.png"]
-    assert dict(list_images(tmp_path).left_out) == {"broken links": 4}
+    assert dict(list_images(tmp_path).left_out) == {"broken links": 5}
 
 
 def test_sockets_and_devices_are_counted(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Images with masks: each layout, what a mask's values mean, and trees that do not fit."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -72,7 +74,7 @@ def test_counts_are_those_of_the_pixels(tmp_path):
 
 def test_names_and_number_of_classes_may_be_given(tmp_path):
     write_own(tmp_path)
-    (tmp_path / "classes.txt").write_text("back\none\ntwo\nthree\nfour\n")
+    (tmp_path / "classes.txt").write_text("\ufeffback\none\ntwo\nthree\nfour\n", "utf-8")
     assert opened(tmp_path)[0].class_names == ("back", "one", "two", "three", "four")
     with pytest.raises(ValueError, match=r"classes.txt has 5 names, 5 of them different, for 4"):
         opened(tmp_path, num_classes=4)
@@ -89,6 +91,21 @@ def test_values_of_two_classes_may_be_black_and_white(tmp_path):
     assert set(train.images.mask(0).unique().tolist()) == {0, 1}
     with pytest.raises(ValueError, match=r"\[255\] are values of classes and ignored"):
         MaskFolder(str(tmp_path), values=(0, 255))
+
+
+@pytest.mark.parametrize("values", [(), (7,)])
+def test_fewer_values_than_two_are_refused(tmp_path, values):
+    with pytest.raises(ValueError, match=f"have {len(values)} classes beside .*; there are 2 to"):
+        opened(write_own(tmp_path), values=values)
+
+
+def test_masks_without_a_pixel_that_counts_are_refused(tmp_path):
+    write_own(tmp_path)
+    with pytest.raises(ValueError, match=r"1 classes beside the ignored values \[0, 1, 2\]"):
+        opened(tmp_path, num_classes=4, ignored=(0, 1, 2))
+    train, _ = opened(tmp_path, values=(5, 6), ignored=(0, 1, 2, 3, 255))
+    with pytest.raises(ValueError, match=r"12 masks below .* values \[0, 1, 2, 3, 255\]; give"):
+        class_counts(train)
 
 
 def test_other_options_and_folders_are_another_data_set(tmp_path):
@@ -108,6 +125,26 @@ def test_missing_mask_is_named(tmp_path):
     write_own(tmp_path)
     (tmp_path / "train" / "masks" / "train3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 12 images .* have no mask .* train3.jpg"):
+        opened(tmp_path)
+
+
+def test_images_may_share_a_mask_by_links(tmp_path):
+    for number in range(4):
+        save(tmp_path, *pair(np.random.default_rng(0), 12, 16), f"images/{number}.jpg", "blank.png")
+    (tmp_path / "masks").mkdir()
+    for number, link in enumerate([os.link, os.link, os.symlink, os.symlink]):
+        link(tmp_path / "blank.png", tmp_path / "masks" / f"{number}.png")
+    train, test = opened(tmp_path)
+    assert len(train) + len(test) == 4
+
+
+def test_split_without_masks_is_named(tmp_path):
+    write_own(tmp_path)
+    (tmp_path / "val" / "masks").rename(tmp_path / "elsewhere")
+    assert "folders without masks val: 1" in MaskFolder(str(tmp_path)).summary()
+    (tmp_path / "elsewhere").rename(tmp_path / "val" / "masks")
+    (tmp_path / "train" / "masks").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"train/masks does not exist; expected one of"):
         opened(tmp_path)
 
 

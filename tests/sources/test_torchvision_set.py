@@ -95,6 +95,13 @@ def test_fingerprint_follows_files_that_are_replaced_under_their_names(cifar, te
             os.utime(path)
 
 
+def test_fingerprint_takes_files_of_any_name(textures):
+    images = TorchvisionSet("DTD", str(textures)).train()
+    first = images.fingerprint()
+    next(textures.rglob("*.jpg")).with_name(os.fsdecode(b"caf\xe9.txt")).touch()
+    assert images.fingerprint() != first
+
+
 def test_larger_files_than_the_limit_are_refused_with_the_option(textures):
     images = TorchvisionSet("DTD", str(textures), max_pixels=29).train()
     with pytest.raises(UnreadableImage, match=r"DTD, image 0: .*30 pixels.*--data.source.max_pix"):
@@ -176,6 +183,12 @@ def test_prepare_without_download_opens_nothing(tmp_path):
 @pytest.mark.parametrize(("name", "similar"), [("cifar10", "CIFAR10"), ("Flower102", "Flowers102")])
 def test_unknown_name_suggests_similar_ones(name, similar):
     with pytest.raises(ValueError, match=f"has no '{name}'; did you mean .*{similar}"):
+        TorchvisionSet(name, "data")
+
+
+@pytest.mark.parametrize("name", ["ImageFolder", "VisionDataset", "wrap_dataset_for_transforms_v2"])
+def test_what_is_no_set_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is no set .*--data.source ImageFolder"):
         TorchvisionSet(name, "data")
 
 

@@ -105,8 +105,8 @@ def crop_boxes(
     any_fits = fits.any(axis=1, keepdims=True)
     drawn = (np.take_along_axis(side, first, 1) for side in (drawn_height, drawn_width))
     central = (
-        np.minimum(height, np.rint(width / ratio[0]).astype(np.int64)),
-        np.minimum(width, np.rint(height * ratio[1]).astype(np.int64)),
+        np.clip(np.rint(width / ratio[0]).astype(np.int64), 1, height),
+        np.clip(np.rint(height * ratio[1]).astype(np.int64), 1, width),
     )
     crop_height, crop_width = (
         np.where(any_fits, *sizes) for sizes in zip(drawn, central, strict=True)

@@ -99,7 +99,8 @@ class Plan:
         if self.num_images < self.batch_size * self.accumulate:
             parts = self.world_size * self.accumulate
             most = self.num_images // parts * parts
-            remedy = f"a global batch size of at most {most}" if most else "fewer devices"
+            fewer = "fewer accumulation steps or devices" if self.num_images else "more images"
+            remedy = f"a global batch size of at most {most}" if most else fewer
             raise ValueError(
                 f"the data set has {self.num_images} images, fewer than one global batch of "
                 f"{self.batch_size * self.accumulate}; use {remedy}"

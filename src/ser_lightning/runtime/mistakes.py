@@ -161,7 +161,7 @@ def _of_setting(error: BaseException) -> str | None:
     """Values that were given, and packages that are asked for but not there."""
     if isinstance(error, ModuleNotFoundError) and (text := _missing_package(error)):
         return text
-    if isinstance(error, TypeError) and "** must be a mapping" in str(error):
+    if "argument after ** must be a mapping" in str(error):
         return "a section is a single value in place of options; write these, or leave it out"
     if isinstance(error, UnicodeDecodeError):
         return f"a file is no text in UTF-8 ({error.reason} at byte {error.start})"

@@ -26,6 +26,7 @@ _UNKNOWN = re.compile(
 _PLACE = re.compile(r"Parser key \"([\w.]+)\"|given class_path '([\w.]+)'")
 _MISSING = re.compile(r"^Parser key \"([\w.]+)\":\s+Expected a <class [^>]*>\. Got value: None\s*$")
 _LINK = re.compile(r"Call to compute_fn of link .* failed: ")
+_LINKED = re.compile(r"argument \S*?\(?([\w.]+)\)? --> ([\w.]+): .*")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (.*)")
 _NOT_A_CLASS = re.compile(
     r" is no class|Not a valid subclass|not correspond to a subclass|but is abstract|"
@@ -89,6 +90,7 @@ class ShortErrorParser(LightningArgumentParser):
             super().error(message, ex)
         lines = innermost(_LINK.sub("", message))
         text = _NO_CLASS.sub(r"\1 is no class", "\n  ".join(lines))
+        text = _LINKED.sub(r"--\2 is taken from \1; set it there", text)
         if "required" in text and "model" in text:
             text += "\n  give a configuration, for example --config configs/moco_ser.yaml"
         missing = _MISSING.search(message)

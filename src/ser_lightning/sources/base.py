@@ -254,13 +254,13 @@ def hold_out(images: ImageSet) -> tuple[ImageSet, HeldOut | None]:
     return Part(images, np.flatnonzero(~held_out)), HeldOut(images, np.flatnonzero(held_out))
 
 
-def folder_path(root: str | None) -> Path:
+def folder_path(root: str | os.PathLike[str] | None) -> Path:
     """The folder that `root` names, "~" included.
 
     Raises:
         ValueError: it names none. An empty path would be the current folder.
     """
-    if not root or not root.strip():
+    if root is None or not os.fspath(root).strip():
         raise ValueError(
             f"root {root!r} names no folder; give the folder of the images: --data.source.root DIR"
         )

@@ -5,7 +5,8 @@ Category ids are the raw ones of the files everywhere: 1 to 90 with gaps, 80 of 
 
 import json
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -16,13 +17,15 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ser_lightning.sources.base import Source, folder_path
+from ser_lightning.sources.base import Source, UnreadableImage, folder_path
 from ser_lightning.sources.folder import FileImages
 
 _LAYOUT = """expected
   {root}/train2017/000000000009.jpg ...
   {root}/val2017/000000000139.jpg ...
   {root}/annotations/instances_train2017.json, instances_val2017.json"""
+
+_MOST_BEYOND = 0.1  # share of boxes: more are given by other numbers
 
 
 class Boxes(NamedTuple):
@@ -59,21 +62,28 @@ class CocoImages(FileImages):
         self.folder = str(folder)
         # arrays: millions of small objects would be copied into every worker
         self.names = np.array([os.fsencode(image["file_name"]) for image in images])
-        self.is_wide = np.array([image["width"] >= image["height"] for image in images], dtype=bool)
-        self.categories = tuple(str(c["name"]) for c in annotations["categories"])
-        self.num_categories = 1 + max(int(c["id"]) for c in annotations["categories"])
+        sizes = [(int(image["height"]), int(image["width"])) for image in images]
+        self.sizes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
+        ids = [int(c["id"]) for c in annotations["categories"]]
+        names = [str(c["name"]) for c in annotations["categories"]]
+        self.categories = dict(zip(ids, names, strict=True))
+        self.num_categories = 1 + max(ids)
         self.labels = torch.full((len(images),), -1)
         self.class_names = ()
         self._index_boxes([int(image["id"]) for image in images], annotations["annotations"])
+        _check_ids("category", ids, self._boxes.labels.tolist())
+        if (self._boxes.labels < 1).any():
+            raise ValueError("a box has a category id below 1; count from 1, 0 is the background")
 
     def _index_boxes(self, image_ids: list[int], annotations: list[dict[str, Any]]) -> None:
         number = {image: position for position, image in enumerate(image_ids)}
-        owner = np.array([number[a["image_id"]] for a in annotations], dtype=np.int64)
+        owners = [int(a["image_id"]) for a in annotations]
+        _check_ids("image", image_ids, owners)
+        owner = np.array([number[image] for image in owners], dtype=np.int64)
         order = owner.argsort(kind="stable")
         borders = np.searchsorted(owner[order], np.arange(len(number) + 1))
         self._start, self._end = borders[:-1], borders[1:]
-        corners = np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
+        corners = _corners([a["bbox"] for a in annotations], self.sizes[owner])
         self._boxes = Boxes(
             torch.from_numpy(corners[order]),
             torch.tensor([int(a["category_id"]) for a in annotations], dtype=torch.int64)[order],
@@ -84,14 +94,31 @@ class CocoImages(FileImages):
     def part(self, positions: np.ndarray) -> "CocoImages":
         """Some of the images, in this order; the boxes are shared."""
         chosen = copy(self)
-        for name in ("names", "is_wide", "_start", "_end"):
+        for name in ("names", "sizes", "_start", "_end"):
             setattr(chosen, name, getattr(self, name)[positions])
         chosen.labels = self.labels[torch.from_numpy(positions)]
         return chosen
 
+    @property
+    def is_wide(self) -> np.ndarray:
+        """(N,) bool: whether images are at least as wide as high."""
+        wide: np.ndarray = self.sizes[:, 1] >= self.sizes[:, 0]
+        return wide
+
     @override
     def path(self, index: int) -> str:
         return os.path.join(self.folder, os.fsdecode(self.names[index]))
+
+    @override
+    def read(self, index: int) -> Tensor:
+        image = super().read(index)
+        size, annotated = tuple(image.shape[1:]), tuple(self.sizes[index].tolist())
+        if size != annotated:
+            raise UnreadableImage(
+                f"{self.path(index)}: it has {size[0]} x {size[1]} pixels, its boxes are for "
+                f"{annotated[0]} x {annotated[1]}; give the images that were annotated"
+            )
+        return image
 
     @override
     def read_reduced(self, index: int, min_side: int) -> Tensor:
@@ -115,6 +142,39 @@ class CocoImages(FileImages):
         return np.flatnonzero(usable[self._end] > usable[self._start])
 
 
+def _corners(boxes: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
+    """(n, 4) left, top, right, bottom of boxes in images of (n, 2) sizes; a ValueError if none."""
+    corners = np.array(boxes, dtype=np.float32)
+    rule = "a box is left, top, width, height in pixels"
+    if len(boxes) and (corners.shape[1:] != (4,) or not np.isfinite(corners).all()):
+        raise ValueError(
+            f"the numbers of its {len(boxes)} boxes have the shape {corners.shape}, or are not "
+            f"finite; {rule}"
+        )
+    corners = corners.reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    beyond = (corners[:, 2:] > sizes[:, ::-1] + 2).any(axis=1)  # a few of COCO's are, by rounding
+    if len(boxes) and (beyond.mean() > _MOST_BEYOND or corners.max() <= 1):
+        raise ValueError(
+            f"{beyond.mean():.0%} of its boxes reach beyond their images, and the largest "
+            f"coordinate is {corners.max():g}; {rule}"
+        )
+    return corners
+
+
+def _check_ids(kind: str, listed: Sequence[int], used: Sequence[int]) -> None:
+    """Refuses, by ValueError, ids that are listed twice, or used and not listed."""
+    known = set(listed)
+    if len(known) < len(listed):
+        twice = Counter(listed).most_common(1)[0][0]
+        raise ValueError(f"the {kind} id {twice} is listed twice; give each an id of its own")
+    if unknown := sorted(set(used) - known):
+        raise ValueError(
+            f"{len(unknown)} {kind} ids of annotations are not listed, such as {unknown[0]}; list "
+            "them, or remove their annotations"
+        )
+
+
 class CocoDetection(Source):
     """COCO 2017 for detection.
 
@@ -133,7 +193,14 @@ class CocoDetection(Source):
 
     @override
     def evaluation(self) -> CocoImages:
-        return self._open("val2017")
+        train, test = self._open("train2017").categories, self._open("val2017")
+        for number, name in test.categories.items():
+            if train.get(number, name) != name:
+                raise ValueError(
+                    f"category {number} is {train[number]} in train2017 and {name} in val2017 of "
+                    f"{self.root}; give both files the same categories"
+                )
+        return test
 
     @property
     @override
@@ -143,7 +210,7 @@ class CocoDetection(Source):
     @override
     def notes(self) -> tuple[str, ...]:
         train, test = self.train(), self.evaluation()
-        some, count = ", ".join(train.categories[:5]), len(train.categories)
+        some, count = ", ".join([*train.categories.values()][:5]), len(train.categories)
         without = len(train) - len(train.with_objects())
         return (
             f"{train.folder} is read for training, {test.folder} for evaluation",
@@ -161,10 +228,11 @@ class CocoDetection(Source):
             raise FileNotFoundError(f"{missing} does not exist; {layout}")
         try:
             images = CocoImages(folder, json.loads(file.read_bytes()))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             raise ValueError(
-                f"{file} holds no annotations of objects ({type(error).__name__}: {error}); use "
-                "COCO's instances file with images, annotations and categories"
+                f"{file} holds no annotations of objects ({reason}); use COCO's instances file "
+                "with images, annotations and categories"
             ) from error
         if len(images) == 0 or not Path(images.path(0)).is_file():
             first = images.path(0) if len(images) else f"an image of {file}"

@@ -70,10 +70,15 @@ class FashionMNISTFiles(Source):
     @cache  # noqa: B019 - of a source there are one or two
     def _read(self, split: str) -> MemoryImages:
         images, labels = (read_idx(path) for path in self._find(split))
-        if images.ndim != 3 or labels.shape != images.shape[:1]:
+        if images.ndim != 3 or not len(images) or labels.shape != images.shape[:1]:
             raise ValueError(
                 f"{self.root}: {split} has images {tuple(images.shape)} and labels "
                 f"{tuple(labels.shape)}; fetch the files again"
+            )
+        if labels.max() >= len(CLASS_NAMES):
+            raise ValueError(
+                f"{self.root}: {split} has the label {labels.max()}, Fashion-MNIST has 0 to "
+                f"{len(CLASS_NAMES) - 1}; read other sets by --data.source TorchvisionSet"
             )
         return MemoryImages(images[:, None], labels.long(), CLASS_NAMES)
 

@@ -26,6 +26,7 @@ from ser_lightning.sources.splits import (
     LAYOUT,
     Splits,
     check_classes,
+    check_names,
     class_folders,
     find_splits,
     first_folders,
@@ -206,6 +207,8 @@ class ImageFolder(Source):
         train = FolderImages(*files, names, decode)
         choice = f"{files.folder} is read"
         if splits.evaluation is None:
+            if names:
+                check_names(files, names)
             return _Found(*hold_out(train), choice, left_out)
         files = splits.evaluation
         if names:

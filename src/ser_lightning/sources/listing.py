@@ -64,12 +64,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ser-lightning"
 
 
-def list_images(root: Path, extensions: Sequence[str] = EXTENSIONS) -> Listing:
+def list_images(
+    root: Path, extensions: Sequence[str] = EXTENSIONS, distinct: bool = True
+) -> Listing:
     """Lists the images below a folder.
 
     Hidden folders and files and those of operating systems are left out. Links are followed, but
     no folder and no file is listed twice: not through a link to a parent folder, nor under the
-    names of two links; the file's own place goes first, then the first name in order.
+    names of two links; the file's own place goes first, then the first name in order. Where files
+    need not be `distinct`, they are listed by all of their names.
 
     An index of 1,000 images and more is kept in `cache_folder()`. Folders that were not changed
     since are not read again.
@@ -87,7 +90,8 @@ def list_images(root: Path, extensions: Sequence[str] = EXTENSIONS) -> Listing:
         _save(index, found)
     for folder in folders:
         left_out.update(folder.left_out)
-    if repeated := _repeated(root, paths, inodes, linked):
+    repeated = _repeated(root, paths, inodes, linked) if distinct else []
+    if repeated:
         left_out["further names of the same image"] = len(repeated)
     return Listing(np.sort(np.delete(paths, repeated), kind="stable"), left_out)
 
@@ -141,6 +145,8 @@ def _read_folder(path: str, relative: str, changed: int, extensions: Sequence[st
                 (folder.links if is_link else folder.folders).append(place)
         elif is_system(entry.name):
             left_out["hidden files"] += 1
+        elif is_link and not is_file:
+            left_out["broken links"] += 1
         elif extension not in extensions:
             left_out[f"files {extension}" if extension else "files without an extension"] += 1
         elif is_file:
@@ -148,7 +154,7 @@ def _read_folder(path: str, relative: str, changed: int, extensions: Sequence[st
             folder.inodes.append(os.stat(entry.path).st_ino if is_link else entry.inode())
             folder.linked.append(is_link)
         else:
-            left_out["broken links" if is_link else "devices and pipes"] += 1
+            left_out["devices and pipes"] += 1
     return folder
 
 

@@ -17,7 +17,7 @@ from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.sources.base import ImageSet, Source, folder_path, hold_out
 from ser_lightning.sources.decode import Level
 from ser_lightning.sources.listing import left_out_line, list_images
-from ser_lightning.sources.masks import IGNORED, MAX_CLASSES, MaskImages, Pairs
+from ser_lightning.sources.masks import IGNORED, MAX_CLASSES, NUM_VALUES, MaskImages, Pairs
 from ser_lightning.sources.splits import EVALUATION_NAMES, TRAIN_NAMES
 
 VOC_CLASSES = (
@@ -140,9 +140,9 @@ class MaskFolder(Source):
 
     def _own_values(self, layout: _Layout) -> tuple[int, ...]:
         """The values of the classes of a folder of one's own."""
-        if self.values is not None:
-            return self.values
         listed, count = layout.base / "classes.txt", self.num_classes
+        if self.values is not None:
+            count = len(self.values)
         if count is None and listed.is_file():
             count = len(_lines(listed))
         if count is None:
@@ -150,13 +150,15 @@ class MaskFolder(Source):
             sets = [MaskImages(layout.base, pairs, (), (), ()) for pairs in splits]
             found = np.flatnonzero(sum(images.value_counts.sum(0) for images in sets))
             count = 1 + max((int(n) for n in found if n not in self.ignored), default=-1)
-        if not 2 <= count <= MAX_CLASSES:
+        values = self.values or tuple(range(min(count, NUM_VALUES)))
+        counted = count - len({*values} & {*self.ignored})
+        if counted < 2 or count > MAX_CLASSES:
             raise ValueError(
-                f"the masks below {layout.base} have {count} classes beside the ignored values "
+                f"the masks below {layout.base} have {counted} classes beside the ignored values "
                 f"{list(self.ignored)}; there are 2 to {MAX_CLASSES}: give the value of each, for "
                 "instance --data.source.values [0,255] --data.source.ignored []"
             )
-        return tuple(range(count))
+        return values
 
 
 def _own_names(base: Path, count: int) -> tuple[str, ...]:
@@ -171,7 +173,8 @@ def _own_names(base: Path, count: int) -> tuple[str, ...]:
 
 
 def _lines(file: Path) -> list[str]:
-    return [line.strip() for line in file.read_text(errors="replace").splitlines() if line.strip()]
+    text = file.read_text(encoding="utf-8-sig", errors="replace")
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _voc2012(root: Path) -> _Layout | None:
@@ -225,8 +228,11 @@ def _own(root: Path) -> _Layout | None:
         folders = [(f"images{b}", f"masks{b}") for b in below if b] or [("images", "masks")]
     else:
         train, evaluation = (_pick(root, names) for names in (TRAIN_NAMES, EVALUATION_NAMES))
-        splits = [split for split in (train, evaluation) if split and _has_both(root / split)]
-        folders = [(f"{split}/images", f"{split}/masks") for split in splits]
+        splits = [split for split in (train, evaluation) if split]
+        whole = [split for split in splits if _has_both(root / split)]
+        left_out.update(f"folders without masks {split}" for split in splits if split not in whole)
+        used = [split for split in splits if split == train or split in whole] if whole else []
+        folders = [(f"{split}/images", f"{split}/masks") for split in used]
     if not folders or (train is None and evaluation is not None):
         return None
     pairs = [_pairs(root, *folder, left_out) for folder in folders]
@@ -250,7 +256,8 @@ def _pairs(base: Path, images: str, masks: str, left_out: Counter[str]) -> Pairs
     for folder in (base / images, base / masks):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} does not exist; {_LAYOUT.format(root=base)}")
-    listing, others = list_images(base / images), list_images(base / masks)
+    listing = list_images(base / images)
+    others = list_images(base / masks, distinct=False)  # images may share an empty mask
     left_out.update(listing.left_out + others.left_out)
     stems = {os.path.splitext(path)[0]: path for path in others.paths.tolist()}
     found = [os.path.splitext(path)[0] for path in listing.paths.tolist()]

@@ -145,7 +145,8 @@ def class_counts(images: ImageSet) -> Tensor:
     """(classes,) int64 pixels of each class in all masks of a set, which are read and checked.
 
     Raises:
-        ValueError: a mask does not fit its image, or has a value that is no class.
+        ValueError: a mask does not fit its image, or has a value that is no class, or no pixel
+            counts.
     """
     places = [original(images, index) for index in range(len(images))]
     whole, rows = places[0][0], [position for _, position in places]
@@ -160,5 +161,10 @@ def class_counts(images: ImageSet) -> Tensor:
             "--data.source.values or, for pixels that do not count, --data.source.ignored"
         )
     totals, num_classes = found.sum(0), len(whole.class_names)
+    if not totals[whole.table < _UNKNOWN].any():
+        raise ValueError(
+            f"all pixels of {len(rows)} masks below {whole.folder} are of the ignored values "
+            f"{np.flatnonzero(whole.table == IGNORED).tolist()}; give others: --data.source.ignored"
+        )
     counts = [totals[whole.table == number].sum() for number in range(num_classes)]
     return torch.tensor(counts, dtype=torch.int64)

@@ -2,6 +2,8 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,21 +55,29 @@ def find_splits(root: Path, paths: np.ndarray, train: str, evaluation: str) -> S
 
     Raises:
         FileNotFoundError: a folder that was named is missing, or a split holds no image.
-        ValueError: it is not clear whether a folder is a split or a class.
+        ValueError: it is not clear whether a folder is a split or a class, or a named one is not
+            below the root.
     """
+    wanted = [os.path.relpath(root / name, root) for name in (train, evaluation)]
+    for name in wanted:
+        if name.split(os.sep)[0] == os.pardir:
+            raise ValueError(
+                f"{root / name} is not below {root}; give the folder that holds both splits: "
+                "--data.source.root DIR"
+            )
     while True:
         folders = first_folders(paths)
         names = (
-            _pick(root, folders, train, TRAIN_NAMES),
-            _pick(root, folders, evaluation, EVALUATION_NAMES),
+            _pick(root, folders, wanted[0], TRAIN_NAMES),
+            _pick(root, folders, wanted[1], EVALUATION_NAMES),
         )
         if any(names) or len(folders) != 1 or _is_loose(paths).any():
             break
         (only,) = folders
         root, paths = root / only, _below(paths, only)
     defaults = TRAIN_NAMES[0], EVALUATION_NAMES[0]
-    for given, name, default in zip((train, evaluation), names, defaults, strict=True):
-        if given not in (name, default):
+    for given, found, default in zip(wanted, names, defaults, strict=True):
+        if given not in (found, default):
             some = ", ".join(sorted(folders)[:5]) or "no folders"
             raise FileNotFoundError(f"{root / given} is no folder; {root} has {some}")
     return _divide(root, paths, *names)
@@ -82,7 +92,7 @@ def _divide(root: Path, paths: np.ndarray, train: str | None, evaluation: str | 
                 f"{root / evaluation} to train on its images"
             )
         return Splits(Images(root, paths), None, Counter())
-    places = [Path(os.path.normpath(name)) for name in (train, evaluation) if name is not None]
+    places = [Path(name) for name in (train, evaluation) if name is not None]
     if len(places) > 1 and any(a.is_relative_to(b) for a, b in (places, places[::-1])):
         raise ValueError(
             f"{root / places[0]} for training and {root / places[1]} for evaluation share images; "
@@ -134,6 +144,28 @@ def class_folders(images: Images, least: int = 2) -> tuple[Images, tuple[str, ..
             "read all without labels: --data.source.labels false"
         )
     return Images(images.folder, images.paths[~loose]), names, int(loose.sum())
+
+
+def check_names(images: Images, classes: Sequence[str]) -> None:
+    """Refuses classes that are splits: `train2017` and `val2017`, or `train` and `test` in each."""
+    pairs = list(product(TRAIN_NAMES, EVALUATION_NAMES))
+    known = {name.casefold(): name for name in classes}
+    for name, (train, evaluation) in product(known, pairs):
+        other = known.get(name.replace(train, evaluation))
+        if train in name and other is not None:
+            raise ValueError(
+                f"{images.folder} has the folders {known[name]} and {other}, which would be "
+                f'classes; if they are splits, give --data.source.train "{known[name]}" '
+                f'--data.source.evaluation "{other}", else rename one'
+            )
+    inside = {name.casefold() for name in first_folders(_below(images.paths, classes[0]))}
+    if any(inside.issuperset(pair) for pair in pairs):
+        raise ValueError(
+            f"{images.folder / classes[0]} has folders for training and for evaluation, and would "
+            f"be one class; put them above the classes, as "
+            f"{images.folder / TRAIN_NAMES[0] / classes[0]}, or train on one: --data.source.root "
+            f"{images.folder / classes[0]}"
+        )
 
 
 def check_classes(images: Images, train: Images, known: tuple[str, ...]) -> None:

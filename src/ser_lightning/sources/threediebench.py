@@ -103,10 +103,11 @@ def read_latents(path: str) -> np.ndarray:
         )
     values = read_array(Path(path), "fetch it again")
     shapes = (NUM_LATENTS,), (NUM_TRANSLATED,)
-    if values.shape not in shapes or not np.isfinite(values.astype(np.float64)).all():
+    is_real = values.dtype.kind in "fiu" and np.isfinite(values).all()
+    if values.shape not in shapes or not is_real:
         raise ValueError(
-            f"{path} has the shape {values.shape}; latents are {NUM_LATENTS} finite numbers, or "
-            f"{NUM_TRANSLATED} in 3DIEBench-T"
+            f"{path} holds {values.dtype} of shape {values.shape}; latents are {NUM_LATENTS} "
+            f"finite numbers, or {NUM_TRANSLATED} in 3DIEBench-T; fetch it again"
         )
     return values.astype(np.float64)
 
@@ -172,12 +173,12 @@ class ThreeDIEBench(Source):
         for file in files:
             self._check_file(file)
         objects, labels = (read_array(file, "fetch it again") for file in files)
-        if len(objects) != len(labels) or len(objects) == 0:
+        if objects.ndim != 1 or labels.shape != objects.shape or not len(objects):
             raise ValueError(
-                f"{files[0]} lists {len(objects)} objects and {files[1].name} {len(labels)} "
-                "labels; take both files from the same release"
+                f"{files[0]} has the shape {objects.shape} and {files[1].name} {labels.shape}, "
+                "not one folder and one label of each object; take both from the same release"
             )
-        return [str(path).strip("/") for path in objects], [int(label) for label in labels]
+        return [os.fsdecode(path).strip("/") for path in objects], [int(label) for label in labels]
 
     def _class_names(self, objects: list[tuple[str, int]]) -> tuple[str, ...]:
         """The synset of every label; an empty name where a label has no object."""

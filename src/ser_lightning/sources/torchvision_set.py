@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ from ser_lightning.sources.decode import AS_STORED, pixel_limit
 
 _TRAIN_SPLITS = ("train", "trainval", "train-standard")
 _EVALUATION_SPLITS = ("test", "val", "valid")
+_NO_SETS = ("DatasetFolder", "ImageFolder", "VisionDataset", "wrap_dataset_for_transforms_v2")
 _LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "_samples")
 
 
@@ -118,7 +120,7 @@ class TorchvisionImages(ImageSet):
     def _content(self) -> Iterator[bytes]:
         files = {path for folder in _folders(self.dataset) for path in folder.rglob("*")}
         for path in sorted(files):
-            yield str(path).encode() + (file_state(path) if path.is_file() else b"")
+            yield os.fsencode(path) + (file_state(path) if path.is_file() else b"")
 
 
 @checked
@@ -240,6 +242,11 @@ def _dataset_class(name: str) -> type:
         similar = [known for known in datasets.__all__ if known.lower() in close]
         hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
         raise ValueError(f"torchvision.datasets has no {name!r}{hint}")
+    if name in _NO_SETS:
+        raise ValueError(
+            f"torchvision's {name} is no set of images, but code for one's own; read folders of "
+            "images by --data.source ImageFolder"
+        )
     return getattr(datasets, name)
 
 

@@ -99,6 +99,17 @@ def test_each_larger_image_is_corrupted_at_the_backbones_size():
     assert [made.read(i).shape[1:] for i in (0, 1)] == [(3, 30, 30), (3, 32, 32)]
 
 
+@pytest.mark.parametrize("kind", ["corruption", "perturbation"])
+def test_too_small_image_is_named_and_counts_as_unreadable(kind):
+    source = of_sizes(30, 12)
+    if kind == "corruption":
+        made = CorruptedImages(source, [("fog", 1)], 0, None, {}, 32)
+    else:
+        made = Sequences(source, "rotate", 0, None, 1, 32, 31)
+    with pytest.raises(UnreadableImage, match=r"image 1 has 12 x 12 pixels, .* need 16 a side"):
+        made.read(1)
+
+
 def test_sequences_are_as_long_as_the_first_or_are_refused():
     assert sequence_length("translate", of_sizes(34).read(0), None, 64) == 16
     cut = Sequences(of_sizes(34, 60), "translate", 0, None, 1, 64, 16)

@@ -155,6 +155,19 @@ def test_cifar_severities_are_blocks_of_a_file(tmp_path):
         module(root=str(tmp_path), corruptions=["snow"]).setup("test")
 
 
+@pytest.mark.parametrize("labels", [np.zeros((10, 1), int), np.zeros(()), np.zeros(12, int), -1])
+def test_cifar_labels_that_are_no_list_of_severities_are_refused(tmp_path, labels):
+    np.save(tmp_path / "labels.npy", np.full(10, labels) if isinstance(labels, int) else labels)
+    with pytest.raises(ValueError, match=r"labels.npy holds .*; it must be class ids from 0 on"):
+        module(root=str(tmp_path), corruptions=["fog"]).setup("test")
+
+
+def test_options_given_twice_count_once(tmp_path):
+    write_images(tmp_path / "fog" / "1", CLASSES)
+    data = opened(root=str(tmp_path), corruptions=["fog", "fog"], severities=[1, 1])
+    assert [condition.title for condition in data.conditions] == ["fog/1"]
+
+
 GENERATED = {"generated": True, "corruptions": ["gaussian_noise", "fog"], "severities": [1, 5]}
 
 

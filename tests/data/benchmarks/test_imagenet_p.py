@@ -1,6 +1,7 @@
 """Perturbed images: videos of the right length, whole and in order."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from benchmark_trees import pixels, write_images, write_video
 from ser_lightning.corruptions import num_official_frames, perturb
 from ser_lightning.data import ImageFolder, Shapes, UnreadableImage
-from ser_lightning.data.benchmarks import ImageNetPDataModule, generated
+from ser_lightning.data.benchmarks import ImageNetPDataModule, generated, videos
 from ser_lightning.data.benchmarks.videos import read_video
 
 CLASSES = ("n01440764", "n01514668")
@@ -112,6 +113,19 @@ def test_larger_images_are_cut_after_they_were_moved():
     (batch, *_) = data.test_dataloader()
     assert batch.pixels.shape[1:] == (num_official_frames("translate", 32), 3, 16, 16)
     assert data.conditions[0].crop_fraction == 1.0
+
+
+def test_reason_without_words_is_named_by_its_kind(monkeypatch):
+    def broken(path):
+        raise EOFError
+
+    monkeypatch.setattr(videos, "load_av", lambda: SimpleNamespace(open=broken))
+    with pytest.raises(UnreadableImage, match=r"a.mp4: EOFError"):
+        read_video("a.mp4")
+
+
+def test_perturbations_given_twice_count_once():
+    assert module(generated=True, perturbations=["snow", "snow"]).perturbations == ("snow",)
 
 
 def test_options_that_do_not_fit_are_refused():

@@ -209,11 +209,21 @@ def test_folder_without_the_views_is_refused_with_the_expected_layout(copy):
 
 def test_lists_that_do_not_belong_together_are_refused(bench, copy):
     np.save(copy / "val_labels.npy", np.array([0, 1]))
-    with pytest.raises(ValueError, match=r"lists 3 objects and val_labels.npy 2 labels; take both"):
+    with pytest.raises(ValueError, match=r"shape \(3,\) and val_labels.npy \(2,\), .*; take both"):
+        ThreeDIEBench(str(bench), str(copy)).train()
+    np.save(copy / "val_labels.npy", np.eye(3))
+    with pytest.raises(ValueError, match=r"and val_labels.npy \(3, 3\), not one folder and one"):
         ThreeDIEBench(str(bench), str(copy)).train()
     np.save(copy / "val_labels.npy", np.array([0, 2, 1]))
     with pytest.raises(ValueError, match=r"label 2 belongs to .* and to .*; take all four"):
         ThreeDIEBench(str(bench), str(copy)).train()
+
+
+def test_lists_of_bytes_are_read(bench, copy):
+    expected = ThreeDIEBench(str(bench)).train().folders
+    file = copy / "train_images.npy"
+    np.save(file, np.load(file).astype(np.bytes_))
+    assert np.array_equal(ThreeDIEBench(str(bench), str(copy)).train().folders, expected)
 
 
 def test_source_without_objects_is_refused():

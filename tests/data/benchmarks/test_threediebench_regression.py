@@ -89,11 +89,11 @@ def test_missing_and_strange_latents_are_named(tmp_path):
     write_bench(tmp_path, num_train=1, num_val=1)
     folder = tmp_path / SYNSETS[1] / "train0"
     train = module(tmp_path).images("train")
-    np.save(folder / "latent_7.npy", np.zeros(5))
-    with pytest.raises(
-        ValueError, match=r"latent_7.npy has the shape \(5,\); latents are 7 finite"
-    ):
-        train.latents()
+    for strange in (np.zeros(5), np.full(7, np.nan), np.array(["a"] * 7), np.zeros(7, complex)):
+        np.save(folder / "latent_7.npy", strange)
+        kind = rf"{strange.dtype} of shape \({len(strange)},\)"
+        with pytest.raises(ValueError, match=rf"latent_7.npy holds {kind}; latents are 7 finite"):
+            train.latents()
     write_latents(folder, 7, np.random.default_rng(0), num=10)
     with pytest.raises(ValueError, match="have 7 and 10 latents; give a folder of one release"):
         train.latents()

@@ -54,7 +54,14 @@ def open_cifar_c(
         FileNotFoundError: a file is missing.
         ValueError: a file has another shape.
     """
-    labels = torch.from_numpy(read_array(root / "labels.npy", "fetch it again").astype(np.int64))
+    ids = read_array(root / "labels.npy", "fetch it again")
+    is_list = ids.ndim == 1 and ids.dtype.kind in "iu"
+    if not is_list or not len(ids) or len(ids) % NUM_SEVERITIES or ids.min() < 0:
+        raise ValueError(
+            f"{root / 'labels.npy'} holds {ids.dtype} of shape {ids.shape}; it must be class ids "
+            f"from 0 on, {NUM_SEVERITIES} times as many as a severity has images; fetch it again"
+        )
+    labels = torch.from_numpy(ids.astype(np.int64))
     found = {}
     for name in corruptions:
         path = root / f"{name}.npy"

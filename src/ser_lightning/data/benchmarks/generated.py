@@ -11,9 +11,10 @@ from torchvision.transforms.v2 import functional as F
 from typing_extensions import override
 
 from ser_lightning.corruptions import corrupt, num_official_frames, perturb
+from ser_lightning.corruptions.corrupted import MIN_SIDE
 from ser_lightning.corruptions.tables import native_size
 from ser_lightning.data.crops import MAX_ASPECT, middle
-from ser_lightning.sources.base import Derived, UnreadableImage
+from ser_lightning.sources.base import Derived, ImageSet, UnreadableImage
 
 CLEAN = "clean"
 """Name of the condition that is no corruption."""
@@ -63,6 +64,18 @@ def limited(image: Tensor, size: int) -> Tensor:
     return Reduction(size, 1.0).middle(image) if min(image.shape[-2:]) > size else image
 
 
+def _read(images: ImageSet, index: int, reduce: Reduction | None) -> Tensor:
+    """An image that may be changed; UnreadableImage where it is too small and is not resized."""
+    image = images.read(index).contiguous()
+    height, width = image.shape[-2:]
+    if reduce is None and min(height, width) < MIN_SIDE:
+        raise UnreadableImage(
+            f"image {index} has {height} x {width} pixels, of which corruptions and perturbations "
+            f"need {MIN_SIDE} a side"
+        )
+    return image
+
+
 def sequence_length(name: str, image: Tensor, reduce: Reduction | None, size: int) -> int:
     """Frames that the sequence of an image (3, H, W) has; see `Sequences`."""
     height, width = image.shape[-2:]
@@ -96,7 +109,7 @@ class CorruptedImages(Derived):
 
     @override
     def read(self, index: int) -> Tensor:
-        image = self.images.read(index).contiguous()
+        image = _read(self.images, index, self.reduce)
         image = limited(image, self.size) if self.reduce is None else self.reduce.middle(image)
         return torch.stack(
             [
@@ -135,7 +148,7 @@ class Sequences(Derived):
 
     @override
     def read(self, index: int) -> Tensor:
-        image, crop = self.images.read(index).contiguous(), None
+        image, crop = _read(self.images, index, self.reduce), None
         count = sequence_length(self.name, image, self.reduce, self.size)
         if count < self.num_frames:
             height, width = image.shape[-2:]

@@ -86,8 +86,8 @@ class ImageNetCDataModule(RobustnessDataModule):
         if not severities:
             raise ValueError("severities is empty; use some of 1 to 5")
         names = corruption_names(frost_dir) if self.generated else CORRUPTIONS
-        self.corruptions = tuple(corruptions or names)
-        self.severities = tuple(severities)
+        self.corruptions = tuple(dict.fromkeys(corruptions or names))  # each once
+        self.severities = tuple(dict.fromkeys(severities))
         self.frost_dir = frost_dir
         self.jpeg_quality = jpeg_quality
         self._pairs = [(name, level) for name in self.corruptions for level in self.severities]
@@ -175,7 +175,7 @@ class ImageNetCDataModule(RobustnessDataModule):
         return tuple(Condition(*pair, self.part(i), crop, reasons) for pair, i in images.items())
 
     def _severity_reasons(self) -> tuple[str, ...]:
-        if len(set(self.severities)) == NUM_SEVERITIES:
+        if len(self.severities) == NUM_SEVERITIES:
             return ()
         return (f"severities {list(self.severities)} only",)
 

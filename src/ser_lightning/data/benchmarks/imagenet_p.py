@@ -65,7 +65,7 @@ class ImageNetPDataModule(RobustnessDataModule):
         **others: Any,
     ) -> None:
         super().__init__(source, **others)
-        self.perturbations = tuple(perturbations or ALL_PERTURBATIONS)
+        self.perturbations = tuple(dict.fromkeys(perturbations or ALL_PERTURBATIONS))
         self.videos_per_class = videos_per_class
         self.frame_stride = frame_stride
         self._lengths = {

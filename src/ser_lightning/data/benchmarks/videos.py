@@ -42,7 +42,7 @@ def read_video(path: str) -> Tensor:
             frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
         return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
     except Exception as error:  # damaged files make decoders raise almost anything
-        raise UnreadableImage(f"{path}: {error or type(error).__name__}") from error
+        raise UnreadableImage(f"{path}: {str(error) or type(error).__name__}") from error
 
 
 class Videos(FolderImages):
