@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from ser_lightning.checkpoints import CHECKPOINT_FOLDER, last_checkpoint, load_checkpoint
 from ser_lightning.commands.compare import group_cost
-from ser_lightning.files import CHECKPOINT_FOLDER, atomic_path, last_checkpoint, load_checkpoint
+from ser_lightning.files import atomic_path
 from ser_lightning.reporting.groups import group_folders
 from ser_lightning.runtime import packaged
 from studies.page import ONLINE, Page, StudyRow, write_page

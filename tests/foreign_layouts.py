@@ -50,6 +50,15 @@ def deit3(model, other):
                       for n, v in model.state_dict().items()}}  # fmt: skip
 
 
+def timm_ema(model, other):
+    """As timm's train.py saves it."""
+    return {"state_dict": other.state_dict(), "state_dict_ema": model.state_dict(), "epoch": 299}
+
+
+def deit_ema(model, other):
+    return {**deit(other, None), "model_ema": model.state_dict()}
+
+
 def dino(model, other):
     """Student in DDP, teacher without; both behind the wrapper of several crops."""
     student = below("module.backbone.", body(other)) | below("module.", heads())
@@ -84,10 +93,51 @@ def mae(model, other):
     return {"model": {**body(model), **decoder}, "args": ARGS, "optimizer": {"state": {}}}
 
 
+def mae_in_ddp(model, other):
+    return below("module.", mae(model, other)["model"])
+
+
+def dino_in_lightning(model, other):
+    student, teacher = below("student.", body(other)), below("teacher.", body(model))
+    return {"state_dict": student | teacher}
+
+
+def solo_learn_mae(model, other):
+    decoder = {"decoder.mask_token": torch.ones(1, 1, 64), "decoder.decoder_embed.bias":
+               torch.ones(64)}  # fmt: skip
+    return {"state_dict": below("backbone.", body(model)) | decoder}
+
+
 def solo_learn(model, other):
     state = below("backbone.", body(model)) | below("momentum_backbone.", body(other))
     state["projector.0.weight"] = torch.ones(4, 128)
     return {"state_dict": state, "hyper_parameters": {"name": "x"}, "epoch": 3}
+
+
+def lightly(model, other):
+    state = below("backbone.vit.", body(model)) | below("backbone_momentum.vit.", body(other))
+    return {"state_dict": state | {"projection_head.layers.0.weight": torch.ones(4, 128)}}
+
+
+def lightly_dino(model, other):
+    state = below("student_backbone.vit.", body(other)) | below(
+        "teacher_backbone.vit.", body(model)
+    )
+    return {"state_dict": {**state, "teacher_backbone.mask_token": torch.ones(1, 1, 128)}}
+
+
+def lightly_mae(model, other):
+    state = below("backbone.vit.", body(model)) | {"decoder.decoder_embed.weight": torch.ones(2, 2)}
+    return {"state_dict": state}
+
+
+def moco_v3_compiled(model, other):
+    """Compiled in DDP, blocks in what computes them again."""
+    content = moco_v3(model, other)
+    names = {n: n.replace("blocks.1.", "blocks.1._checkpoint_wrapped_module.") for n in
+             content["state_dict"]}  # fmt: skip
+    content["state_dict"] = {f"_orig_mod.{names[n]}": v for n, v in content["state_dict"].items()}
+    return content
 
 
 def dinov2(model, other):

@@ -9,9 +9,10 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ser_lightning"
 ALLOWED = {
     # the ground floor
     "distributed": set(),
-    "contents": {"damage", "files"},
+    "checkpoints": {"damage", "files", "trusted"},
+    "contents": {"checkpoints", "damage"},
     "damage": set(),
-    "files": {"damage", "processes", "trusted"},
+    "files": {"processes"},
     "groups": set(),
     "numbers": set(),
     "on_demand": set(),
@@ -25,24 +26,25 @@ ALLOWED = {
     "corruptions": {"randomness"},
     "losses": {"distributed"},
     "results": {"corruptions", "files", "sealed"},
-    "sealed": {"files"},
-    "runtime": {"files", "memory", "optim", "processes", "trusted"},
+    "sealed": {"damage", "files"},
+    "runtime": {"checkpoints", "files", "memory", "optim", "processes", "trusted"},
     # source -> view -> batch -> token map -> loss
     "sources": {"files", "randomness", "sealed"},
     "data": {
         *("batch", "corruptions", "distributed", "files", "groups", "numbers", "processes"),
         *("randomness", "sealed", "sources"),
     },
-    "foreign": {"files", "sealed"},
-    "backbones": {"distributed", "files", "foreign", "sealed"},
+    "foreign": {"checkpoints", "damage", "files", "sealed"},
+    "backbones": {"checkpoints", "distributed", "files", "foreign", "sealed", "trusted"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
     "objectives": {
-        *("backbones", "batch", "distributed", "files", "groups", "losses", "optim"),
+        *("backbones", "batch", "checkpoints", "distributed", "files", "groups", "losses", "optim"),
         *("regularizers", "trainer_rules"),
     },
     # checkpoint -> stage -> record -> table
     "evaluation": {
-        *("backbones", "batch", "corruptions", "data", "distributed", "files", "foreign"),
+        *("backbones", "batch", "checkpoints", "corruptions", "data", "distributed", "files"),
+        "foreign",
         *(
             "groups",
             "optim",
@@ -55,14 +57,15 @@ ALLOWED = {
         ),
     },
     "exporting": {
-        *("backbones", "batch", "data", "evaluation", "files", "foreign", "results", "sealed"),
-        "sources",
+        *("backbones", "batch", "checkpoints", "data", "evaluation", "files", "foreign"),
+        *("results", "sealed", "sources"),
         "trusted",
     },
-    "reporting": {"backbones", "batch", "files", "groups", "results"},
+    "reporting": {"backbones", "batch", "checkpoints", "files", "groups", "results"},
     # what people type
     "commands": {
-        *("backbones", "batch", "cli", "contents", "data", "evaluation", "exporting", "files"),
+        *("backbones", "batch", "checkpoints", "cli", "contents", "data", "evaluation"),
+        *("exporting", "files"),
         *("foreign", "groups", "objectives", "optim", "reporting", "results", "runtime", "sealed"),
         "trainer_rules",
     },

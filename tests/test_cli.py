@@ -11,9 +11,9 @@ import torch
 
 import ser_lightning
 from commands.test_compare import run
+from ser_lightning.checkpoints import CHECKPOINT_KEY
 from ser_lightning.cli import COMMANDS, main
 from ser_lightning.commands.compare import comparison_tables
-from ser_lightning.files import CHECKPOINT_KEY
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--config", str(ROOT / "tests" / "tiny.yaml")]

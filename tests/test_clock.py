@@ -8,9 +8,9 @@ import lightning as L
 import pytest
 import torch
 
+from ser_lightning.checkpoints import load_checkpoint
 from ser_lightning.cli import main
 from ser_lightning.commands.fit import SERCommandLine
-from ser_lightning.files import load_checkpoint
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))
 HOUR = 3600.0

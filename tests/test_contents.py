@@ -7,8 +7,8 @@ import zipfile
 import pytest
 import torch
 
+from ser_lightning.checkpoints import UnsafeCheckpointError, load_checkpoint
 from ser_lightning.contents import plain_contents
-from ser_lightning.files import UnsafeCheckpointError, load_checkpoint
 
 
 class Harmful:

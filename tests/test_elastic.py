@@ -5,7 +5,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from elastic_run import LAST_STEP, global_batches, piece
-from ser_lightning.files import load_checkpoint
+from ser_lightning.checkpoints import load_checkpoint
 from support import objective_classes, run_processes
 
 # In float64, absolute; weights are of order 1. Sums over ranks round otherwise, and position

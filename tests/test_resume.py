@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ser_lightning.files import load_checkpoint
+from ser_lightning.checkpoints import load_checkpoint
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]

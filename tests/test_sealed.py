@@ -118,3 +118,9 @@ def test_array_of_objects_is_not_unpickled(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"a\.npy is no whole .*allow_pickle=False"):
         read_array(tmp_path / "a.npy", "fetch it again")
+
+
+def test_file_of_torch_that_is_called_safetensors_is_told(tmp_path):
+    torch.save({}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"it is a file of torch; name it a\.pth"):
+        read_tensors(tmp_path / "a.safetensors", "fetch it")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ser_lightning.files import load_checkpoint
+from ser_lightning.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "stopping.md").read_text()

@@ -5,8 +5,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from ser_lightning.checkpoints import load_checkpoint
 from ser_lightning.damage import damage, is_archive
-from ser_lightning.files import load_checkpoint
 
 
 class _Left(dict[Any, Any]):

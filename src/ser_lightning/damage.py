@@ -57,8 +57,14 @@ _OF_BYTES = (None, errno.EINVAL)  # of bz2, and of a place before the start
 _NO_END = "File is not a zip file"
 _CUT = "cut short: its end is missing"
 _CHANGED = "damaged: a part of it is not what its checksum says"
+AS_ONE = (
+    "save the model as one, with transformers by save_pretrained(folder, max_shard_size='100GB'), "
+    "and give that"
+)
 _GIVE = "give a file that ser-fit or torch.save wrote"
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
+_LFS = b"version https://git-lfs"
+_POINTER = "it is a pointer of Git LFS; fetch the file itself by git lfs pull"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch's number for such files
 
 
@@ -71,6 +77,24 @@ def _keep_weights(path: Path) -> str:
     )
     load = f"torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
     return f"python -c \"import torch; {keep}; torch.save(f({load}), 'weights.pth')\""
+
+
+def why_no_tensors(path: Path) -> str:
+    """What else a file is that is called safetensors, and a remedy; empty where it may be one."""
+    if is_archive(path):
+        return f"it is a file of torch; name it {path.stem}.pth"
+    with path.open("rb") as stream:
+        return _POINTER if stream.read(len(_LFS)) == _LFS else ""
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether an archive has the parts of one that `torch.save` writes, and none of TorchScript."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (*_OF_ZIP, OSError):
+        return True  # which torch says better
+    return "data.pkl" in names and "constants.pkl" not in names
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
@@ -94,11 +118,13 @@ def why_unreadable(path: Path, error: Exception) -> str:
         f"trust it, this keeps its weights alone: {_keep_weights(path)}": (
             start.startswith(_LEGACY)
         ),
-        "it is the index of a model in several files; save the model as one, with transformers by "
-        "save_pretrained(folder, max_shard_size='100GB'), and give that": (
-            path.name.endswith(".index.json")
-        ),
+        f"it is the index of a model in several files; {AS_ONE}": path.name.endswith(".index.json"),
+        _POINTER: start.startswith(_LFS),
         f"it is a text file; {_GIVE}": all(byte > 31 or byte in b"\t\n\r\f" for byte in start),
+        "it is a zip archive that torch.save did not write, such as packed files, arrays of NumPy, "
+        "TorchScript or a graph of torch.export; unpack it, or give a file of weights": (
+            start.startswith(b"PK") and not _is_saved(path)
+        ),
         f"torch {version('torch')} cannot read it ({reason[:150]}); use a newer torch": (
             start.startswith(b"PK")
         ),

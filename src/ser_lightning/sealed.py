@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
+from ser_lightning.damage import why_no_tensors
 from ser_lightning.files import atomic_path
 
 if TYPE_CHECKING:
@@ -57,9 +58,8 @@ def _read(
             notes = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(
-            f"{path} cannot be read: it is not a safetensors file, or not whole ({error}); {remedy}"
-        ) from error
+        reason = f"it is not a safetensors file, or not whole ({error}); {remedy}"
+        raise ValueError(f"{path} cannot be read: {why_no_tensors(path) or reason}") from error
     written = notes.pop(CHECKSUM, None)
     if written is not None and written != _hash(save(tensors), notes):
         raise ValueError(f"{path} is damaged: it is not what its checksum says; {remedy}")

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ser_lightning.files import CHECKPOINT_FOLDER, last_checkpoint, load_checkpoint
+from ser_lightning.checkpoints import CHECKPOINT_FOLDER, last_checkpoint, load_checkpoint
 from ser_lightning.reporting.tables import markdown_table
 from studies.faults.moments import LOG
 

@@ -117,3 +117,14 @@ def test_an_export_of_this_package_says_how_its_images_are_prepared(tmp_path: Pa
     found = open_backbone(tmp_path / "mine.safetensors").preparation
     assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert (found.crop_fraction, found.assumed) == (1.0, ())
+
+
+def test_parallel_blocks_of_timm_are_opened() -> None:
+    assert open_backbone("vit_small_patch16_18x2_224", image_size=32).backbone.depth == 18
+
+
+def test_a_processor_that_does_not_normalise_tells_so(tmp_path: Path) -> None:
+    told = {"do_normalize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 224}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    found = preparation_of(tmp_path / "model.safetensors")
+    assert (found.mean, found.std, found.assumed) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), ())

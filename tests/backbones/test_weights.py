@@ -13,6 +13,7 @@ from timm.layers import resample_abs_pos_embed
 from ser_lightning import files
 from ser_lightning.backbones import weights
 from ser_lightning.backbones.split_vit import SplitViT
+from ser_lightning.checkpoints import CHECKPOINT_KEY
 
 OPTIONS = {"embed_dim": 12, "depth": 3, "num_heads": 3}
 
@@ -197,3 +198,42 @@ def test_safetensors_without_arguments_are_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("not tensors")
     with pytest.raises(ValueError, match="is not a safetensors file"):
         SplitViT.from_safetensors(tmp_path / "text.safetensors")
+
+
+def test_other_number_of_heads_than_the_files_is_told(tmp_path):
+    make().export_safetensors(tmp_path / "a.safetensors")
+    usual = {name: value for name, value in OPTIONS.items() if name != "num_heads"}
+    make(vit_options=usual).export_safetensors(tmp_path / "b.safetensors")  # 3 by its name
+    for name in ("a", "b"):
+        path = str(tmp_path / f"{name}.safetensors")
+        with pytest.warns(UserWarning, match="has 3 attention heads at a width of 12, the backbo"):
+            make(weights=path, vit_options={**OPTIONS, "num_heads": 4})
+        make(weights=path)  # a warning would be an error
+
+
+def test_backbone_of_another_class_is_told(tmp_path):
+    arguments = make().arguments
+    section = {"class_path": "mine.Turned", "init_args": arguments}
+    config = {"model": {"init_args": {"backbone": section}}}
+    record = {CHECKPOINT_KEY: {"config": json.dumps(config)}}
+    state = {f"backbone.{name}": value for name, value in make().state_dict().items()}
+    torch.save({"state_dict": state, **record}, tmp_path / "a.ckpt")
+    with pytest.warns(UserWarning, match=r"its backbone is a mine\.Turned, and SplitViT is built"):
+        SplitViT.from_checkpoint(tmp_path / "a.ckpt")
+
+    class Turned(SplitViT):
+        pass
+
+    assert type(Turned.from_checkpoint(tmp_path / "a.ckpt")) is Turned
+
+
+def test_positions_of_half_precision_are_added_and_resampled_in_single(tmp_path):
+    half = {name: value.half() for name, value in plain().state_dict().items()}
+    torch.save(half, tmp_path / "half.pth")
+    torch.save({name: value.float() for name, value in half.items()}, tmp_path / "single.pth")
+    first, second = (
+        make(weights=str(tmp_path / name), cls_layer=1, image_size=48)
+        for name in ("half.pth", "single.pth")
+    )
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from parsed import Parsed, refusal
+from ser_lightning.checkpoints import last_checkpoint, load_checkpoint, previous_checkpoint
 from ser_lightning.cli import main
 from ser_lightning.damage import damage
-from ser_lightning.files import last_checkpoint, load_checkpoint, previous_checkpoint
 from ser_lightning.runtime.resumable import resolved_checkpoint
 
 pytestmark = [
@@ -115,3 +115,8 @@ def test_trial_in_the_folder_of_a_run_leaves_what_the_run_is_writing(tmp_path):
     main(["fit", "--config", tiny, "--run_dir", str(tmp_path), *options])
     assert half.exists()
     assert not (tmp_path / "pictures").exists()
+
+
+def test_empty_path_of_a_checkpoint_is_no_fresh_start(tmp_path):
+    with pytest.raises(ValueError, match='is a folder; give a file, or "last"'):
+        resolved_checkpoint("", tmp_path, "fit")

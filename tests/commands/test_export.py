@@ -16,11 +16,12 @@ import foreign_layouts as files
 from exporting.exports import opened, pixels
 from results.result_records import record
 from ser_lightning.backbones import SplitViT
+from ser_lightning.checkpoints import CHECKPOINT_KEY
 from ser_lightning.cli import main
 from ser_lightning.exporting import folder as export_folder
 from ser_lightning.exporting.formats import FORMATS, require_expressible
 from ser_lightning.exporting.opened import open_backbone_file
-from ser_lightning.files import CHECKPOINT_KEY, file_sha256
+from ser_lightning.files import file_sha256
 from ser_lightning.results.record import write_record
 from support import TINY_VIT
 
@@ -104,7 +105,7 @@ def test_file_without_a_run_says_that_it_does_not_know(tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("form", ["safetensors", "timm"])
+@pytest.mark.parametrize("form", ["safetensors", "timm", "huggingface"])
 def test_what_is_assumed_of_another_projects_file_stays_so(form, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(files.moco_v3(files.vit(), files.vit(seed=1)), "vit.pth")
@@ -116,7 +117,7 @@ def test_what_is_assumed_of_another_projects_file_stays_so(form, tmp_path, monke
     assert marked["assumed"] == ["mean", "std", "crop_fraction"]
     again = open_backbone_file(str(folder / "model.safetensors"), tmp_path)
     assert again.assumed == ("mean", "std", "crop_fraction")
-    assert again.guessed == ((guess,) if form == "safetensors" else ())
+    assert again.guessed == (guess,)
 
 
 def test_export_of_another_backbone_is_not_replaced(tmp_path, monkeypatch):
@@ -129,6 +130,9 @@ def test_export_of_another_backbone_is_not_replaced(tmp_path, monkeypatch):
     said = refusal("there/vit.pth", "--format", "safetensors", "--overwrite")
     assert "has the export of another backbone" in said
     main(["export", "there/vit.pth", "--format", "safetensors", "--output", "other"])
+    for text in ("{", "[]"):
+        Path("runs/vit/exports/safetensors/export.json").write_text(text)
+        assert said[:60] in refusal("here/vit.pth", "--format", "safetensors", "--overwrite")
 
 
 def test_refusals_name_the_options_of_this_command(tmp_path):

@@ -15,8 +15,8 @@ from PIL import Image
 
 from parsed import Parsed, ParsedOnly
 from ser_lightning.backbones import SplitViT
+from ser_lightning.checkpoints import load_checkpoint
 from ser_lightning.cli import main
-from ser_lightning.files import load_checkpoint
 from ser_lightning.objectives import moco_v3
 from ser_lightning.reporting.look import read_curves
 from ser_lightning.runtime import ConfigurationSaver, default_run_dir

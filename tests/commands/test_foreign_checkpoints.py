@@ -7,8 +7,8 @@ import pytest
 
 from foreign_files import CUTS, write_all
 from parsed import refusal
+from ser_lightning.checkpoints import UnsafeCheckpointError, load_checkpoint
 from ser_lightning.cli import main
-from ser_lightning.files import UnsafeCheckpointError, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests" / "tiny.yaml")

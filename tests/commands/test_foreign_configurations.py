@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from parsed import ParsedOnly, refusal
+from ser_lightning.checkpoints import CHECKPOINT_KEY, read_config
 from ser_lightning.cli import main
-from ser_lightning.files import CHECKPOINT_KEY, read_config
 from ser_lightning.runtime import AtomicCheckpointIO, usable_for
 from ser_lightning.trusted import Untrusted
 

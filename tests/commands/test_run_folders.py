@@ -9,8 +9,8 @@ import lightning as L
 import pytest
 
 from parsed import ParsedOnly
+from ser_lightning.checkpoints import load_checkpoint, read_config
 from ser_lightning.cli import main
-from ser_lightning.files import load_checkpoint, read_config
 from ser_lightning.runtime import launch
 from ser_lightning.runtime.lock import LOCK, locked
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 import yaml
 
+from ser_lightning.checkpoints import CHECKPOINT_KEY
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.stage import Stage
-from ser_lightning.files import CHECKPOINT_KEY
 from support import PATCH, TINY_VIT, tiny_backbone
 
 MOCO = "ser_lightning.objectives.moco_v3.MoCoV3"

@@ -2,6 +2,7 @@
 
 from exporting.exports import opened
 from ser_lightning.exporting.card import model_card
+from ser_lightning.exporting.opened import open_backbone_file
 
 
 def test_relative_folders_are_left_out_too(tmp_path):
@@ -14,3 +15,12 @@ def test_relative_folders_are_left_out_too(tmp_path):
     assert "ImageFolder (root birds, min_side 32)" in card
     assert "weights: start.pth" in card
     assert "secret" not in card
+
+
+def test_random_weights_of_a_name_are_called_so(tmp_path):
+    found = open_backbone_file("vit_tiny_patch16_224", tmp_path)
+    card = model_card(found, "safetensors", "export", "unknown", "")
+    assert f"Weights: timm, random weights, with SHA-256 `{found.sha256}`" in card
+    assert "Weights: the online branch of a file with SHA-256" in model_card(
+        opened(tmp_path), "safetensors", "export", "unknown", ""
+    )

@@ -16,6 +16,7 @@ from torch import nn
 import foreign_layouts as files
 from foreign_layouts import DINOV2, REGISTERS, vit
 from ser_lightning.backbones import SplitViT, open_backbone
+from support import tiny_backbone
 
 TOLERANCE = 3e-5
 LAYOUTS = {  # what makes the file, options of its ViT, and how it is called
@@ -28,12 +29,21 @@ LAYOUTS = {  # what makes the file, options of its ViT, and how it is called
     "timm, narrow MLP": (files.timm_file, {"mlp_ratio": 2.5}, "timm"),
     "deit": (files.deit, {}, "DeiT, MAE's encoder"),
     "deit3": (files.deit3, {"no_embed_class": True, **DINOV2}, "DeiT, MAE's encoder"),
+    "timm, EMA": (files.timm_ema, {}, "timm"),
+    "deit, EMA": (files.deit_ema, {}, "DeiT, MAE's encoder"),
     "dino": (files.dino, {}, "DINO"),
     "dino, student": (files.dino_student, {}, "DINO"),
     "moco-v3": (files.moco_v3, {}, "MoCo-v3"),
     "moco-v3, momentum": (files.moco_v3_momentum, {}, "MoCo-v3"),
+    "moco-v3, compiled": (files.moco_v3_compiled, {}, "MoCo-v3"),
     "mae": (files.mae, {}, "MAE"),
+    "mae, DDP": (files.mae_in_ddp, {}, "MAE"),
+    "dino, in Lightning": (files.dino_in_lightning, {}, "DINO"),
     "solo-learn": (files.solo_learn, {}, "solo-learn"),
+    "solo-learn, MAE": (files.solo_learn_mae, {}, "solo-learn"),
+    "lightly": (files.lightly, {}, "lightly"),
+    "lightly, DINO": (files.lightly_dino, {}, "lightly, DINO"),
+    "lightly, MAE": (files.lightly_mae, {}, "lightly, or ser-lightning without its record"),
     "dinov2": (files.dinov2, DINOV2, "DINOv2"),
     "dinov2, registers": (files.dinov2, REGISTERS, "DINOv2"),
     "dinov2, training": (files.dinov2_training, REGISTERS, "DINOv2"),
@@ -42,7 +52,8 @@ LAYOUTS = {  # what makes the file, options of its ViT, and how it is called
     "hugging face dinov2": (files.hugging_face_dinov2, DINOV2, "Hugging Face DINOv2"),
 }
 BRANCHES = {"dino": "momentum", "dino, student": "online", "moco-v3, momentum": "momentum",
-            "dinov2, training": "momentum"}  # fmt: skip
+            "dinov2, training": "momentum", "lightly, DINO": "momentum", "timm, EMA": "momentum",
+            "deit, EMA": "momentum", "dino, in Lightning": "momentum"}  # fmt: skip
 EPS = {"hugging face": 1e-12, "hugging face, modules": 1e-12}
 
 
@@ -113,6 +124,25 @@ def test_ser_layout_lets_cls_join_late_without_a_position(tmp_path):
             expected = origin.norm(tokens)[:, 0]
             found = opened.backbone.eval()(images())
         assert float((found - expected).abs().max()) < TOLERANCE
+
+
+def test_branches_that_projects_evaluate_are_the_default(tmp_path):
+    model, other = vit(), vit(seed=1)
+    for make, branch in ((files.timm_ema, "momentum"), (files.deit_ema, "online"),
+                         (files.lightly_dino, "momentum"), (files.lightly, "online")):  # fmt: skip
+        torch.save(make(model, other), tmp_path / "vit.pth")
+        assert open_backbone(tmp_path / "vit.pth").branch == branch
+
+
+def test_our_weights_without_their_record_let_cls_join_late_and_say_so(tmp_path):
+    backbone = tiny_backbone(layer=3)
+    for prefix in ("", "backbone."):
+        torch.save(files.below(prefix, backbone.state_dict()), tmp_path / "vit.pth")
+        opened = open_backbone(tmp_path / "vit.pth", num_heads=2)
+        assert opened.assumed == ("[CLS] joins after block 3, SER's default",)
+        assert (opened.is_own, opened.backbone.cls_layer) == (False, 3)
+        x = images(16)
+        assert torch.equal(opened.backbone.eval()(x), backbone.eval()(x))
 
 
 def written_out(state, x, heads, eps, prefix="vit."):
@@ -202,5 +232,18 @@ def test_pretraining_warns_where_the_layout_has_another_number_of_heads(tmp_path
     torch.save(files.moco_v3(small, copy.deepcopy(small)), tmp_path / "a.pth")
     options = {"embed_dim": 384, "depth": 1, "num_heads": 6}
     sizes = {"image_size": 32, "patch_size": 8, "layer": 0, "vit_options": options}
-    with pytest.warns(UserWarning, match="MoCo-v3 has 12 attention heads at a width of 384"):
+    with pytest.warns(UserWarning, match=r"\(MoCo-v3\) has 12 attention heads at a width"):
         SplitViT("vit_small_patch16_224", **sizes, weights=str(tmp_path / "a.pth"))
+
+
+def test_wide_models_have_their_heads_and_odd_ones_their_mlp(tmp_path):
+    wide = vit(embed_dim=1408, num_heads=16, depth=1, mlp_ratio=0.1)
+    torch.save(files.timm_file(wide, None), tmp_path / "a.pth")
+    assert open_backbone(tmp_path / "a.pth").assumed == (
+        "16 attention heads, as usual for a width of 1408",
+    )
+    odd = vit(embed_dim=704, num_heads=11, depth=1, mlp_ratio=1.3636363636363638)
+    assert odd.blocks[0].mlp.fc1.out_features == 960  # 960 / 704 * 704 is less
+    torch.save(files.timm_file(odd, None), tmp_path / "b.pth")
+    found = open_backbone(tmp_path / "b.pth").backbone.vit.state_dict()
+    assert all(torch.equal(value, odd.state_dict()[name]) for name, value in found.items())

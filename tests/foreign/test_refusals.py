@@ -274,3 +274,39 @@ def test_random_weights_are_the_same_ones_and_leave_the_generator_alone():
     tensors = (o.backbone.vit.blocks[0].mlp.fc1.weight for o in (first, second))
     assert torch.equal(*tensors)
     safetensors.torch.save(first.backbone.timm_state_dict())  # nothing is shared or strided
+
+
+def test_config_of_another_model_beside_a_file_is_refused(tmp_path):
+    path = changed(tmp_path / "a.pth", files.deit)
+    for told in ({"hidden_size": 256, "num_attention_heads": 4},
+                 {"architecture": "resnet50", "num_features": 2048}):  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(told))
+        assert "weights of width 128, and config.json beside it is of a model" in refusal(path)
+        with pytest.raises(ValueError, match="put the file into a folder without it"):
+            SplitViT(**arguments(), weights=str(path))
+
+
+def test_one_of_several_files_is_refused(tmp_path):
+    path = changed(tmp_path / "model-00001-of-00002.pth", files.timm_file)
+    assert "is one of several files of a model; save the model as one" in refusal(path)
+    assert open_backbone(changed(tmp_path / "a-00001-of-00001.pth", files.timm_file))
+
+
+def test_weights_that_are_no_dense_floats_are_refused(tmp_path):
+    for kind in (torch.int8, torch.complex64):
+        value = torch.ones(128, dtype=kind)
+        path = changed(tmp_path / "a.pth", files.timm_file, **{"blocks.1.norm1.weight": value})
+        assert "no dense floating-point numbers: blocks.1.norm1.weight (torch." in refusal(path)
+
+
+def test_missing_file_is_no_name_of_timm():
+    with pytest.raises(FileNotFoundError, match=r"224\.pth does not exist; give another path"):
+        open_backbone("vit_small_patch16_224.pth")
+
+
+def test_missing_safetensors_or_a_folder_of_that_name_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist; give another path"):
+        open_backbone(tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").mkdir()
+    with pytest.raises(FileNotFoundError, match="is a folder; give a file"):
+        open_backbone(tmp_path / "a.safetensors")

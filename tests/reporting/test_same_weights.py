@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from results.result_records import config, run_folder
+from ser_lightning.checkpoints import read_config
 from ser_lightning.data import ImageFolder
 from ser_lightning.data.photometric import MOCO_VIEW_1, MOCO_VIEW_2
-from ser_lightning.files import read_config
 from ser_lightning.reporting.groups import group_folders
 from ser_lightning.reporting.same_weights import DEFAULT_VIEWS, weights_hash
 

@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 
-from ser_lightning.files import UnsafeCheckpointError, load_checkpoint
+from ser_lightning.checkpoints import UnsafeCheckpointError, load_checkpoint
 from ser_lightning.runtime import AtomicCheckpointIO, RunCheckpoint
 from ser_lightning.runtime import checkpoint as module
 

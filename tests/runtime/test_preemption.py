@@ -7,12 +7,13 @@ import signal
 import subprocess
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 
+from ser_lightning.checkpoints import load_checkpoint
 from ser_lightning.cli import main
 from ser_lightning.evaluation import OnlineEvaluation
-from ser_lightning.files import load_checkpoint
 from ser_lightning.runtime import preemption
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
@@ -106,6 +107,30 @@ def test_signal_in_a_validation_saves_and_the_run_repeats_it(
     for entry in history(unbroken):
         if entry["step"] in measured:
             assert measured[entry["step"]] == pytest.approx(entry["metrics"], rel=1e-4)
+
+
+def test_sigterm_that_lightning_has_noted_ends_the_start(tmp_path, monkeypatch):
+    plain = L.Trainer._run_sanity_check
+
+    def signalled_before(trainer):  # its handlers are there, ours not yet
+        os.kill(os.getpid(), signal.SIGTERM)
+        plain(trainer)
+
+    monkeypatch.setattr(L.Trainer, "_run_sanity_check", signalled_before)
+    with pytest.raises(SystemExit) as left:
+        fit(tmp_path / "run", "--data.num_workers", "0")
+    assert left.value.code == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_measurement_ends_at_a_sigterm_that_lightning_has_noted(monkeypatch):
+    raised = []
+    monkeypatch.setattr(preemption.signal, "raise_signal", raised.append)
+    trainer = L.Trainer(logger=False, accelerator="cpu")
+    for callback in (preemption.EndsAtOnce(), preemption.Preemption(None)):
+        trainer._signal_connector.received_sigterm = True
+        callback.on_test_start(trainer, None)
+    assert raised == [signal.SIGTERM, signal.SIGTERM]
 
 
 def test_signal_before_the_first_step_ends_the_start(tmp_path, signalled, slurm):

@@ -1,9 +1,12 @@
 """Configurations are compared key by key, where they matter."""
 
+import locale
 from pathlib import Path
+from types import SimpleNamespace
 
 from ser_lightning import runtime
-from ser_lightning.files import read_config
+from ser_lightning.checkpoints import read_config
+from ser_lightning.files import read_text
 
 OLD = """
 seed_everything: 0
@@ -65,3 +68,16 @@ def test_run_folder_is_below_the_last_overlay_that_names_images():
     for first in ([], [root / "trainer" / "cpu.yaml"]):
         found = runtime.default_run_dir([*first, *files, root / "trainer" / "cpu.yaml"], None)
         assert found == Path("runs/cifar10/moco_ser")
+
+
+def test_record_of_a_run_is_utf8_whatever_the_locale(tmp_path, monkeypatch):
+    saver = runtime.ConfigurationSaver.__new__(runtime.ConfigurationSaver)
+    saver.__dict__["_text"] = "run_dir: l\u00e4ufe\n"
+    trainer = SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path)
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    try:
+        saver._write(trainer, "fit")
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    assert read_text(tmp_path / "fit.yaml") == saver._text

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ser_lightning.backbones.preparation import Preparation, name_beside, preparation_of
 from ser_lightning.backbones.split_vit import SplitViT
-from ser_lightning.backbones.vit import RESERVED_OPTIONS, why_not_plain
+from ser_lightning.backbones.vit import RESERVED_OPTIONS, heads_of, why_not_plain
 from ser_lightning.backbones.weights import load_weights, own_arguments, read_preparation
 from ser_lightning.files import file_sha256, with_home
 from ser_lightning.foreign import Branch, Weights, read_weights
@@ -23,11 +23,14 @@ from ser_lightning.foreign.architecture import (
     HEADS_OPTION,
     NAME_OPTION,
     architecture_of,
+    read_config_beside,
     read_options_beside,
     told_epsilon,
+    told_heads,
 )
 from ser_lightning.foreign.layouts import LAYOUTS, OWN, SAFE
 
+_FILES = (".bin", ".ckpt", ".npz", ".pt", ".pth", ".safetensors", ".tar")  # no tags of timm's
 _GENERIC = re.compile(r"(pytorch_)?model|checkpoint|weights|last|backbone", re.IGNORECASE)
 
 
@@ -47,6 +50,7 @@ class OpenedBackbone:
         given: what the user said of its architecture, as names of records tell it: timm's name,
             "336px", "12heads".
         assumed: what neither file nor user said, in words.
+        is_own: whether this project wrote it, with the arguments that it has.
     """
 
     backbone: SplitViT
@@ -58,6 +62,7 @@ class OpenedBackbone:
     path: Path | None = None
     given: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+    is_own: bool = False
 
     @cached_property
     def sha256(self) -> str:
@@ -68,11 +73,6 @@ class OpenedBackbone:
         for name, value in self.backbone.vit.state_dict().items():
             digest.update(name.encode() + value.cpu().numpy().tobytes())
         return digest.hexdigest()
-
-    @property
-    def is_own(self) -> bool:
-        """Whether this project wrote it, with the arguments that it has."""
-        return self.layout == OWN.name
 
 
 def open_backbone(
@@ -125,7 +125,8 @@ def is_own(checkpoint: str | Path) -> bool:
 def is_timm_name(checkpoint: str | Path) -> bool:
     """Whether a checkpoint is no file, but a name of timm."""
     text = str(checkpoint)
-    return timm.is_model(text.partition(".")[0]) and not Path(text).exists()
+    is_name = timm.is_model(text.partition(".")[0]) and not text.endswith(_FILES)
+    return is_name and not Path(text).exists()
 
 
 def name_of(path: Path) -> str:
@@ -170,22 +171,22 @@ def _of_file(
         backbone = SplitViT.from_checkpoint(path, branch or "online", **resized)
         return OpenedBackbone(
             backbone=backbone, name=name_of(path), layout=OWN.name, branch=branch or "online",
-            path=path, preparation=preparation_of(path), assumed=_assumed_before(path),
+            path=path, preparation=preparation_of(path), assumed=_assumed_before(path), is_own=True,
         )  # fmt: skip
     weights = read_weights(path, branch)
     told = name or name_beside(path)
-    assumed: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = () if name or num_heads else _assumed_before(path)
     if told is not None:
         changed: dict[str, Any] = {}
         if name is None:
             changed |= read_options_beside(path, "model_args")
-        width = weights.state["cls_token"].shape[-1] if "cls_token" in weights.state else 0
-        if heads := num_heads or weights.layout.heads.get(width):
+        if heads := num_heads or told_heads(weights):
             changed["num_heads"] = heads  # shapes are the same for any number
         changed |= told_epsilon(weights)
         backbone = _by_name(told, image_size, 0, changed)
     else:
-        arguments, assumed = architecture_of(weights, num_heads)
+        arguments, guessed = architecture_of(weights, num_heads)
+        assumed += guessed
         backbone = _built({**arguments, **resized})
     load_weights(backbone.vit, weights, NAME_OPTION)
     return OpenedBackbone(
@@ -202,7 +203,8 @@ def _of_file(
 
 def _assumed_before(path: Path) -> tuple[str, ...]:
     """What was assumed of an architecture when a file of elsewhere was exported."""
-    found = read_preparation(path).get("architecture_assumed") if path.suffix == SAFE else None
+    notes = read_preparation(path) if path.suffix == SAFE else {}
+    found = (read_config_beside(path) | notes).get("architecture_assumed")
     return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
@@ -271,11 +273,10 @@ def _refuse(given: Mapping[str, Any], what: str) -> None:
 def _what(opened: OpenedBackbone) -> str:
     """A line for the log."""
     vit, options = opened.backbone, opened.backbone.arguments["vit_options"]
-    heads = vit.vit.blocks[0].attn.num_heads
     parts = [
         f"backbone {opened.path or opened.name}: {opened.layout}",
         f"{opened.branch} branch" if opened.path else "",
-        f"{vit.depth} blocks of width {vit.width} with {heads} heads",
+        f"{vit.depth} blocks of width {vit.width} with {heads_of(vit)} heads",
         f"patches of {vit.patch_size} and images of {vit.image_size} pixels",
         f"{vit.num_registers} registers" if vit.num_registers else "",
         f"[CLS] joins after block {vit.cls_layer}" if vit.cls_layer else "",

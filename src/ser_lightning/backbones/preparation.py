@@ -63,10 +63,11 @@ def preparation_of(checkpoint: str | Path, name: str | None = None) -> Preparati
     if told := name_beside(path):
         beside = read_options_beside(path, "pretrained_cfg")
         found = _of_timm(told, beside, path.with_name("config.json"))
-        assumed = read_config_beside(path).get("assumed")  # an export of this package has it
-        return replace(found, assumed=_names(assumed)) if assumed else found
-    processor = path.with_name("preprocessor_config.json")
-    return stored_preparation(_of_processor(processor), processor)
+    else:
+        processor = path.with_name("preprocessor_config.json")
+        found = stored_preparation(_of_processor(processor), processor)
+    assumed = read_config_beside(path).get("assumed")  # an export of this package has it
+    return replace(found, assumed=_names(assumed)) if assumed else found
 
 
 def _of_timm(name: str, beside: Mapping[str, Any], file: Path) -> Preparation:
@@ -85,6 +86,8 @@ def _of_processor(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         sides = {key: _side(content.get(key)) for key in ("size", "crop_size")}
         found = {"mean": content.get("image_mean"), "std": content.get("image_std")}
+        if content.get("do_normalize") is False:
+            found = {"mean": [0.0] * 3, "std": [1.0] * 3}
     except (OSError, ValueError, RecursionError, AttributeError):
         return {}
     if sides["size"]:

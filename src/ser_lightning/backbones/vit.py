@@ -256,6 +256,13 @@ def _validate(
             raise ValueError(f"{option} {value!r} is not one of {known}")
 
 
+def heads_of(vit: Any) -> int | None:
+    """Attention heads of a block, in parallel blocks of one of them; None where nothing has any."""
+    heads = (each.num_heads for each in vit.modules() if hasattr(each, "num_heads"))
+    first: int | None = next(heads, None)
+    return first
+
+
 def why_not_plain(vit: Any) -> str:
     """What a model of timm has that `SplitViT` lacks, in words; empty for a plain ViT."""
     if not isinstance(vit, VisionTransformer):

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError, safe_open
@@ -17,11 +18,14 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from ser_lightning.files import CHECKPOINT_KEY, checkpoint_config, with_home
+from ser_lightning.backbones.vit import heads_of
+from ser_lightning.checkpoints import CHECKPOINT_KEY, checkpoint_config
+from ser_lightning.files import with_home
 from ser_lightning.foreign import Branch, Weights, read_weights
-from ser_lightning.foreign.architecture import split_position
+from ser_lightning.foreign.architecture import split_position, told_heads
 from ser_lightning.foreign.layouts import AGAIN, SAFE
 from ser_lightning.sealed import read_tensors, write_tensors
+from ser_lightning.trusted import printable
 
 __all__ = ["Branch"]
 PREPARATION = "preparation"  # of images, among the notes of a safetensors file
@@ -38,14 +42,13 @@ def load_vit(vit: VisionTransformer, path: str | Path, branch: Branch | None = N
     Raises:
         ValueError: as `read_weights` and `load_weights`.
     """
-    weights = read_weights(path, branch)
-    if own_arguments(path) is None:
+    weights, own = read_weights(path, branch), own_arguments(path)
+    if own is None:
         rank_zero_info(f"weights of {path}: {weights.layout.name}, {weights.branch} branch")
-    blocks: Any = vit.blocks
-    known, heads = weights.layout.heads.get(vit.embed_dim), blocks[0].attn.num_heads
+    known, heads = _own_heads(own) if own else told_heads(weights), heads_of(vit)
     if known not in (None, heads):
         rank_zero_warn(
-            f"{path}: {weights.layout.name} has {known} attention heads at a width of "
+            f"{path} ({weights.layout.name}) has {known} attention heads at a width of "
             f"{vit.embed_dim}, the backbone {heads}; give --model.backbone.vit_options.num_heads "
             f"{known}, unless the file is of another model"
         )
@@ -82,6 +85,17 @@ def load_weights(vit: VisionTransformer, weights: Weights, option: str) -> None:
             f"the weights in {weights.path}, in the layout of {weights.layout.name}, do not fit "
             f"this ViT; missing: {_listing(missing)}; unexpected: {_listing(unexpected)}; of "
             f"another shape: {_listing(unequal)}; {weights.remedy(option)}"
+        )
+    unlike = [
+        f"{key} ({state[key].dtype}, {state[key].layout})"
+        for key in sorted(own)
+        if not (state[key].layout == torch.strided and state[key].is_floating_point())
+        or state[key].is_meta
+    ]
+    if unlike:
+        raise ValueError(
+            f"{weights.path} has weights that are no dense floating-point numbers: "
+            f"{_listing(unlike, 2)}; save them as those"
         )
     vit.load_state_dict(state)
 
@@ -127,33 +141,62 @@ def read_preparation(path: str | Path) -> dict[str, Any]:
     return {}
 
 
-def read_arguments(path: str | Path) -> dict[str, Any]:
+def read_arguments(path: str | Path, kind: str) -> dict[str, Any]:
     """The constructor arguments of a backbone: an export's record, or a run's configuration.
+
+    Says so where the run's backbone is of another class than `kind`, which is built from them.
 
     Raises:
         ValueError: if there is none, or the file would have to be unpickled.
     """
-    arguments = own_arguments(path)
-    if arguments is None:
+    section = _own_section(path)
+    if section is None:
         raise ValueError(
             f"{path} does not say how to rebuild its backbone; build it yourself and pass the "
             "file as `weights`"
         )
+    name = str(section.get("class_path", kind))
+    if name.rpartition(".")[2] != kind:
+        rank_zero_warn(
+            f"{path}: its backbone is a {printable(name)}, and {kind} is built from its arguments "
+            "and weights; where it computes something else, use its own from_checkpoint in Python"
+        )
+    arguments: dict[str, Any] = section["init_args"]
     return arguments
 
 
 def own_arguments(path: str | Path) -> dict[str, Any] | None:
     """The same; None where a file that can be read does not tell."""
-    arguments: Any = None
+    section = _own_section(path)
+    arguments: dict[str, Any] | None = None if section is None else section["init_args"]
+    return arguments
+
+
+def _own_section(path: str | Path) -> dict[str, Any] | None:
+    """The class of a backbone, where a file says it, and its arguments as `init_args`."""
+    section: Any = None
     path = with_home(str(path))
     try:
-        if Path(path).suffix == SAFE:
-            arguments = json.loads(_notes(path).get(CHECKPOINT_KEY, "null"))
+        if Path(path).suffix == SAFE and Path(path).is_file():
+            section = {"init_args": json.loads(_notes(path).get(CHECKPOINT_KEY, "null"))}
         elif config := checkpoint_config(path):
-            arguments = config["model"]["init_args"]["backbone"]["init_args"]
+            section = config["model"]["init_args"]["backbone"]
+        found: dict[str, Any] | None = section if isinstance(section["init_args"], dict) else None
     except (LookupError, TypeError, RecursionError, json.JSONDecodeError):
-        arguments = None
-    return arguments if isinstance(arguments, dict) else None
+        return None
+    return found
+
+
+def _own_heads(arguments: Mapping[str, Any]) -> int | None:
+    """Attention heads of the backbone that arguments describe; None where they name none."""
+    options, name = arguments.get("vit_options"), str(arguments.get("name")).partition(".")[0]
+    if isinstance(options, dict) and "num_heads" in options:
+        told: int | None = options["num_heads"]
+        return told
+    if not timm.is_model(name):
+        return None
+    with torch.device("meta"):
+        return heads_of(timm.create_model(name, num_classes=0))
 
 
 def _notes(path: str | Path) -> dict[str, str]:
@@ -167,7 +210,7 @@ def _notes(path: str | Path) -> dict[str, str]:
 
 def _fit_position(state: dict[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:
     """Gives the position embedding the model's entries for other tokens (or none) and its grid."""
-    position, state = state["pos_embed"], dict(state)
+    position, state = state["pos_embed"].float(), dict(state)
     num_registers = state["reg_token"].shape[1] if "reg_token" in state else 0
     found = split_position(position.shape[1], num_registers)
     if found is None:
@@ -180,7 +223,7 @@ def _fit_position(state: dict[str, Tensor], vit: VisionTransformer) -> dict[str,
     lacking = 1 + num_registers - others.shape[1]
     others = torch.cat([others, position.new_zeros(1, lacking, position.shape[2])], dim=1)
     if vit.no_embed_class:
-        state["cls_token"] = state["cls_token"] + others[:, :1]
+        state["cls_token"] = state["cls_token"].float() + others[:, :1]
     else:
         position = torch.cat([others, position], dim=1)
     return {**state, "pos_embed": position}

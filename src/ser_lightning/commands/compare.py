@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ser_lightning.checkpoints import CHECKPOINT_FOLDER, CONFIGURATION, last_checkpoint
 from ser_lightning.commands.cost_file import UnknownCost, kept_cost
 from ser_lightning.contents import plain_contents
-from ser_lightning.files import CHECKPOINT_FOLDER, CONFIGURATION, atomic_path, last_checkpoint
+from ser_lightning.files import atomic_path
 from ser_lightning.reporting.compare import GroupCost, runs_table
 from ser_lightning.reporting.groups import RunGroup, group_folders, told_apart, unique_folders
 from ser_lightning.reporting.runs import read_configuration

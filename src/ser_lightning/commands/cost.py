@@ -22,9 +22,9 @@ from ser_lightning.batch import (
     ViewNeeds,
     ViewRecord,
 )
+from ser_lightning.checkpoints import CONFIGURATION
 from ser_lightning.commands.cost_file import Cost, UnknownCost
 from ser_lightning.commands.rebuild import rebuilt
-from ser_lightning.files import CONFIGURATION
 from ser_lightning.groups import GroupElement
 from ser_lightning.objectives import Objective
 from ser_lightning.objectives.encode import encode, joint_embeddings

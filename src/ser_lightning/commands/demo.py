@@ -20,12 +20,12 @@ import lightning as L
 import torch
 
 from ser_lightning.backbones import SplitViT
+from ser_lightning.checkpoints import CHECKPOINT_FOLDER, last_checkpoint
 from ser_lightning.commands.compare import online_curve, while_training
 from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.commands.pictures import comparisons, evaluation_pixels, gallery
 from ser_lightning.data.thumbnails import write_thumbnails
 from ser_lightning.evaluation.metrics.equivariance import place_of
-from ser_lightning.files import CHECKPOINT_FOLDER, last_checkpoint
 from ser_lightning.reporting.figures import demo_figure
 from ser_lightning.reporting.side_by_side import side_by_side, takeaway
 from ser_lightning.reporting.summary import RunCurve

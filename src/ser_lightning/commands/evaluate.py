@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from ser_lightning.checkpoints import CONFIGURATION
 from ser_lightning.commands.stored_images import (
     data_of_checkpoint,
     is_pretrained,
@@ -21,7 +22,6 @@ from ser_lightning.commands.stored_images import (
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Folders, Stage, StageResult
-from ser_lightning.files import CONFIGURATION
 from ser_lightning.results.hits import write_hits
 from ser_lightning.results.measures import describe
 from ser_lightning.results.points import write_points

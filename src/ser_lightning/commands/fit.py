@@ -18,16 +18,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_lightning.batch import ViewNeeds
-from ser_lightning.commands.pictures import Pictures
-from ser_lightning.data import PartitionedDataModule
-from ser_lightning.evaluation import OnlineEvaluation
-from ser_lightning.files import (
+from ser_lightning.checkpoints import (
     CHECKPOINT_FOLDER,
     checkpoint_config,
     last_checkpoint,
     latest_checkpoint,
     read_config,
 )
+from ser_lightning.commands.pictures import Pictures
+from ser_lightning.data import PartitionedDataModule
+from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.objectives import Objective
 from ser_lightning.optim import is_trial
 from ser_lightning.reporting.summary import summary_table

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from ser_lightning.checkpoints import checkpoint_config
 from ser_lightning.commands.rebuild import rebuilt
-from ser_lightning.files import checkpoint_config
 from ser_lightning.objectives import Objective
 from ser_lightning.objectives.examine import Examination, examine
 from ser_lightning.objectives.replay_file import Replay, describe, read_replay

@@ -13,9 +13,9 @@ import yaml
 
 from ser_lightning.backbones.opening import is_timm_name, known_name
 from ser_lightning.backbones.preparation import preparation_of
+from ser_lightning.checkpoints import CONFIGURATION, checkpoint_config
 from ser_lightning.data import Source
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.files import CONFIGURATION, checkpoint_config
 from ser_lightning.foreign.architecture import NAME_OPTION
 from ser_lightning.foreign.layouts import SAFE
 from ser_lightning.runtime import (

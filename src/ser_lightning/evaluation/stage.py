@@ -19,9 +19,9 @@ from typing_extensions import override
 
 from ser_lightning.backbones import Branch, SplitViT, open_backbone
 from ser_lightning.backbones.opening import is_own
+from ser_lightning.checkpoints import checkpoint_config
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.evaluation.features import Features, cached_features
-from ser_lightning.files import checkpoint_config
 from ser_lightning.foreign.layouts import SAFE
 from ser_lightning.numbers import NonNegativeInt, PositiveInt, checked
 from ser_lightning.optim import before_resuming, run_length

@@ -76,10 +76,9 @@ def _what(opened: Opened) -> Iterator[str]:
         f"{backbone.image_size} pixels; [CLS] {cls}. The embedding is [CLS] after the final norm."
     )
     yield ""
-    yield (
-        f"Weights: the {opened.branch} branch of a file with SHA-256 `{opened.sha256}`, exported "
-        "by ser-lightning."
-    )
+    is_file = opened.path.is_file()
+    source = f"the {opened.branch} branch of a file" if is_file else f"{opened.layout},"
+    yield f"Weights: {source} with SHA-256 `{opened.sha256}`, exported by ser-lightning."
     if opened.guessed:
         yield ""
         yield f"Assumed, since the file does not say: {'; '.join(opened.guessed)}."

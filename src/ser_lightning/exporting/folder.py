@@ -49,7 +49,10 @@ def require_same_backbone(opened: Opened, folder: Path) -> None:
     """
     if opened.config or not (folder / MARK).is_file():
         return  # a run's folder is its own, and training goes on
-    found = json.loads(read_text(folder / MARK)).get("checkpoint_sha256")
+    try:
+        found = json.loads(read_text(folder / MARK))["checkpoint_sha256"]
+    except (ValueError, LookupError, TypeError):  # nobody knows what is there
+        found = None
     if found != opened.sha256:
         raise ValueError(
             f"{folder} has the export of another backbone (SHA-256 {str(found)[:12]}), which "

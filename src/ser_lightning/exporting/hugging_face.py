@@ -19,7 +19,7 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.attention import is_plain_block
 from ser_lightning.data.clean import Clean
 from ser_lightning.exporting.opened import Opened
-from ser_lightning.exporting.weight_folders import CONFIG, write_json, write_state
+from ser_lightning.exporting.weight_folders import write_config, write_json, write_state
 
 PROCESSOR = "preprocessor_config.json"
 _BICUBIC = 3  # Pillow's number
@@ -61,7 +61,7 @@ def write_hugging_face(opened: Opened, folder: Path) -> None:
             "it as timm, safetensors, onnx or torch-export"
         )
     write_state(renamed(backbone), folder)
-    write_json(configuration(backbone), folder / CONFIG)
+    write_config(configuration(backbone), opened, folder)
     write_json(processor(opened.clean), folder / PROCESSOR)
 
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from ser_lightning.backbones import Branch, SplitViT
 from ser_lightning.backbones.opening import is_own, open_backbone
 from ser_lightning.backbones.preparation import stored_preparation
+from ser_lightning.checkpoints import checkpoint_config
 from ser_lightning.data.clean import Clean
 from ser_lightning.evaluation.stage import check_finite, result_branch
-from ser_lightning.files import checkpoint_config
 from ser_lightning.foreign.layouts import SAFE
 
 _IN_DATA = {"evaluation_crop_fraction": "crop_fraction", "mean": "mean", "std": "std"}
@@ -29,6 +29,7 @@ class Opened(NamedTuple):
         path: of the file.
         run_dir: folder of the run.
         sha256: of the file's bytes, or of the weights of a name.
+        layout: of the file, or which weights of timm's name.
     """
 
     backbone: SplitViT
@@ -41,6 +42,7 @@ class Opened(NamedTuple):
     path: Path
     run_dir: Path
     sha256: str
+    layout: str
 
 
 def open_backbone_file(
@@ -92,6 +94,7 @@ def open_backbone_file(
         Path(checkpoint),
         run_dir,
         opened.sha256,
+        opened.layout,
     )
 
 
@@ -110,8 +113,12 @@ def preparation(clean: Clean) -> dict[str, Any]:
 
 def told(opened: Opened) -> dict[str, Any]:
     """The same, and what of it and of the architecture is assumed."""
-    assumed = {"assumed": list(opened.assumed), "architecture_assumed": list(opened.guessed)}
-    return {**preparation(opened.clean), **assumed}
+    return {**preparation(opened.clean), **assumptions(opened)}
+
+
+def assumptions(opened: Opened) -> dict[str, list[str]]:
+    """What of the images and of the architecture is assumed, as exports say it."""
+    return {"assumed": list(opened.assumed), "architecture_assumed": list(opened.guessed)}
 
 
 def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.data.clean import Clean
-from ser_lightning.exporting.opened import Opened, told
+from ser_lightning.exporting.opened import Opened, assumptions, told
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -34,8 +34,7 @@ def write_timm(opened: Opened, folder: Path) -> None:
     Source: timm (huggingface/pytorch-image-models), `timm/models/_hub.py`: the keys that it reads.
     """
     write_state(opened.backbone.timm_state_dict(), folder)
-    assumed = {"assumed": list(opened.assumed)} if opened.assumed else {}
-    write_json(timm_config(opened.backbone, opened.clean) | assumed, folder / CONFIG)
+    write_config(timm_config(opened.backbone, opened.clean), opened, folder)
 
 
 def embed_timm(folder: Path, images: Tensor) -> Tensor:
@@ -90,6 +89,12 @@ def crop_share(clean: Clean) -> float:
 def write_state(state: dict[str, Tensor], folder: Path) -> None:
     """Writes weights as others read them."""
     save_file({k: v.contiguous() for k, v in state.items()}, folder / WEIGHTS, {"format": "pt"})
+
+
+def write_config(config: dict[str, Any], opened: Opened, folder: Path) -> None:
+    """Writes what a library builds the model from, and what of it is assumed."""
+    assumed = {name: value for name, value in assumptions(opened).items() if value}
+    write_json(config | assumed, folder / CONFIG)
 
 
 def write_json(content: Any, path: Path) -> None:

@@ -3,17 +3,16 @@
 import json
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ser_lightning.foreign.layouts import Weights
+from ser_lightning.foreign.layouts import UNRECORDED, Weights
 from ser_lightning.numbers import Positive, fits
 
 NAME_OPTION, HEADS_OPTION = "--model.timm_name", "--model.num_heads"  # of stages
 BASE = "vit_base_patch16_224"
 _GATED = "vit_giant_patch14_dinov2"  # of timm's plain ViTs, one whose MLP is gated
-_WIDE_HEADS = {1280: 16}  # ViT-H
+_WIDE_HEADS = dict.fromkeys((1152, 1280, 1408, 1664), 16)  # So400M, ViT-H, ViT-g, ViT-G
 _CHANNELS = 64  # of a head, in all others
 _CONFIG = "config.json"  # beside weights
 _PER_BLOCK = r"^blocks\.(\d+)\."
@@ -43,7 +42,6 @@ def architecture_of(weights: Weights, num_heads: int | None = None) -> Architect
     """
     state = weights.state
     _require_plain(weights)
-    config = read_config_beside(weights.path)
     width, patch = state["cls_token"].shape[-1], state["patch_embed.proj.weight"].shape[-1]
     depth = 1 + max(int(match[1]) for match in (re.match(_PER_BLOCK, n) for n in state) if match)
     hidden, fan_in = (
@@ -51,9 +49,12 @@ def architecture_of(weights: Weights, num_heads: int | None = None) -> Architect
         state["blocks.0.mlp.fc2.weight"].shape[1],
     )
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
-    heads, assumed = _heads(weights, width, num_heads, config)
+    ratio = hidden / width
+    if int(width * ratio) < hidden:  # as timm takes it back
+        ratio = math.nextafter(ratio, math.inf)
+    heads, assumed = _heads(weights, width, num_heads)
     options: dict[str, Any] = {
-        "embed_dim": width, "depth": depth, "num_heads": heads, "mlp_ratio": hidden / width,
+        "embed_dim": width, "depth": depth, "num_heads": heads, "mlp_ratio": ratio,
     }  # fmt: skip
     special = {
         "qkv_bias": (False, "blocks.0.attn.qkv.bias" not in state),
@@ -73,13 +74,24 @@ def architecture_of(weights: Weights, num_heads: int | None = None) -> Architect
     return Architecture(arguments, (*assumed, *late))
 
 
+def told_heads(weights: Weights) -> int | None:
+    """Attention heads of a block where a file's layout, or what lies beside it, tells them.
+
+    Raises:
+        ValueError: what lies beside the file is of another model.
+    """
+    told, token = _config_of(weights).get("num_attention_heads"), weights.state.get("cls_token")
+    known = None if token is None else weights.layout.heads.get(token.shape[-1])
+    return told if isinstance(told, int) else known
+
+
 def told_epsilon(weights: Weights) -> dict[str, float]:
     """The option `norm_eps` where a file, or its layout, has another one than timm's 1e-6.
 
     Raises:
-        ValueError: what lies beside the file tells none.
+        ValueError: what lies beside the file tells none, or is of another model.
     """
-    eps = read_config_beside(weights.path).get("layer_norm_eps", weights.layout.eps)
+    eps = _config_of(weights).get("layer_norm_eps", weights.layout.eps)
     if not fits(Positive, eps):
         file = weights.path.with_name(_CONFIG)
         raise ValueError(f"{file}: layer_norm_eps {eps!r} must be above 0; restore the file")
@@ -94,6 +106,22 @@ def read_config_beside(path: Path) -> dict[str, Any]:
         return {}
     is_vit = isinstance(content, dict) and {"hidden_size", "architecture"} & content.keys()
     return content if is_vit else {}
+
+
+def _config_of(weights: Weights) -> dict[str, Any]:
+    """The same for weights that were read.
+
+    Raises:
+        ValueError: it is of another model, as in a folder of downloads.
+    """
+    config, token = read_config_beside(weights.path), weights.state.get("cls_token")
+    told = config.get("hidden_size", config.get("num_features"))
+    if token is not None and told not in (None, token.shape[-1]):
+        raise ValueError(
+            f"{weights.path} has weights of width {token.shape[-1]}, and {_CONFIG} beside it is of "
+            f"a model of width {told}; put the file into a folder without it"
+        )
+    return config
 
 
 def read_options_beside(path: Path, name: str) -> dict[str, Any]:
@@ -129,21 +157,16 @@ def _side(weights: Weights, registers: int) -> int:
     return found[1]
 
 
-def _heads(
-    weights: Weights, width: int, given: int | None, config: Mapping[str, Any]
-) -> tuple[int, tuple[str, ...]]:
+def _heads(weights: Weights, width: int, given: int | None) -> tuple[int, tuple[str, ...]]:
     """Attention heads, and what was assumed for them."""
-    told = given or config.get("num_attention_heads")
-    if isinstance(told, int):
+    told = told_heads(weights) if given is None else given
+    if told is not None:
         if told < 1 or width % told:
             raise ValueError(
                 f"num_heads {told} does not divide the width {width} of {weights.path}; give the "
                 "number that the model was trained with"
             )
         return told, ()
-    known = weights.layout.heads.get(width)
-    if known:
-        return known, ()
     heads = _WIDE_HEADS.get(width, width // _CHANNELS)
     if width not in _WIDE_HEADS and width % _CHANNELS:
         raise ValueError(
@@ -154,9 +177,10 @@ def _heads(
 
 
 def _late_cls(weights: Weights, registers: int) -> tuple[int | None, tuple[str, ...]]:
-    """After which block [CLS] joins in SER's public code; None where it stands at the input."""
+    """After which block [CLS] joins in SER's code and ours; None where it stands at the input."""
     found = split_position(weights.state["pos_embed"].shape[1], registers)
-    if weights.layout.name != "SER's public code" or found is None or found[0] > 0:
+    may_be_late = weights.layout.name in ("SER's public code", UNRECORDED)
+    if not may_be_late or found is None or found[0] > 0:
         return None, ()
     told = getattr(weights.content.get("args"), "equiv_layer", None)
     if isinstance(told, int):
@@ -180,7 +204,7 @@ def _require_plain(weights: Weights) -> None:
         "a norm after pooling: it hands out the mean of its patches": "fc_norm.weight" in state,
         "a convolutional stem": any(name.startswith("patch_embed.backbone") for name in state),
     }
-    activation = read_config_beside(weights.path).get("hidden_act", "gelu")
+    activation = _config_of(weights).get("hidden_act", "gelu")
     answers[f"the activation {activation}"] = activation != "gelu"
     found = next((answer for answer, is_so in answers.items() if is_so), "")
     missing = [name for name in needed if name not in state]

@@ -13,7 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from ser_lightning.files import load_checkpoint, with_home
+from ser_lightning.checkpoints import CHECKPOINT_KEY, load_checkpoint
+from ser_lightning.damage import AS_ONE
+from ser_lightning.files import with_home
 from ser_lightning.foreign.huggingface import timm_names
 from ser_lightning.sealed import read_tensors
 
@@ -66,23 +68,39 @@ def _of_deit3(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name): v for name, v in state.items()}
 
 
+_BELOW = r"(?:model\.|state_dict\.)?"
 _WRAPPED = r"(?:module\.)?(?:backbone\.)?"
 _HF = r"(?:vit\.|deit\.|dinov2\.|dinov2_with_registers\.)?"
 _HF_HEADS = r"^(classifier|cls_classifier|distillation_classifier|pooler|decoder|mask_token)\b"
+UNRECORDED = "lightly, or ser-lightning without its record"
 _NAMED = "give its architecture by timm's name: {option} vit_small_patch16_224, for example"
 
 # The first row that fits is taken. Sources, by repository: facebookresearch/moco-v3,
 # facebookresearch/dino, facebookresearch/dinov2, facebookresearch/mae, facebookresearch/deit,
-# vturrisi/solo-learn, huggingface/transformers, aitrics-chris/SER.
+# vturrisi/solo-learn, lightly-ai/lightly, huggingface/transformers, aitrics-chris/SER.
 LAYOUTS = (
     Layout(
         "ser-lightning", r"(?:state_dict\.)?(?:backbone\.)?vit\.",
-        r"state_dict\.momentum_backbone\.vit\.",
+        r"state_dict\.momentum_backbone\.vit\.", mark=rf"^{CHECKPOINT_KEY}$",
         remedy="build the backbone with the file's name, patch_size and vit_options",
     ),
     Layout(
-        "MoCo-v3", r"(?:state_dict\.)?(?:module\.)?base_encoder\.",
-        r"(?:state_dict\.)?(?:module\.)?momentum_encoder\.",
+        "lightly, DINO", r"(?:state_dict\.)?student_backbone\.(?:vit\.)?",
+        r"(?:state_dict\.)?teacher_backbone\.(?:vit\.)?", mark=r"(^|\.)teacher_backbone\.",
+        default="momentum", remedy=_NAMED,
+    ),
+    Layout(
+        "lightly", r"(?:state_dict\.)?backbone\.(?:vit\.)?",
+        r"(?:state_dict\.)?backbone_momentum\.(?:vit\.)?", mark=r"(^|\.)backbone_momentum\.",
+        remedy=_NAMED,
+    ),
+    Layout(
+        UNRECORDED, r"(?:state_dict\.)?(?:backbone\.)?vit\.",
+        r"(?:state_dict\.)?momentum_backbone\.vit\.", remedy=_NAMED,
+    ),
+    Layout(
+        "MoCo-v3", _BELOW + r"(?:module\.)?base_encoder\.",
+        _BELOW + r"(?:module\.)?momentum_encoder\.",
         heads={384: 12},
         remedy="MoCo-v3's encoders are vit_{{small,base,large,huge}}_patch16_224 with 12, 12, 16 "
         "and 16 heads and all weights of one encoder; " + _NAMED,
@@ -95,26 +113,32 @@ LAYOUTS = (
         + _NAMED,
     ),
     Layout(
-        "MAE", r"(?:model\.)?", mark=r"\b(decoder_embed\.weight|decoder_pos_embed)$",
+        "MAE", _BELOW + r"(?:module\.)?", mark=r"\b(decoder_embed\.weight|decoder_pos_embed)$",
         dropped=r"^(mask_token$|decoder_)",
         remedy="MAE's encoders are vit_{{base,large}}_patch16_224 and vit_huge_patch14_224; "
         + _NAMED,
     ),
     Layout(
-        "DINOv2", r"(?:student\.|model\.)?" + _WRAPPED, r"teacher\." + _WRAPPED,
+        "solo-learn", r"state_dict\.backbone\.", r"state_dict\.momentum_backbone\.", remedy=_NAMED
+    ),
+    Layout(
+        "DINOv2", _BELOW + r"(?:student\.)?" + _WRAPPED, _BELOW + r"teacher\." + _WRAPPED,
         mark=r"(^|\.)(mask_token|register_tokens)$", rename=_of_dinov2, default="momentum",
         dropped=r"^(mask_token$|dino_head\.|ibot_head\.)",
         remedy=_NAMED.replace("vit_small_patch16_224", "vit_small_patch14_dinov2"),
     ),
     Layout(
-        "DINO", r"student\." + _WRAPPED, r"teacher\." + _WRAPPED, default="momentum",
-        dropped=r"^(masked_embed$|projector\.)", remedy=_NAMED,
+        "DINO", _BELOW + r"student\." + _WRAPPED, _BELOW + r"teacher\." + _WRAPPED,
+        default="momentum", dropped=r"^(masked_embed$|projector\.)", remedy=_NAMED,
     ),
     Layout(
-        "solo-learn", r"state_dict\.backbone\.", r"state_dict\.momentum_backbone\.", remedy=_NAMED
+        "DeiT, MAE's encoder", r"model\.", r"(?:model_ema|ema)\.(?:module\.)?", rename=_of_deit3,
+        remedy=_NAMED,
     ),
-    Layout("DeiT, MAE's encoder", r"model\.", rename=_of_deit3, remedy=_NAMED),
-    Layout("timm", r"(?:state_dict\.)?(?:module\.)?", rename=_of_deit3, remedy=_NAMED),
+    Layout(
+        "timm", r"(?:state_dict\.)?(?:module\.)?", r"state_dict_ema\.(?:module\.)?",
+        rename=_of_deit3, default="momentum", remedy=_NAMED,
+    ),
 )  # fmt: skip
 _HUGGING_FACE = (
     Layout(
@@ -133,6 +157,8 @@ _STEMS = {
     "embeddings.patch_embeddings.projection.weight": _HUGGING_FACE,
 }
 _HEAD = r"^(head|head_dist|fc|classifier)\."  # of any project
+# What torch puts around a module, at any place, that it compiles, shards or computes again.
+_AROUND = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 class Weights(NamedTuple):
@@ -171,12 +197,14 @@ def read_weights(path: str | Path, branch: Branch | None = None) -> Weights:
             branch is not there; or the file cannot be read.
     """
     path = Path(with_home(str(path)))
+    if re.search(r"-\d{5}-of-(?!00001)\d{5}$", path.stem):
+        raise ValueError(f"{path} is one of several files of a model; {AS_ONE}")
     content: Mapping[str, Any]
     if path.suffix == SAFE and path.is_file():
         content, _ = read_tensors(path, AGAIN)
     else:
         content = load_checkpoint(path, of_elsewhere=True, map_location="cpu")
-    flat = dict(_flat("", content))
+    flat = {_AROUND.sub("", name): value for name, value in _flat("", content)}
     names = [*flat, *(str(key) for key in content)]
     found = [
         (name.removesuffix(stem), rows)

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from ser_lightning.batch import PartitionedBatch, View, ViewRecord
+from ser_lightning.checkpoints import load_checkpoint
 from ser_lightning.distributed import all_reduce_mean, gather, rank, world_size
-from ser_lightning.files import atomic_path, load_checkpoint
+from ser_lightning.files import atomic_path
 from ser_lightning.groups import GroupElement
 from ser_lightning.objectives.examine import Examination, examine
 from ser_lightning.objectives.finite_guard import NonFinite, Pass

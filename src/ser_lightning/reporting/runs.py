@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ser_lightning.files import CONFIGURATION, read_config, read_text
+from ser_lightning.checkpoints import CONFIGURATION, read_config
+from ser_lightning.files import read_text
 from ser_lightning.reporting.paper import ALL_GROUPS, Subject, base_name, make_subject, pretraining
 from ser_lightning.reporting.same_weights import (
     PER_LAYER,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ser_lightning.files import OF_THE_WEIGHTS
+from ser_lightning.checkpoints import OF_THE_WEIGHTS
 
 PER_LAYER = "PerLayer"
 

@@ -21,14 +21,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
-from ser_lightning.files import (
-    atomic_path,
-    keep_as,
-    last_checkpoint,
-    load_checkpoint,
-    previous_checkpoint,
-    sweep,
-)
+from ser_lightning.checkpoints import last_checkpoint, load_checkpoint, previous_checkpoint
+from ser_lightning.files import atomic_path, keep_as, sweep
 from ser_lightning.numbers import Minutes, PositiveInt, checked
 from ser_lightning.optim import is_trial
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from ser_lightning.files import read_text, upgraded, with_home
+from ser_lightning.checkpoints import upgraded
+from ser_lightning.files import read_text, with_home
 from ser_lightning.trusted import own_yaml
 
 

@@ -9,7 +9,8 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
-from ser_lightning.files import upgraded, with_home
+from ser_lightning.checkpoints import upgraded
+from ser_lightning.files import with_home
 from ser_lightning.runtime.class_help import (
     asked_for,
     class_help,

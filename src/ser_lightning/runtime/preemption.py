@@ -20,11 +20,23 @@ from ser_lightning.runtime.checkpoint import RunCheckpoint
 _REQUEUE = getattr(signal, "SIGUSR1", None)  # Windows has none
 
 
+def _take_over(trainer: L.Trainer) -> bool:
+    """Puts back what Lightning's handlers replaced; whether they have noted a SIGTERM meanwhile.
+
+    Lightning would end at one with status 0, after a batch.
+    """
+    connector = trainer._signal_connector
+    connector.teardown()
+    noted, connector.received_sigterm = connector.received_sigterm, False
+    return noted
+
+
 class EndsAtOnce(L.Callback):
     """Lets SIGTERM end a measurement: Lightning's own handler notes it and goes on."""
 
     def _act(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        trainer._signal_connector.teardown()  # puts back what was there before
+        if _take_over(trainer):
+            signal.raise_signal(signal.SIGTERM)
 
     on_train_start = on_sanity_check_start = on_validation_start = on_test_start = _act
 
@@ -65,7 +77,10 @@ class Preemption(L.Callback):
 
     def _listen(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes over from Lightning's handlers, which start collectives wherever they are."""
-        trainer._signal_connector.teardown()
+        if _take_over(trainer):
+            if trainer.state.fn != "fit":
+                signal.raise_signal(signal.SIGTERM)
+            self._received = signal.SIGTERM
         if trainer.state.fn == "fit" and not self._replaced:
             if trainer.world_size > 1:
                 self._group = dist.new_group(backend="gloo")

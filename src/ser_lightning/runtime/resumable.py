@@ -1,6 +1,6 @@
 """Which checkpoint a run goes on with, and whether it fits, told before anything is started.
 
-The last one or the one before it: `latest_checkpoint` of `files.py`.
+The last one or the one before it: `latest_checkpoint` of `checkpoints.py`.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
-from ser_lightning.files import (
+from ser_lightning.checkpoints import (
     CHECKPOINT_FOLDER,
     CHECKPOINT_KEY,
     latest_checkpoint,
@@ -46,7 +46,7 @@ def resolved_checkpoint(path: str | None, run_dir: Path, command: str) -> str | 
         ValueError: there is no such file, it is damaged, or `fit` would overwrite another run.
     """
     if path != "last":
-        if path:
+        if path is not None:
             _require_file(Path(path))
             require_whole(Path(path))
         return path

@@ -13,17 +13,16 @@ import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
-from ser_lightning.files import (
+from ser_lightning.checkpoints import (
     CHECKPOINT_FOLDER,
     CHECKPOINT_KEY,
     CONFIGURATION,
     OF_THE_WEIGHTS,
-    atomic_path,
     checkpoint_config,
     latest_checkpoint,
     read_config,
-    read_text,
 )
+from ser_lightning.files import atomic_path, read_text
 from ser_lightning.runtime.configuration import content_of, options, section
 from ser_lightning.runtime.stored import Origin, given_options, plain_sections
 from ser_lightning.trusted import printable
@@ -154,7 +153,7 @@ class ConfigurationSaver(SaveConfigCallback):
     def _write(self, trainer: L.Trainer, name: str) -> None:
         if trainer.is_global_zero:
             with atomic_path(Path(trainer.default_root_dir) / f"{name}.yaml") as partial:
-                partial.write_text(self._text)
+                partial.write_text(self._text, encoding="utf-8")
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

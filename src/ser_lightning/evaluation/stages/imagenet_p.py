@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights, alexnet
 from typing_extensions import override
 
+from ser_lightning.checkpoints import load_checkpoint
 from ser_lightning.corruptions import EXTRA_PERTURBATIONS, PERTURBATIONS, REFERENCE
 from ser_lightning.data.benchmarks import ConditionBatch, ImageNetPDataModule
 from ser_lightning.data.benchmarks.imagenet_p import base_name
@@ -24,7 +25,6 @@ from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD
 from ser_lightning.evaluation.benchmark_stage import BenchmarkStage
 from ser_lightning.evaluation.metrics.flips import PerturbationSums, video_sums
 from ser_lightning.evaluation.stage import StageResult
-from ser_lightning.files import load_checkpoint
 from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.results.ratios import ALEXNET, mean_over
 
