@@ -51,7 +51,7 @@ def comparison_tables(runs: Sequence[Path], baseline: str | None = None) -> list
     Raises:
         ValueError: a folder is no run's, or has not been measured.
     """
-    measured = [m for run, name in run_names(runs).items() if (m := online_curve(run, name))]
+    measured = [m for run, name in run_names(runs).items() if (m := _online_curve(run, name))]
     groups = group_folders(runs)
     table = runs_table(groups, [group_cost(group) for group in groups], baseline)
     return [table, *([online_table(measured)] if measured else [])]
@@ -81,25 +81,30 @@ def while_training(run: Path) -> Mapping[str, Any]:
         raise _damaged(path) from error
 
 
+def curve_of(name: str, measured: Mapping[str, Any]) -> RunCurve:
+    """The numbers over the steps among what is held of the evaluation while training."""
+    history = measured["history"]
+    metrics = [measured["baseline"], *(entry["metrics"] for entry in history)]
+    steps = [0, *(int(entry["step"]) for entry in history)]
+    return RunCurve(name, steps, [{k: float(v) for k, v in each.items()} for each in metrics])
+
+
 def _damaged(path: Path) -> ValueError:
     return ValueError(f"{path} has no measurements of ser-fit; restore it")
 
 
-def online_curve(run: Path, name: str) -> RunCurve | None:
+def _online_curve(run: Path, name: str) -> RunCurve | None:
     """What was measured while training; None for a run that has other results only."""
     path = last_checkpoint(run / CHECKPOINT_FOLDER)
     has_results = _has_results(run)
     if not (path.is_file() or has_results):
         raise ValueError(f"{run} is no run folder: {path} does not exist")
     measured = while_training(run)
-    try:
-        if history := measured.get("history"):
-            metrics = [measured["baseline"], *(entry["metrics"] for entry in history)]
-            steps = [0, *(int(entry["step"]) for entry in history)]
-            numbers = [{k: float(v) for k, v in each.items()} for each in metrics]
-            return RunCurve(name, steps, numbers)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise _damaged(path) from error
+    if measured.get("history"):
+        try:
+            return curve_of(name, measured)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise _damaged(path) from error
     if not has_results:
         raise ValueError(
             f"{run} has not been measured yet: its first epoch has not ended, or validation was "

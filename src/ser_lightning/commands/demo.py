@@ -21,7 +21,7 @@ import torch
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.checkpoints import CHECKPOINT_FOLDER, last_checkpoint
-from ser_lightning.commands.compare import online_curve, while_training
+from ser_lightning.commands.compare import curve_of, while_training
 from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.commands.pictures import comparisons, evaluation_pixels, gallery
 from ser_lightning.data.thumbnails import write_thumbnails
@@ -207,12 +207,11 @@ def _train(run_dir: Path, fit: Sequence[str]) -> None:
 def _read(run_dir: Path, name: str) -> Result:
     path = last_checkpoint(run_dir / CHECKPOINT_FOLDER)
     backbone = SplitViT.from_checkpoint(path).eval()
-    curve = online_curve(run_dir, name)
-    assert curve is not None, "the demo measures while it trains"
+    measured = while_training(run_dir)
+    curve = curve_of(name, measured)
     place = f"_{place_of(backbone.layer, backbone.depth)}"
     metrics = [{k.removesuffix(place): v for k, v in of.items()} for of in curve.metrics]
-    classes = while_training(run_dir)["num_classes"]
-    return Result(backbone, curve._replace(metrics=metrics), classes)
+    return Result(backbone, curve._replace(metrics=metrics), measured["num_classes"])
 
 
 def _present(path: Path, prepared: Prepared, results: Sequence[Result]) -> None:

@@ -33,7 +33,7 @@ def angle_scores(
     Averaged over the tokens whose patch lies inside of the image before the turn. Of small grids
     none does for some angles, and nothing is defined.
 
-    Args are `companion_scores`'s, of a backbone with a square grid, and the angles in degrees,
+    Arguments are `companion_scores`'s, of a backbone with a square grid, and the angles in degrees,
     counter-clockwise.
 
     Returns:
