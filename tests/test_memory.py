@@ -33,6 +33,7 @@ def test_settings_are_taken_on_glibc():
 
 
 @pytest.mark.skipif(not IS_GLIBC, reason="the C library has no malloc_trim")
+@pytest.mark.slow
 def test_freed_memory_is_kept_and_given_back():
     command = [sys.executable, "-c", PIECES]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -134,6 +134,7 @@ def test_results_of_another_file_of_that_name_are_not_written_over(capsys):
     main([*KNN, "--checkpoint", "other/dino_vits.pth", "--run_dir", "runs/other", *SHAPES, *CPU])
 
 
+@pytest.mark.slow
 def test_file_and_name_of_elsewhere_are_exported_and_embed_images(caplog):
     caplog.set_level("INFO")
     main(["export", "dino_vits.pth", "--format", "timm"])

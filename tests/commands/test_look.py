@@ -110,6 +110,7 @@ def test_no_run_is_refused_in_a_sentence(tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+@pytest.mark.slow
 def test_page_is_as_wide_as_the_window_in_a_browser(runs, page):
     width_of = "document.documentElement.{}Width".format
     script = f"<script>document.title = {width_of('scroll')} - {width_of('client')}</script></body>"

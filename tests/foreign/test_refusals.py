@@ -310,3 +310,9 @@ def test_missing_safetensors_or_a_folder_of_that_name_is_refused(tmp_path):
     (tmp_path / "a.safetensors").mkdir()
     with pytest.raises(FileNotFoundError, match="is a folder; give a file"):
         open_backbone(tmp_path / "a.safetensors")
+
+
+def test_checksum_of_something_else_in_a_file_of_elsewhere_is_no_damage(tmp_path):
+    path = tmp_path / "vit.safetensors"
+    safetensors.torch.save_file(vit().state_dict(), path, {"format": "pt", "sha256": "0" * 64})
+    assert open_backbone(path).layout == "timm"

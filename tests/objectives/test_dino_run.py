@@ -220,6 +220,7 @@ def test_teachers_update_leaves_the_shared_regularizer_alone():
     assert not any("regularizer" in name for name in taken[0] if name.startswith("momentum_"))
 
 
+@pytest.mark.slow
 def test_run_interrupted_while_the_last_layer_is_frozen_ends_bit_identical(tmp_path):
     options, path = {"clip_parameter_norm": 0.3, "num_local": 2}, tmp_path / "stopped.ckpt"
     whole = tiny_fit(DINO, save_after=3, save_to=path, **options)

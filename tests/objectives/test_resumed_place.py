@@ -106,7 +106,9 @@ def slow(*rows):
     ],
 )
 @pytest.mark.parametrize(
-    "options", [{}, {"every_n_train_steps": 1, "limit_val_batches": 1}], ids=["epochs", "steps"]
+    "options",
+    [{}, *slow(({"every_n_train_steps": 1, "limit_val_batches": 1},))],
+    ids=["epochs", "steps"],
 )
 def test_resumed_run_sees_the_batches_of_an_unbroken_one(first, then, options, unbroken, tmp_path):
     before = places(tmp_path, **options, **first)
@@ -121,8 +123,7 @@ def test_resumed_run_sees_the_batches_of_an_unbroken_one(first, then, options, u
     ("options", "validated"),
     [
         ({"limit_val_batches": 1}, {6, 12, 18}),
-        ({"limit_val_batches": 1, "check_val_every_n_epoch": 2}, {12}),
-        ({}, set()),
+        *slow(({"limit_val_batches": 1, "check_val_every_n_epoch": 2}, {12}), ({}, set())),
     ],
     ids=["every epoch", "every other epoch", "never"],
 )

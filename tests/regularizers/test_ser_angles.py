@@ -88,6 +88,7 @@ def test_turned_views_have_no_exact_action():
         relative(first, second)
 
 
+@pytest.mark.slow
 def test_interrupted_run_ends_bit_identical_to_the_unbroken_one(tmp_path):
     path = tmp_path / "stopped.ckpt"
     options = {"group": GroupSampler(angle=30.0)}

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 from coco_tree import CROWD, LINE, TALL, WIDE, write_coco, write_split
 from ser_lightning.sources.base import UnreadableImage
@@ -164,6 +165,27 @@ def test_image_of_another_size_than_annotated_is_refused(tmp_path):
 
     with pytest.raises(UnreadableImage, match=r"0100\.png: it has 32 x 48 pixels.* for 320 x 480"):
         rewritten(tmp_path, change).train().read(0)
+
+
+def test_boxes_of_upright_images_need_these(tmp_path):
+    write_coco(tmp_path)
+    path, exif = tmp_path / "train2017" / "000000000100.png", Image.Exif()
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+        exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+        image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    with pytest.raises(UnreadableImage, match=r"48 x 32 pixels.*--data\.source\.upright true"):
+        CocoDetection(str(tmp_path)).train().read(0)
+    assert (
+        CocoDetection(str(tmp_path), upright=True).train().read(0).numpy()
+        == pixels.transpose(2, 0, 1)
+    ).all()
+
+
+def test_images_that_are_too_large_have_an_option(tmp_path):
+    write_coco(tmp_path)
+    with pytest.raises(UnreadableImage, match=r"--data\.source\.max_pixels"):
+        CocoDetection(str(tmp_path), max_pixels=100).train().read(0)
 
 
 def test_file_of_other_annotations_is_refused(tmp_path):

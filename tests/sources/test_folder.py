@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -391,3 +392,32 @@ def test_splits_that_share_images_are_refused(imagenet, train, evaluation):
     source = ImageFolder(str(imagenet), train=names[0], evaluation=names[1], labels=False)
     with pytest.raises(ValueError, match=r"share images; .*--data.source.evaluation"):
         source.train()
+
+
+@pytest.mark.parametrize("splits", [("train/train", "val/val"), ("train/a/b", "val"), ("train/x",)])
+def test_folders_that_hold_nothing_but_another_one_are_no_classes_in_splits_too(tmp_path, splits):
+    for split in splits:
+        for name in ("cat", "dog"):
+            for number in range(2):
+                save(tmp_path / split / name / f"{number}.png")
+    source = ImageFolder(str(tmp_path))
+    assert source.train().class_names == source.evaluation().class_names == ("cat", "dog")
+    assert source.evaluation().labels.unique().tolist() == [0, 1]
+
+
+def test_single_class_to_evaluate_stays_a_class_and_single_folders_of_images_stay_without(tmp_path):
+    for name in ("train/cat", "train/dog", "val/cat/old"):
+        save(tmp_path / name / "1.png")
+    assert ImageFolder(str(tmp_path)).evaluation().labels.tolist() == [0]
+    save(tmp_path / "other" / "train" / "only" / "1.png")
+    assert ImageFolder(str(tmp_path / "other")).train().labels.tolist() == [-1]
+
+
+def test_class_is_the_same_however_its_accents_are_written(tmp_path):
+    names = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    for split, name in zip(("train", "val"), names, strict=True):
+        for folder in (name, "tea"):
+            save(tmp_path / split / folder / "1.png")
+    for source in (ImageFolder(str(tmp_path)), ImageFolder(str(tmp_path), "val", "train")):
+        assert source.train().class_names == source.evaluation().class_names == (names[0], "tea")
+        assert source.train().labels.tolist() == source.evaluation().labels.tolist() == [0, 1]

@@ -1,14 +1,15 @@
 """Images with masks: each layout, what a mask's values mean, and trees that do not fit."""
 
 import os
+import unicodedata
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mask_tree import IGNORED, pair, save, sizes, write_ade, write_own, write_voc
-from ser_lightning.sources.base import Part
+from ser_lightning.sources.base import Part, UnreadableImage
 from ser_lightning.sources.mask_folder import VOC_CLASSES, MaskFolder
 from ser_lightning.sources.masks import class_counts, mask_of, read_mask
 
@@ -209,3 +210,44 @@ def test_list_of_files_that_are_not_there_is_refused(tmp_path):
     (base / "ImageSets" / "Segmentation" / "val.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"val.txt does not exist; expected"):
         opened(tmp_path)
+
+
+def sideways(root):
+    """Makes an image of the training split lie on its side, as a camera stores it."""
+    path, exif = root / "train" / "images" / "train3.jpg", Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    with Image.open(path) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(path, quality=95, exif=exif)
+
+
+def test_masks_that_were_drawn_on_upright_images_need_these(tmp_path):
+    write_own(tmp_path)
+    whole = opened(tmp_path, num_classes=4)[0]
+    row = next(n for n in range(len(whole)) if whole.path(n).endswith("train3.jpg"))
+    before = whole.read(row).float()
+    sideways(tmp_path)
+    with pytest.raises(ValueError, match=r"24 x 28; .* --data\.source\.upright true"):
+        class_counts(opened(tmp_path, num_classes=4)[0])
+    images = opened(tmp_path, num_classes=4, upright=True)[0]
+    class_counts(images)
+    assert images.read(row).shape[1:] == mask_of(images, row).shape
+    assert (images.read(row).float() - before).abs().mean() < 8  # it was compressed twice
+
+
+def test_large_images_and_masks_are_read_where_they_are_allowed(tmp_path, monkeypatch):
+    write_own(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UnreadableImage, match=r"--data\.source\.max_pixels"):
+        opened(tmp_path, num_classes=4, max_pixels=100)[0].read(0)
+    images = opened(tmp_path, num_classes=4)[0]
+    class_counts(images)
+    assert images.read(0).shape[1:] == mask_of(images, 0).shape
+
+
+def test_mask_belongs_to_its_image_however_accents_are_written(tmp_path):
+    write_own(tmp_path, "{kind}")
+    for folder, form in (("images", "NFC"), ("masks", "NFD")):
+        for path in (tmp_path / folder).iterdir():
+            path.rename(path.with_name(unicodedata.normalize(form, f"é{path.name}")))
+    images = MaskFolder(str(tmp_path)).train()
+    assert class_counts(images).sum() > 0

@@ -201,7 +201,7 @@ def read_weights(path: str | Path, branch: Branch | None = None) -> Weights:
         raise ValueError(f"{path} is one of several files of a model; {AS_ONE}")
     content: Mapping[str, Any]
     if path.suffix == SAFE and path.is_file():
-        content, _ = read_tensors(path, AGAIN)
+        content, _ = read_tensors(path, AGAIN, ours=CHECKPOINT_KEY)
     else:
         content = load_checkpoint(path, of_elsewhere=True, map_location="cpu")
     flat = {_AROUND.sub("", name): value for name, value in _flat("", content)}

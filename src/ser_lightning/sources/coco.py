@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.sources.base import Source, UnreadableImage, folder_path
+from ser_lightning.sources.decode import AS_STORED, Decode
 from ser_lightning.sources.folder import FileImages
 
 _LAYOUT = """expected
@@ -55,11 +57,14 @@ class Boxes(NamedTuple):
 
 
 class CocoImages(FileImages):
-    """One split of COCO, shown as stored; boxes of an `instances_*.json` instead of labels."""
+    """One split of COCO; boxes of an `instances_*.json` instead of labels."""
 
-    def __init__(self, folder: Path, annotations: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, annotations: dict[str, Any], decode: Decode = AS_STORED
+    ) -> None:
         images = sorted(annotations["images"], key=lambda image: int(image["id"]))
         self.folder = str(folder)
+        self.decode = decode
         # arrays: millions of small objects would be copied into every worker
         self.names = np.array([os.fsencode(image["file_name"]) for image in images])
         sizes = [(int(image["height"]), int(image["width"])) for image in images]
@@ -116,7 +121,8 @@ class CocoImages(FileImages):
         if size != annotated:
             raise UnreadableImage(
                 f"{self.path(index)}: it has {size[0]} x {size[1]} pixels, its boxes are for "
-                f"{annotated[0]} x {annotated[1]}; give the images that were annotated"
+                f"{annotated[0]} x {annotated[1]}; give the images that were annotated, and "
+                "--data.source.upright true if EXIF's orientation turned them then"
             )
         return image
 
@@ -175,16 +181,23 @@ def _check_ids(kind: str, listed: Sequence[int], used: Sequence[int]) -> None:
         )
 
 
+@checked
 class CocoDetection(Source):
     """COCO 2017 for detection.
 
     Args:
         root: folder of `train2017`, `val2017` and `annotations`.
+        upright: whether to turn images as their EXIF orientation says, to lie under boxes that were
+            drawn on them upright; the released set is for images as stored.
+        max_pixels: most pixels to decode of an image; larger files count as unreadable.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(
+        self, root: str, upright: bool = False, max_pixels: PositiveInt = AS_STORED.max_pixels
+    ) -> None:
         folder_path(root)
         self.root = root
+        self.decode = Decode(upright, max_pixels=max_pixels)
 
     @override
     def train(self) -> CocoImages:
@@ -227,7 +240,7 @@ class CocoDetection(Source):
             missing = file if folder.is_dir() else folder
             raise FileNotFoundError(f"{missing} does not exist; {layout}")
         try:
-            images = CocoImages(folder, json.loads(file.read_bytes()))
+            images = CocoImages(folder, json.loads(file.read_bytes()), self.decode)
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             raise ValueError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from ser_lightning.numbers import PositiveInt, checked, within
@@ -29,11 +29,10 @@ EXTENSIONS = tuple(
 )
 """Extensions, in lower case, of the photographs and drawings that Pillow can open."""
 
-TOO_LARGE = (
-    "shrink the file, or raise the `max_pixels` of an ImageFolder or TorchvisionSet "
-    "(--data.source.max_pixels)"
-)
+TOO_LARGE = "shrink the file, or raise --data.source.max_pixels where the source has it"
+_SIDEWAYS = range(5, 9)  # of EXIF's orientations: height and width are those of the turned picture
 _DEPTHS = (8, 10, 12, 14, 16)
+_WHITE_OF_PPM = (1 << 16) - 1  # which a file of 16 bits says, whatever its pixels use
 _ALPHA = ("RGBA", "LA", "PA")
 
 if TYPE_CHECKING:
@@ -101,6 +100,16 @@ def read_image(path: str | Path, decode: Decode = AS_STORED, min_side: int | Non
         raise UnreadableImage(f"{path}: {str(error) or type(error).__name__}") from error
 
 
+def shown_size(image: Image.Image, decode: Decode) -> tuple[int, int]:
+    """Height and width of an opened image as `read_image` shows it."""
+    size = image.height, image.width
+    if decode.upright:
+        with suppress(Exception):  # as there
+            if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
+                return size[::-1]
+    return size
+
+
 class _Limit(int):
     """A limit that Pillow, which warns beyond it and refuses twice as much, takes at its word."""
 
@@ -123,7 +132,8 @@ def pixel_limit(max_pixels: int | None) -> Iterator[None]:
 
 def _to_rgb(image: Image.Image, decode: Decode) -> Tensor:
     # The pixels of gray images with 16 bits are all there; of colours Pillow keeps the upper half.
-    is_halved = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    kinds = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    is_halved = any(";16" in kind or str(_WHITE_OF_PPM) in kind for kind in kinds)
     image.load()
     info = image.info
     if decode.upright:

@@ -15,10 +15,10 @@ from typing_extensions import override
 
 from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.sources.base import ImageSet, Source, folder_path, hold_out
-from ser_lightning.sources.decode import Level
+from ser_lightning.sources.decode import AS_STORED, Decode, Level
 from ser_lightning.sources.listing import left_out_line, list_images
 from ser_lightning.sources.masks import IGNORED, MAX_CLASSES, NUM_VALUES, MaskImages, Pairs
-from ser_lightning.sources.splits import EVALUATION_NAMES, TRAIN_NAMES
+from ser_lightning.sources.splits import EVALUATION_NAMES, TRAIN_NAMES, composed
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
@@ -62,6 +62,9 @@ class MaskFolder(Source):
             those of `classes.txt` in it, one name a line, or else the largest value that counts.
         values: the value of each class where they are others, such as [0, 128] for two classes.
         ignored: values of pixels that do not count; VOC2012's and ADE20K's own are known.
+        upright: whether to turn images as their EXIF orientation says, to lie under masks that were
+            drawn on them upright; released sets are for images as stored.
+        max_pixels: most pixels to decode of an image; larger files count as unreadable.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class MaskFolder(Source):
         num_classes: PositiveInt | None = None,
         values: tuple[Level, ...] | None = None,
         ignored: tuple[Level, ...] = (IGNORED,),
+        upright: bool = False,
+        max_pixels: PositiveInt = AS_STORED.max_pixels,
     ) -> None:
         folder_path(root)
         if values is not None and (num_classes is not None or len(set(values)) < len(values)):
@@ -86,6 +91,7 @@ class MaskFolder(Source):
         self.num_classes = num_classes
         self.values = values
         self.ignored = tuple(ignored)
+        self.decode = Decode(upright, max_pixels=max_pixels)
 
     @override
     def train(self) -> ImageSet:
@@ -132,7 +138,7 @@ class MaskFolder(Source):
         is_own = not layout.values
         values = self._own_values(layout) if is_own else layout.values
         names = layout.class_names or _own_names(layout.base, len(values))
-        what = values, names, self.ignored if is_own else layout.ignored
+        what = values, names, self.ignored if is_own else layout.ignored, self.decode
         train = MaskImages(layout.base, layout.train, *what)
         if layout.evaluation is None:
             return hold_out(train)
@@ -147,7 +153,7 @@ class MaskFolder(Source):
             count = len(_lines(listed))
         if count is None:
             splits = [pairs for pairs in (layout.train, layout.evaluation) if pairs is not None]
-            sets = [MaskImages(layout.base, pairs, (), (), ()) for pairs in splits]
+            sets = [MaskImages(layout.base, pairs, (), (), (), self.decode) for pairs in splits]
             found = np.flatnonzero(sum(images.value_counts.sum(0) for images in sets))
             count = 1 + max((int(n) for n in found if n not in self.ignored), default=-1)
         values = self.values or tuple(range(min(count, NUM_VALUES)))
@@ -259,8 +265,8 @@ def _pairs(base: Path, images: str, masks: str, left_out: Counter[str]) -> Pairs
     listing = list_images(base / images)
     others = list_images(base / masks, distinct=False)  # images may share an empty mask
     left_out.update(listing.left_out + others.left_out)
-    stems = {os.path.splitext(path)[0]: path for path in others.paths.tolist()}
-    found = [os.path.splitext(path)[0] for path in listing.paths.tolist()]
+    stems = {_stem(path): path for path in others.paths.tolist()}
+    found = [_stem(path) for path in listing.paths.tolist()]
     missing = [
         path for path, s in zip(listing.paths.tolist(), found, strict=True) if s not in stems
     ]
@@ -286,6 +292,10 @@ def _pairs(base: Path, images: str, masks: str, left_out: Counter[str]) -> Pairs
         np.array([prefix[0] + path for path in listing.paths.tolist()], dtype=np.bytes_),
         np.array([prefix[1] + stems[stem] for stem in found], dtype=np.bytes_),
     )
+
+
+def _stem(path: bytes) -> str:
+    return composed(os.path.splitext(os.fsdecode(path))[0])
 
 
 def _check_there(base: Path, pairs: Pairs, listed: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.sources.base import ImageSet, Part
-from ser_lightning.sources.decode import pixel_limit
+from ser_lightning.sources.decode import AS_STORED, Decode, pixel_limit, shown_size
 from ser_lightning.sources.folder import FileImages
 
 IGNORED = 255
@@ -37,7 +37,7 @@ class Pairs(NamedTuple):
 
 
 class MaskImages(FileImages):
-    """Images as stored, and (H, W) masks of the same size; there are no labels of whole images."""
+    """Images, and (H, W) masks of the size they are shown in; whole images have no labels."""
 
     def __init__(
         self,
@@ -46,10 +46,12 @@ class MaskImages(FileImages):
         values: Sequence[int],
         class_names: tuple[str, ...],
         ignored: Sequence[int],
+        decode: Decode = AS_STORED,
     ) -> None:
         self.folder = str(folder)
         self.pairs = pairs
         self.class_names = class_names
+        self.decode = decode
         self.labels = torch.full((len(pairs.images),), -1)
         self.table = np.full(NUM_VALUES, _UNKNOWN, dtype=np.uint8)  # from values to classes
         self.table[list(values)] = np.arange(len(values))
@@ -65,7 +67,8 @@ class MaskImages(FileImages):
 
     def mask(self, index: int) -> Tensor:
         """(H, W) uint8 classes of an image's pixels, `IGNORED` where they do not count."""
-        return torch.from_numpy(self.table[read_mask(self.mask_path(index))])
+        with pixel_limit(None):
+            return torch.from_numpy(self.table[read_mask(self.mask_path(index))])
 
     @override
     def read_reduced(self, index: int, min_side: int) -> Tensor:
@@ -87,13 +90,14 @@ class MaskImages(FileImages):
         path, mask = self.path(index), read_mask(self.mask_path(index))
         try:
             with Image.open(path) as image:
-                height, width = image.height, image.width
+                height, width = shown_size(image, self.decode)
         except Exception:  # what an unreadable image means, `on_bad_image` decides
             height, width = mask.shape
         if mask.shape != (height, width):
             raise ValueError(
                 f"{self.mask_path(index)} has {mask.shape[1]} x {mask.shape[0]} pixels and its "
-                f"image {path} {width} x {height}; a mask has a value for every pixel as stored"
+                f"image {path} {width} x {height}; a mask has a value for every pixel as stored, "
+                "or as EXIF's orientation turns the image: --data.source.upright true"
             )
         return np.bincount(mask.ravel(), minlength=NUM_VALUES)
 

@@ -1,8 +1,9 @@
 """Which folders of a tree are splits, and which are classes, told from the paths of its images."""
 
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -47,11 +48,20 @@ def first_folders(paths: np.ndarray) -> dict[str, slice]:
     return found
 
 
+def composed(name: str) -> str:
+    """The name of a folder or file as a class or a pair is told by it.
+
+    "é" may be one letter or an "e" with an accent, which is how macOS stores it; equal names in two
+    trees may differ in that.
+    """
+    return unicodedata.normalize("NFC", name)
+
+
 def find_splits(root: Path, paths: np.ndarray, train: str, evaluation: str) -> Splits:
     """Finds the folders for training and evaluation; without the first, all images are trained on.
 
     The named ones go before `TRAIN_NAMES` and `EVALUATION_NAMES`. A folder that holds nothing but
-    another one stands for that one.
+    another one with folders stands for that one, above the splits and in them.
 
     Raises:
         FileNotFoundError: a folder that was named is missing, or a split holds no image.
@@ -122,7 +132,21 @@ def _divide(root: Path, paths: np.ndarray, train: str | None, evaluation: str | 
         )
     if loose := int(_is_loose(others).sum()):
         left_out["images beside the folders"] = loose
-    return Splits(splits[0], splits[1] if evaluation is not None else None, left_out)
+    inner = _innermost(splits[0])
+    known = set(map(composed, first_folders(inner.paths)))
+    return Splits(inner, _innermost(splits[1], known) if evaluation else None, left_out)
+
+
+def _innermost(images: Images, classes: Container[str] = ()) -> Images:
+    """Steps into folders that hold nothing but another one with folders, which is no class."""
+    folders = first_folders(images.paths)
+    while len(folders) == 1 and composed(only := next(iter(folders))) not in classes:
+        inside = Images(images.folder / only, _below(images.paths, only))
+        folders = first_folders(inside.paths)
+        if len(images.paths) > len(inside.paths) or not folders:
+            break
+        images = inside
+    return images
 
 
 def class_folders(images: Images, least: int = 2) -> tuple[Images, tuple[str, ...], int]:
@@ -133,7 +157,7 @@ def class_folders(images: Images, least: int = 2) -> tuple[Images, tuple[str, ..
     Raises:
         ValueError: too many images lie outside of class folders.
     """
-    names = tuple(sorted(first_folders(images.paths)))
+    names = tuple(sorted({composed(folder) for folder in first_folders(images.paths)}))
     if len(names) < least:
         return images, (), 0
     loose = _is_loose(images.paths)
@@ -149,6 +173,7 @@ def class_folders(images: Images, least: int = 2) -> tuple[Images, tuple[str, ..
 def check_names(images: Images, classes: Sequence[str]) -> None:
     """Refuses classes that are splits: `train2017` and `val2017`, or `train` and `test` in each."""
     pairs = list(product(TRAIN_NAMES, EVALUATION_NAMES))
+    first = next(iter(first_folders(images.paths)))
     known = {name.casefold(): name for name in classes}
     for name, (train, evaluation) in product(known, pairs):
         other = known.get(name.replace(train, evaluation))
@@ -158,13 +183,12 @@ def check_names(images: Images, classes: Sequence[str]) -> None:
                 f'classes; if they are splits, give --data.source.train "{known[name]}" '
                 f'--data.source.evaluation "{other}", else rename one'
             )
-    inside = {name.casefold() for name in first_folders(_below(images.paths, classes[0]))}
+    inside = {name.casefold() for name in first_folders(_below(images.paths, first))}
     if any(inside.issuperset(pair) for pair in pairs):
         raise ValueError(
-            f"{images.folder / classes[0]} has folders for training and for evaluation, and would "
-            f"be one class; put them above the classes, as "
-            f"{images.folder / TRAIN_NAMES[0] / classes[0]}, or train on one: --data.source.root "
-            f"{images.folder / classes[0]}"
+            f"{images.folder / first} has folders for training and for evaluation, and would be "
+            f"one class; put them above the classes, as {images.folder / TRAIN_NAMES[0] / first}, "
+            f"or train on one: --data.source.root {images.folder / first}"
         )
 
 
@@ -176,7 +200,7 @@ def check_classes(images: Images, train: Images, known: tuple[str, ...]) -> None
             f"{images.folder} has {len(images.paths):,} images outside of class folders, "
             f"{train.folder} has classes; sort the images into the same class folders"
         )
-    if unknown := sorted(set(classes) - set(known)):
+    if unknown := sorted({composed(folder) for folder in classes} - set(known)):
         raise ValueError(
             f"{images.folder} has classes that {train.folder} has not: {', '.join(unknown[:5])}; "
             "use the same class folders in both"

@@ -146,6 +146,7 @@ def test_frames_and_videos_may_be_left_out(run, tree):
     assert "top1/avg" not in record.metrics
 
 
+@pytest.mark.slow
 def test_generated_sequences_give_the_numbers_of_a_plain_loop(run):
     options = ["--data.perturbations", "[shot_noise, brightness]"]
     record = perturbation(run, *GENERATED, *options, dataset=SHAPES)

@@ -118,6 +118,7 @@ def test_points_of_a_record_come_back_and_damage_is_noticed(checkpoint, tmp_path
         read_points(tmp_path / "missing.json")
 
 
+@pytest.mark.slow
 def test_checkpoints_stand_side_by_side(checkpoint, tmp_path, capsys):
     other = checkpoint.with_name("other.ckpt")
     other.write_bytes(checkpoint.read_bytes())

@@ -150,6 +150,7 @@ def test_training_changes_the_heads_and_no_backbone(checkpoint, masks, tmp_path)
             assert not torch.equal(value, start.get_parameter(name)), name
 
 
+@pytest.mark.slow
 def test_head_trains_as_if_alone(checkpoint, masks, tmp_path):
     alone, _, _ = run(checkpoint, masks, tmp_path, "--model.baseline", "false")
     both, _, _ = run(checkpoint, masks, tmp_path, "--model.layers", "[1, 9]")

@@ -69,6 +69,7 @@ def percent(hits):
 
 
 @pytest.mark.filterwarnings("ignore:.*the released set has.*")
+@pytest.mark.slow
 def test_each_set_has_the_accuracy_of_a_plain_loop(run, trees):
     names = ("v2", "r", "sketch")
     shift(run, *(part for n in names for part in (f"--data.imagenet_{n}", str(trees / n))))

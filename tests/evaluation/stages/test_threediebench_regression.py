@@ -60,6 +60,7 @@ def test_translations_and_views_out_of_range_have_records_of_their_own(checkpoin
     assert "9 pairs a step for want of 256" in record.unofficial_reasons
 
 
+@pytest.mark.slow
 def test_out_of_range_views_are_told_by_the_same_heads(checkpoint, bench, tmp_path):
     objects = [f"{synset}/val{number}" for synset in SYNSETS for number in range(2)]
     write_out_of_range(tmp_path / "ood", objects, num_views=4)
@@ -76,6 +77,7 @@ def test_out_of_range_views_are_told_by_the_same_heads(checkpoint, bench, tmp_pa
     assert set(records[0].metrics) == set(records[1].metrics)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_numbers_and_backbones_stay(checkpoint, bench, tmp_path):
     found = []
     for _ in range(2):
