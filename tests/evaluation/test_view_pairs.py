@@ -152,6 +152,7 @@ def widened(known):
     return np.pad(flat, ((0, 0), (0, WIDTH - 7)))[:, None].astype(np.float32)
 
 
+@pytest.mark.slow
 def test_what_the_features_have_is_told_and_of_noise_nothing():
     known, test = latents(256), latents(300, seed=1, views=2)
     exact = told(widened(known), known, widened(test), test)

@@ -158,6 +158,7 @@ def test_record_says_which_head_was_tested_and_how_it_was_trained(run, tmp_path)
     assert record.class_map_sha256 == class_map_sha256(names)
 
 
+@pytest.mark.slow
 def test_head_of_other_weights_is_refused_and_its_reason_passed_on(run, tmp_path):
     own, options = copy_of(run, tmp_path / "own"), ["--data.generated", "true"]
     options += ["--data.corruptions", "[contrast]", "--data.severities", "[1]"]
