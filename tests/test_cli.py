@@ -185,3 +185,9 @@ def test_wrong_class_lists_only_those_that_fit(option, classes, name, capsys):
     assert {*classes} <= {*fitting(text)}  # and what other tests have defined
     others = {*OBJECTIVES, *ADD_ONS, *SOURCES, "SplitViT", "KNNStage", "View"} - {*classes}
     assert not others & {*fitting(text)}
+
+
+def test_name_that_no_configuration_can_hold_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--run_dir", "caf\udce9"])
+    assert "'caf\\udce9' has bytes that are no UTF-8" in str(end.value)

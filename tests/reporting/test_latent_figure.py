@@ -32,3 +32,8 @@ def test_figure_of_a_record_is_drawn_from_the_points_beside_it(tmp_path):
 def test_other_classes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="measured on other classes; give the same images"):
         latent_figures(tmp_path / "x.png", [panel("one"), panel("two", ("cat", "cow"))])
+
+
+def test_class_with_dollars_is_no_formula(tmp_path):
+    latent_figures(tmp_path / "x.png", [panel("a$b$", ("$\\frac$", "$"))])
+    assert imread(tmp_path / "x.png").std() > 0.01

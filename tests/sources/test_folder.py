@@ -421,3 +421,20 @@ def test_class_is_the_same_however_its_accents_are_written(tmp_path):
     for source in (ImageFolder(str(tmp_path)), ImageFolder(str(tmp_path), "val", "train")):
         assert source.train().class_names == source.evaluation().class_names == (names[0], "tea")
         assert source.train().labels.tolist() == source.evaluation().labels.tolist() == [0, 1]
+
+
+def test_class_is_a_line_of_text_whatever_its_folders_name(tmp_path):
+    folders = (b"caf\xe9", b"caf\xea", b"two\nlines", b"$\\frac$")
+    for folder in folders:
+        for split in (b"train", b"val"):
+            save(Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), split, folder, b"1.png"))))
+    source = ImageFolder(str(tmp_path))
+    names = source.evaluation().class_names
+    assert set(names) == {"caf\\xe9", "caf\\xea", "two\\nlines", "$\\frac$"}
+    assert source.train().labels.tolist() == source.evaluation().labels.tolist()
+    assert source.train().labels.unique().numel() == 4
+    for index, label in enumerate(source.train().labels):
+        assert (
+            os.fsencode(source.train().path(index)).split(b"/")[-2]
+            == folders[["caf\\xe9", "caf\\xea", "two\\nlines", "$\\frac$"].index(names[label])]
+        )

@@ -70,6 +70,6 @@ def _draw(
     extent = (left, left + 1, bottom, bottom + 1)
     axes.imshow(as_picture(image), extent=extent, interpolation="nearest")
     at = left + 0.5, bottom - 0.04
-    axes.text(*at, caption, size=8.5, ha="center", va="top", parse_math=False)  # of a folder
+    axes.text(*at, caption, size=8.5, ha="center", va="top")
     if is_framed:
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, color=_RIGHT, linewidth=3))

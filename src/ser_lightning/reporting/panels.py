@@ -7,6 +7,7 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.text import Text
 from torch import Tensor
 
 from ser_lightning.files import atomic_path
@@ -16,7 +17,9 @@ PAGE_WIDTH = 15.0
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Writes a PNG, whole or not at all."""
+    """Writes a PNG, whole or not at all, in which a "$", as a class may have one, is a "$"."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     with atomic_path(path) as partial, partial.open("wb") as file:
         FigureCanvasAgg(figure).print_png(file)
 

@@ -38,6 +38,7 @@ def run(module: str, function: str, args: list[str]) -> None:
     keep_freed_memory()
     given = [with_home_folder(argument) for argument in args if argument != DEBUG]
     try:
+        _check_text(given)
         gc.disable()  # what is imported stays, and to search it again and again takes a sixth
         command = getattr(import_module(module), function)
         gc.freeze()
@@ -55,6 +56,18 @@ def run(module: str, function: str, args: list[str]) -> None:
         if DEBUG in args:
             raise
         _end(error, [function.replace("_", "-"), *given])
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Refuses names of files that no configuration and no record can hold."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{argument!r} has bytes that are no UTF-8, which no configuration can hold; "
+                "rename it, or give a link to it: ln -s FOLDER NAME"
+            ) from error
 
 
 def _end(error: Exception, command: Sequence[str]) -> None:

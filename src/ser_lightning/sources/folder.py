@@ -28,9 +28,9 @@ from ser_lightning.sources.splits import (
     check_classes,
     check_names,
     class_folders,
-    composed,
     find_splits,
     first_folders,
+    text_of,
 )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ class FolderImages(FileImages):
         ids = {name: number for number, name in enumerate(class_names)}
         self.labels = torch.full((len(paths),), -1)
         for name, rows in first_folders(paths).items():
-            self.labels[rows] = ids.get(composed(name), -1)
+            self.labels[rows] = ids.get(text_of(name), -1)
 
     @override
     def path(self, index: int) -> str:

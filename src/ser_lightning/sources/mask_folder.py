@@ -18,7 +18,7 @@ from ser_lightning.sources.base import ImageSet, Source, folder_path, hold_out
 from ser_lightning.sources.decode import AS_STORED, Decode, Level
 from ser_lightning.sources.listing import left_out_line, list_images
 from ser_lightning.sources.masks import IGNORED, MAX_CLASSES, NUM_VALUES, MaskImages, Pairs
-from ser_lightning.sources.splits import EVALUATION_NAMES, TRAIN_NAMES, composed
+from ser_lightning.sources.splits import EVALUATION_NAMES, TRAIN_NAMES, text_of
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
@@ -295,7 +295,7 @@ def _pairs(base: Path, images: str, masks: str, left_out: Counter[str]) -> Pairs
 
 
 def _stem(path: bytes) -> str:
-    return composed(os.path.splitext(os.fsdecode(path))[0])
+    return text_of(os.path.splitext(os.fsdecode(path))[0])
 
 
 def _check_there(base: Path, pairs: Pairs, listed: str) -> None:

@@ -48,13 +48,19 @@ def first_folders(paths: np.ndarray) -> dict[str, slice]:
     return found
 
 
-def composed(name: str) -> str:
-    """The name of a folder or file as a class or a pair is told by it.
+def text_of(name: str) -> str:
+    r"""The text of a folder's or file's name, by which classes and pairs are told apart and shown.
 
-    "é" may be one letter or an "e" with an accent, which is how macOS stores it; equal names in two
-    trees may differ in that.
+    "é" may be one letter or an "e" with an accent, which is how macOS stores it; it is one letter
+    here. Bytes that are no UTF-8 and line breaks are written out, as "caf\xe9".
     """
-    return unicodedata.normalize("NFC", name)
+    text = unicodedata.normalize("NFC", os.fsencode(name).decode(errors="backslashreplace"))
+    return "".join(_written_out(sign) for sign in text)
+
+
+def _written_out(sign: str) -> str:
+    is_break = unicodedata.category(sign) in ("Cc", "Zl", "Zp")
+    return sign.encode("unicode_escape").decode() if is_break else sign
 
 
 def find_splits(root: Path, paths: np.ndarray, train: str, evaluation: str) -> Splits:
@@ -133,14 +139,14 @@ def _divide(root: Path, paths: np.ndarray, train: str | None, evaluation: str | 
     if loose := int(_is_loose(others).sum()):
         left_out["images beside the folders"] = loose
     inner = _innermost(splits[0])
-    known = set(map(composed, first_folders(inner.paths)))
+    known = set(map(text_of, first_folders(inner.paths)))
     return Splits(inner, _innermost(splits[1], known) if evaluation else None, left_out)
 
 
 def _innermost(images: Images, classes: Container[str] = ()) -> Images:
     """Steps into folders that hold nothing but another one with folders, which is no class."""
     folders = first_folders(images.paths)
-    while len(folders) == 1 and composed(only := next(iter(folders))) not in classes:
+    while len(folders) == 1 and text_of(only := next(iter(folders))) not in classes:
         inside = Images(images.folder / only, _below(images.paths, only))
         folders = first_folders(inside.paths)
         if len(images.paths) > len(inside.paths) or not folders:
@@ -157,7 +163,7 @@ def class_folders(images: Images, least: int = 2) -> tuple[Images, tuple[str, ..
     Raises:
         ValueError: too many images lie outside of class folders.
     """
-    names = tuple(sorted({composed(folder) for folder in first_folders(images.paths)}))
+    names = tuple(sorted({text_of(folder) for folder in first_folders(images.paths)}))
     if len(names) < least:
         return images, (), 0
     loose = _is_loose(images.paths)
@@ -200,7 +206,7 @@ def check_classes(images: Images, train: Images, known: tuple[str, ...]) -> None
             f"{images.folder} has {len(images.paths):,} images outside of class folders, "
             f"{train.folder} has classes; sort the images into the same class folders"
         )
-    if unknown := sorted({composed(folder) for folder in classes} - set(known)):
+    if unknown := sorted({text_of(folder) for folder in classes} - set(known)):
         raise ValueError(
             f"{images.folder} has classes that {train.folder} has not: {', '.join(unknown[:5])}; "
             "use the same class folders in both"
