@@ -60,14 +60,12 @@ def run(module: str, function: str, args: list[str]) -> None:
 
 def _check_text(arguments: Sequence[str]) -> None:
     """Refuses names of files that no configuration and no record can hold."""
-    for argument in arguments:
-        try:
-            argument.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{argument!r} has bytes that are no UTF-8, which no configuration can hold; "
-                "rename it, or give a link to it: ln -s FOLDER NAME"
-            ) from error
+    unfit = [text for text in arguments if text != text.encode(errors="replace").decode()]
+    if unfit:
+        raise ValueError(
+            f"{unfit[0]!r} has bytes that are no UTF-8, which no configuration can hold; rename it, "
+            "or give a link to it: ln -s FOLDER NAME"
+        )
 
 
 def _end(error: Exception, command: Sequence[str]) -> None:
