@@ -63,8 +63,8 @@ def _check_text(arguments: Sequence[str]) -> None:
     unfit = [text for text in arguments if text != text.encode(errors="replace").decode()]
     if unfit:
         raise ValueError(
-            f"{unfit[0]!r} has bytes that are no UTF-8, which no configuration can hold; rename it, "
-            "or give a link to it: ln -s FOLDER NAME"
+            f"{unfit[0]!r} has bytes that are no UTF-8, which no configuration can hold; "
+            "rename it, or give a link to it: ln -s FOLDER NAME"
         )
 
 
