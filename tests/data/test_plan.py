@@ -96,7 +96,7 @@ def test_plan_ranks_split_the_batch_of_one_process_in_order(world_size):
 
 
 def test_plan_refuses_a_batch_larger_than_the_data_set():
-    with pytest.raises(ValueError, match="at most 7"):
+    with pytest.raises(ValueError, match="7 or less"):
         Plan(num_images=7, batch_size=8, num_invertible=0, seed=0)
     with pytest.raises(ValueError, match=r"0 images, .*; use more images"):
         Plan(num_images=0, batch_size=8, num_invertible=0, seed=0)
@@ -110,9 +110,9 @@ def test_plan_refuses_a_partition_that_ranks_cannot_share():
 @pytest.mark.parametrize(
     ("world_size", "accumulate", "remedy"),
     [
-        (1, 1, "at most 10$"),
-        (4, 1, "of at most 8$"),
-        (2, 4, "of at most 8$"),
+        (1, 1, "use --data.global_batch_size 10 or less$"),
+        (4, 1, "use --data.global_batch_size 8 or less$"),
+        (2, 4, "use --data.global_batch_size 8 or less$"),
         (12, 1, "devices$"),
         (1, 12, "fewer accumulation steps or devices$"),
     ],

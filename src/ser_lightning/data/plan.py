@@ -100,7 +100,7 @@ class Plan:
             parts = self.world_size * self.accumulate
             most = self.num_images // parts * parts
             fewer = "fewer accumulation steps or devices" if self.num_images else "more images"
-            remedy = f"a global batch size of at most {most}" if most else fewer
+            remedy = f"--data.global_batch_size {most} or less" if most else fewer
             raise ValueError(
                 f"the data set has {self.num_images} images, fewer than one global batch of "
                 f"{self.batch_size * self.accumulate}; use {remedy}"
