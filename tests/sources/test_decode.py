@@ -4,6 +4,7 @@ import struct
 import tempfile
 import warnings
 import zlib
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
+import ser_lightning.sources.coco
+import ser_lightning.sources.mask_folder  # noqa: F401 - all that have the option
 from ser_lightning.data.crops import DETAIL
-from ser_lightning.sources.base import UnreadableImage
-from ser_lightning.sources.decode import EXTENSIONS, Decode, read_image
+from ser_lightning.sources.base import Source, UnreadableImage
+from ser_lightning.sources.decode import EXTENSIONS, TOO_LARGE, Decode, read_image
 
 
 def save(path, value=(200, 30, 60), size=(12, 8), mode="RGB"):
@@ -232,7 +235,7 @@ def test_limit_on_pixels_names_file_and_option_and_pillow_is_silent(tmp_path, mo
         warnings.simplefilter("error")
         assert read_image(path).shape == (3, 8, 12)
     assert Image.MAX_IMAGE_PIXELS == 20
-    with pytest.raises(UnreadableImage, match=r"image\.png: 12 x 8 .* --data\.source\.max_pixels"):
+    with pytest.raises(UnreadableImage, match=r"image\.png: 12 x 8 pixels .* `max_pixels`"):
         read_image(path, Decode(max_pixels=95))
     assert read_image(path, Decode(max_pixels=96)).shape == (3, 8, 12)
 
@@ -320,6 +323,17 @@ def test_truncated_file_is_named_with_the_reason(tmp_path, extension):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UnreadableImage, match=rf"torn\.{extension}: .+"):
         read_image(str(path))
+
+
+def test_remedy_for_large_files_names_the_sources_that_have_it():
+    having = {
+        kind.__name__
+        for kind in Source.__subclasses__()
+        if kind.__module__.startswith("ser_lightning.")
+        and "max_pixels" in signature(kind.__init__).parameters
+    }
+    assert having == {"CocoDetection", "ImageFolder", "MaskFolder", "TorchvisionSet"}
+    assert all(name in TOO_LARGE for name in having)
 
 
 @pytest.mark.parametrize("kind", ["P6", "P3"])

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ser_lightning.reporting.panels import plain_text
 from ser_lightning.reporting.runs import PICTURE_FOLDER, read_configuration
 from ser_lightning.reporting.tables import (
     PNG,
@@ -121,14 +122,13 @@ def curve_figure(runs: Sequence[RunView], name: str) -> Figure:
             steps, values = run.curves[name]
             few = marker if len(steps) < 20 else ""
             axes.plot(steps, values, dash, color=colour, marker=few, ms=3, label=run.name)
-    axes.set_title(_words(name), fontsize=9, loc="left", parse_math=False)
+    axes.set_title(_words(name), fontsize=9, loc="left")
     axes.tick_params(labelsize=8)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     if len(runs) > 1:
-        for text in axes.legend(fontsize=8, frameon=False).get_texts():
-            text.set_parse_math(False)
+        axes.legend(fontsize=8, frameon=False)
     return figure
 
 
@@ -154,6 +154,7 @@ def _cards(runs: Sequence[RunView]) -> str:
 
 
 def _figure(figure: Figure) -> str:
+    plain_text(figure)
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     svg = buffer.getvalue()

@@ -2,26 +2,33 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
-from torch import Tensor
 
 from ser_lightning.files import atomic_path
+
+if TYPE_CHECKING:  # the page of a run needs no torch
+    from torch import Tensor
 
 PAGE_WIDTH = 15.0
 """Inches."""
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Writes a PNG, whole or not at all, in which a "$", as a class may have one, is a "$"."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
+    """Writes a PNG, whole or not at all."""
+    plain_text(figure)
     with atomic_path(path) as partial, partial.open("wb") as file:
         FigureCanvasAgg(figure).print_png(file)
+
+
+def plain_text(figure: Figure) -> None:
+    """Makes a "$" of a figure's words, as names of classes and runs may have it, a "$"."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
 
 
 def title_at(figure: Figure, text: str, note: str = "", size: float = 10) -> None:
@@ -56,11 +63,11 @@ def show_pixels(axes: Axes, pixels: Any, frame: float, caption: str = "") -> Non
     axes.spines[:].set_visible(False)
 
 
-def as_picture(image: Tensor) -> Any:
+def as_picture(image: "Tensor") -> Any:
     """(H, W, 3) numbers in [0, 1] of a (3, H, W) image."""
     return image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
 
 
-def frame_of(maps: Sequence[Tensor]) -> int:
+def frame_of(maps: "Sequence[Tensor]") -> int:
     """Side of the smallest square that holds each of some (..., h, w) maps."""
     return max(max(x.shape[-2:]) for x in maps)

@@ -29,7 +29,10 @@ EXTENSIONS = tuple(
 )
 """Extensions, in lower case, of the photographs and drawings that Pillow can open."""
 
-TOO_LARGE = "shrink the file, or raise --data.source.max_pixels where the source has it"
+TOO_LARGE = (
+    "shrink the file, or raise the `max_pixels` of a CocoDetection, ImageFolder, MaskFolder or "
+    "TorchvisionSet (--data.source.max_pixels)"
+)
 _SIDEWAYS = range(5, 9)  # of EXIF's orientations: height and width are those of the turned picture
 _DEPTHS = (8, 10, 12, 14, 16)
 _WHITE_OF_PPM = (1 << 16) - 1  # which a file of 16 bits says, whatever its pixels use

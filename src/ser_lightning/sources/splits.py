@@ -87,10 +87,10 @@ def find_splits(root: Path, paths: np.ndarray, train: str, evaluation: str) -> S
             _pick(root, folders, wanted[0], TRAIN_NAMES),
             _pick(root, folders, wanted[1], EVALUATION_NAMES),
         )
-        if any(names) or len(folders) != 1 or _is_loose(paths).any():
+        inside = None if any(names) else _only_folder(Images(root, paths))
+        if inside is None:
             break
-        (only,) = folders
-        root, paths = root / only, _below(paths, only)
+        root, paths = inside
     defaults = TRAIN_NAMES[0], EVALUATION_NAMES[0]
     for given, found, default in zip(wanted, names, defaults, strict=True):
         if given not in (found, default):
@@ -145,14 +145,20 @@ def _divide(root: Path, paths: np.ndarray, train: str | None, evaluation: str | 
 
 def _innermost(images: Images, classes: Container[str] = ()) -> Images:
     """Steps into folders that hold nothing but another one with folders, which is no class."""
-    folders = first_folders(images.paths)
-    while len(folders) == 1 and text_of(only := next(iter(folders))) not in classes:
-        inside = Images(images.folder / only, _below(images.paths, only))
-        folders = first_folders(inside.paths)
-        if len(images.paths) > len(inside.paths) or not folders:
+    while (inside := _only_folder(images)) and text_of(inside.folder.name) not in classes:
+        if not first_folders(inside.paths):
             break
         images = inside
     return images
+
+
+def _only_folder(images: Images) -> Images | None:
+    """The folder in which all images lie; None for several, or for images beside it."""
+    folders = first_folders(images.paths)
+    if len(folders) != 1 or _is_loose(images.paths).any():
+        return None
+    (name,) = folders
+    return Images(images.folder / name, _below(images.paths, name))
 
 
 def class_folders(images: Images, least: int = 2) -> tuple[Images, tuple[str, ...], int]:
