@@ -5,6 +5,8 @@ import json
 import numpy as np
 from PIL import Image
 
+from ser_lightning.sources.released import coco_categories
+
 COLOURS = {1: (250, 20, 20), 3: (20, 250, 20), 90: (20, 20, 250)}  # raw ids, with gaps
 # (width, height) of an image and its boxes: category, x, y, width, height, crowd
 WIDE = ((48, 32), [(1, 4, 6, 16, 20, 0), (90, 30, 2, 10, 12, 0)])
@@ -41,7 +43,7 @@ def write_split(root, name, contents, first_id=100):
     content = {
         "images": images[::-1],  # files need not be sorted
         "annotations": annotations[::-1],
-        "categories": [{"id": category, "name": str(category)} for category in COLOURS],
+        "categories": [{"id": number, "name": name} for number, name in coco_categories().items()],
     }
     (root / "annotations").mkdir(exist_ok=True)
     (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))

@@ -1,6 +1,7 @@
 """COCO's files: every box with its image, in raw ids, and errors that show the layout."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -155,8 +156,14 @@ def test_categories_of_both_splits_are_the_same(tmp_path):
     def change(content):
         content["categories"][0]["name"] = "other"
 
-    with pytest.raises(ValueError, match="category 1 is 1 in train2017 and other in val2017"):
+    with pytest.raises(ValueError, match="category 1 is person in train2017 and other in val2017"):
         rewritten(tmp_path, change, "val2017").evaluation()
+
+
+def test_other_categories_are_a_data_set_of_ones_own(tmp_path, coco):
+    assert coco.dataset_name == "coco2017"
+    own = rewritten(tmp_path / "own", lambda content: content["categories"][5].update(name="tram"))
+    assert re.fullmatch("coco_own_[0-9a-f]{8}", own.dataset_name)
 
 
 def test_image_of_another_size_than_annotated_is_refused(tmp_path):

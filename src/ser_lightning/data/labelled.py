@@ -21,6 +21,7 @@ from ser_lightning.sources.opening import open_source
 Split = Literal["train", "holdout", "test"]
 
 PART = "measured on a part of the images"
+OWN = "measured on a folder of one's own, which is no released set"
 
 
 @checked
@@ -93,7 +94,7 @@ class LabelledDataModule(ImageDataModule):
         }
         self._marks = released.held_out_reasons(test)
         if not self.source.is_released:
-            self._marks += ("measured on a folder of one's own, which is no released set",)
+            self._marks += (OWN,)
         if self.is_imagenet:
             found = {"the evaluation split": len(test)}
             self._marks += released.count_reasons(found, released.IMAGENET_VAL)

@@ -21,6 +21,7 @@ from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.sources.base import Source, UnreadableImage, folder_path
 from ser_lightning.sources.decode import AS_STORED, Decode
 from ser_lightning.sources.folder import FileImages
+from ser_lightning.sources.released import coco_categories
 
 _LAYOUT = """expected
   {root}/train2017/000000000009.jpg ...
@@ -183,7 +184,7 @@ def _check_ids(kind: str, listed: Sequence[int], used: Sequence[int]) -> None:
 
 @checked
 class CocoDetection(Source):
-    """COCO 2017 for detection.
+    """COCO 2017 for detection, or images and boxes of one's own in its layout.
 
     Args:
         root: folder of `train2017`, `val2017` and `annotations`.
@@ -218,7 +219,12 @@ class CocoDetection(Source):
     @property
     @override
     def dataset_name(self) -> str:
-        return self.named("coco2017")
+        return self.named("coco2017" if self.is_released else "coco")
+
+    @property
+    @override
+    def is_released(self) -> bool:
+        return self.train().categories == coco_categories()
 
     @override
     def notes(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from functools import cache
 
 from lightning.pytorch.utilities import rank_zero_warn
 from timm.data.imagenet_info import ImageNetInfo
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from ser_lightning.sources.base import HOLDOUT_STEP, HeldOut, ImageSet, Source
 
@@ -43,6 +44,14 @@ def imagenet_r_synsets() -> tuple[str, ...]:
     content = pkgutil.get_data("timm.data.imagenet_info", "_info/imagenet_r_synsets.txt")
     assert content is not None
     return tuple(content.decode().split())
+
+
+@cache
+def coco_categories() -> dict[int, str]:
+    """The 80 categories of COCO 2017, by id."""
+    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    gaps = ("__background__", "N/A")
+    return {number: name for number, name in enumerate(names) if name not in gaps}
 
 
 def imagenet_name(source: Source) -> str:

@@ -1,5 +1,8 @@
 """Batches of images with boxes: resized and flipped together, every image once."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -92,7 +95,7 @@ def test_what_was_found_is_printed(root, monkeypatch):
         "data: coco2017, 8 images to train on",
         "data: 5 images to evaluate on",
         f"data: {root}/train2017 is read for training, {root}/val2017 for evaluation",
-        "3 categories (",
+        "boxes of 80 categories (person, bicycle, car, motorcycle, airplane, ...)",
         "images without a box to train on, left out of training: 2",
     ):
         assert line in text
@@ -105,6 +108,29 @@ def test_another_number_of_test_images_is_marked(root, monkeypatch):
     data = DetectionDataModule(CocoDetection(root), num_workers=0)
     data.setup("fit")
     assert data.reasons() == ()
+
+
+def change_annotations(root, split, change):
+    file = Path(root) / "annotations" / f"instances_{split}.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_categories_of_ones_own_are_marked(root):
+    for split in ("train2017", "val2017"):
+        change_annotations(root, split, lambda c: c["categories"][5].update(name="tram"))
+    data = DetectionDataModule(CocoDetection(root), num_workers=0)
+    data.setup("fit")
+    assert data.reasons() == ("measured on a folder of one's own, which is no released set",)
+
+
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_split_without_an_object_is_refused(root, split):
+    change_annotations(root, split, lambda c: [a.update(iscrowd=1) for a in c["annotations"]])
+    message = rf"none of . images of .*{split} has a box around a single object .*; annotate some"
+    with pytest.raises(ValueError, match=message):
+        DetectionDataModule(CocoDetection(root), num_workers=0).setup("fit")
 
 
 def test_nothing_is_held_out_and_test_images_are_not_selected_on(root):

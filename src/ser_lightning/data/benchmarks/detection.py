@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from ser_lightning.batch import NO_IMAGES
 from ser_lightning.data.datasets import balanced_subset
-from ser_lightning.data.labelled import LabelledDataModule, Split
+from ser_lightning.data.labelled import OWN, LabelledDataModule, Split
 from ser_lightning.data.plan import AspectPlan, BatchKey, Plan
 from ser_lightning.data.reading import Handful, Reader, made
 from ser_lightning.numbers import PositiveInt, checked
@@ -192,13 +192,23 @@ class DetectionDataModule(LabelledDataModule):
         train, test = open_source(self.source)
         assert isinstance(train, CocoImages)
         assert isinstance(test, CocoImages)
+        tested = test.part(balanced_subset(test.labels, self.num_test, 2))
+        for images in (train, tested):
+            if not len(images.with_objects()):
+                raise ValueError(
+                    f"none of {len(images):,} images of {images.folder} has a box around a single "
+                    "object (`iscrowd` 0), of some width and height; annotate some, or use more "
+                    "images"
+                )
         train = train.part(train.with_objects())
         self._splits = {
             "train": train.part(balanced_subset(train.labels, self.num_train, 0)),
             "holdout": train.part(np.arange(0)),
-            "test": test.part(balanced_subset(test.labels, self.num_test, 2)),
+            "test": tested,
         }
-        self._marks = count_reasons({"val2017": len(test)}, COCO_VAL)
+        found = {"val2017": len(test)}
+        is_released = self.source.is_released
+        self._marks = count_reasons(found, COCO_VAL) if is_released else (OWN,)
 
     @override
     def images(self, split: Split) -> CocoImages:
