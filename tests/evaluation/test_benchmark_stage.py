@@ -35,6 +35,16 @@ def test_labels_without_names_are_class_ids():
         logit_table([condition([2, 3], ())], ["a", "b", "c"], "here.pt")
 
 
+def test_head_whose_classes_are_numbers_has_them_by_number():
+    numbers = sorted(map(str, range(12)))  # as folders, "10" comes after "1"
+    expected = [numbers.index(str(number)) for number in range(12)]
+    for names in ((), tuple("abcdefghijkl")):
+        assert logit_table([condition([2, 11], names)], numbers).tolist() == [expected]
+    assert logit_table([condition([2, 11], tuple(numbers))], numbers).tolist() == [[*range(12)]]
+    with pytest.raises(ValueError, match="has images of class c, for which the head has no logit"):
+        logit_table([condition([2], ("a", "b", "c"))], numbers)
+
+
 def test_class_without_a_logit_is_named():
     with pytest.raises(
         ValueError, match=r"sketch has images of class ape.*it has cat, dog, \.\.\."

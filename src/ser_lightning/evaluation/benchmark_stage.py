@@ -151,19 +151,26 @@ def logit_table(
 ) -> Tensor:
     """The logit of each class by its name: (conditions, classes) int64, -1 where there is none.
 
-    Labels are places in the class names of a condition, or without names the classes' ids; so they
-    are where the names are the same, of which torchvision's ImageNet has one twice, "crane". `head`
-    is where the logits' names are from, for messages.
+    Labels are places in the class names of a condition, or without names the classes' ids; places
+    are those of the logits where the names are the same, of which torchvision's ImageNet has one
+    twice, "crane". A head whose as many classes are called "0", "1", "2", ... has them by number.
+    `head` is where the logits' names are from, for messages.
 
     Raises:
         ValueError: there are images without a class, or of a class that has no logit.
     """
     places = {name: place for place, name in enumerate(class_names)}
-    numbers, own = [*range(len(class_names))], ((), tuple(class_names))
-    rows = [
-        numbers if (names := c.images.class_names) in own else [places.get(n, -1) for n in names]
-        for c in conditions
-    ]
+    numbers = [places.get(str(number), number) for number in range(len(class_names))]
+    is_numbered = places.keys() == {*map(str, range(len(class_names)))}
+
+    def row_of(names: tuple[str, ...]) -> list[int]:
+        if names == tuple(class_names):
+            return [*range(len(names))]
+        if not names or (is_numbered and len(names) == len(class_names)):
+            return numbers
+        return [places.get(name, -1) for name in names]
+
+    rows = [row_of(condition.images.class_names) for condition in conditions]
     width = max(len(row) for row in rows)
     table = torch.tensor([row + [-1] * (width - len(row)) for row in rows])
     for condition, row in zip(conditions, table, strict=True):

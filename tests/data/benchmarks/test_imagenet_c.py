@@ -155,6 +155,18 @@ def test_cifar_severities_are_blocks_of_a_file(tmp_path):
         module(root=str(tmp_path), corruptions=["snow"]).setup("test")
 
 
+def test_cifars_clean_images_are_those_of_its_classes(tmp_path):
+    np.save(tmp_path / "fog.npy", np.zeros((5, 16, 16, 3), dtype=np.uint8))
+    np.save(tmp_path / "labels.npy", np.full(5, 9))
+    known = [*released.CIFAR_CLASSES[10]]
+    for names, is_clean in ((known, True), ([*"0123456789"], True), ([*"abcdefghij"], False)):
+        root = tmp_path / names[0]
+        for split in ("train", "val"):
+            write_images(root / split, names)
+        data = opened(source=ImageFolder(str(root)), root=str(tmp_path), corruptions=["fog"])
+        assert (data.conditions[0].title == "clean") is is_clean
+
+
 @pytest.mark.parametrize("labels", [np.zeros((10, 1), int), np.zeros(()), np.zeros(12, int), -1])
 def test_cifar_labels_that_are_no_list_of_severities_are_refused(tmp_path, labels):
     np.save(tmp_path / "labels.npy", np.full(10, labels) if isinstance(labels, int) else labels)

@@ -29,7 +29,7 @@ from ser_lightning.evaluation.stages.imagenet_c import accuracy_metrics
 from ser_lightning.files import file_sha256
 from ser_lightning.results.record import class_map_sha256, read_record
 from ser_lightning.sources.decode import read_image
-from ser_lightning.sources.released import imagenet_synsets
+from ser_lightning.sources.released import CIFAR_CLASSES, imagenet_synsets
 from tiny_names import SHAPES
 
 ROOT = Path(__file__).parents[3]
@@ -279,9 +279,16 @@ def test_cifar_arrays(run, tmp_path):
         np.save(tmp_path / f"{name}.npy", pixels(rng, 50, 16, 16))
     np.save(tmp_path / "labels.npy", np.tile(np.arange(10), 5))
     options = ["--data.root", str(tmp_path), "--data.corruptions", "[fog, snow]"]
-    record = corruption(run, *options, dataset="cifar10_c")
-    assert record.num_samples == 100
-    assert set(record.counts) >= {"hits/fog/1", "hits/snow/5"}
+    with pytest.raises(ValueError, match=r"images of class airplane, for which .* has no logit"):
+        corruption(run, *options)  # the head is of other classes
+    names = CIFAR_CLASSES[10]
+    for number, order in enumerate((names, names[::-1])):
+        head = tmp_path / f"{number}.safetensors"
+        write_head(head, order, origin=head_origin(run))
+        record = corruption(run, *options, "--model.head", str(head), dataset="cifar10_c")
+        assert record.num_samples == 100
+        assert set(record.counts) >= {"hits/fog/1", "hits/snow/5"}
+        assert record.class_map_sha256 == class_map_sha256(order)
 
 
 def test_wrong_layout_shows_the_right_one(run, tmp_path):

@@ -12,6 +12,7 @@ from typing_extensions import override
 from ser_lightning.corruptions import NUM_SEVERITIES
 from ser_lightning.sealed import read_array
 from ser_lightning.sources.base import ImageSet, file_state
+from ser_lightning.sources.released import CIFAR_CLASSES
 
 
 @cache
@@ -21,16 +22,18 @@ def _array(path: Path) -> np.ndarray:
 
 
 class ArrayImages(ImageSet):
-    """One severity of a corruption, 1 to 5: a fifth of a file. Labels are ids without names.
+    """One severity of a corruption, 1 to 5: a fifth of a file. Labels are ids; CIFAR's have names.
 
     The .npy file has (5 N, H, W, 3) uint8 images, severity after severity, and (5 N,) labels.
     """
 
-    def __init__(self, path: Path, severity: int, labels: Tensor) -> None:
+    def __init__(
+        self, path: Path, severity: int, labels: Tensor, class_names: tuple[str, ...] = ()
+    ) -> None:
         self.path = path
         self.first = (severity - 1) * (len(labels) // NUM_SEVERITIES)
         self.labels = labels[self.first : self.first + len(labels) // NUM_SEVERITIES]
-        self.class_names = ()
+        self.class_names = class_names
 
     @override
     def read(self, index: int) -> Tensor:
@@ -62,6 +65,7 @@ def open_cifar_c(
             f"from 0 on, {NUM_SEVERITIES} times as many as a severity has images; fetch it again"
         )
     labels = torch.from_numpy(ids.astype(np.int64))
+    names = CIFAR_CLASSES.get(int(labels.max()) + 1, ())
     found = {}
     for name in corruptions:
         path = root / f"{name}.npy"
@@ -74,5 +78,5 @@ def open_cifar_c(
                 f"must be uint8 ({len(labels)}, height, width, 3), fetch it again"
             )
         for severity in range(1, NUM_SEVERITIES + 1):
-            found[name, severity] = ArrayImages(path, severity, labels)
+            found[name, severity] = ArrayImages(path, severity, labels, names)
     return found

@@ -165,9 +165,11 @@ class ImageNetCDataModule(RobustnessDataModule):
     def _open_arrays(self, root: Path, layout: str) -> tuple[Condition, ...]:
         sets = open_cifar_c(root, self.corruptions, layout)
         some = next(iter(sets.values()))
-        self._class_names = tuple(str(label) for label in range(int(some.labels.max()) + 1))
+        numbers = tuple(str(label) for label in range(int(some.labels.max()) + 1))
+        self._class_names = some.class_names or numbers
         reasons = self._severity_reasons() + count_reasons({str(root): len(some)}, 10_000)
-        clean = self._clean(lambda clean: clean.num_classes == self.num_classes)
+        known = {*self.class_names}, {*numbers}
+        clean = self._clean(lambda clean: {*clean.class_names} in known)
         images: dict[tuple[str, int], ImageSet] = {pair: sets[pair] for pair in self._pairs}
         if clean is not None:
             images = {(CLEAN, 0): clean, **images}
