@@ -113,6 +113,11 @@ BACKGROUND = {"id": 0, "name": "things"}
         (lambda c: c["images"].append(c["images"][0]), "image id 121 is listed twice; give each"),
         (lambda c: c["images"].pop(0), "1 image ids .* such as 121; list them, or remove"),
         (lambda c: c["categories"].append(c["categories"][0]), "category id 1 is listed twice"),
+        (
+            lambda c: c["categories"].append({"id": 899_999, "name": "hashed"}),
+            "largest category id is 899,999, .*; number the 81 categories from 1 on",
+        ),
+        (lambda c: c["categories"].clear(), "3 category ids of .* such as 1; list them"),
         (lambda c: c["categories"].pop(0), "1 category ids .* such as 1; list them"),
         (
             lambda c: (

@@ -28,6 +28,7 @@ _LAYOUT = """expected
   {root}/val2017/000000000139.jpg ...
   {root}/annotations/instances_train2017.json, instances_val2017.json"""
 
+_MOST_CATEGORIES = 10_000
 _MOST_BEYOND = 0.1  # share of boxes: more are given by other numbers
 
 
@@ -73,7 +74,12 @@ class CocoImages(FileImages):
         ids = [int(c["id"]) for c in annotations["categories"]]
         names = [str(c["name"]) for c in annotations["categories"]]
         self.categories = dict(zip(ids, names, strict=True))
-        self.num_categories = 1 + max(ids)
+        self.num_categories = 1 + max(ids, default=0)
+        if self.num_categories > _MOST_CATEGORIES:
+            raise ValueError(
+                f"the largest category id is {max(ids):,}, and a detector has an output for every "
+                f"number up to it; number the {len(ids)} categories from 1 on"
+            )
         self.labels = torch.full((len(images),), -1)
         self.class_names = ()
         self._index_boxes([int(image["id"]) for image in images], annotations["annotations"])
