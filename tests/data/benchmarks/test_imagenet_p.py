@@ -104,6 +104,9 @@ def test_some_videos_per_class_are_the_same_for_all_perturbations():
     assert first.labels.unique().numel() == 12
     assert first.positions.tolist() == second.positions.tolist()
     assert "1 videos per class only" in reasons_of(data)
+    fewer = module(generated=True, perturbations=["snow"], videos_per_class=1, num_test=3)
+    fewer.setup("test")
+    assert len(fewer.conditions[0].images) == 3
 
 
 def test_larger_images_are_cut_after_they_were_moved():

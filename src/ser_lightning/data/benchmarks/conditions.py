@@ -225,10 +225,10 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
         found = (reader.read(position) for position in range(len(images)))
         return next(image for image in found if image is not None)
 
-    def part(self, images: ImageSet, size: int | None = None) -> ImageSet:
-        """So many images, or `num_test`, the same number of each class; null takes all."""
-        size = self.num_test if size is None else size
-        if size is None or size >= len(images):
+    def part(self, images: ImageSet, most: int | None = None) -> ImageSet:
+        """At most so many images, and `num_test`, the same number of each class; null for all."""
+        size = min(n for n in (most, self.num_test, len(images)) if n is not None)
+        if size == len(images):
             return images
         return Part(images, balanced_subset(images.labels, size, 2))
 
