@@ -249,3 +249,18 @@ def test_stages_that_need_classes_are_skipped_where_there_are_none(
     assert stages(commands) == ["diagnostics", "equivariance", "transformation"]
     output = capsys.readouterr().out
     assert "== knn: skipped, it needs classes, and the images have none; put them" in output
+    assert "--data.source.train_split train" in output
+
+
+def test_labels_may_be_those_of_another_split_of_the_source(commands, data, tmp_path):
+    for name in ("cat", "dog"):
+        (data / name).mkdir()
+        for i in range(2):
+            Image.new("RGB", (4, 4), (i, 0, 0)).save(data / name / f"{i}.png")
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint = save_checkpoint(path, "ImageFolder", root=str(data), labels=False)
+    command = ["evaluate-all", "--checkpoint", checkpoint, "--only", "knn"]
+    with pytest.raises(SystemExit, match="no stage was run"):
+        main(command)
+    main([*command, "--data.source.labels", "true"])
+    assert stages(commands) == ["knn"]

@@ -16,6 +16,7 @@ from ser_lightning.commands.stored_images import (
     stored_source,
 )
 from ser_lightning.data import Source
+from ser_lightning.data.labelled import LABELS_REMEDY
 from ser_lightning.evaluation import stages  # noqa: F401 - so that they are known
 from ser_lightning.evaluation.stage import Stage, stage_classes
 from ser_lightning.reporting.report import write_report
@@ -146,7 +147,7 @@ def _wanted(planned: list[Planned], only: list[str] | None, root: Path | None) -
 
 def _without_labels(checkpoint: Path, root: Path | None, others: list[str]) -> str:
     """Why stages cannot run that need classes; empty if they can, or if they will say it."""
-    if options(others, "--data.source", "--data.source.root"):
+    if any(name.startswith("data.source") for name in given_options(others)):
         return ""
     other_root = [] if root is None else ["--data.source.root", str(root / "imagenet")]
     stored = stored_source(checkpoint, root is not None, [*others, *other_root])
@@ -160,7 +161,7 @@ def _without_labels(checkpoint: Path, root: Path | None, others: list[str]) -> s
         return ""
     if len(images) and int(images.labels.min()) >= 0:
         return ""
-    return "it needs classes, and the images have none; put them into one folder per class"
+    return f"it needs classes, and the images have none; {LABELS_REMEDY}"
 
 
 def _without_head(stage: type[Stage], run: Path, root: Path | None, others: list[str]) -> str:

@@ -21,6 +21,10 @@ from ser_lightning.sources.opening import open_source
 Split = Literal["train", "holdout", "test"]
 
 PART = "measured on a part of the images"
+LABELS_REMEDY = (
+    "put them into one folder per class, or give others, such as the training split of a "
+    "torchvision set: --data.source.train_split train"
+)
 OWN = "measured on a folder of one's own, which is no released set"
 
 
@@ -81,8 +85,7 @@ class LabelledDataModule(ImageDataModule):
         for images in (whole, test):
             if len(images) == 0 or (self.needs_labels and int(images.labels.min()) < 0):
                 raise ValueError(
-                    "this stage needs labels, but images of the source have none; put them into "
-                    "one folder per class"
+                    f"this stage needs labels, but images of the source have none; {LABELS_REMEDY}"
                 )
         train = _subset(whole, self.num_train, 0)
         held_out = balanced_subset(train.labels, round(self.holdout_fraction * len(train)), 1)

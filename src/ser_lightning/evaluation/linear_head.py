@@ -75,7 +75,7 @@ class LinearClassifier(nn.Module):
         if not path.is_file():
             raise ValueError(
                 f"{path} does not exist; run the linear stage first (make linear-eval), with the "
-                "same seed and branch"
+                "same seed and branch, or give another head of its classes: --model.head FILE"
             )
         state, notes = read_tensors(path, "run the linear stage again")
         try:
