@@ -278,9 +278,12 @@ class RobustnessDataModule(BenchmarkDataModule):
         is_resized = self.generated or not self.is_imagenet
         return super().describe() | ({} if is_resized else {"resize": None})
 
-    def size_reasons(self, images: ImageSet) -> tuple[str, ...]:
-        """A reason where released images, or videos, do not have the backbone's size."""
+    def kind_reasons(self, images: ImageSet) -> tuple[str, ...]:
+        """Reasons where released images, or videos, lack classes, or have another size."""
+        found, reasons = len(images.labels.unique()), tuple[str, ...]()
+        if found < self.num_classes:
+            reasons += (f"{found:,} of {self.num_classes:,} classes only",)
         height, width = self.first_readable(images).shape[-2:]
-        if height == width == self.image_size:
-            return ()
-        return (f"images of {height} x {width} pixels resized to {self.image_size}",)
+        if not height == width == self.image_size:
+            reasons += (f"images of {height} x {width} pixels resized to {self.image_size}",)
+        return reasons

@@ -142,7 +142,7 @@ class ImageNetCDataModule(RobustnessDataModule):
                 images.paths, images.labels = first.paths, first.labels  # in memory once
         counts = {f"{name}/{severity}": len(s) for (name, severity), s in sets.items()}
         reasons = self._severity_reasons() + count_reasons(counts, IMAGENET_VAL)
-        reasons += self.size_reasons(first)
+        reasons += self.kind_reasons(first)
         found = [Condition(*pair, self.part(s), 1.0, reasons) for pair, s in sets.items()]
         return (*self._clean_imagenet(), *found)
 

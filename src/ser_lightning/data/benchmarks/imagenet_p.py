@@ -108,7 +108,7 @@ class ImageNetPDataModule(RobustnessDataModule):
             for name in self.perturbations
         }
         reasons = count_reasons({name: len(v) for name, v in sets.items()}, IMAGENET_VAL)
-        reasons += self.size_reasons(next(iter(sets.values())))
+        reasons += self.kind_reasons(next(iter(sets.values())))
         return self._conditions(sets, 1.0, reasons)
 
     def _open_generated(self) -> tuple[Condition, ...]:
