@@ -75,10 +75,17 @@ def test_wrong_layout_is_refused_with_the_expected_one(tmp_path, missing):
 
 def test_images_missing_from_their_folder_are_noticed(tmp_path):
     write_coco(tmp_path)
-    for path in (tmp_path / "val2017").iterdir():
+    for number, path in enumerate(sorted((tmp_path / "val2017").iterdir(), reverse=True), 1):
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"000000000500.png does not exist; expected"):
-        CocoDetection(str(tmp_path)).evaluation()
+        message = rf"{path.name} does not exist, one of {number} missing images of 5; expected"
+        with pytest.raises(FileNotFoundError, match=message):
+            CocoDetection(str(tmp_path)).evaluation()
+
+
+def test_file_without_an_image_is_refused(tmp_path):
+    source = rewritten(tmp_path, lambda c: (c["images"].clear(), c["annotations"].clear()))
+    with pytest.raises(FileNotFoundError, match=r"train2017.json lists no image; expected"):
+        source.train()
 
 
 def rewritten(root, change, split="train2017"):

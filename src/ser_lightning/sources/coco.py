@@ -259,7 +259,10 @@ class CocoDetection(Source):
                 f"{file} holds no annotations of objects ({reason}); use COCO's instances file "
                 "with images, annotations and categories"
             ) from error
-        if len(images) == 0 or not Path(images.path(0)).is_file():
-            first = images.path(0) if len(images) else f"an image of {file}"
-            raise FileNotFoundError(f"{first} does not exist; {layout}")
+        absent = [p for p in map(images.path, range(len(images))) if not os.path.isfile(p)]
+        if absent:
+            some = f"one of {len(absent):,} missing images of {len(images):,}"
+            raise FileNotFoundError(f"{absent[0]} does not exist, {some}; {layout}")
+        if not len(images):
+            raise FileNotFoundError(f"{file} lists no image; {layout}")
         return images

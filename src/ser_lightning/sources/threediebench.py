@@ -159,8 +159,15 @@ class ThreeDIEBench(Source):
         names = self._class_names([pair for split in lists for pair in zip(*split, strict=True)])
         sets = []
         for folders, labels in lists:
+            root = folder_path(self.root)
+            missing = [path for name in folders if not os.path.isdir(path := root / name)]
+            if missing:
+                raise FileNotFoundError(
+                    f"{missing[0]} does not exist, one of {len(missing):,} missing folders of "
+                    f"{len(folders):,} objects; {self._layout()}"
+                )
             encoded = np.array([folder.encode() for folder in folders])
-            images = ObjectImages(folder_path(self.root), encoded, torch.tensor(labels), names)
+            images = ObjectImages(root, encoded, torch.tensor(labels), names)
             if not any(os.path.isfile(images.path(view)) for view in range(NUM_VIEWS)):
                 self._check_file(images.path(0))
             sets.append(images)
@@ -194,5 +201,7 @@ class ThreeDIEBench(Source):
 
     def _check_file(self, path: str | Path) -> None:
         if not os.path.isfile(path):
-            layout = _LAYOUT.format(root=self.root, splits=self.splits)
-            raise FileNotFoundError(f"{path} does not exist; {layout}")
+            raise FileNotFoundError(f"{path} does not exist; {self._layout()}")
+
+    def _layout(self) -> str:
+        return _LAYOUT.format(root=self.root, splits=self.splits)

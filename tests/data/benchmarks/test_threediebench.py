@@ -203,8 +203,18 @@ def test_missing_list_is_refused_with_the_expected_layout(bench, copy):
 
 
 def test_folder_without_the_views_is_refused_with_the_expected_layout(copy):
-    with pytest.raises(FileNotFoundError, match=r"image_0.jpg does not exist; expected"):
+    message = r"train0 does not exist, one of 12 missing folders of 12 objects; expected"
+    with pytest.raises(FileNotFoundError, match=message):
         ThreeDIEBench(str(copy)).evaluation()
+
+
+def test_objects_that_were_not_unpacked_are_refused(tmp_path):
+    root = write_bench(tmp_path, num_train=1, num_val=2)
+    for path in (root / SYNSETS[2]).glob("val*"):
+        path.rename(tmp_path / path.name)
+    message = r"val0 does not exist, one of 2 missing folders of 6 objects; expected"
+    with pytest.raises(FileNotFoundError, match=message):
+        ThreeDIEBench(str(root)).train()
 
 
 def test_lists_that_do_not_belong_together_are_refused(bench, copy):
