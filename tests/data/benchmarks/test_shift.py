@@ -1,5 +1,7 @@
 """ImageNet-V2, -R and -Sketch: right ids for right folders."""
 
+import shutil
+
 import pytest
 
 from benchmark_trees import write_images
@@ -36,6 +38,16 @@ def test_v2_folders_are_numbers_not_texts(v2):
     assert names == ["0", "1", "10", "100"]  # the trap: in this order they are not 0 to 3
     assert images.labels[:4].tolist() == [0, 1, 10, 100]
     assert condition.reasons == ("imagenet_v2 has 1,000 files, the released set has 10,000",)
+
+
+@pytest.mark.parametrize("kind", ["matched-frequency", "threshold0.7", "top-images"])
+def test_v2s_other_sets_are_marked(v2, tmp_path, kind):
+    root = tmp_path / f"imagenetv2-{kind}-format-val"
+    shutil.copytree(v2, root)
+    (tmp_path / "imagenet-v2").symlink_to(root)
+    (condition,) = opened(imagenet_v2=tmp_path / "imagenet-v2")
+    marked = f"{root.name} is another set than matched-frequency" in condition.reasons
+    assert marked is (kind != "matched-frequency")
 
 
 def test_v2_with_too_few_folders_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from ser_lightning.sources.released import count_reasons, imagenet_r_synsets, im
 
 _V2_LAYOUT = """  {root}/0/*.jpeg ... {root}/999/*.jpeg   (folders are class ids)
   {root}/<wnid>/*.jpeg                    (or class names such as n01440764)"""
+_EASIER_V2 = ("threshold0.7", "top-images")  # in the names of its other two sets
 _WNID_LAYOUT = "  {root}/<wnid>/*   (class names such as {example}; {number} of them)"
 NUM_IMAGES = {
     "imagenet_v2": (10_000,),
@@ -58,8 +59,11 @@ class ShiftDataModule(BenchmarkDataModule):
         self._class_names = imagenet_synsets()
         conditions = []
         for name, root in self.roots.items():
-            images = self._images(name, Path(root).expanduser())
+            folder = Path(root).expanduser()
+            images = self._images(name, folder)
             reasons = count_reasons({name: len(images)}, *NUM_IMAGES[name])
+            if name == "imagenet_v2" and any(kind in folder.resolve().name for kind in _EASIER_V2):
+                reasons += (f"{folder.resolve().name} is another set than matched-frequency",)
             crop = self.evaluation_crop_fraction
             conditions.append(Condition(name, 0, self.part(images), crop, reasons))
         return tuple(conditions)
