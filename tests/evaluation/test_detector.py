@@ -79,6 +79,11 @@ def test_faster_rcnn_refuses_patches_whose_strides_are_no_powers_of_two():
     tiny_detector("fcos", image_size=24, patch_size=6)
 
 
+def test_fcos_refuses_channels_that_its_norms_do_not_divide():
+    with pytest.raises(ValueError, match=r"channels 40 are no multiple .*use --model.channels 64"):
+        tiny_detector("fcos", channels=40)
+
+
 def test_unknown_head_is_refused():
     with pytest.raises(ValueError, match="head 'detr' is not one of faster_rcnn, retinanet, fcos"):
         tiny_detector("detr")

@@ -186,6 +186,12 @@ def _retinanet(pyramid: FrozenPyramid, num_classes: int, patch_size: int) -> nn.
 
 
 def _fcos(pyramid: FrozenPyramid, num_classes: int, patch_size: int) -> nn.Module:
+    channels, groups = pyramid.out_channels, 32  # of torchvision's norms
+    if channels % groups:
+        raise ValueError(
+            f"channels {channels} are no multiple of the {groups} groups that FCOS normalises; use "
+            f"--model.channels {-(-channels // groups) * groups}"
+        )
     sizes = tuple((patch_size * 2**level // 2,) for level in range(5))
     return FCOS(
         pyramid,
