@@ -66,6 +66,17 @@ def test_set_with_named_splits_is_read_and_evaluated_on_test(textures):
     assert train.read(0).shape == (3, 5, 6)
 
 
+def test_classes_of_imagenet_are_called_as_in_its_benchmarks(tmp_path):
+    for split in ("train", "val"):
+        for wnid in ("n01440764", "n03888257"):
+            folder = tmp_path / "imagenette2" / split / wnid
+            folder.mkdir(parents=True)
+            Image.new("RGB", (6, 5)).save(folder / "image.JPEG")
+    train = TorchvisionSet("Imagenette", str(tmp_path)).train()
+    assert train.class_names == ("n01440764", "n03888257")
+    assert train.labels.tolist() == [0, 1]
+
+
 def test_train_split_can_be_named(textures):
     assert len(TorchvisionSet("DTD", str(textures), train_split="val").train()) == 2
 

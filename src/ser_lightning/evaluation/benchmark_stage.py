@@ -152,8 +152,8 @@ def logit_table(
     """The logit of each class by its name: (conditions, classes) int64, -1 where there is none.
 
     Labels are places in the class names of a condition, or without names the classes' ids; places
-    are those of the logits where the names are the same, of which torchvision's ImageNet has one
-    twice, "crane". A head whose as many classes are called "0", "1", "2", ... has them by number.
+    are those of the logits where the names are the same, of which one may be there twice. A head
+    whose as many classes are called "0", "1", "2", ... has them by number.
     `head` is where the logits' names are from, for messages.
 
     Raises:

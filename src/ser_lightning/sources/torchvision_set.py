@@ -78,7 +78,9 @@ def _class_ids(values: Any) -> Tensor | None:
 
 
 def _class_names(dataset: Any, labels: Tensor) -> tuple[str, ...]:
-    names: Sequence[Any] = getattr(dataset, "classes", None) or ()
+    # ImageNet's and Imagenette's synsets are the names that ImageNet's benchmarks have too
+    given = (getattr(dataset, attribute, None) for attribute in ("wnids", "classes"))
+    names: Sequence[Any] = next(filter(None, given), ())
     count = max(len(names), int(labels.max()) + 1 if len(labels) else 0)
     return tuple(str(names[i]) if i < len(names) else str(i) for i in range(count))
 
