@@ -19,6 +19,9 @@ IMAGENET = "imagenet1k"
 IMAGENET_VAL = 50_000
 """Validation images of ImageNet-1k, and of every severity of ImageNet-C."""
 
+RELEASED_SIDE = 224
+"""Height and width of ImageNet-C's images and of ImageNet-P's videos, in pixels."""
+
 COCO_VAL = 5_000
 """Images of val2017."""
 

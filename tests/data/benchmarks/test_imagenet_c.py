@@ -56,7 +56,8 @@ def test_released_files_are_shown_as_they_are(tmp_path):
         torch.testing.assert_close(found[number], expected, rtol=0, atol=0)
     assert reasons_of(data) == (
         "gaussian_noise/1 has 2, gaussian_noise/2 has 2, gaussian_noise/3 has 2 files "
-        "(and 72 more like it), the released set has 50,000; 2 of 1,000 classes only"
+        "(and 72 more like it), the released set has 50,000; 2 of 1,000 classes only; "
+        "images of 16 x 16 pixels, the released set has 224 x 224"
     )
 
 

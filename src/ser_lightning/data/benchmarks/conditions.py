@@ -21,6 +21,7 @@ from ser_lightning.sources.base import ImageSet, Part, Source, classes
 from ser_lightning.sources.decode import EXTENSIONS
 from ser_lightning.sources.listing import left_out_line
 from ser_lightning.sources.opening import announce
+from ser_lightning.sources.released import RELEASED_SIDE
 
 
 class Condition(NamedTuple):
@@ -284,6 +285,9 @@ class RobustnessDataModule(BenchmarkDataModule):
         if found < self.num_classes:
             reasons += (f"{found:,} of {self.num_classes:,} classes only",)
         height, width = self.first_readable(images).shape[-2:]
+        size = f"images of {height} x {width} pixels"
         if not height == width == self.image_size:
-            reasons += (f"images of {height} x {width} pixels resized to {self.image_size}",)
+            reasons += (f"{size} resized to {self.image_size}",)
+        elif self.image_size != RELEASED_SIDE:
+            reasons += (f"{size}, the released set has {RELEASED_SIDE} x {RELEASED_SIDE}",)
         return reasons

@@ -17,10 +17,14 @@ from ser_lightning.data.benchmarks.layouts import find_folders
 from ser_lightning.data.benchmarks.videos import Videos, load_av
 from ser_lightning.numbers import PositiveInt, checked, within
 from ser_lightning.sources.base import ImageSet, Source
-from ser_lightning.sources.released import IMAGENET_VAL, count_reasons, imagenet_synsets
+from ser_lightning.sources.released import (
+    IMAGENET_VAL,
+    RELEASED_SIDE,
+    count_reasons,
+    imagenet_synsets,
+)
 
 ALL_PERTURBATIONS = PERTURBATIONS + EXTRA_PERTURBATIONS
-_NATIVE = 224
 
 if TYPE_CHECKING:
     Stride = int
@@ -69,7 +73,7 @@ class ImageNetPDataModule(RobustnessDataModule):
         self.videos_per_class = videos_per_class
         self.frame_stride = frame_stride
         self._lengths = {
-            name: num_official_frames(base_name(name), _NATIVE) for name in self.perturbations
+            name: num_official_frames(base_name(name), RELEASED_SIDE) for name in self.perturbations
         }
         unknown = [p for p in self.perturbations if base_name(p) not in ALL_PERTURBATIONS]
         if unknown:
