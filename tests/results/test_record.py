@@ -172,6 +172,7 @@ def test_records_are_found_once_in_runs_and_above_them(tmp_path):
     first = write_record(record(), tmp_path / "runs" / "a")
     second = write_record(record("knn"), tmp_path / "runs" / "b")
     (tmp_path / "runs" / "a" / "other.json").write_text("{}")
+    (first.parent / f"._{first.name}").write_bytes(b"\0\5\26\7")  # as macOS leaves on other disks
     found = find_records([tmp_path / "runs", first, second.parent, tmp_path / "runs" / "b"])
     assert [item.path.resolve() for item in found] == [first, second]
     assert [item.run_dir.name for item in found] == ["a", "b"]

@@ -20,7 +20,7 @@ from ser_lightning.commands.stored_images import (
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Folders, Stage
-from ser_lightning.results.record import RESULT_FOLDER, read_record
+from ser_lightning.results.record import RECORD_FILES, RESULT_FOLDER, read_record
 from ser_lightning.runtime import (
     EndsAtOnce,
     ShortErrorParser,
@@ -183,7 +183,7 @@ def refuse_results_of_another(folder: Path, sha256: str) -> None:
     Raises:
         ValueError: names the record, and the remedy.
     """
-    for path in sorted(folder.glob(f"{RESULT_FOLDER}/*.json")):
+    for path in sorted(folder.glob(f"{RESULT_FOLDER}/{RECORD_FILES}")):
         other = read_record(path).checkpoint_sha256
         if other is not None and other != sha256:
             raise ValueError(

@@ -18,6 +18,7 @@ from ser_lightning.files import atomic_path
 from ser_lightning.sealed import CHECKSUM, content_hash
 
 RESULT_FOLDER = "results"
+RECORD_FILES = "[!.]*.json"  # in it; hidden files are an operating system's
 FORMAT = 2
 """Version of the file format; raise it when a field changes its meaning. Format 1 is still read."""
 
@@ -252,9 +253,9 @@ def find_records(paths: Iterable[Path]) -> list[LoadedRecord]:
     """
     found: dict[Path, Path] = {}
     for path in paths:
-        files = [path] if path.is_file() else sorted(path.rglob(f"{RESULT_FOLDER}/*.json"))
+        files = [path] if path.is_file() else sorted(path.rglob(f"{RESULT_FOLDER}/{RECORD_FILES}"))
         if path.name == RESULT_FOLDER:
-            files += sorted(path.glob("*.json"))
+            files += sorted(path.glob(RECORD_FILES))
         if not files:
             state = f"has no {RESULT_FOLDER}/*.json" if path.is_dir() else "does not exist"
             raise ValueError(f"{path} {state}; give run folders that were evaluated")
