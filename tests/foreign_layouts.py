@@ -93,6 +93,10 @@ def mae(model, other):
     return {"model": {**body(model), **decoder}, "args": ARGS, "optimizer": {"state": {}}}
 
 
+def mae_below(model, other):
+    return {"state_dict": below("mae.", mae(model, other)["model"])}
+
+
 def mae_in_ddp(model, other):
     return below("module.", mae(model, other)["model"])
 
@@ -102,10 +106,28 @@ def dino_in_lightning(model, other):
     return {"state_dict": student | teacher}
 
 
+def ibot_student(model, other):
+    """As iBOT's script extracts it."""
+    return {**body(model), "masked_embed": torch.ones(1, 128)}
+
+
+def msn(model, other):
+    """I-JEPA's have the same places, and no class token."""
+    head = {"module.fc.fc1.weight": torch.ones(3, 128), "module.pred.fc1.weight": torch.ones(3, 3)}
+    return {"encoder": below("module.", body(other)) | head, "prototypes": torch.ones(4, 3),
+            "target_encoder": below("module.", body(model)) | head, "epoch": 800}  # fmt: skip
+
+
 def solo_learn_mae(model, other):
     decoder = {"decoder.mask_token": torch.ones(1, 1, 64), "decoder.decoder_embed.bias":
                torch.ones(64)}  # fmt: skip
     return {"state_dict": below("backbone.", body(model)) | decoder}
+
+
+def solo_learn_moco_v3(model, other):
+    content = solo_learn(model, other)
+    content["state_dict"]["predictor.4.running_mean"] = torch.ones(4)
+    return content
 
 
 def solo_learn(model, other):
@@ -142,6 +164,15 @@ def moco_v3_compiled(model, other):
 
 def dinov2(model, other):
     return {**dinov2_names(model), "mask_token": torch.zeros(1, 128)}
+
+
+def dinov2_in_lightning(model, other):
+    return {"state_dict": below("backbone.", dinov2(model, other))}
+
+
+def dinov2_below(model, other):
+    """As Depth Anything has it."""
+    return {**below("pretrained.", dinov2(model, other)), "depth_head.bias": torch.ones(3)}
 
 
 def dinov2_names(model):
@@ -218,3 +249,7 @@ def hugging_face_modules(model, other):
 
 def hugging_face_dinov2(model, other):
     return hugging_face(model, other, prefix="dinov2.", has_scale=True)
+
+
+def hugging_face_dinov2_below(model, other):
+    return {"state_dict": hugging_face(model, other, prefix="encoder.", has_scale=True)}

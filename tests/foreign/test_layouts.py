@@ -37,23 +37,35 @@ LAYOUTS = {  # what makes the file, options of its ViT, and how it is called
     "moco-v3, momentum": (files.moco_v3_momentum, {}, "MoCo-v3"),
     "moco-v3, compiled": (files.moco_v3_compiled, {}, "MoCo-v3"),
     "mae": (files.mae, {}, "MAE"),
+    "mae, below a name": (files.mae_below, {}, "MAE below state_dict.mae"),
     "mae, DDP": (files.mae_in_ddp, {}, "MAE"),
     "dino, in Lightning": (files.dino_in_lightning, {}, "DINO"),
     "solo-learn": (files.solo_learn, {}, "solo-learn"),
-    "solo-learn, MAE": (files.solo_learn_mae, {}, "solo-learn"),
+    "solo-learn, MAE": (files.solo_learn_mae, {}, "solo-learn, MAE or MoCo-v3"),
+    "solo-learn, MoCo-v3": (files.solo_learn_moco_v3, {}, "solo-learn, MAE or MoCo-v3"),
+    "ibot, student": (files.ibot_student, {}, "timm"),
+    "msn": (files.msn, {}, "MSN, I-JEPA"),
     "lightly": (files.lightly, {}, "lightly"),
     "lightly, DINO": (files.lightly_dino, {}, "lightly, DINO"),
     "lightly, MAE": (files.lightly_mae, {}, "lightly, or ser-lightning without its record"),
     "dinov2": (files.dinov2, DINOV2, "DINOv2"),
     "dinov2, registers": (files.dinov2, REGISTERS, "DINOv2"),
     "dinov2, training": (files.dinov2_training, REGISTERS, "DINOv2"),
+    "dinov2, in Lightning": (files.dinov2_in_lightning, REGISTERS, "DINOv2"),
+    "dinov2, below a name": (files.dinov2_below, REGISTERS, "DINOv2 below pretrained"),
     "hugging face": (files.hugging_face, {}, "Hugging Face ViT"),
     "hugging face, modules": (files.hugging_face_modules, {}, "Hugging Face ViT"),
     "hugging face dinov2": (files.hugging_face_dinov2, DINOV2, "Hugging Face DINOv2"),
+    "hugging face dinov2, below a name": (
+        files.hugging_face_dinov2_below,
+        DINOV2,
+        "Hugging Face DINOv2 below state_dict.encoder",
+    ),
 }
 BRANCHES = {"dino": "momentum", "dino, student": "online", "moco-v3, momentum": "momentum",
             "dinov2, training": "momentum", "lightly, DINO": "momentum", "timm, EMA": "momentum",
-            "deit, EMA": "momentum", "dino, in Lightning": "momentum"}  # fmt: skip
+            "deit, EMA": "momentum", "dino, in Lightning": "momentum",
+            "msn": "momentum"}  # fmt: skip
 EPS = {"hugging face": 1e-12, "hugging face, modules": 1e-12}
 
 
@@ -220,10 +232,18 @@ def test_number_of_heads_is_known_given_or_assumed_and_said(tmp_path):
     opened = open_backbone(tmp_path / "a.pth", num_heads=4)
     assert (opened.assumed, opened.given) == ((), ("4heads",))
     assert difference(opened.backbone.eval(), vit(num_heads=4), images()) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "make",
+    [files.moco_v3, files.solo_learn_moco_v3, files.solo_learn_mae],
+    ids=lambda f: f.__name__,
+)
+def test_twelve_heads_of_small_vits_are_known(make, tmp_path):
     small = vit(embed_dim=384, num_heads=12, depth=2)
-    torch.save(files.moco_v3(small, copy.deepcopy(small)), tmp_path / "b.pth")
-    opened = open_backbone(tmp_path / "b.pth")  # MoCo-v3's ViT-S has 12
-    assert opened.backbone.vit.blocks[0].attn.num_heads == 12
+    torch.save(make(small, copy.deepcopy(small)), tmp_path / "b.pth")
+    opened = open_backbone(tmp_path / "b.pth")
+    assert opened.assumed == ()
     assert difference(opened.backbone.eval(), small, images()) < TOLERANCE
 
 

@@ -71,13 +71,14 @@ def _of_deit3(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 _BELOW = r"(?:model\.|state_dict\.)?"
 _WRAPPED = r"(?:module\.)?(?:backbone\.)?"
 _HF = r"(?:vit\.|deit\.|dinov2\.|dinov2_with_registers\.)?"
-_HF_HEADS = r"^(classifier|cls_classifier|distillation_classifier|pooler|decoder|mask_token)\b"
+_HF_HEADS = r"^(classifier|cls_classifier|distillation_classifier|pooler|decoder)\b"
 UNRECORDED = "lightly, or ser-lightning without its record"
 _NAMED = "give its architecture by timm's name: {option} vit_small_patch16_224, for example"
 
 # The first row that fits is taken. Sources, by repository: facebookresearch/moco-v3,
 # facebookresearch/dino, facebookresearch/dinov2, facebookresearch/mae, facebookresearch/deit,
-# vturrisi/solo-learn, lightly-ai/lightly, huggingface/transformers, aitrics-chris/SER.
+# facebookresearch/msn, bytedance/ibot, vturrisi/solo-learn, lightly-ai/lightly,
+# huggingface/transformers, aitrics-chris/SER.
 LAYOUTS = (
     Layout(
         "ser-lightning", r"(?:state_dict\.)?(?:backbone\.)?vit\.",
@@ -114,22 +115,32 @@ LAYOUTS = (
     ),
     Layout(
         "MAE", _BELOW + r"(?:module\.)?", mark=r"\b(decoder_embed\.weight|decoder_pos_embed)$",
-        dropped=r"^(mask_token$|decoder_)",
+        dropped=r"^decoder_",
         remedy="MAE's encoders are vit_{{base,large}}_patch16_224 and vit_huge_patch14_224; "
         + _NAMED,
+    ),
+    Layout(
+        "DINOv2", _BELOW + r"(?:student\.)?" + _WRAPPED, _BELOW + r"teacher\." + _WRAPPED,
+        mark=r"(^|\.)(?<!decoder\.)(mask_token|register_tokens)$", rename=_of_dinov2,
+        dropped=r"^(dino_head|ibot_head)\.", default="momentum",
+        remedy=_NAMED.replace("vit_small_patch16_224", "vit_small_patch14_dinov2"),
+    ),
+    Layout(
+        "solo-learn, MAE or MoCo-v3", r"state_dict\.backbone\.",
+        r"state_dict\.momentum_backbone\.",
+        mark=r"^state_dict\.(decoder\.decoder_embed\.bias|predictor\.4\.running_mean)$",
+        heads={192: 12, 384: 12}, remedy=_NAMED,
     ),
     Layout(
         "solo-learn", r"state_dict\.backbone\.", r"state_dict\.momentum_backbone\.", remedy=_NAMED
     ),
     Layout(
-        "DINOv2", _BELOW + r"(?:student\.)?" + _WRAPPED, _BELOW + r"teacher\." + _WRAPPED,
-        mark=r"(^|\.)(mask_token|register_tokens)$", rename=_of_dinov2, default="momentum",
-        dropped=r"^(mask_token$|dino_head\.|ibot_head\.)",
-        remedy=_NAMED.replace("vit_small_patch16_224", "vit_small_patch14_dinov2"),
+        "MSN, I-JEPA", r"encoder\." + _WRAPPED, r"target_encoder\." + _WRAPPED,
+        mark=r"^target_encoder\.", dropped=r"^pred\.", default="momentum", remedy=_NAMED,
     ),
     Layout(
         "DINO", _BELOW + r"student\." + _WRAPPED, _BELOW + r"teacher\." + _WRAPPED,
-        default="momentum", dropped=r"^(masked_embed$|projector\.)", remedy=_NAMED,
+        default="momentum", dropped=r"^projector\.", remedy=_NAMED,
     ),
     Layout(
         "DeiT, MAE's encoder", r"model\.", r"(?:model_ema|ema)\.(?:module\.)?", rename=_of_deit3,
@@ -156,7 +167,8 @@ _STEMS = {
     "patch_embed.proj.weight": LAYOUTS,
     "embeddings.patch_embeddings.projection.weight": _HUGGING_FACE,
 }
-_HEAD = r"^(head|head_dist|fc|classifier)\."  # of any project
+# of any project: its heads, and what stands in for patches that are not shown
+_HEAD = r"^((head|head_dist|fc|classifier)\.|(mask_token|masked_embed)$)"
 # What torch puts around a module, at any place, that it compiles, shards or computes again.
 _AROUND = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
@@ -228,6 +240,10 @@ def _recognised(
     path: Path, found: list[tuple[str, tuple[Layout, ...]]], names: list[str]
 ) -> tuple[Layout, dict[Branch, str]]:
     """The layout of a file and where its branches are, from the places where ViTs stand."""
+
+    def is_marked(layout: Layout) -> bool:
+        return any(re.search(layout.mark, name) for name in names)
+
     for layout in dict.fromkeys(layout for _, rows in found for layout in rows):
         patterns: tuple[tuple[Branch, str], ...] = (
             ("online", layout.online), ("momentum", layout.momentum),
@@ -236,12 +252,14 @@ def _recognised(
         for prefix, rows in found:
             if layout in rows:
                 places |= {b: prefix for b, p in patterns if p and re.fullmatch(p, prefix)}
-        if places and (not layout.mark or any(re.search(layout.mark, name) for name in names)):
+        if places and is_marked(layout):
             return layout, places
     if len(found) == 1:  # below a name that nobody is known to use
         prefix, rows = found[0]
-        name = f"{rows[-1].name} below {prefix.rstrip('.')}"
-        return replace(rows[-1], name=name), {"online": prefix}
+        marked = (row for row in rows if row.mark and is_marked(row))
+        layout = next(marked, rows[-1])
+        name = f"{layout.name} below {prefix.rstrip('.')}"
+        return replace(layout, name=name), {"online": prefix}
     some = ", ".join(names[:4]) or "nothing"
     several = " and ".join(prefix.rstrip(".") for prefix, _ in found)
     raise ValueError(
