@@ -149,7 +149,15 @@ def test_file_without_state_dict_is_refused(tmp_path):
         make(weights=str(tmp_path / "list.pt"))
 
 
-@pytest.mark.parametrize("kwargs", [{"cls_layer": 0}, {"cls_layer": 2}, {"layer": 3}])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"cls_layer": 0},
+        {"cls_layer": 2},
+        {"layer": 3},
+        {"cls_layer": 0, "vit_options": {**OPTIONS, "reg_tokens": 8}},  # 16 and 9 entries, or 25
+    ],
+)
 def test_export_rebuilds_the_same_backbone(tmp_path, kwargs):
     model = make(freeze_patch_embed=False, weight_init="", **kwargs)
     model.export_safetensors(tmp_path / "backbone.safetensors")

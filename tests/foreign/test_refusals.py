@@ -70,6 +70,9 @@ def arguments():
 def test_tensor_of_another_shape_is_named_with_both(tmp_path):
     path = changed(tmp_path / "a.pth", files.deit, **{"blocks.2.attn.proj.bias": torch.ones(7)})
     assert "of another shape: blocks.2.attn.proj.bias (7,) for (128,)" in refusal(path)
+    path = changed(tmp_path / "a.pth", files.deit, pos_embed=torch.ones(1, 4, 4, 128))
+    with pytest.raises(ValueError, match=r"pos_embed \(1, 4, 4, 128\) for \(1, 17, 128\)"):
+        SplitViT(**arguments(), weights=str(path))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +86,9 @@ def test_tensor_of_another_shape_is_named_with_both(tmp_path):
         ({"rope.periods": torch.ones(4)}, "rotary positions"),
         ({"layers.0.blocks.0.norm1.weight": torch.ones(4)}, "attention in windows"),
         ({"pos_embed": torch.ones(1, 18, 128)}, "18 position entries are no square"),
+        ({"pos_embed": torch.ones(1, 4, 4, 128)}, "has pos_embed of shape (1, 4, 4, 128), and"),
+        ({"cls_token": torch.ones(128)}, "has cls_token of shape (128,), and is not"),
+        ({"patch_embed.proj.weight": torch.ones(128, 192)}, "patch_embed.proj.weight of shape"),
     ],
 )
 def test_weights_of_another_kind_of_network_are_refused_in_a_sentence(changes, reason, tmp_path):

@@ -22,7 +22,7 @@ from ser_lightning.backbones.vit import heads_of
 from ser_lightning.checkpoints import CHECKPOINT_KEY, checkpoint_config
 from ser_lightning.files import with_home
 from ser_lightning.foreign import Branch, Weights, read_weights
-from ser_lightning.foreign.architecture import split_position, told_heads
+from ser_lightning.foreign.architecture import odd_shapes, split_position, told_heads
 from ser_lightning.foreign.layouts import AGAIN, SAFE
 from ser_lightning.sealed import read_tensors, write_tensors
 from ser_lightning.trusted import printable
@@ -71,7 +71,7 @@ def load_weights(vit: VisionTransformer, weights: Weights, option: str) -> None:
         ValueError: the weights do not fit the model; names the layout, the first keys and a remedy.
     """
     state, own = weights.state, vit.state_dict()
-    if "pos_embed" in state and "cls_token" in state:
+    if "pos_embed" in state and "cls_token" in state and not odd_shapes(state):
         state = _fit_position(state, vit)
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())

@@ -3,8 +3,11 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from ser_lightning.foreign.layouts import UNRECORDED, Weights
 from ser_lightning.numbers import Positive, fits
@@ -15,6 +18,7 @@ _GATED = "vit_giant_patch14_dinov2"  # of timm's plain ViTs, one whose MLP is ga
 _WIDE_HEADS = dict.fromkeys((1152, 1280, 1408, 1664), 16)  # So400M, ViT-H, ViT-g, ViT-G
 _CHANNELS = 64  # of a head, in all others
 _CONFIG = "config.json"  # beside weights
+_TOKENS = ("cls_token", "reg_token", "pos_embed")
 _PER_BLOCK = r"^blocks\.(\d+)\."
 
 
@@ -137,9 +141,17 @@ def read_options_beside(path: Path, name: str) -> dict[str, Any]:
     return options
 
 
+def odd_shapes(state: Mapping[str, Tensor]) -> list[str]:
+    """Tokens and positions that are not (1, entries, width), and patches that are no pixels'."""
+    patches = "patch_embed.proj.weight"
+    odd = [name for name in _TOKENS if name in state and state[name].shape[:-2] != (1,)]
+    odd += [patches] if patches in state and state[patches].ndim != 4 else []
+    return [f"{name} of shape {tuple(state[name].shape)}" for name in odd]
+
+
 def split_position(entries: int, registers: int) -> tuple[int, int] | None:
     """How many entries of a position embedding are for other tokens, and the grid's side."""
-    for others in (0, 1, 1 + registers):
+    for others in (1 + registers, 1, 0):  # 25 entries with 8 registers: 4 x 4, as we have them
         side = math.isqrt(max(entries - others, 0))
         if side > 0 and side * side == entries - others:
             return others, side
@@ -204,7 +216,9 @@ def _require_plain(weights: Weights) -> None:
         "a norm after pooling: it hands out the mean of its patches": "fc_norm.weight" in state,
         "a convolutional stem": any(name.startswith("patch_embed.backbone") for name in state),
     }
-    activation = _config_of(weights).get("hidden_act", "gelu")
+    odd = odd_shapes(state)
+    answers |= {", ".join(odd): bool(odd)}
+    activation = "gelu" if odd else _config_of(weights).get("hidden_act", "gelu")
     answers[f"the activation {activation}"] = activation != "gelu"
     found = next((answer for answer, is_so in answers.items() if is_so), "")
     missing = [name for name in needed if name not in state]
