@@ -44,6 +44,15 @@ def test_a_config_of_timm_beside_tells_arguments_and_preparation(tmp_path: Path)
     assert preparation.crop_fraction == 0.5
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_siglip_224"])
+def test_a_name_beside_a_file_that_is_not_its_own_is_told(name: str, tmp_path: Path) -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=2)
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
+    with pytest.raises(ValueError, match=f"; {name} is what config.json beside it says: without"):
+        open_backbone(tmp_path / "vit.pth")
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

@@ -242,6 +242,8 @@ def test_number_of_heads_is_known_given_or_assumed_and_said(tmp_path):
 def test_twelve_heads_of_small_vits_are_known(make, tmp_path):
     small = vit(embed_dim=384, num_heads=12, depth=2)
     torch.save(make(small, copy.deepcopy(small)), tmp_path / "b.pth")
+    beside = {"hidden_size": 384, "num_attention_heads": 6}  # of another small ViT's download
+    (tmp_path / "config.json").write_text(json.dumps(beside))
     opened = open_backbone(tmp_path / "b.pth")
     assert opened.assumed == ()
     assert difference(opened.backbone.eval(), small, images()) < TOLERANCE

@@ -20,6 +20,7 @@ from ser_lightning.backbones.weights import load_weights, own_arguments, read_pr
 from ser_lightning.files import file_sha256, with_home
 from ser_lightning.foreign import Branch, Weights, read_weights
 from ser_lightning.foreign.architecture import (
+    CONFIG,
     HEADS_OPTION,
     NAME_OPTION,
     architecture_of,
@@ -176,19 +177,22 @@ def _of_file(
     weights = read_weights(path, branch)
     told = name or name_beside(path)
     assumed: tuple[str, ...] = () if name or num_heads else _assumed_before(path)
-    if told is not None:
-        changed: dict[str, Any] = {}
-        if name is None:
-            changed |= read_options_beside(path, "model_args")
-        if heads := num_heads or told_heads(weights):
-            changed["num_heads"] = heads  # shapes are the same for any number
-        changed |= told_epsilon(weights)
-        backbone = _by_name(told, image_size, 0, changed)
-    else:
+    if told is None:
         arguments, guessed = architecture_of(weights, num_heads)
         assumed += guessed
         backbone = _built({**arguments, **resized})
-    load_weights(backbone.vit, weights, NAME_OPTION)
+        load_weights(backbone.vit, weights, NAME_OPTION)
+    else:
+        changed = read_options_beside(path, "model_args") if name is None else {}
+        if heads := num_heads or told_heads(weights):
+            changed["num_heads"] = heads  # shapes are the same for any number
+        changed |= told_epsilon(weights)
+        try:
+            backbone = _by_name(told, image_size, 0, changed)
+            load_weights(backbone.vit, weights, NAME_OPTION)
+        except ValueError as error:
+            beside = f"; {told} is what {CONFIG} beside it says: without that file, its shapes tell"
+            raise ValueError(f"{error}{beside if name is None else ''}") from error
     return OpenedBackbone(
         backbone=backbone,
         name=name_of(path),

@@ -15,7 +15,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ser_lightning.backbones.weights import read_preparation
 from ser_lightning.files import with_home
-from ser_lightning.foreign.architecture import read_config_beside, read_options_beside
+from ser_lightning.foreign.architecture import CONFIG, read_config_beside, read_options_beside
 from ser_lightning.foreign.layouts import SAFE
 from ser_lightning.numbers import Probability, Ratio, fits
 
@@ -62,7 +62,7 @@ def preparation_of(checkpoint: str | Path, name: str | None = None) -> Preparati
         return stored_preparation(stored, path)
     if told := name_beside(path):
         beside = read_options_beside(path, "pretrained_cfg")
-        found = _of_timm(told, beside, path.with_name("config.json"))
+        found = _of_timm(told, beside, path.with_name(CONFIG))
     else:
         processor = path.with_name("preprocessor_config.json")
         found = stored_preparation(_of_processor(processor), processor)

@@ -12,9 +12,9 @@ from torch import Tensor
 from ser_lightning.backbones import SplitViT
 from ser_lightning.data.clean import Clean
 from ser_lightning.exporting.opened import Opened, assumptions, told
+from ser_lightning.foreign.architecture import CONFIG
 
 WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 
 
 def write_own(opened: Opened, folder: Path) -> None:

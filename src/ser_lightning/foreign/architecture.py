@@ -17,7 +17,7 @@ BASE = "vit_base_patch16_224"
 _GATED = "vit_giant_patch14_dinov2"  # of timm's plain ViTs, one whose MLP is gated
 _WIDE_HEADS = dict.fromkeys((1152, 1280, 1408, 1664), 16)  # So400M, ViT-H, ViT-g, ViT-G
 _CHANNELS = 64  # of a head, in all others
-_CONFIG = "config.json"  # beside weights
+CONFIG = "config.json"  # beside weights
 _TOKENS = ("cls_token", "reg_token", "pos_embed")
 _PER_BLOCK = r"^blocks\.(\d+)\."
 
@@ -79,14 +79,14 @@ def architecture_of(weights: Weights, num_heads: int | None = None) -> Architect
 
 
 def told_heads(weights: Weights) -> int | None:
-    """Attention heads of a block where a file's layout, or what lies beside it, tells them.
+    """Attention heads of a block where a file's layout, or else what lies beside it, tells them.
 
     Raises:
         ValueError: what lies beside the file is of another model.
     """
     told, token = _config_of(weights).get("num_attention_heads"), weights.state.get("cls_token")
     known = None if token is None else weights.layout.heads.get(token.shape[-1])
-    return told if isinstance(told, int) else known
+    return told if known is None and isinstance(told, int) else known
 
 
 def told_epsilon(weights: Weights) -> dict[str, float]:
@@ -97,7 +97,7 @@ def told_epsilon(weights: Weights) -> dict[str, float]:
     """
     eps = _config_of(weights).get("layer_norm_eps", weights.layout.eps)
     if not fits(Positive, eps):
-        file = weights.path.with_name(_CONFIG)
+        file = weights.path.with_name(CONFIG)
         raise ValueError(f"{file}: layer_norm_eps {eps!r} must be above 0; restore the file")
     return {} if eps == 1e-6 else {"norm_eps": float(eps)}
 
@@ -105,7 +105,7 @@ def told_epsilon(weights: Weights) -> dict[str, float]:
 def read_config_beside(path: Path) -> dict[str, Any]:
     """The `config.json` that hubs keep beside weights; empty where there is none that tells."""
     try:
-        content = json.loads(path.with_name(_CONFIG).read_text(encoding="utf-8"))
+        content = json.loads(path.with_name(CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     is_vit = isinstance(content, dict) and {"hidden_size", "architecture"} & content.keys()
@@ -122,7 +122,7 @@ def _config_of(weights: Weights) -> dict[str, Any]:
     told = config.get("hidden_size", config.get("num_features"))
     if token is not None and told not in (None, token.shape[-1]):
         raise ValueError(
-            f"{weights.path} has weights of width {token.shape[-1]}, and {_CONFIG} beside it is of "
+            f"{weights.path} has weights of width {token.shape[-1]}, and {CONFIG} beside it is of "
             f"a model of width {told}; put the file into a folder without it"
         )
     return config
@@ -136,7 +136,7 @@ def read_options_beside(path: Path, name: str) -> dict[str, Any]:
     """
     options = read_config_beside(path).get(name) or {}
     if not isinstance(options, dict):
-        file = path.with_name(_CONFIG)
+        file = path.with_name(CONFIG)
         raise ValueError(f"{file}: {name} {options!r} must be a mapping; restore the file")
     return options
 
