@@ -80,12 +80,19 @@ class StandIn:
     def __setstate__(self, state: Any) -> None: ...
 
 
+def _without_default(*_: Any) -> dict[Any, Any]:
+    """The place of a `defaultdict`, as OmegaConf's containers have them; its items come later."""
+    return {}
+
+
 def stand_ins() -> list[Any]:
     """What torch's reader of plain values may take beside them, for `safe_globals`.
 
-    A Namespace is a plain container of arguments and stays one; everything else is a `StandIn`.
+    A Namespace is a plain container of arguments and stays one, a `defaultdict` becomes a dict;
+    everything else is a `StandIn`.
     """
-    return [argparse.Namespace, *((StandIn, path) for path in _BESIDE_WEIGHTS)]
+    plain = [argparse.Namespace, (_without_default, "collections.defaultdict")]
+    return [*plain, *((StandIn, path) for path in _BESIDE_WEIGHTS)]
 
 
 def writes_outside(option: str, value: Any, folder: Path) -> bool:

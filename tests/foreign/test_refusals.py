@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+from collections import defaultdict
 
 import pytest
 import safetensors.torch
@@ -173,7 +174,8 @@ class Foreign:
 
 def test_objects_beside_weights_are_passed_over_or_refused_with_one_command(tmp_path):
     content = files.deit(vit(), None)
-    torch.save({**content, "args": argparse.Namespace(x=1)}, tmp_path / "a.pth")
+    of_omegaconf = defaultdict(dict, {"resolved": {}})
+    torch.save({**content, "args": argparse.Namespace(x=1), "d": of_omegaconf}, tmp_path / "a.pth")
     assert open_backbone(tmp_path / "a.pth").backbone.width == 128
 
 
