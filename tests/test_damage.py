@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ser_lightning.damage import damage, why_no_tensors, why_unreadable
+from ser_lightning.sealed import write_tensors
 
 
 @pytest.mark.parametrize("method", [0, 8, 12, 14, 99])
@@ -45,3 +46,10 @@ def test_pointer_of_git_lfs_is_told(tmp_path):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     assert "git lfs pull" in why_unreadable(path, RuntimeError("failed"))
     assert "git lfs pull" in why_no_tensors(path)
+
+
+def test_safetensors_of_another_name_are_told_theirs(tmp_path):
+    write_tensors(tmp_path / "a.pth", {"weight": torch.ones(3)}, {})
+    reason = why_unreadable(tmp_path / "a.pth", RuntimeError("failed"))
+    assert reason.startswith("it is a safetensors file")
+    assert reason.endswith("; name it a.safetensors")

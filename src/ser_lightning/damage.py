@@ -103,12 +103,13 @@ def why_unreadable(path: Path, error: Exception) -> str:
         start = stream.read(512)
     foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
     length = int.from_bytes(start[:8], "little")  # of a safetensors file's header
+    named = "" if path.suffix == ".safetensors" else f"; name it {path.stem}.safetensors"
     reason = re.sub(r"\[enforce fail at [^]]*\][ .]*", "", " ".join(str(error).split()))
     answers = {
         "it is empty; take another": not start,
         f"it is an image; {_GIVE}": start.startswith(_IMAGES),
         "it is a safetensors file: weights alone, to start a new run with as "
-        "--model.backbone.weights FILE.safetensors": start[8:9] == b"{"
+        f"--model.backbone.weights FILE.safetensors{named}": start[8:9] == b"{"
         and length < path.stat().st_size,
         f"it holds more than tensors and plain values ({foreign and foreign[1]}), which could run "
         f"foreign code; if you trust it, this keeps its weights alone: {_keep_weights(path)}": (
