@@ -212,7 +212,11 @@ def test_other_number_of_heads_than_the_files_is_told(tmp_path):
     make().export_safetensors(tmp_path / "a.safetensors")
     usual = {name: value for name, value in OPTIONS.items() if name != "num_heads"}
     make(vit_options=usual).export_safetensors(tmp_path / "b.safetensors")  # 3 by its name
-    for name in ("a", "b"):
+    (tmp_path / "timm").mkdir()
+    safetensors.torch.save_file(make().timm_state_dict(), tmp_path / "timm" / "c.safetensors")
+    beside = {"architecture": "vit_tiny_patch16_224", "model_args": OPTIONS}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(beside))
+    for name in ("a", "b", "timm/c"):
         path = str(tmp_path / f"{name}.safetensors")
         with pytest.warns(UserWarning, match="has 3 attention heads at a width of 12, the backbo"):
             make(weights=path, vit_options={**OPTIONS, "num_heads": 4})

@@ -82,9 +82,11 @@ def told_heads(weights: Weights) -> int | None:
     """Attention heads of a block where a file's layout, or else what lies beside it, tells them.
 
     Raises:
-        ValueError: what lies beside the file is of another model.
+        ValueError: what lies beside the file is of another model, or is none.
     """
-    told, token = _config_of(weights).get("num_attention_heads"), weights.state.get("cls_token")
+    of_timm = read_options_beside(weights.path, "model_args").get("num_heads")
+    told = _config_of(weights).get("num_attention_heads", of_timm)
+    token = weights.state.get("cls_token")
     known = None if token is None else weights.layout.heads.get(token.shape[-1])
     return told if known is None and isinstance(told, int) else known
 
