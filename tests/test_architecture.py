@@ -20,6 +20,7 @@ ALLOWED = {
     "memory": set(),
     "processes": set(),
     "randomness": set(),
+    "step_logs": set(),
     "trainer_rules": set(),
     "trusted": set(),
     "batch": {"groups"},
@@ -39,7 +40,7 @@ ALLOWED = {
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
     "objectives": {
         *("backbones", "batch", "checkpoints", "distributed", "files", "groups", "losses", "optim"),
-        *("regularizers", "trainer_rules"),
+        *("regularizers", "step_logs", "trainer_rules"),
     },
     # checkpoint -> stage -> record -> table
     "evaluation": {
@@ -52,6 +53,7 @@ ALLOWED = {
             "results",
             "sealed",
             "sources",
+            "step_logs",
             "trainer_rules",
             "trusted",
         ),

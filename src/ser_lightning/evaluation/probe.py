@@ -22,6 +22,7 @@ from ser_lightning.evaluation.features import CleanRows, FeatureBatch
 from ser_lightning.evaluation.metrics.accuracy import Accuracy, AccuracyCounter
 from ser_lightning.evaluation.stage import fit_on_frozen
 from ser_lightning.optim import RunLength, before_resuming, run_length
+from ser_lightning.step_logs import log_loss
 
 SELECTION_SHARE = 0.2  # SER: of 50 epochs, from epoch 40 on
 
@@ -145,7 +146,7 @@ class Probe(L.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             losses = self.heads.losses(self._as_heads(batch))
             lowest = losses.detach().nan_to_num(nan=math.inf).amin()
-            self.log("loss", lowest, prog_bar=True, logger=False, batch_size=len(batch.label))
+            log_loss(self, "loss", lowest, logger=False, batch_size=len(batch.label))
             return self.heads.objective(losses)
 
     @override

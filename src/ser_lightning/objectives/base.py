@@ -43,6 +43,7 @@ from ser_lightning.optim import (
     warmup_cosine,
 )
 from ser_lightning.regularizers import Regularizer
+from ser_lightning.step_logs import log_loss, log_setting
 from ser_lightning.trainer_rules import check_trainer
 
 Embeddings = tuple[Tensor, ...]
@@ -185,8 +186,11 @@ class Objective(L.LightningModule, ABC):
         self._guard.watch(tuple(terms), means[: len(terms)])
         batch_size = len(batch.indices)
         for name, value in zip(scalars, means, strict=True):
-            self.log(name, value, prog_bar=name in terms, batch_size=batch_size)
-        self.log("schedule/learning_rate", self.optimizers().param_groups[0]["lr"], batch_size=1)  # type: ignore[union-attr]
+            if name in terms:
+                log_loss(self, name, value, batch_size=batch_size)
+            else:
+                self.log(name, value, batch_size=batch_size)
+        log_setting(self, "schedule/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         self.log(
             "data/unreadable_images",
             batch.num_unreadable.float(),

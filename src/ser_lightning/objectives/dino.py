@@ -23,6 +23,7 @@ from ser_lightning.numbers import NonNegative, Positive, PositiveInt, Probabilit
 from ser_lightning.objectives.base import Embeddings
 from ser_lightning.objectives.momentum import MomentumObjective
 from ser_lightning.optim import cosine
+from ser_lightning.step_logs import log_setting
 
 
 def teacher_probabilities(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
@@ -259,8 +260,8 @@ class DINO(MomentumObjective):
         for group in optimizer.param_groups:
             if group.get("scheduled_weight_decay"):
                 group["weight_decay"] = weight_decay
-        self.log("schedule/weight_decay", weight_decay, batch_size=1)
-        self.log("schedule/teacher_temperature", self._current_temperature(), batch_size=1)
+        log_setting(self, "schedule/weight_decay", weight_decay)
+        log_setting(self, "schedule/teacher_temperature", self._current_temperature())
 
     @override
     def configure_gradient_clipping(

@@ -13,6 +13,7 @@ from ser_lightning.numbers import Probability, checked
 from ser_lightning.objectives.base import Objective
 from ser_lightning.objectives.encode import encode, global_views
 from ser_lightning.optim import cosine
+from ser_lightning.step_logs import log_setting
 
 
 @checked
@@ -47,7 +48,7 @@ class MomentumObjective(Objective):
     @override
     def target_features(self, batch: PartitionedBatch) -> BranchFeatures:
         if self._trainer is not None:  # a loss computed outside of a run moves nothing
-            self.log("schedule/momentum", self._current_momentum(), batch_size=1)
+            log_setting(self, "schedule/momentum", self._current_momentum())
             if not self.moves_after_step:
                 batch_idx = self.trainer.fit_loop.epoch_loop.batch_idx
                 if batch_idx % self.trainer.accumulate_grad_batches == 0:  # the step's first pass

@@ -23,12 +23,17 @@ _REQUEUE = getattr(signal, "SIGUSR1", None)  # Windows has none
 def _take_over(trainer: L.Trainer) -> bool:
     """Puts back what Lightning's handlers replaced; whether they have noted a SIGTERM meanwhile.
 
-    Lightning would end at one with status 0, after a batch.
+    Lightning would end at one with status 0, after a batch. Before every step its ranks ask the
+    first one, for whose answer the device is waited for.
     """
     connector = trainer._signal_connector
     connector.teardown()
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _ask_nobody  # type: ignore[method-assign]
     noted, connector.received_sigterm = connector.received_sigterm, False
     return noted
+
+
+def _ask_nobody() -> None: ...
 
 
 class EndsAtOnce(L.Callback):

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from torch import Tensor
 from typing_extensions import override
 
 _REFRESH_EVERY = 10  # steps; each refresh waits for the device
@@ -87,7 +88,26 @@ def _on_stderr(init: Callable[[TQDMProgressBar], Tqdm]) -> Callable[[TQDMProgres
     return made
 
 
-class Bar(TQDMProgressBar):
+class _ShowsLosses(ProgressBar):
+    """Reads losses when it shows them, so that a device is not waited for in every step.
+
+    Attributes:
+        losses: () of the last step, on its device, by name; whoever logs them puts them here.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.losses: dict[str, Tensor] = {}
+
+    @override
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        losses = {name: float(loss) for name, loss in self.losses.items()}
+        return {**losses, **super().get_metrics(trainer, pl_module)}
+
+
+class Bar(_ShowsLosses, TQDMProgressBar):
     """A bar of 80 columns: epoch of epochs, time left of the run, loss, k-NN and score of turns."""
 
     BAR_FORMAT = "{desc} {percentage:3.0f}% |{bar}|{postfix}"
@@ -137,7 +157,7 @@ class Bar(TQDMProgressBar):
         return {**left, **shown}
 
 
-class ProgressLines(ProgressBar):
+class ProgressLines(_ShowsLosses):
     """Prints lines of 80 columns: where training, or a pass over images, is, and how fast.
 
     In training every `log_every_n_steps` steps: epoch and step as the bar counts them, speed, time

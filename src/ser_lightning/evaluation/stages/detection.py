@@ -26,6 +26,7 @@ from ser_lightning.evaluation.stage import Stage, StageResult, check_finite, fit
 from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, PositiveInt, checked
 from ser_lightning.optim import decay_groups, run_length, scheduled
 from ser_lightning.sources.coco import Boxes
+from ser_lightning.step_logs import log_loss
 
 DROPS = (8 / 9, 26 / 27)
 """Where the learning rate falls to a tenth, as shares of the run: 40,000 and 43,333 of 45,000."""
@@ -135,7 +136,7 @@ class DetectionStage(Stage):
         with torch.autocast(self.device.type, enabled=False):
             losses = self.detector(_floats(batch), targets)
         loss = torch.stack(list(losses.values())).sum()
-        self.log("loss", loss.detach(), prog_bar=True)
+        log_loss(self, "loss", loss)
         return loss
 
     @override

@@ -27,6 +27,7 @@ from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 from ser_lightning.numbers import BelowOne, NonNegative, Positive, Ratio, checked
 from ser_lightning.optim import run_length, scaled_learning_rate, scheduled, warmup_cosine
 from ser_lightning.randomness import Stream, generator
+from ser_lightning.step_logs import log_loss
 
 _NOT_DECAYED = ("cls_token", "reg_token", "pos_embed")
 
@@ -231,7 +232,7 @@ class FinetuneStage(Stage):
         torch.manual_seed(int(draws.integers(2**63)))
         pixels, target = self.mixed(batch, draws)
         loss: Tensor = self.loss(self.classifier(pixels), target)
-        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(target))
+        log_loss(self, "loss", loss, batch_size=len(target))
         return loss
 
     def mixed(self, batch: EvaluationBatch, draws: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,7 @@ from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, checked
 from ser_lightning.optim import decay_groups, run_length, scheduled, warmup_cosine
 from ser_lightning.results.shown import MaskPicture, MaskPictures
 from ser_lightning.sources.masks import IGNORED, mask_of
+from ser_lightning.step_logs import log_loss
 
 OWN_PROTOCOL = "a linear layer on whole images in squares, which is no published protocol"
 
@@ -155,7 +156,7 @@ class SegmentationStage(Stage):
         truth, found = torch.stack(batch.masks).long(), self.logits(batch.pixels)
         with torch.autocast(self.device.type, enabled=False):
             losses = torch.stack([mask_loss(logits, truth) for logits in found])
-        self.log("loss", losses.detach().amin(), prog_bar=True, batch_size=len(truth))
+        log_loss(self, "loss", losses.amin(), batch_size=len(truth))
         return losses.sum()
 
     @override
