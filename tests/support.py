@@ -155,13 +155,23 @@ def run_processes(function, *args, world_size=2, backend="gloo"):
 
     The ranks are forked from one process that has imported the package, once per test process.
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["ser_lightning.evaluation", "ser_lightning.objectives"])
-    with TemporaryDirectory() as folder, ProcessPoolExecutor(world_size, context) as pool:
+    with TemporaryDirectory() as folder, ProcessPoolExecutor(world_size, _forkserver()) as pool:
         group = {"init_method": f"file://{folder}/init", "world_size": world_size}
         group["backend"] = backend
         ranks = [pool.submit(_run_rank, function, args, group, r) for r in range(world_size)]
         return [torch.load(BytesIO(rank.result())) for rank in ranks]
+
+
+def _forkserver():
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["ser_lightning.evaluation", "ser_lightning.objectives"])
+    return context
+
+
+def in_new_process(function, *args):
+    """What `function(*args)` returns in a process of its own."""
+    with ProcessPoolExecutor(1, _forkserver()) as pool:
+        return pool.submit(function, *args).result()
 
 
 def as_by_torchrun():
