@@ -21,6 +21,7 @@ from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.sources.base import Source, UnreadableImage, folder_path
 from ser_lightning.sources.decode import AS_STORED, Decode
 from ser_lightning.sources.folder import FileImages
+from ser_lightning.sources.listing import absent
 from ser_lightning.sources.released import coco_categories
 
 _LAYOUT = """expected
@@ -249,8 +250,8 @@ class CocoDetection(Source):
         folder, file = root / split, root / "annotations" / f"instances_{split}.json"
         layout = _LAYOUT.format(root=self.root)
         if not folder.is_dir() or not file.is_file():
-            missing = file if folder.is_dir() else folder
-            raise FileNotFoundError(f"{missing} does not exist; {layout}")
+            place = file if folder.is_dir() else folder
+            raise FileNotFoundError(f"{place} does not exist; {layout}")
         try:
             images = CocoImages(folder, json.loads(file.read_bytes()), self.decode)
         except (KeyError, OverflowError, TypeError, ValueError) as error:
@@ -259,10 +260,9 @@ class CocoDetection(Source):
                 f"{file} holds no annotations of objects ({reason}); use COCO's instances file "
                 "with images, annotations and categories"
             ) from error
-        absent = [p for p in map(images.path, range(len(images))) if not os.path.isfile(p)]
-        if absent:
-            some = f"one of {len(absent):,} missing images of {len(images):,}"
-            raise FileNotFoundError(f"{absent[0]} does not exist, {some}; {layout}")
+        if missing := absent([images.path(index) for index in range(len(images))]):
+            some = f"one of {len(missing):,} missing images of {len(images):,}"
+            raise FileNotFoundError(f"{missing[0]} does not exist, {some}; {layout}")
         if not len(images):
             raise FileNotFoundError(f"{file} lists no image; {layout}")
         return images

@@ -64,6 +64,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ser-lightning"
 
 
+def absent(paths: Sequence[str]) -> list[str]:
+    """The paths that do not exist, by one look into each of their folders."""
+    folders = {os.path.dirname(path) for path in paths}
+    names = {folder: {*os.listdir(folder)} for folder in folders if os.path.isdir(folder)}
+    return [p for p in paths if os.path.basename(p) not in names.get(os.path.dirname(p), ())]
+
+
 def list_images(
     root: Path, extensions: Sequence[str] = EXTENSIONS, distinct: bool = True
 ) -> Listing:

@@ -16,7 +16,7 @@ from typing_extensions import override
 from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.sources.base import ImageSet, Source, folder_path, hold_out
 from ser_lightning.sources.decode import AS_STORED, Decode, Level
-from ser_lightning.sources.listing import left_out_line, list_images
+from ser_lightning.sources.listing import absent, left_out_line, list_images
 from ser_lightning.sources.masks import IGNORED, MAX_CLASSES, NUM_VALUES, MaskImages, Pairs
 from ser_lightning.sources.splits import EVALUATION_NAMES, TRAIN_NAMES, text_of
 
@@ -301,7 +301,7 @@ def _stem(path: bytes) -> str:
 def _check_there(base: Path, pairs: Pairs, listed: str) -> None:
     """Refuses a list that names files which are not there."""
     files = [os.path.join(base, os.fsdecode(path)) for kind in pairs for path in kind]
-    missing = [file for file in files if not os.path.isfile(file)]
+    missing = absent(files)
     if missing or not files:
         what = f"{missing[0]} does not exist" if missing else f"{listed} is empty"
         raise FileNotFoundError(

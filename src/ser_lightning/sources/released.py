@@ -9,7 +9,6 @@ from functools import cache
 
 from lightning.pytorch.utilities import rank_zero_warn
 from timm.data.imagenet_info import ImageNetInfo
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from ser_lightning.sources.base import HOLDOUT_STEP, HeldOut, ImageSet, Source
 
@@ -73,6 +72,8 @@ def imagenet_r_synsets() -> tuple[str, ...]:
 @cache
 def coco_categories() -> dict[int, str]:
     """The 80 categories of COCO 2017, by id."""
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights  # noqa: PLC0415 - slow
+
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     gaps = ("__background__", "N/A")
     return {number: name for number, name in enumerate(names) if name not in gaps}

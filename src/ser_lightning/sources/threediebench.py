@@ -18,6 +18,7 @@ from typing_extensions import override
 from ser_lightning.sealed import read_array
 from ser_lightning.sources.base import Source, folder_path
 from ser_lightning.sources.folder import FileImages
+from ser_lightning.sources.listing import absent
 
 NUM_VIEWS = 50
 
@@ -160,8 +161,7 @@ class ThreeDIEBench(Source):
         sets = []
         for folders, labels in lists:
             root = folder_path(self.root)
-            missing = [path for name in folders if not os.path.isdir(path := root / name)]
-            if missing:
+            if missing := absent([str(root / name) for name in folders]):
                 raise FileNotFoundError(
                     f"{missing[0]} does not exist, one of {len(missing):,} missing folders of "
                     f"{len(folders):,} objects; {self._layout()}"
