@@ -21,7 +21,7 @@ from ser_lightning.checkpoints import CHECKPOINT_FOLDER, last_checkpoint, load_c
 from ser_lightning.commands.compare import group_cost
 from ser_lightning.files import atomic_path
 from ser_lightning.reporting.groups import group_folders
-from ser_lightning.runtime import packaged
+from ser_lightning.runtime.configuration import packaged
 from studies.page import ONLINE, Page, StudyRow, write_page
 
 PRETRAINED = "pretrained"

@@ -13,7 +13,7 @@ from ser_lightning.cli import main
 from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.data import PartitionedDataModule
 from ser_lightning.objectives import Objective
-from ser_lightning.runtime import settle
+from ser_lightning.runtime.configuration import settle
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests" / "tiny.yaml")

@@ -11,7 +11,7 @@ from PIL import Image
 from ser_lightning.commands import demo as demo_module
 from ser_lightning.commands.demo import MARKER, RUNS, Prepared, Result, demo
 from ser_lightning.reporting.summary import RunCurve
-from ser_lightning.runtime import locked
+from ser_lightning.runtime.lock import locked
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),

@@ -19,7 +19,7 @@ from ser_lightning.checkpoints import load_checkpoint
 from ser_lightning.cli import main
 from ser_lightning.objectives import moco_v3
 from ser_lightning.reporting.look import read_curves
-from ser_lightning.runtime import ConfigurationSaver, default_run_dir
+from ser_lightning.runtime.run_folder import ConfigurationSaver, default_run_dir
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests" / "tiny.yaml")

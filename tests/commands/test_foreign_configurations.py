@@ -15,7 +15,8 @@ import yaml
 from parsed import ParsedOnly, refusal
 from ser_lightning.checkpoints import CHECKPOINT_KEY, read_config
 from ser_lightning.cli import main
-from ser_lightning.runtime import AtomicCheckpointIO, usable_for
+from ser_lightning.runtime.checkpoint import AtomicCheckpointIO
+from ser_lightning.runtime.run_folder import usable_for
 from ser_lightning.trusted import Untrusted
 
 ROOT = Path(__file__).parents[2]

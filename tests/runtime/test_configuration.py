@@ -7,7 +7,7 @@ from jsonargparse import Namespace
 
 from ser_lightning.batch import ViewNeeds
 from ser_lightning.regularizers import Regularizer
-from ser_lightning.runtime import content_of, packaged, settle
+from ser_lightning.runtime.configuration import content_of, packaged, settle
 
 
 class WithoutArguments(Regularizer):

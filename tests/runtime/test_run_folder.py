@@ -4,9 +4,9 @@ import locale
 from pathlib import Path
 from types import SimpleNamespace
 
-from ser_lightning import runtime
 from ser_lightning.checkpoints import read_config
 from ser_lightning.files import read_text
+from ser_lightning.runtime import run_folder as runtime
 
 OLD = """
 seed_everything: 0

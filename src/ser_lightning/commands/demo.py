@@ -29,7 +29,7 @@ from ser_lightning.evaluation.metrics.equivariance import place_of
 from ser_lightning.reporting.figures import demo_figure
 from ser_lightning.reporting.side_by_side import side_by_side, takeaway
 from ser_lightning.reporting.summary import RunCurve
-from ser_lightning.runtime import LOCK, locked
+from ser_lightning.runtime.lock import LOCK, locked
 from ser_lightning.trainer_rules import multiplies_in_bf16
 
 _WIDTH = 80  # of a terminal

@@ -18,14 +18,12 @@ from ser_lightning.exporting.images import AllImages
 from ser_lightning.exporting.opened import Opened
 from ser_lightning.exporting.tables import Embedded, require_room_for_names, writer_of
 from ser_lightning.numbers import NonNegativeInt, PositiveInt
-from ser_lightning.runtime import (
-    EndsAtOnce,
-    ShortErrorParser,
-    default_progress,
-    locked,
-    options,
-    refuse_too_many_workers,
-)
+from ser_lightning.runtime.configuration import options
+from ser_lightning.runtime.cores import refuse_too_many_workers
+from ser_lightning.runtime.lock import locked
+from ser_lightning.runtime.parser import ShortErrorParser
+from ser_lightning.runtime.preemption import EndsAtOnce
+from ser_lightning.runtime.progress_bar import default_progress
 
 _NOT_HERE = {
     "global_batch_size", "crop", "image_size", "seed", "holdout_fraction", "num_train", "num_test",

@@ -21,20 +21,14 @@ from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Folders, Stage
 from ser_lightning.results.record import RECORD_FILES, RESULT_FOLDER, read_record
-from ser_lightning.runtime import (
-    EndsAtOnce,
-    ShortErrorParser,
-    checked_seed,
-    chosen_class,
-    default_progress,
-    find_class,
-    given_options,
-    packaged,
-    refuse_empty_sections,
-    refuse_more_processes_than_cores,
-    refuse_other_root,
-    refuse_too_many_workers,
-)
+from ser_lightning.runtime.class_help import chosen_class, find_class
+from ser_lightning.runtime.configuration import checked_seed, packaged, refuse_empty_sections
+from ser_lightning.runtime.cores import refuse_more_processes_than_cores, refuse_too_many_workers
+from ser_lightning.runtime.parser import ShortErrorParser
+from ser_lightning.runtime.preemption import EndsAtOnce
+from ser_lightning.runtime.progress_bar import default_progress
+from ser_lightning.runtime.run_folder import refuse_other_root
+from ser_lightning.runtime.stored import given_options
 from ser_lightning.trainer_rules import check_options
 
 _OFF = ("use_distributed_sampler", "logger", "enable_checkpointing", "enable_model_summary")

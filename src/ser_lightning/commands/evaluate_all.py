@@ -20,7 +20,9 @@ from ser_lightning.data.labelled import LABELS_REMEDY
 from ser_lightning.evaluation import stages  # noqa: F401 - so that they are known
 from ser_lightning.evaluation.stage import Stage, stage_classes
 from ser_lightning.reporting.report import write_report
-from ser_lightning.runtime import find_class, given_options, options, packaged
+from ser_lightning.runtime.class_help import find_class
+from ser_lightning.runtime.configuration import options, packaged
+from ser_lightning.runtime.stored import given_options
 
 
 class Planned(NamedTuple):

@@ -31,33 +31,34 @@ from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.objectives import Objective
 from ser_lightning.optim import is_trial
 from ser_lightning.reporting.summary import summary_table
-from ser_lightning.runtime import (
-    AtomicCheckpointIO,
-    ConfigurationSaver,
-    Preemption,
-    ReturnsMemory,
-    RunCheckpoint,
-    ShortErrorParser,
-    Throughput,
+from ser_lightning.runtime.checkpoint import AtomicCheckpointIO, RunCheckpoint
+from ser_lightning.runtime.configuration import (
     checked_seed,
     content_of,
-    default_progress,
-    default_run_dir,
-    differences,
-    locked,
-    no_trace_of_failure,
     options,
     packaged,
-    refuse_another_run,
     refuse_empty_sections,
     refuse_linked_keys,
-    refuse_more_processes_than_cores,
-    refuse_other_root,
-    refuse_too_many_workers,
+    settle,
+)
+from ser_lightning.runtime.cores import refuse_more_processes_than_cores, refuse_too_many_workers
+from ser_lightning.runtime.lock import locked
+from ser_lightning.runtime.parser import ShortErrorParser
+from ser_lightning.runtime.preemption import Preemption
+from ser_lightning.runtime.progress_bar import Throughput, default_progress
+from ser_lightning.runtime.resumable import (
+    refuse_another_run,
     require_configuration,
     require_fit,
     resolved_checkpoint,
-    settle,
+)
+from ser_lightning.runtime.returned import ReturnsMemory
+from ser_lightning.runtime.run_folder import (
+    ConfigurationSaver,
+    default_run_dir,
+    differences,
+    no_trace_of_failure,
+    refuse_other_root,
     stored_configuration,
     usable_for,
 )

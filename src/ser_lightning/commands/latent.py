@@ -10,7 +10,7 @@ from ser_lightning.reporting.groups import told_apart, unique_folders
 from ser_lightning.reporting.latent_figure import LatentPanel, latent_figures
 from ser_lightning.results.points import read_points
 from ser_lightning.results.record import read_record
-from ser_lightning.runtime import options, packaged
+from ser_lightning.runtime.configuration import options, packaged
 
 
 def latent(args: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from ser_lightning.objectives import Objective
 from ser_lightning.reporting.same_weights import arguments
-from ser_lightning.runtime import Origin, plain_sections
+from ser_lightning.runtime.stored import Origin, plain_sections
 
 
 def rebuilt(config: Mapping[str, Any], file: Path, **backbone: Any) -> Objective:
