@@ -22,13 +22,17 @@ from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Folders, Stage
 from ser_lightning.results.record import RECORD_FILES, RESULT_FOLDER, read_record
 from ser_lightning.runtime.class_help import chosen_class, find_class
-from ser_lightning.runtime.configuration import checked_seed, packaged, refuse_empty_sections
+from ser_lightning.runtime.configuration import (
+    checked_seed,
+    given_options,
+    packaged,
+    refuse_empty_sections,
+)
 from ser_lightning.runtime.cores import refuse_more_processes_than_cores, refuse_too_many_workers
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import EndsAtOnce
 from ser_lightning.runtime.progress_bar import default_progress
 from ser_lightning.runtime.run_folder import refuse_other_root
-from ser_lightning.runtime.stored import given_options
 from ser_lightning.trainer_rules import check_options
 
 _OFF = ("use_distributed_sampler", "logger", "enable_checkpointing", "enable_model_summary")
@@ -118,7 +122,7 @@ class StageCommandLine(LightningCLI):
 
 def options_of_images(args: list[str]) -> list[str]:
     """What `--images` means to the stage that is to be run."""
-    stage = find_class(Stage, chosen_class(args, "model") or "")
+    stage = find_class(Stage, chosen_class(args, "model"))
     folder = given_options(args).get("images")
     if stage is None or folder is None:
         return []

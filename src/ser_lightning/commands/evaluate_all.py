@@ -21,8 +21,7 @@ from ser_lightning.evaluation import stages  # noqa: F401 - so that they are kno
 from ser_lightning.evaluation.stage import Stage, stage_classes
 from ser_lightning.reporting.report import write_report
 from ser_lightning.runtime.class_help import find_class
-from ser_lightning.runtime.configuration import options, packaged
-from ser_lightning.runtime.stored import given_options
+from ser_lightning.runtime.configuration import given_options, options, packaged
 
 
 class Planned(NamedTuple):

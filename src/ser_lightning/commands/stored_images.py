@@ -19,9 +19,9 @@ from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.foreign.architecture import NAME_OPTION
 from ser_lightning.foreign.layouts import SAFE
 from ser_lightning.runtime.class_help import find_class, parameters
-from ser_lightning.runtime.configuration import options
+from ser_lightning.runtime.configuration import given_options, options
 from ser_lightning.runtime.run_folder import run_folder_of
-from ser_lightning.runtime.stored import Origin, given_options, plain_sections
+from ser_lightning.runtime.stored import Origin, plain_sections
 
 _FROM_CHECKPOINT = ("source", "num_workers", "mean", "std", "evaluation_crop_fraction")
 _OF_A_FOLDER = ("train", "evaluation", "labels")

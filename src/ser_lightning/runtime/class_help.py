@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import SUPPRESS, ArgumentParser
 
-from ser_lightning.runtime.configuration import content_of, options
+from ser_lightning.runtime.configuration import given_options, option_name
 
 _SUFFIX = ".help"
 
@@ -43,8 +43,9 @@ def class_help(roots: dict[str, type], args: list[str], key: str, name: str) -> 
     if not named_classes(hint):
         raise ValueError(f"--{key} is no option that takes a class")
     classes = concrete_classes(hint)
-    name = name or chosen_class(args, key) or ""
-    cls = find_class(hint, name) if name or len(classes) != 1 else classes[0]
+    cls = find_class(hint, name or chosen_class(args, key))
+    if cls is None and not name and len(classes) == 1:
+        (cls,) = classes
     if cls is not None:
         return _help_of(cls, key, hint)
     if name:
@@ -59,18 +60,10 @@ def class_help(roots: dict[str, type], args: list[str], key: str, name: str) -> 
     return "\n".join([head, *lines])
 
 
-def chosen_class(args: list[str], place: str) -> str | None:
-    """The class path that options and configurations name for a key; the last one counts."""
-    names = [value for value in options(args, f"--{place}") if value.isidentifier() or "." in value]
-    for config in reversed(options(args, "--config", "-c")):
-        node: Any = content_of(config)
-        for part in place.split("."):
-            node = node.get("init_args", node) if isinstance(node, dict) else {}
-            node = node.get(part) if isinstance(node, dict) else None
-        if isinstance(node, dict) and isinstance(node.get("class_path"), str):
-            names.insert(0, node["class_path"])
-            break
-    return names[-1] if names else None
+def chosen_class(args: list[str], key: str) -> str:
+    """The class that options and configurations name for a key, the last one; "" for none."""
+    name = given_options(args).get(option_name(key))
+    return name if isinstance(name, str) else ""
 
 
 def _help_of(cls: type, key: str, hint: Any) -> str:
@@ -131,11 +124,11 @@ def find_class(hint: Any, name: str) -> type | None:
 
 def _hint_at(roots: dict[str, type], key: str, args: list[str]) -> Any:
     """The annotation of an option such as `model.regularizer`; None if there is no such option."""
-    first, *rest = [part for part in key.split(".") if part != "init_args"]
+    first, *rest = option_name(key).split(".")
     hint: Any = roots.get(first)
     place = first
     for part in rest:
-        cls = find_class(hint, chosen_class(args, place) or "")
+        cls = find_class(hint, chosen_class(args, place))
         bases = [cls] if cls else [*named_classes(hint), *concrete_classes(hint)]
         hint = next((parameters(base)[part] for base in bases if part in parameters(base)), None)
         place += f".{part}"

@@ -4,6 +4,7 @@ What is settled here stands in fit.yaml and in every checkpoint: they say what w
 """
 
 from argparse import Namespace
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,34 @@ def options(args: list[str], *names: str) -> list[str]:
         if name in names and (separator or position + 1 < len(args)):
             values.append(value if separator else args[position + 1])
     return values
+
+
+def given_options(args: list[str]) -> dict[str, Any]:
+    """What the command line and its configurations say, by dotted option: see `option_name`."""
+    found: dict[str, Any] = {}
+    for config in options(args, "--config", "-c"):
+        given = leaves(content_of(config))
+        found |= {option_name(name): value for name, value in given if value != {}}
+    for argument, value in zip(args, [*args[1:], ""], strict=False):
+        name, separator, inline = argument.partition("=")
+        if name.startswith("--") and not name.endswith("+"):
+            found[option_name(name[2:])] = inline if separator else value
+    return found
+
+
+def option_name(key: str) -> str:
+    """A dotted key as an option: without `init_args`, and a class by the option that takes it."""
+    kept = [part for part in key.split(".") if part not in ("init_args", "class_path")]
+    return ".".join(kept)
+
+
+def leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a configuration, by dotted key."""
+    if isinstance(node, dict) and node:
+        for key, child in node.items():
+            yield from leaves(child, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, node
 
 
 def with_home_folder(argument: str) -> str:

@@ -23,8 +23,8 @@ from ser_lightning.checkpoints import (
     read_config,
 )
 from ser_lightning.files import atomic_path, read_text
-from ser_lightning.runtime.configuration import content_of, options, section
-from ser_lightning.runtime.stored import Origin, given_options, plain_sections
+from ser_lightning.runtime.configuration import content_of, given_options, leaves, options, section
+from ser_lightning.runtime.stored import Origin, plain_sections
 from ser_lightning.trusted import printable
 
 _COMPARED = ("seed_everything", "model", "data", "evaluation")
@@ -197,12 +197,4 @@ def _leaves(config: dict[str, Any]) -> dict[str, Any]:
     trainer = config.get("trainer") or {}
     kept = {section: config[section] for section in _COMPARED if section in config}
     kept |= {f"trainer.{name}": trainer[name] for name in OF_THE_WEIGHTS if name in trainer}
-    return {n: value for n, value in _walk("", kept) if not n.endswith(_CHANGES_NOTHING)}
-
-
-def _walk(place: str, node: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        for key, child in node.items():
-            yield from _walk(f"{place}.{key}" if place else str(key), child)
-    else:
-        yield place, node
+    return {n: value for n, value in leaves(kept) if not n.endswith(_CHANGES_NOTHING)}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 from ser_lightning.runtime.class_help import find_class, named_classes, parameters
-from ser_lightning.runtime.configuration import content_of, options
 from ser_lightning.trusted import Untrusted, trusted_class, writes_outside
 
 
@@ -26,18 +25,6 @@ class Origin(NamedTuple):
     file: Path
     folder: Path
     given: Mapping[str, Any] = {}
-
-
-def given_options(args: list[str]) -> dict[str, Any]:
-    """What the command line and its configurations say, by dotted option without `init_args`."""
-    found: dict[str, Any] = {}
-    for config in options(args, "--config", "-c"):
-        found |= dict(_leaves("", content_of(config)))
-    for argument, value in zip(args, [*args[1:], ""], strict=False):
-        name, separator, inline = argument.partition("=")
-        if name.startswith("--") and not name.endswith("+"):
-            found[_option(name[2:])] = inline if separator else value
-    return found
 
 
 def plain_sections(
@@ -138,18 +125,3 @@ def _takes_texts(hint: Any) -> bool:
 def _is_word(text: str) -> bool:
     """Whether a text is a name that only a list of names can know: no import path, nor a file."""
     return re.fullmatch(r"[\w-]*", text) is not None and not Path(text).is_file()
-
-
-def _option(name: str) -> str:
-    kept = [part for part in name.split(".") if part not in ("init_args", "class_path")]
-    return ".".join(kept)
-
-
-def _leaves(place: str, node: Any) -> Iterator[tuple[str, Any]]:
-    """Every option that a configuration sets, with its value or the class that it names."""
-    if not isinstance(node, dict):
-        yield _option(place), node
-    elif "class_path" in node:
-        yield _option(place), node["class_path"]
-    for key, child in node.items() if isinstance(node, dict) else ():
-        yield from _leaves(f"{place}.{key}" if place else str(key), child)
