@@ -266,12 +266,6 @@ class Stage(L.LightningModule, ABC):
         return fresh.requires_grad_(False).eval()
 
     @override
-    def train(self, mode: bool = True) -> "Stage":
-        super().train(mode)
-        self.backbone.eval()  # frozen
-        return self
-
-    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         before_resuming(self, checkpoint)
 

@@ -192,7 +192,7 @@ class FinetuneStage(Stage):
 
     @override
     def train(self, mode: bool = True) -> "FinetuneStage":
-        super(Stage, self).train(mode)  # the backbone included; the average never trains
+        super().train(mode)  # the backbone included; the average never trains
         if self.averaged is not None:
             self.averaged.eval()
         return self

@@ -192,13 +192,6 @@ class SegmentationStage(Stage):
             optimizer, lambda step: warmup_cosine(step + 1, num_steps + 1, warmup)
         )
 
-    @override
-    def train(self, mode: bool = True) -> "SegmentationStage":
-        super().train(mode)
-        for backbone in getattr(self, "backbones", ()):
-            backbone.eval()  # frozen
-        return self
-
     def _suffix(self, layer: int) -> str:
         return "" if layer == self.backbone.depth else f"_layer{layer}"
 
