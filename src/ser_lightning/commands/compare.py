@@ -2,9 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ser_lightning.checkpoints import CHECKPOINT_FOLDER, CONFIGURATION, last_checkpoint
 from ser_lightning.commands.cost_file import UnknownCost, kept_cost
@@ -51,7 +50,7 @@ def comparison_tables(runs: Sequence[Path], baseline: str | None = None) -> list
     Raises:
         ValueError: a folder is no run's, or has not been measured.
     """
-    measured = [m for run, name in run_names(runs).items() if (m := _online_curve(run, name))]
+    measured = [m for run, name in run_names(runs).items() if (m := _measured_curve(run, name))]
     groups = group_folders(runs)
     table = runs_table(groups, [group_cost(group) for group in groups], baseline)
     return [table, *([online_table(measured)] if measured else [])]
@@ -64,53 +63,46 @@ def run_names(runs: Sequence[Path]) -> dict[Path, str]:
 
 def is_measured(run: Path) -> bool:
     """Whether a folder has anything to compare: results, or an evaluation while training."""
-    return _has_results(run) or bool(while_training(run).get("history"))
+    return _has_results(run) or while_training(run) is not None
 
 
 def _has_results(run: Path) -> bool:
     return any((run / RESULT_FOLDER).glob("*.json"))
 
 
-def while_training(run: Path) -> Mapping[str, Any]:
-    """What the last checkpoint holds of the evaluation while training; empty without one."""
+def while_training(run: Path, name: str = "") -> tuple[RunCurve, int] | None:
+    """What the last checkpoint holds of the evaluation while training, and of how many classes.
+
+    None where nothing was measured.
+    """
     path = last_checkpoint(run / CHECKPOINT_FOLDER)
     stored = plain_contents(path) if path.is_file() else {}
     try:
-        return dict(stored.get("callbacks", {}).get("OnlineEvaluation", {}))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise _damaged(path) from error
+        measured = stored.get("callbacks", {}).get("OnlineEvaluation", {})
+        history = measured.get("history")
+        if not history:
+            return None
+        metrics = [measured["baseline"], *(entry["metrics"] for entry in history)]
+        steps = [0, *(int(entry["step"]) for entry in history)]
+        numbers = [{k: float(v) for k, v in each.items()} for each in metrics]
+        return RunCurve(name, steps, numbers), measured.get("num_classes", 0)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} has no measurements of ser-fit; restore it") from error
 
 
-def curve_of(name: str, measured: Mapping[str, Any]) -> RunCurve:
-    """The numbers over the steps among what is held of the evaluation while training."""
-    history = measured["history"]
-    metrics = [measured["baseline"], *(entry["metrics"] for entry in history)]
-    steps = [0, *(int(entry["step"]) for entry in history)]
-    return RunCurve(name, steps, [{k: float(v) for k, v in each.items()} for each in metrics])
-
-
-def _damaged(path: Path) -> ValueError:
-    return ValueError(f"{path} has no measurements of ser-fit; restore it")
-
-
-def _online_curve(run: Path, name: str) -> RunCurve | None:
+def _measured_curve(run: Path, name: str) -> RunCurve | None:
     """What was measured while training; None for a run that has other results only."""
+    if measured := while_training(run, name):
+        return measured[0]
+    if _has_results(run):
+        return None
     path = last_checkpoint(run / CHECKPOINT_FOLDER)
-    has_results = _has_results(run)
-    if not (path.is_file() or has_results):
+    if not path.is_file():
         raise ValueError(f"{run} is no run folder: {path} does not exist")
-    measured = while_training(run)
-    if measured.get("history"):
-        try:
-            return curve_of(name, measured)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise _damaged(path) from error
-    if not has_results:
-        raise ValueError(
-            f"{run} has not been measured yet: its first epoch has not ended, or validation was "
-            "off (`trainer.limit_val_batches`)"
-        )
-    return None
+    raise ValueError(
+        f"{run} has not been measured yet: its first epoch has not ended, or validation was "
+        "off (`trainer.limit_val_batches`)"
+    )
 
 
 def group_cost(group: RunGroup) -> GroupCost:

@@ -21,7 +21,7 @@ import torch
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.checkpoints import CHECKPOINT_FOLDER, last_checkpoint
-from ser_lightning.commands.compare import curve_of, while_training
+from ser_lightning.commands.compare import while_training
 from ser_lightning.commands.fit import SERCommandLine
 from ser_lightning.commands.pictures import comparisons, evaluation_pixels, gallery
 from ser_lightning.data.thumbnails import write_thumbnails
@@ -207,11 +207,12 @@ def _train(run_dir: Path, fit: Sequence[str]) -> None:
 def _read(run_dir: Path, name: str) -> Result:
     path = last_checkpoint(run_dir / CHECKPOINT_FOLDER)
     backbone = SplitViT.from_checkpoint(path).eval()
-    measured = while_training(run_dir)
-    curve = curve_of(name, measured)
+    measured = while_training(run_dir, name)
+    assert measured is not None, "the settings that measure nothing are refused"
+    curve, num_classes = measured
     place = f"_{place_of(backbone.layer, backbone.depth)}"
     metrics = [{k.removesuffix(place): v for k, v in of.items()} for of in curve.metrics]
-    return Result(backbone, curve._replace(metrics=metrics), measured["num_classes"])
+    return Result(backbone, curve._replace(metrics=metrics), num_classes)
 
 
 def _present(path: Path, prepared: Prepared, results: Sequence[Result]) -> None:
