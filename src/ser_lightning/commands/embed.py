@@ -126,8 +126,7 @@ def _parsed(args: list[str]) -> tuple[Opened, Any]:
         refuse_two_folders(root, args, "--data.source.root")
     config: dict[str, Any] = {}
     if opened.config:
-        stored = yaml.safe_load(data_of_checkpoint(Path(first.checkpoint), root, args))
-        config = stored["data"]["init_args"]
+        config = data_of_checkpoint(Path(first.checkpoint), root, args)
     elif root is not None:
         config = {"source": {**_placeholder(), "init_args": {"root": root}}}
     elif not has_source:

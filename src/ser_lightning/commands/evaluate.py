@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
@@ -97,7 +98,9 @@ class StageCommandLine(LightningCLI):
         path = given.get("checkpoint")
         if path is not None:  # its own data come first
             root = given.get("data.source.root")
-            args = ["--config", data_of_checkpoint(Path(path), root, args), *args]
+            data = {"class_path": "LabelledDataModule"}
+            own = {**data, "init_args": data_of_checkpoint(Path(path), root, args)}
+            args = ["--config", yaml.safe_dump({"data": own}), *args]
         self.config = parser.parse_args(args)
         self.run_dir = Path(
             self.config.run_dir or results_folder(Path(path or ""), is_pretrained(args))

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from ser_lightning.commands.evaluate import folder_options
 from ser_lightning.commands.stored_images import (
+    data_of_checkpoint,
     is_pretrained,
     refuse_two_folders,
     require_checkpoint,
     results_folder,
-    stored_source,
 )
 from ser_lightning.data import Source
 from ser_lightning.data.labelled import LABELS_REMEDY
@@ -150,14 +150,14 @@ def _without_labels(checkpoint: Path, root: Path | None, others: list[str]) -> s
     """Why stages cannot run that need classes; empty if they can, or if they will say it."""
     if any(name.startswith("data.source") for name in given_options(others)):
         return ""
-    other_root = [] if root is None else ["--data.source.root", str(root / "imagenet")]
-    stored = stored_source(checkpoint, root is not None, [*others, *other_root])
+    folder = None if root is None else str(root / "imagenet")
+    given = [] if folder is None else ["--data.source.root", folder]
+    stored = data_of_checkpoint(checkpoint, folder, [*others, *given]).get("source")
     source = find_class(Source, stored["class_path"]) if stored else None
     if stored is None or source is None:
         return ""
-    arguments = stored["init_args"] | ({} if root is None else {"root": str(root / "imagenet")})
     try:
-        images = source(**arguments).train()
+        images = source(**stored["init_args"]).train()
     except (ImportError, TypeError, ValueError, OSError):
         return ""
     if len(images) and int(images.labels.min()) >= 0:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import yaml
 
 from ser_lightning.backbones.opening import is_timm_name, known_name
 from ser_lightning.backbones.preparation import preparation_of
@@ -28,31 +27,29 @@ _OF_A_FOLDER = ("train", "evaluation", "labels")
 """Options of a source that say what is where below its root; they do not fit another root."""
 
 
-def stored_source(checkpoint: Path, has_other_root: bool, args: list[str]) -> dict[str, Any] | None:
-    """The source of the images that a checkpoint was trained on, as class_path and init_args.
+def data_of_checkpoint(path: Path, root: str | None, args: list[str]) -> dict[str, Any]:
+    """Options of the data, with the images that a checkpoint was trained on, or those of a folder.
 
-    None where the checkpoint names a class of elsewhere, and the options name the source too. Where
-    it is to read another folder, that one's splits are looked for anew; a folder of images where
-    its own have none, such as generated ones.
+    They have no source where the checkpoint names a class of elsewhere, and the options name the
+    source too. Where it is to read another folder, that one's splits are looked for anew; a folder
+    of images where its own have none, such as generated ones.
 
     Raises:
         ValueError: if there is no such file, or it holds no configuration, or it names what a
             file may not decide.
     """
-    return _for_root(_stored_data(checkpoint, args).get("source"), has_other_root)
-
-
-def _for_root(source: dict[str, Any] | None, has_other_root: bool) -> dict[str, Any] | None:
-    """A stored source, as it reads its own folder or another one."""
-    if source is None:
-        return None
+    found = _stored_data(path, args)
+    if not (source := found.get("source")):
+        return found
     arguments = source.get("init_args") or {}
-    cls = find_class(Source, source["class_path"])
-    if has_other_root and cls is not None and "root" not in parameters(cls):
-        return {"class_path": "ser_lightning.data.ImageFolder", "init_args": {}}
-    if has_other_root:
-        arguments = {name: v for name, v in arguments.items() if name not in _OF_A_FOLDER}
-    return {**source, "init_args": arguments}
+    if root is not None:
+        cls = find_class(Source, source["class_path"])
+        if cls is not None and "root" not in parameters(cls):
+            source, arguments = {"class_path": "ser_lightning.data.ImageFolder"}, {}
+        kept = {name: value for name, value in arguments.items() if name not in _OF_A_FOLDER}
+        # a source that lacks what it requires would be dropped by the parser
+        arguments = {**kept, "root": root}
+    return {**found, "source": {**source, "init_args": arguments}}
 
 
 def require_checkpoint(path: Path) -> None:
@@ -137,14 +134,3 @@ def _data_of_elsewhere(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         "std": list(prepared.std),
         "evaluation_crop_fraction": prepared.crop_fraction,
     }
-
-
-def data_of_checkpoint(path: Path, root: str | None, args: list[str]) -> str:
-    """A configuration text with the images that a checkpoint was trained on."""
-    arguments = _stored_data(path, args)
-    source = _for_root(arguments.get("source"), root is not None)
-    if source is not None:
-        # a source that lacks what it requires would be dropped by the parser
-        new_root = {} if root is None else {"root": root}
-        arguments["source"] = {**source, "init_args": source["init_args"] | new_root}
-    return yaml.safe_dump({"data": {"class_path": "LabelledDataModule", "init_args": arguments}})
