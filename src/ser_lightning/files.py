@@ -60,6 +60,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text in UTF-8, whole or not at all."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def keep_as(path: Path, other: Path) -> None:
     """Gives a file a further name, in place of what had it; `path` is there at every moment.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ser_lightning.checkpoints import CHECKPOINT_FOLDER, CONFIGURATION, last_checkpoint
 from ser_lightning.commands.cost_file import UnknownCost, kept_cost
 from ser_lightning.contents import plain_contents
-from ser_lightning.files import atomic_path
+from ser_lightning.files import write_text
 from ser_lightning.reporting.compare import GroupCost, runs_table
 from ser_lightning.reporting.groups import RunGroup, group_folders, told_apart, unique_folders
 from ser_lightning.reporting.runs import read_configuration
@@ -35,9 +35,7 @@ def compare(args: Sequence[str]) -> None:
     tables = comparison_tables(unique_folders(options.runs), options.baseline)
     print(to_text("Runs", _INTRODUCTION, tables))
     if options.output is not None:
-        with atomic_path(options.output) as partial:
-            text = to_markdown("Runs", _INTRODUCTION, tables)
-            partial.write_text(text, encoding="utf-8")
+        write_text(options.output, to_markdown("Runs", _INTRODUCTION, tables))
 
 
 def comparison_tables(runs: Sequence[Path], baseline: str | None = None) -> list[ReportTable]:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ser_lightning.files import atomic_path
+from ser_lightning.files import write_text
 from ser_lightning.sealed import content_hash
 
 COST_FILE = "cost.json"
@@ -45,6 +45,6 @@ def kept_cost(folder: Path, config: Mapping[str, Any]) -> Cost:
     from ser_lightning.commands.cost import run_cost  # noqa: PLC0415 - it builds the model
 
     found = run_cost(config)
-    with suppress(OSError), atomic_path(path) as partial:
-        partial.write_text(json.dumps({"key": key, **found._asdict()}), encoding="utf-8")
+    with suppress(OSError):
+        write_text(path, json.dumps({"key": key, **found._asdict()}))
     return found

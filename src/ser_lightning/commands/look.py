@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ser_lightning.commands.compare import comparison_tables, is_measured, run_names
-from ser_lightning.files import atomic_path
+from ser_lightning.files import write_text
 from ser_lightning.reporting.groups import unique_folders
 from ser_lightning.reporting.look import look_page, read_view
 
@@ -24,7 +24,5 @@ def look(args: Sequence[str]) -> None:
     views = [read_view(run, name) for run, name in run_names(runs).items()]
     page = options.output or runs[0] / "look.html"
     measured = [run for run in runs if is_measured(run)]  # not so in its first epoch
-    text = look_page(views, comparison_tables(measured) if measured else [])
-    with atomic_path(page) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(page, look_page(views, comparison_tables(measured) if measured else []))
     print(f"Written: {page}")

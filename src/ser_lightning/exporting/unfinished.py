@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ser_lightning.files import atomic_path
+from ser_lightning.files import write_text
 from ser_lightning.sealed import read_array
 
 _SAVED_EVERY = 5.0  # seconds of work that a kill may cost
@@ -72,7 +72,7 @@ class Unfinished:
         """Writes what a later start goes on with: first the rows, then how many there are."""
         for array in self._arrays.values():
             array.flush()  # type: ignore[attr-defined]
-        _write(self.folder / _DONE, {"done": self.done, "count": self.count})
+        write_text(self.folder / _DONE, json.dumps({"done": self.done, "count": self.count}))
         self._saved = time.monotonic()
 
     def positions(self) -> np.ndarray:
@@ -105,7 +105,7 @@ class Unfinished:
         for name, shape in {**shapes, _ROWS: ()}.items():
             rows, kind = (num_images, *shape), np.int64 if name == _ROWS else np.float32
             np.lib.format.open_memmap(self._file(name), "w+", kind, rows).flush()
-        _write(self.folder / _ASKED, asked)
+        write_text(self.folder / _ASKED, json.dumps(asked))
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.npy"
@@ -118,8 +118,3 @@ def _content(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(content), encoding="utf-8")

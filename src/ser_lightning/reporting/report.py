@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ser_lightning.files import atomic_path
+from ser_lightning.files import write_text
 from ser_lightning.reporting.groups import Cell, Sample, average, conditions, data_notes, group_runs
 from ser_lightning.reporting.paper import (
     COLUMNS,
@@ -87,12 +87,8 @@ def write_report(
     drawn = [record.path.with_suffix(".png") for record in records]
     pictures = list(filter(Path.is_file, drawn))
     files = ReportFiles(output_dir / "report.md", output_dir / "report.html", to_text(*content))
-    for path, text in (
-        (files.markdown, to_markdown(*content)),
-        (files.html, to_html(*content, pictures)),
-    ):
-        with atomic_path(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+    write_text(files.markdown, to_markdown(*content))
+    write_text(files.html, to_html(*content, pictures))
     return files
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from ser_lightning.files import atomic_path
+from ser_lightning.files import write_text
 from ser_lightning.sealed import CHECKSUM, content_hash
 
 RESULT_FOLDER = "results"
@@ -180,8 +180,7 @@ def write_record(record: ResultRecord, run_dir: Path, variant: str = "") -> Path
             f"the record of {record.stage} cannot be written as JSON ({error}); use plain finite "
             "numbers, texts, lists and dictionaries"
         ) from error
-    with atomic_path(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
     return path
 
 

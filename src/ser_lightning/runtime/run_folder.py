@@ -22,7 +22,7 @@ from ser_lightning.checkpoints import (
     latest_checkpoint,
     read_config,
 )
-from ser_lightning.files import atomic_path, read_text
+from ser_lightning.files import read_text, write_text
 from ser_lightning.runtime.configuration import content_of, given_options, leaves, options, section
 from ser_lightning.runtime.stored import Origin, plain_sections
 from ser_lightning.trusted import printable
@@ -152,8 +152,7 @@ class ConfigurationSaver(SaveConfigCallback):
 
     def _write(self, trainer: L.Trainer, name: str) -> None:
         if trainer.is_global_zero:
-            with atomic_path(Path(trainer.default_root_dir) / f"{name}.yaml") as partial:
-                partial.write_text(self._text, encoding="utf-8")
+            write_text(Path(trainer.default_root_dir) / f"{name}.yaml", self._text)
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

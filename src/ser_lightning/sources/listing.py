@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from ser_lightning.files import atomic_path
+from ser_lightning.files import write_text
 from ser_lightning.sources.decode import EXTENSIONS
 
 MIN_INDEXED = 1_000
@@ -203,8 +203,7 @@ def _repeated(root: Path, paths: np.ndarray, inodes: np.ndarray, linked: np.ndar
 
 def _save(index: Path, found: dict[str, _Folder]) -> None:
     try:
-        with atomic_path(index) as partial:
-            partial.write_text(json.dumps(found))
+        write_text(index, json.dumps(found))
     except OSError as error:
         rank_zero_warn(
             f"the index of images is not kept ({error}), every start lists them anew; set "
