@@ -65,12 +65,12 @@ from ser_lightning.runtime.run_folder import (
 from ser_lightning.trainer_rules import check_options, slow_precision
 
 _LINKED = {
-    ("data", "image_size"): "model.init_args.backbone",
-    ("data", "patch_size"): "model.init_args.backbone",
-    ("data", "needs"): "model.init_args.regularizer",
-    ("data", "seed"): "seed_everything",
-    ("model.init_args", "seed"): "seed_everything",
-    ("model.init_args", "global_batch_size"): "data.global_batch_size",
+    "data.image_size": "model.init_args.backbone",
+    "data.patch_size": "model.init_args.backbone",
+    "data.needs": "model.init_args.regularizer",
+    "data.seed": "seed_everything",
+    "model.init_args.seed": "seed_everything",
+    "model.init_args.global_batch_size": "data.global_batch_size",
 }
 
 _RANDOM = "allow_random_weights"

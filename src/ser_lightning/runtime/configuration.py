@@ -82,19 +82,20 @@ def content_of(config: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def refuse_linked_keys(configs: list[str], linked: dict[tuple[str, str], str]) -> None:
+def sets(content: dict[str, Any], key: str) -> bool:
+    """Whether a configuration says something of a dotted key, or of a part of it."""
+    return any(f"{place}.".startswith(f"{key}.") for place, _ in leaves(content))
+
+
+def refuse_linked_keys(configs: list[str], linked: dict[str, str]) -> None:
     """Raises where a file sets a value that is taken from elsewhere: it would have no effect."""
     for config in configs:
         content = content_of(config)
-        sections = {
-            "data": section(content, "data"),
-            "model.init_args": section(section(content, "model"), "init_args"),
-        }
-        for (place, name), origin in linked.items():
-            if name in sections[place]:
+        for key, origin in linked.items():
+            if sets(content, key):
                 raise ValueError(
-                    f"{config} sets {place}.{name}, which is taken from {origin}; remove it "
-                    f"there and set {origin}"
+                    f"{config} sets {key}, which is taken from {origin}; remove it there and set "
+                    f"{origin}"
                 )
 
 
@@ -103,12 +104,6 @@ def refuse_empty_sections(config: Any, *names: str) -> None:
     for name in names:
         if config.get(name) is None:
             raise ValueError(f"{name} null is no section; leave it out for its defaults")
-
-
-def section(content: dict[str, Any], name: str) -> dict[str, Any]:
-    """A part of a configuration; empty where something else stands there: the parser will say."""
-    section = content.get(name)
-    return section if isinstance(section, dict) else {}
 
 
 def packaged(argument: str) -> str:

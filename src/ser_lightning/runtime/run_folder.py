@@ -23,7 +23,7 @@ from ser_lightning.checkpoints import (
     read_config,
 )
 from ser_lightning.files import read_text, write_text
-from ser_lightning.runtime.configuration import content_of, given_options, leaves, options, section
+from ser_lightning.runtime.configuration import content_of, given_options, leaves, options, sets
 from ser_lightning.runtime.stored import Origin, plain_sections
 from ser_lightning.trusted import printable
 
@@ -84,7 +84,7 @@ def default_run_dir(configs: list[Any] | None, checkpoint: str | None) -> Path:
     if files:
         parts = Path(files[0]).with_suffix("").parts
         first = len(parts) - parts[::-1].index("configs") if "configs" in parts else -1
-        others = [Path(f).stem for f in files[1:] if "source" in section(content_of(f), "data")]
+        others = [Path(f).stem for f in files[1:] if sets(content_of(f), "data.source")]
         return Path("runs", *others[-1:], *parts[first:])
     folder = Path(checkpoint).parent if checkpoint else Path()
     if folder.name == CHECKPOINT_FOLDER:
