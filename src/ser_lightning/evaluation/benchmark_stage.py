@@ -131,19 +131,21 @@ class BenchmarkStage(Stage):
 
     @override
     def measured_sets(self, data: LabelledDataModule, dataset: str | None) -> list[ImageSet]:
-        own = [c.images for c in self._conditions if c.name == dataset]
-        return own or [c.images for c in self._conditions]
+        return [condition.images for condition, _ in self._rows_of(dataset)]
 
     @override
     def class_names(self, data: LabelledDataModule, dataset: str) -> dict[str, int]:
-        is_own = {c.name: c.name == dataset for c in self._conditions}
         places: dict[str, int] = {}
-        for condition, row in zip(self._conditions, self.logit_ids.tolist(), strict=True):
-            if is_own[condition.name] or not any(is_own.values()):
-                names = condition.images.class_names or range(len(self.classifier.class_names))
-                pairs = zip(map(str, names), row, strict=False)
-                places |= {name: place for name, place in pairs if place >= 0}
+        for condition, row in self._rows_of(dataset):
+            names = condition.images.class_names or range(len(self.classifier.class_names))
+            pairs = zip(map(str, names), row.tolist(), strict=False)
+            places |= {name: place for name, place in pairs if place >= 0}
         return places
+
+    def _rows_of(self, dataset: str | None) -> list[tuple[Condition, Tensor]]:
+        """The conditions of a result with the logits of their classes: one of its name, or all."""
+        rows = list(zip(self._conditions, self.logit_ids, strict=True))
+        return [row for row in rows if row[0].name == dataset] or rows
 
 
 def logit_table(

@@ -106,7 +106,6 @@ class StoredProbeStage(Stage):
         fit_probe(trainer, probe, loader, None)
         check_finite(heads, "weights of the heads", "lower model.learning_rate")
         reasons = self.shortened(trainer)
-        assert rows.plan is not None
         size = rows.plan.batch_size * rows.plan.accumulate
         if size < self.batch_size:
             reasons.append(f"{size} {what} a step for want of {self.batch_size}")

@@ -82,6 +82,8 @@ class TrainingPairs(Dataset):
     Objects with fewer than two readable views are left out.
     """
 
+    plan: Plan  # of the `objects`, to be given
+
     def __init__(self, features: Features, latents: np.ndarray) -> None:
         self.features = features
         self.latents = latents
@@ -91,14 +93,11 @@ class TrainingPairs(Dataset):
         self.objects = np.flatnonzero(is_read.sum(1) > 1)
         self.num_views = is_read.sum(1)
         self.views = np.argsort(~is_read, axis=1, kind="stable")  # those that were read come first
-        self.plan: Plan | None = None
 
     def __len__(self) -> int:
-        assert self.plan is not None
         return self.plan.steps_per_epoch
 
     def __getitem__(self, key: BatchKey) -> FeatureBatch:
-        assert self.plan is not None
         indices, _ = self.plan.indices(key)
         objects = self.objects[indices]
         drawn = drawn_pairs(self.plan.seed, key.epoch, objects, self.num_views[objects])

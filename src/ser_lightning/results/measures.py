@@ -116,7 +116,6 @@ _MEASURES: dict[str, Measure] = {
 }  # fmt: skip
 """By what matches a metric's whole name: the first one counts, and {0} is its first group."""
 
-_PATTERNS = list(_MEASURES)
 _RATIOS = ("mce", "relative_mce", "mfr", "mt5d")
 
 
@@ -140,5 +139,5 @@ def describe(metric: str) -> Measure:
 
 def place(metric: str) -> int:
     """Where a metric stands among others: as in the table of words."""
-    matching = (i for i, p in enumerate(_PATTERNS) if re.fullmatch(p, metric))
-    return next(matching, len(_PATTERNS))
+    matching = (i for i, p in enumerate(_MEASURES) if re.fullmatch(p, metric))
+    return next(matching, len(_MEASURES))

@@ -39,12 +39,10 @@ class ImageNetCStage(BenchmarkStage):
         counts: dict[str, int] = {}
         errors: tuple[dict[str, list[float]], ...] = ({}, {})
         for condition, row in zip(images.conditions, sums.tolist(), strict=True):
-            name, severity = condition.name, condition.severity
-            key = f"{name}/{severity}" if severity else name
             for what, value in zip(("samples", "hits", "hits5"), row, strict=True):
-                counts[f"{what}/{key}"] = round(value)
+                counts[f"{what}/{condition.title}"] = round(value)
             for by_name, hits in zip(errors, row[1:], strict=True):
-                by_name.setdefault(name, []).append(1 - hits / row[0])
+                by_name.setdefault(condition.name, []).append(1 - hits / row[0])
         has_photographs = images.frost_dir or not images.generated
         return [
             self.tested(
