@@ -39,11 +39,9 @@ def compare(args: Sequence[str]) -> None:
 
 
 def comparison_tables(runs: Sequence[Path], baseline: str | None = None) -> list[ReportTable]:
-    """Runs by configuration, and what each measured while training.
+    """Runs, each once, by configuration, and what each measured while training.
 
-    Args:
-        runs: folders, each once.
-        baseline: name of the row to compare with; by default the first.
+    The baseline is the name of the row to compare with, by default the first.
 
     Raises:
         ValueError: a folder is no run's, or has not been measured.

@@ -57,13 +57,7 @@ class Prepared(SERCommandLine):
 
 
 class Result(NamedTuple):
-    """A finished run.
-
-    Attributes:
-        backbone: as trained, in evaluation mode.
-        curve: what it measured.
-        num_classes: of the labels; 0 where there are none.
-    """
+    """A finished run: its backbone in evaluation mode, and what it measured of how many classes."""
 
     backbone: SplitViT
     curve: RunCurve

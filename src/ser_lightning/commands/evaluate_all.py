@@ -35,9 +35,8 @@ class Planned(NamedTuple):
 def plan(root: Path | None) -> list[Planned]:
     """Says which stages run, in an order in which each finds what it needs.
 
-    Args:
-        root: folder with the data sets that the stages name, as far as they are there; None for
-            the images that the checkpoint was trained on, from which some are generated.
+    On the data sets that are in a folder; None stands for the images that the checkpoint was
+    trained on, from which some are generated.
     """
     return [_planned(stage, root) for stage in _stages()]
 

@@ -15,10 +15,8 @@ from ser_lightning.runtime.stored import Origin, plain_sections
 def rebuilt(config: Mapping[str, Any], file: Path, **backbone: Any) -> Objective:
     """The objective of a fit.yaml's content, in training mode, with weights of its own.
 
-    Args:
-        config: of `fit`.
-        file: that it is from; classes that are not of this package are refused.
-        backbone: arguments of the backbone to build it with instead.
+    Classes that are not of this package are refused. `backbone` are arguments in place of stored
+    ones.
     """
     if "model" not in config:
         raise ValueError(f"{file} does not say how to build its model; give the file of a run")

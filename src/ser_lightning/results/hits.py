@@ -17,15 +17,12 @@ if TYPE_CHECKING:
 
 
 class Hits(NamedTuple):
-    """What the accuracy of a record is made of.
-
-    Attributes:
-        values: (N,) uint8, 1 where a test image was right, in the order of the data set.
-        test_set: hash that is equal where the images have the same labels in the same order.
-    """
+    """What the accuracy of a record is made of."""
 
     values: np.ndarray
+    """(N,) uint8, 1 where a test image was right, in the order of the data set."""
     test_set: str
+    """Hash that is equal where the images have the same labels in the same order."""
 
 
 def hits_path(record: Path) -> Path:
@@ -53,13 +50,8 @@ def write_hits(
 ) -> Path:
     """Writes the hits of a record beside it, whole or not at all; call it on one rank.
 
-    The file names its test set by a hash of the images' identity and of the labels in their order.
-
-    Args:
-        record: path of the record.
-        hits: by metric, (N,) whether each test image was right, in the order of the test split.
-        label: (N,) int64 classes of these images.
-        data_sha256: as in the record.
+    Hits are by metric (N,) whether each test image was right, in the order of the test split. The
+    file names its test set by a hash of the images' identity and of their labels (N,).
     """
     assert all(len(right) == len(label) for right in hits.values())
     tensors = {name: right.cpu().byte() for name, right in hits.items()}

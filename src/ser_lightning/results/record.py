@@ -140,11 +140,8 @@ class LoadedRecord(NamedTuple):
 def result_path(run_dir: Path, record: ResultRecord, variant: str = "") -> Path:
     """Where a record belongs: <run_dir>/results/<stage>[-<dataset>][-<network>][-<variant>].json.
 
-    Args:
-        run_dir: folder of the run.
-        record: what is to be written.
-        variant: tells apart records of a stage and data set that should both be kept, such as
-            "seed1" or "momentum"; "" for the default settings.
+    The variant tells apart records of a stage and data set that should both be kept, such as
+    "seed1" or "momentum"; "" is that of the default settings.
 
     Raises:
         ValueError: if the variant is no plain name.

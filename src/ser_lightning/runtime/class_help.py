@@ -30,11 +30,8 @@ def asked_for(args: list[str]) -> tuple[str, str] | None:
 def class_help(roots: dict[str, type], args: list[str], key: str, name: str) -> str:
     """What a class takes, or which classes an option takes where several can stand there.
 
-    Args:
-        roots: class of every section.
-        args: of the command line; configurations in them say which classes are chosen.
-        key: an option, without dashes.
-        name: of a class; "" takes the chosen one, or the only one.
+    The key is the option without dashes, the roots are the class of every section. Without a name
+    it is the class that the arguments choose, or the only one.
 
     Raises:
         ValueError: the option or the class does not exist.

@@ -132,10 +132,8 @@ def settle(config: Any) -> None:
     """Replaces what a configuration leaves to its add-on, and leaves out what nothing reads.
 
     Without an add-on, `cls_layer: auto` is 0: [CLS] stands at the input. Without one that needs
-    the invertible sub-batch, there is none: every image becomes crops.
-
-    Args:
-        config: of `fit`, parsed; changed in place.
+    the invertible sub-batch, there is none: every image becomes crops. The configuration of `fit`
+    is changed in place.
     """
     from lightning.pytorch.utilities import rank_zero_info  # noqa: PLC0415 - options need none
 

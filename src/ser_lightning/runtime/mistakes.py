@@ -76,12 +76,7 @@ _FILES = {
 
 
 class _Origin(NamedTuple):
-    """Where an error was raised.
-
-    Attributes:
-        file: of the statement; empty where that is not known.
-        is_stated: whether the statement is a `raise`: somebody complains, nothing broke.
-    """
+    """The file, if known, that raised an error, and whether by a `raise`: nothing broke."""
 
     file: Path
     is_stated: bool
@@ -90,9 +85,7 @@ class _Origin(NamedTuple):
 def sentence(error: BaseException, run_dir: Path | None = None) -> str | None:
     """What the user, or whoever looks after the machine, can mend, in words; None for a bug.
 
-    Args:
-        error: what ended the command, perhaps wrapped by a library.
-        run_dir: where the run is written, for what is said about a full disk.
+    Of an error perhaps wrapped by a library. The run's folder is for what is said about full disks.
     """
     chain = list(_chain(error))
     # The parser wraps whatever the constructor of a class raises, which decides.

@@ -34,13 +34,10 @@ def require_configuration(path: Path, args: list[str]) -> None:
 
 
 def resolved_checkpoint(path: str | None, run_dir: Path, command: str) -> str | None:
-    """The file that a command goes on with; None to start afresh.
+    """The file that a command goes on with, "last" being the run's own; None to start afresh.
 
-    Args:
-        path: as given, "last" for the run's own.
-        run_dir: folder of the run.
-        command: "fit" takes the checkpoint before the last where that is damaged, and says so;
-            commands that measure stop, and name it.
+    "fit" takes the checkpoint before the last where that is damaged, and says so; commands that
+    measure stop, and name it.
 
     Raises:
         ValueError: there is no such file, it is damaged, or `fit` would overwrite another run.
@@ -93,12 +90,9 @@ def _say_it_is_older(path: Path, wrong: str, command: str) -> None:
 
 
 def require_fit(path: Path, model: Any, command: str) -> None:
-    """Refuses a checkpoint that a model cannot take; every byte of the file is looked at.
+    """Refuses a checkpoint that an objective cannot take; every byte of the file is looked at.
 
-    Args:
-        path: of the checkpoint.
-        model: an objective, as built from the configuration.
-        command: "fit" takes the state of the training too, others the weights alone.
+    The command "fit" takes the state of the training too, others the weights alone.
 
     Raises:
         ValueError: says what does not fit, and what to do.

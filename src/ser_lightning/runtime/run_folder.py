@@ -112,13 +112,7 @@ def stored_configuration(args: list[str]) -> tuple[Path, dict[str, Any]]:
 
 
 def usable_for(args: list[str], config: dict[str, Any], roots: dict[str, Any], file: Path) -> str:
-    """Keeps of a run's configuration what describes the run; for fit, its hardware too.
-
-    Args:
-        args: command and options.
-        config: the run's own.
-        roots: class of every section.
-        file: that holds it.
+    """Keeps of a run's configuration, from a file, what describes it; for fit, its hardware too.
 
     Raises:
         Untrusted: it names what a file may not decide, and the options do not.

@@ -14,17 +14,13 @@ from ser_lightning.trusted import Untrusted, trusted_class, writes_outside
 
 
 class Origin(NamedTuple):
-    """Where a configuration comes from.
-
-    Attributes:
-        file: that holds it.
-        folder: of the run, which alone it may write to.
-        given: what the user says instead, by dotted option.
-    """
+    """Where a configuration comes from."""
 
     file: Path
     folder: Path
+    """Of the run, which alone it may write to."""
     given: Mapping[str, Any] = {}
+    """What the user says instead, by dotted option."""
 
 
 def plain_sections(
