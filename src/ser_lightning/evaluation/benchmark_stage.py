@@ -46,10 +46,8 @@ class BenchmarkStage(Stage):
     def summands(self, logits: Tensor, label: Tensor, batch: ConditionBatch) -> Tensor:
         """What is summed over samples, (B, num_sums): by default 1, a hit, and a hit among five.
 
-        Args:
-            logits: (B, classes) for images, (B, T, classes) for videos.
-            label: (B,) places of the right classes among the logits.
-            batch: the samples.
+        Of logits (B, classes) for images, (B, T, classes) for videos; labels (B,) are places among
+        the logits.
         """
         return torch.cat([torch.ones_like(label)[:, None], top_hits(logits, label)], dim=1)
 

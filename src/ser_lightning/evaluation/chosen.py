@@ -55,14 +55,9 @@ class ChosenQueries:
 
     @torch.no_grad()
     def measure(self, backbone: SplitViT, queries: Rows) -> dict[str, float]:
-        """Scores the images of all processes, each once; every process must call it.
+        """The mean scores of the images of all processes; every process must call it.
 
-        Args:
-            backbone: in evaluation mode.
-            queries: gets what these images are as queries.
-
-        Returns:
-            The mean scores by name; empty where no image was chosen.
+        Empty where no image was chosen. `queries` gets what these images are as queries.
         """
         layers = sorted({backbone.layer, backbone.depth})
         columns = [(row, f, layer) for row in _ROWS for f in FAMILIES for layer in layers]

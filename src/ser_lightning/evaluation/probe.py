@@ -30,12 +30,8 @@ SELECTION_SHARE = 0.2  # SER: of 50 epochs, from epoch 40 on
 class Heads(nn.Module):
     """Classifiers on the same features, which are trained in one pass and do not interact.
 
-    Its `forward` maps (B, D) features to (B, K, classes) logits, unless a subclass has losses and
-    hits of its own.
-
-    Attributes:
-        num_heads: how many there are, K.
-        learning_rate: of `configure`.
+    Its `forward` maps (B, D) features to (B, K, classes) logits of the K heads, unless a subclass
+    has losses and hits of its own.
     """
 
     chooses: ClassVar[bool] = True

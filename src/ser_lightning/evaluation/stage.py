@@ -217,14 +217,8 @@ class Stage(L.LightningModule, ABC):
     ) -> StageResult:
         """Puts a result together; every rank calls it.
 
-        Args:
-            data: the images; their own reasons mark it unofficial too.
-            metrics: by name.
-            num_samples: images (or videos) that entered the metrics.
-            dataset: on what; the data's own name by default.
-            protocol: what `settings` does not say.
-            reasons: why the numbers may not be compared with published ones.
-            others: further fields.
+        The protocol is what `settings` does not say; the data's own reasons are added to those why
+        the numbers may not be compared with published ones.
         """
         # whatever the disk they lie on: names, labels and classes
         listings = [images.listing() for images in self.measured_sets(data, dataset)]

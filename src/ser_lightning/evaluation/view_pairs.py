@@ -111,9 +111,7 @@ class TrainingPairs(Dataset):
 def whole_pairs(features: Features, latents: np.ndarray) -> Features:
     """Features (N, 2, backbones, C) of pairs that were read whole, with targets for labels.
 
-    Args:
-        features: of the views, two in a row for each of the N pairs.
-        latents: (N, 2, L).
+    From those of the views, two in a row for each of the N pairs, and their latents (N, 2, L).
     """
     pairs = features.values.reshape(-1, 2, *features.values.shape[1:])
     is_read = np.zeros(2 * len(pairs), dtype=bool)

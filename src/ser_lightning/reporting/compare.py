@@ -70,12 +70,8 @@ def runs_table(
 ) -> ReportTable:
     """Sets groups of runs side by side, a row each, and what differs in data in columns apart.
 
-    A dash has a footnote where there is no number to give.
-
-    Args:
-        groups: at least one.
-        costs: one per group.
-        baseline: name of the group that the others are compared with; by default the first.
+    A dash has a footnote where there is no number to give. The baseline is the name of the group
+    that the others are compared with, by default the first.
 
     Raises:
         ValueError: if no group has the baseline's name, or hits cannot be read.

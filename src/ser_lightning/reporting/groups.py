@@ -39,16 +39,13 @@ class Cell(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A measurement of one run.
-
-    Attributes:
-        data: name of the data set; where data of one name differ, with a number: "photos #2".
-    """
+    """A measurement of one run."""
 
     path: Path
     run_dir: Path
     record: ResultRecord
     data: str
+    """Name of the data set; where data of one name differ, with a number: "photos #2"."""
 
     @property
     def stage(self) -> tuple[str, str]:
@@ -57,18 +54,13 @@ class Sample(NamedTuple):
 
 
 class RunGroup(NamedTuple):
-    """Runs of one configuration, each with another seed.
-
-    Attributes:
-        name: folders' name, without the seed.
-        folders: one per run.
-        samples: what was measured; of repeated measurements the newest.
-    """
+    """Runs of one configuration, each with another seed; the name is the folders', without it."""
 
     name: str
     run: Run
     folders: tuple[Path, ...]
     samples: tuple[Sample, ...]
+    """What was measured; of repeated measurements the newest."""
 
     def newest(self, stage: str, data: str | None = None) -> list[Sample]:
         """The newest measurement of each run, by one stage on one data set (or on any)."""
@@ -86,11 +78,8 @@ def group_runs(records: Sequence[LoadedRecord], folders: Sequence[Path] = ()) ->
     """Groups runs by configuration; the order is that of their first runs.
 
     Runs that repeat a seed are no further sample: they form a group of their own. So do random
-    weights and other networks, whatever the folder.
-
-    Args:
-        records: results of any runs and stages.
-        folders: runs that make a group even where they have no record.
+    weights and other networks, whatever the folder. The folders are runs that make a group even
+    where they have no record.
     """
     read = cache(read_run)
     names = _data_names(records)

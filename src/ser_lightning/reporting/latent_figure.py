@@ -18,11 +18,8 @@ _LONGEST = 24  # letters of a class name
 class LatentPanel(NamedTuple):
     """What is drawn of one checkpoint.
 
-    Attributes:
-        title: its name.
-        points: its images in the plane.
-        metrics: `purity`, `purity/<class>`, and where known `random_init/purity` and
-            `purity_chance`, in percent.
+    Metrics are `purity`, `purity/<class>`, and where known `random_init/purity` and
+    `purity_chance`, in percent.
     """
 
     title: str

@@ -32,12 +32,7 @@ _LEFT_OUT = ("epoch", "hp_metric", "random_init/")  # the last one of version 0.
 
 
 class Curve(NamedTuple):
-    """A number while training.
-
-    Attributes:
-        steps: optimizer steps, rising.
-        values: one each.
-    """
+    """A number while training, at rising optimizer steps."""
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
@@ -46,12 +41,8 @@ class Curve(NamedTuple):
 class RunView(NamedTuple):
     """What a page shows of a run.
 
-    Attributes:
-        name: in headings.
-        folder: of the run.
-        settings: flat, by dotted key, as text; empty where it has no configuration.
-        curves: by the name that they were logged by.
-        status: how far it has come, in words.
+    Settings are flat, by dotted key, and empty where it has no configuration; curves are by the
+    name that they were logged by; the status is how far it has come, in words.
     """
 
     name: str

@@ -16,9 +16,7 @@ Source = tuple[str, str, str]
 class PaperColumn(NamedTuple):
     """One column of one table of the paper, by their keys there, and where ours is found.
 
-    Attributes:
-        digits: decimals to print.
-        task: the row's task, in the one table with a row per task.
+    The task is the row's, in the one table with a row per task.
     """
 
     table: str
@@ -180,12 +178,8 @@ def make_subject(
 ) -> Subject:
     """Describes a row, with the settings reduced to those that differ from the usual ones.
 
-    Args:
-        base: as in `Subject`.
-        method: as the paper spells it in any table.
-        views: as in `Subject`.
-        settings: equiv_layer, rho, lambda, groups; None where unknown.
-        task: as in `Subject`.
+    The method is as the paper spells it in any table; settings are equiv_layer, rho, lambda and
+    groups, None where unknown.
     """
     method, implied = _SPELLINGS.get(method, (method, {}))
     usual = dict(_DEFAULTS.get(method, {}))

@@ -49,10 +49,8 @@ class ReportFiles(NamedTuple):
 class OurRow(NamedTuple):
     """Results that belong together: one configuration, one checkpoint name, one protocol.
 
-    Attributes:
-        subject: which row of the paper they are compared with.
-        official: whether they may be.
-        note: provenance in words.
+    The subject is the row of the paper that they are compared with, the note says where they are
+    from.
     """
 
     subject: Subject
@@ -72,10 +70,7 @@ def write_report(
 ) -> ReportFiles:
     """Compares the results of runs with the paper's and writes report.md and report.html.
 
-    Args:
-        paths: as `find_records`.
-        output_dir: where to write.
-        baseline: run or record of another network, for ratios such as mCE relative to it.
+    The baseline is a run or record of another network, for ratios such as mCE relative to it.
 
     Raises:
         ValueError: if a path holds no record, or a record or configuration cannot be read, or the

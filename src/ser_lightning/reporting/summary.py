@@ -15,17 +15,14 @@ def summary_table(
     width: int | None = None,
     columns: tuple[str, str] = ("random init", "trained"),
 ) -> str:
-    """Sets the metrics of an online evaluation side by side, as plain text.
+    """Sets the metrics of an online evaluation side by side, in lines of at most 80 signs.
 
     Args:
-        baseline: metrics by name before the first step; where it is empty, so is its column.
+        baseline: metrics by name before the first step; where it is empty, there is no such column.
         latest: metrics by name after training; may be empty.
         num_classes: number of labels, for the chance level; 0 where there are none.
         width: channels of the embedding, for the greatest RankMe and the healthy feature std.
         columns: headings of the two columns of numbers.
-
-    Returns:
-        Aligned lines of at most 80 signs, without a trailing newline.
     """
     shown = (
         dict(zip(columns, (baseline, latest), strict=True)) if baseline else {columns[1]: latest}
@@ -50,13 +47,7 @@ def _title(name: str, num_classes: int, width: int | None) -> str:
 
 
 class RunCurve(NamedTuple):
-    """What a run measured over its steps.
-
-    Attributes:
-        name: of the run.
-        steps: optimizer steps before each measurement; 0 is before training.
-        metrics: metrics by name of each measurement.
-    """
+    """The metrics by name that a run measured after some optimizer steps; 0 is before training."""
 
     name: str
     steps: Sequence[int]

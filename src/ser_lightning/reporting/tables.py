@@ -10,24 +10,18 @@ from typing import NamedTuple
 
 
 class ReportRow(NamedTuple):
-    """A row of text.
-
-    Attributes:
-        cells: as many as the header has.
-        kind: words for the style of the page: ours, paper, delta, unofficial.
-    """
+    """A row of text, with as many cells as the header has."""
 
     cells: tuple[str, ...]
     kind: str = ""
+    """Words for the style of the page: ours, paper, delta, unofficial."""
 
 
 class ReportTable(NamedTuple):
     """A table to read; every cell is text already.
 
-    Attributes:
-        caption: what it shows; may be empty.
-        notes: texts numbered from 1, as [1] in the cells.
-        num_labels: how many columns on the left are words, not numbers.
+    Notes are numbered from 1, as [1] in the cells; the labels are the columns on the left that are
+    words, not numbers.
     """
 
     title: str
@@ -82,9 +76,7 @@ def to_text(title: str, introduction: str, tables: Sequence[ReportTable]) -> str
 def text_lines(rows: Sequence[Sequence[str]], num_labels: int) -> list[str]:
     """Aligned lines of a table, with columns that are left over in further blocks below.
 
-    Args:
-        rows: cells, those of the header first.
-        num_labels: how many columns on the left are words, which every block has.
+    Of cells, those of the header first; the columns of labels on the left are in every block.
     """
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]

@@ -238,8 +238,7 @@ class FinetuneStage(Stage):
     def mixed(self, batch: EvaluationBatch, draws: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Mixes each image with its counterpart at the other end of the batch, in place.
 
-        Returns:
-            (B, 3, H, W) images and (B, classes) float32 targets, each of which sums to 1.
+        The targets (B, classes) are float32, and each sums to 1.
         """
         if self.mixer is None:
             num_classes, smoothing = self.classifier.head.out_features, self.label_smoothing
