@@ -8,6 +8,7 @@ import numpy as np
 from scipy import special
 
 CONFIDENCE = 0.95
+"""Share of the intervals that hold the true difference."""
 
 
 class Interval(NamedTuple):
@@ -18,9 +19,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def paired_difference(
-    first: Sequence[np.ndarray], second: Sequence[np.ndarray], confidence: float = CONFIDENCE
-) -> Interval:
+def paired_difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Interval:
     """The interval of a difference in accuracy between two groups of runs, in points.
 
     Two things make the difference uncertain. Which images are in the test set: the variance of a
@@ -35,7 +34,6 @@ def paired_difference(
     Args:
         first: (N,) of each run, whether it was right on each image, 0 or 1.
         second: the same of the runs to compare with, for the same images in the same order.
-        confidence: share of such intervals that hold the true difference.
 
     Raises:
         ValueError: if there are no runs or images, or their numbers of images differ.
@@ -48,7 +46,7 @@ def paired_difference(
         )
     sides = [100.0 * np.stack(side) for side in (first, second)]
     images = float(np.var(sides[0].mean(0) - sides[1].mean(0))) / sizes[0]
-    return _interval(sides[0].mean(1), sides[1].mean(1), images, confidence)
+    return _interval(sides[0].mean(1), sides[1].mean(1), images, CONFIDENCE)
 
 
 def seed_difference(

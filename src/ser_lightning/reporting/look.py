@@ -99,7 +99,8 @@ def look_page(runs: Sequence[RunView], tables: Sequence[ReportTable]) -> str:
 
 def _curves(runs: Sequence[RunView]) -> str:
     """A panel for each logged number, as many side by side as the window is wide."""
-    names = sorted({tag for run in runs for tag in run.curves if _is_shown(tag)}, key=_place)
+    logged = {tag for run in runs for tag in run.curves if not tag.startswith(_LEFT_OUT)}
+    names = sorted(logged, key=_place)
     panels = "".join(_figure(curve_figure(runs, name)) for name in names)
     return f'<div class="panels">{panels}</div>' if names else "<p>None yet.</p>"
 
@@ -121,10 +122,6 @@ def curve_figure(runs: Sequence[RunView], name: str) -> Figure:
     if len(runs) > 1:
         axes.legend(fontsize=8, frameon=False)
     return figure
-
-
-def _is_shown(tag: str) -> bool:
-    return not tag.startswith(_LEFT_OUT)
 
 
 def _place(tag: str) -> tuple[int, str]:

@@ -107,14 +107,11 @@ def _show(axes: Axes, picture: np.ndarray) -> None:
     axes.spines[:].set_color("0.6")
 
 
-def _short(name: str) -> str:
-    return name if len(name) < 20 else f"{name[:17]}..."
-
-
 def _legend(shown: MaskPictures, shades: Mapping[int, Colour]) -> list[Patch]:
     """A patch for each shade, and for what has none where it is there."""
+    names = [name if len(name) < 20 else f"{name[:17]}..." for name in shown.class_names]
     patches = [
-        Patch(facecolor=shade, edgecolor="0.4", label=_short(shown.class_names[number]))
+        Patch(facecolor=shade, edgecolor="0.4", label=names[number])
         for number, shade in shades.items()
     ]
     masks = [m for p in shown.pictures for m in (p.truth, *p.predicted.values())]

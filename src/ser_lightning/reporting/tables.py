@@ -147,16 +147,12 @@ def to_html(
 ) -> str:
     """Writes the same as one page without scripts and without anything to load.
 
-    PNGs stand below the tables, each with its folder and name.
+    PNGs stand below the tables, each with its run and name.
     """
     parts = [html_table(table) for table in tables]
-    parts += [html_picture(path, f"{_run_of(path)}: {path.stem}") for path in pictures]
+    runs = [path.resolve().parents[1].name for path in pictures]
+    parts += [html_picture(p, f"{run}: {p.stem}") for run, p in zip(runs, pictures, strict=True)]
     return html_page(title, introduction, "\n".join(parts))
-
-
-def _run_of(path: Path) -> str:
-    """The name of the folder that holds a result's folder."""
-    return path.resolve().parents[1].name
 
 
 def html_page(title: str, introduction: str, body: str) -> str:

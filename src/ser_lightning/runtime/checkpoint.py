@@ -25,6 +25,7 @@ from ser_lightning.checkpoints import last_checkpoint, load_checkpoint, previous
 from ser_lightning.files import atomic_path, keep_as, sweep
 from ser_lightning.numbers import Minutes, PositiveInt, checked
 from ser_lightning.optim import is_trial
+from ser_lightning.runtime.run_folder import run_folder_of
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -55,8 +56,7 @@ def without_foreign_paths(checkpoint: dict[str, Any], path: Path) -> dict[str, A
     callbacks = checkpoint.get("callbacks")
     if not isinstance(callbacks, dict):
         return checkpoint
-    folder = path.resolve().parent
-    run = folder.parent if folder.name == "checkpoints" else folder
+    run = run_folder_of(path.resolve())
     foreign = [
         key
         for key, state in callbacks.items()

@@ -110,11 +110,6 @@ def _report(error: Exception, command: Sequence[str], run_dir: Path) -> Path:
     return Path("the lines above")
 
 
-class _DropMessages(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not any(part in record.getMessage() for part in _NOISE)
-
-
 def _quieten() -> None:
     """Drops messages that say nothing about the run."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
@@ -122,4 +117,6 @@ def _quieten() -> None:
     # steps are counted through epochs, so that short ones are logged as well
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
-        logging.getLogger(name).addFilter(_DropMessages())
+        logging.getLogger(name).addFilter(
+            lambda record: not any(part in record.getMessage() for part in _NOISE)
+        )

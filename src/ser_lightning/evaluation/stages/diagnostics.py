@@ -94,9 +94,6 @@ class DiagnosticsStage(Stage):
         features = self.features(data, "test", trainer, folder).embeddings()
         backbone, width = self.backbone, self.backbone.width
 
-        def moments_of(batch: Any) -> Tensor:
-            return token_moments(backbone, batch.pixels)
-
         def views_of(batch: Any) -> Tensor:
             made = render(batch, backbone.patch_size, data.mean, data.std)
             return torch.cat(
@@ -104,7 +101,9 @@ class DiagnosticsStage(Stage):
             )
 
         clean = data.clean_loader("test")
-        moments = per_image(trainer, backbone, clean, 1 + width, moments_of).values
+        moments = per_image(
+            trainer, backbone, clean, 1 + width, lambda batch: token_moments(backbone, batch.pixels)
+        ).values
         shape = (len(PIPELINES), self.num_views, width)
         loader = self._view_loader(data)
         views = per_image(trainer, backbone, loader, math.prod(shape), views_of).values

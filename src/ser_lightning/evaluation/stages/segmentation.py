@@ -122,9 +122,9 @@ class SegmentationStage(Stage):
         fresh = [self.random_backbone()] if self.baseline else []
         self.backbones = nn.ModuleList([self.backbone, *fresh])
         prefixes = ["", "random_init/"][: len(self.backbones)]
-        self.names = [
-            f"{prefix}miou{self._suffix(layer)}" for prefix in prefixes for layer in self.layers
-        ]
+        depth = self.backbone.depth
+        suffixes = ["" if layer == depth else f"_layer{layer}" for layer in self.layers]
+        self.names = [f"{prefix}miou{suffix}" for prefix in prefixes for suffix in suffixes]
         width = self.backbone.width
         self.heads = nn.ModuleList(
             LinearMaskHead(width, num_classes, self.seed) for _ in self.names
@@ -191,9 +191,6 @@ class SegmentationStage(Stage):
         return scheduled(  # above 0
             optimizer, lambda step: warmup_cosine(step + 1, num_steps + 1, warmup)
         )
-
-    def _suffix(self, layer: int) -> str:
-        return "" if layer == self.backbone.depth else f"_layer{layer}"
 
     def _metrics(self, data: SegmentationDataModule) -> dict[str, float]:
         """Means and what they are compared with, then each class of the backbone's own heads."""
