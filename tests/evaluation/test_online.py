@@ -13,14 +13,15 @@ from ser_lightning.data.clean import Clean
 from ser_lightning.data.datasets import Batches, CleanImages
 from ser_lightning.data.loaders import BatchLoader, SlotKeys
 from ser_lightning.data.reading import Reader
-from ser_lightning.evaluation import (
-    OnlineEvaluation,
+from ser_lightning.evaluation import OnlineEvaluation
+from ser_lightning.evaluation.metrics.diagnostics import (
     feature_std,
-    knn_accuracy,
     rankme,
+    spatial_moments,
+    spatial_variance_ratio,
 )
-from ser_lightning.evaluation.metrics.diagnostics import spatial_moments, spatial_variance_ratio
 from ser_lightning.evaluation.metrics.equivariance import FAMILIES, Reference, companion_scores
+from ser_lightning.evaluation.metrics.knn import knn_accuracy
 from ser_lightning.evaluation.per_image import Rows, even_subset
 from support import run_processes
 

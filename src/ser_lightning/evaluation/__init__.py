@@ -6,23 +6,6 @@ training. The other files are shared by stages: `stage` and `features` by all, `
 `probe_stage` by those that train heads, `linear_head` and `benchmark_stage` by those that test one.
 """
 
-from ser_lightning.evaluation.metrics.diagnostics import feature_std, rankme
-from ser_lightning.evaluation.metrics.equivariance import (
-    equivariance_scores,
-    family_elements,
-    token_cosine,
-)
-from ser_lightning.evaluation.metrics.knn import KNNAccuracy, knn_accuracy, knn_predict
 from ser_lightning.evaluation.online import OnlineEvaluation
 
-__all__ = [
-    "KNNAccuracy",
-    "OnlineEvaluation",
-    "equivariance_scores",
-    "family_elements",
-    "feature_std",
-    "knn_accuracy",
-    "knn_predict",
-    "rankme",
-    "token_cosine",
-]
+__all__ = ["OnlineEvaluation"]

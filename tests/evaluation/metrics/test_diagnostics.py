@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from ser_lightning.evaluation import feature_std, rankme
 from ser_lightning.evaluation.metrics.diagnostics import (
     alignment,
+    feature_std,
     lidar,
+    rankme,
     spatial_moments,
     spatial_variance_ratio,
     uniformity,

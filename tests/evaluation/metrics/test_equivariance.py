@@ -5,16 +5,18 @@ import torch
 import torch.nn.functional as F
 
 from ser_lightning.backbones.prefix import Prefix
-from ser_lightning.evaluation import equivariance_scores, family_elements, token_cosine
 from ser_lightning.evaluation.metrics.equivariance import (
     FAMILIES,
     NUM_SCALES,
     ROWS,
     Reference,
     companion_scores,
+    equivariance_scores,
+    family_elements,
     other_image,
     reference_positions,
     scale_grids,
+    token_cosine,
 )
 from ser_lightning.groups import act
 

@@ -5,8 +5,13 @@ import math
 import pytest
 import torch
 
-from ser_lightning.evaluation import KNNAccuracy, knn_accuracy, knn_predict
-from ser_lightning.evaluation.metrics.knn import knn_hits, nearest
+from ser_lightning.evaluation.metrics.knn import (
+    KNNAccuracy,
+    knn_accuracy,
+    knn_hits,
+    knn_predict,
+    nearest,
+)
 
 
 def looped_classes(bank, labels, queries, num_classes, k, temperature):
