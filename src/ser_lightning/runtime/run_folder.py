@@ -1,7 +1,7 @@
 """A run's folder: where it is, and the configuration that it and its checkpoints hold."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import dropwhile
@@ -74,22 +74,19 @@ def no_trace_of_failure(folder: Path, has_begun: Callable[[], bool]) -> Iterator
         raise
 
 
-def default_run_dir(configs: list[Any] | None, checkpoint: str | None) -> Path:
+def default_run_dir(configs: Sequence[str | Path], checkpoint: str | None) -> Path:
     """runs/<first file with a model>, as below `configs`; else where the checkpoint lies.
 
     A later file that names other images gives the folder: runs/fashion_mnist/moco_ser.
     """
-    files = [str(config) for config in configs or [] if config is not None]
-    files = list(dropwhile(lambda file: "model" not in content_of(file), files))
+    files = list(dropwhile(lambda file: "model" not in content_of(file), map(str, configs)))
     if files:
         parts = Path(files[0]).with_suffix("").parts
         first = len(parts) - parts[::-1].index("configs") if "configs" in parts else -1
         others = [Path(f).stem for f in files[1:] if sets(content_of(f), "data.source")]
         return Path("runs", *others[-1:], *parts[first:])
-    folder = Path(checkpoint).parent if checkpoint else Path()
-    if folder.name == CHECKPOINT_FOLDER:
-        return folder.parent
-    return Path("runs") / "run"
+    folder = Path(checkpoint or "").parent
+    return folder.parent if folder.name == CHECKPOINT_FOLDER else Path("runs") / "run"
 
 
 def stored_configuration(args: list[str]) -> tuple[Path, dict[str, Any]]:
