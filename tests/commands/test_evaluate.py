@@ -203,6 +203,12 @@ def test_images_are_in_the_folder_that_the_stage_reads(stage, option):
     assert options_of_images(["--model", "KNNStage"]) == []
 
 
+def test_images_are_heard_however_the_stage_is_named(tmp_path):
+    (tmp_path / "short.yaml").write_text("model: KNNStage")
+    for named in (["--config", str(tmp_path / "short.yaml")], ["--model.class_path", "KNNStage"]):
+        assert options_of_images([*named, "--images", "here"]) == ["--data.source.root", "here"]
+
+
 def test_images_of_shift_are_in_the_folders_of_its_sets(tmp_path):
     (tmp_path / "imagenet-r").mkdir()
     assert images_of("shift", tmp_path) == ["--data.imagenet_r", f"{tmp_path}/imagenet-r"]
