@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
-from objectives.two_processes import CASES, poisoned, step, steps
+from objectives.two_processes import CASES, collectives_before_steps, poisoned, step, steps
 from ser_lightning.objectives.replay_file import read_replay
+from ser_lightning.runtime.preemption import EndsAtOnce
 from support import run_processes
 
 TOLERANCE = 1e-10  # relative; measured 3e-13 in float64
@@ -52,3 +53,9 @@ def test_both_processes_stop_and_the_file_is_of_the_rank_where_it_arose(what, fi
     assert re.search(rf"step 1: .*; rank 1 of 2 wrote {path}", zeroth["message"])
     assert read_replay(path).one_pass.rank == 1
     assert zeroth["step"] == other["step"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("callbacks", "asked"), [((), 3), ((EndsAtOnce(),), 0)])
+def test_ranks_do_not_ask_each_other_before_a_step(callbacks, asked, tmp_path):
+    assert run_processes(collectives_before_steps, str(tmp_path), *callbacks) == [asked, asked]

@@ -1,10 +1,12 @@
 """One rank's losses, gradients and buffers of every objective on its slice of a batch."""
 
 from typing import NamedTuple
+from unittest.mock import patch
 
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -115,23 +117,41 @@ class NaNGradient(torch.autograd.Function):
 
 def poisoned(folder, what):
     """How a run ends on this rank that is not finite on rank 1."""
+    trainer = ddp_trainer(folder, Poison(what))
+    try:
+        fit(trainer)
+    except NonFiniteError as error:
+        return {"message": str(error), "step": trainer.global_step}
+
+
+def collectives_before_steps(folder, *callbacks):
+    """How often Lightning has this rank ask another one before a step."""
+    trainer = ddp_trainer(folder, *callbacks)
+    with patch.object(_TrainingEpochLoop, "_broadcast_sigterm_tensor") as asks:
+        fit(trainer)
+    return asks.call_count
+
+
+def ddp_trainer(folder, *callbacks):
+    """A trainer on this rank of two, for three steps."""
     as_by_torchrun()
-    module = tiny_objective(MoCoV3, warmup_epochs=0)
-    trainer = L.Trainer(
+    return L.Trainer(
         accelerator="cpu",
         devices=2,
         strategy="ddp",
         max_steps=3,
         default_root_dir=folder,
-        callbacks=[Poison(what)],
+        callbacks=list(callbacks),
         logger=False,
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def fit(trainer):
+    """Trains a tiny objective on this rank's part of every batch."""
     batches = [take_rank(tiny_batch(8, 4, seed), dist.get_rank(), 2) for seed in range(4)]
-    try:
-        trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))
-    except NonFiniteError as error:
-        return {"message": str(error), "step": trainer.global_step}
+    loader = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+    trainer.fit(tiny_objective(MoCoV3, warmup_epochs=0), loader)
