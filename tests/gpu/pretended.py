@@ -7,7 +7,7 @@ For a process of its own: what `pretend` changes stays changed.
 
 import traceback
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -187,9 +187,16 @@ def pretend():
     }  # fmt: skip
     for name, answer in answers.items():
         setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
-    torch.cuda.Event = _Event
+    torch.cuda.Event, torch.inference_mode = _Event, _without_gradients
     made = DataLoader.__init__
     DataLoader.__init__ = lambda *args, **kwargs: made(*args, **{**kwargs, "pin_memory": False})
+
+
+@contextmanager
+def _without_gradients(mode=True):
+    """In place of the inference mode, which takes no tensors of other classes."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not mode):
+        yield
 
 
 class _Event:
