@@ -5,9 +5,16 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from timm.optim import Lars
 from torch import nn
 
-from ser_lightning.optim import before_resuming, clip_each_, decay_groups, run_length
+from ser_lightning.optim import (
+    before_resuming,
+    check_optimizer,
+    clip_each_,
+    decay_groups,
+    run_length,
+)
 
 
 def naive_clip(gradient, max_norm):
@@ -128,3 +135,21 @@ def test_remedy_of_a_part_of_a_step_can_be_followed(batches, remedy):
     )  # fmt: skip
     with pytest.raises(ValueError, match=f"^{batches} batches of an epoch .*{remedy}$"):
         run_length(trainer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "problem"),
+    [
+        (Lars, {"trust_coeff": None}, "Lars: trust_coeff None is no number; the default is 0.001"),
+        (Lars, {"eps": "small"}, "Lars: eps small is no number; the default is 1e-08"),
+        (torch.optim.LBFGS, {}, "LBFGS computes the loss of a step many times"),
+    ],
+)
+def test_optimizers_that_fail_at_their_first_step_are_refused(kind, options, problem):
+    with pytest.raises(ValueError, match=problem):
+        check_optimizer(kind(parameters_of(torch.ones(3)), **options))
+
+
+@pytest.mark.parametrize("lr", [1, 0.1, torch.tensor(0.1)])
+def test_numbers_of_any_kind_are_taken(lr):
+    check_optimizer(torch.optim.AdamW(parameters_of(torch.ones(3)), lr, fused=None))

@@ -5,19 +5,43 @@ the schedule of the momentum is in `objectives/momentum.py`, those of DINO's wei
 temperature in `objectives/dino.py`.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 OptimizerFactory = Callable[[Iterable[Any], float], torch.optim.Optimizer]
 """Makes an optimizer from parameters, or groups of them, and the peak learning rate."""
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refuses an optimizer that cannot take the steps, or that would fail at the first of them.
+
+    Raises:
+        ValueError: names the optimizer, what is wrong with it, and the remedy.
+    """
+    name = type(optimizer).__name__
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            f"model.init_args.optimizer {name} computes the loss of a step many times, and every "
+            "time the momentum branch moves on; use AdamW, SGD or timm.optim.Lars"
+        )
+    for argument, parameter in inspect.signature(type(optimizer)).parameters.items():
+        default = parameter.default
+        value = optimizer.defaults.get(argument, default)
+        if isinstance(default, Real) and not isinstance(value, Real | Tensor):
+            raise ValueError(
+                f"model.init_args.optimizer {name}: {argument} {value} is no number; the default "
+                f"is {default}"
+            )
 
 
 def decay_groups(

@@ -34,6 +34,7 @@ from ser_lightning.optim import (
     RunLength,
     Scaling,
     before_resuming,
+    check_optimizer,
     clip_each_,
     decay_groups,
     is_trial,
@@ -241,11 +242,7 @@ class Objective(L.LightningModule, ABC):
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer_factory(self.parameter_groups(), self.learning_rate)
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise ValueError(
-                "model.init_args.optimizer LBFGS computes the loss of a step many times, and every "
-                "time the momentum branch moves on; use AdamW, SGD or timm.optim.Lars"
-            )
+        check_optimizer(optimizer)
         length = self.run_length
         if is_trial(self._trainer):
             warmup_steps = self.warmup_epochs * length.steps_per_epoch
