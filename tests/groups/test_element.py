@@ -105,3 +105,9 @@ def test_to_keeps_type_and_values_and_element_pickles():
     made = element(True, 3).to("cpu")
     assert isinstance(made, GroupElement)
     assert key(pickle.loads(pickle.dumps(made))) == (True, 3, SQUARE)
+
+
+@pytest.mark.parametrize("quarter_turn", [0, 1])
+def test_shape_is_a_tuple_also_where_torch_has_pinned_the_grid_as_a_list(quarter_turn):
+    element = GroupElement.identity(2, [4, 5])._replace(quarter_turn=quarter_turn)
+    assert element.shape == ((5, 4) if quarter_turn else (4, 5))

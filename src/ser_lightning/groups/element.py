@@ -128,4 +128,5 @@ def relative(source: GroupElement, target: GroupElement) -> GroupElement:
 
 
 def _swapped(grid: tuple[int, int], quarter_turn: int) -> tuple[int, int]:
-    return (grid[1], grid[0]) if quarter_turn else grid
+    height, width = grid  # a list after torch's older ways to pin memory
+    return (width, height) if quarter_turn else (height, width)
