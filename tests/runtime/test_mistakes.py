@@ -120,6 +120,30 @@ def test_memory_that_does_not_suffice_is_called_so():
     assert sentence(MemoryError()).startswith("the memory does not suffice; lower")
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            "upsample_bicubic2d_backward_out_cuda does not have a deterministic implementation, "
+            "but you set 'torch.use_deterministic_algorithms(True)'. You can turn off",
+            "use --trainer.deterministic warn",
+        ),
+        (
+            "CUDA error: no kernel image is available for execution on the device\nCUDA kernel",
+            "device: this torch is not made for this GPU; install one",
+        ),
+        (
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "the memory does not suffice",
+        ),
+        ("NCCL error in: ProcessGroupNCCL.cpp:1, unhandled system error", "does not answer"),
+        ("[/gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]", "does not answer"),
+    ],
+)
+def test_what_a_device_or_another_process_cannot_do_has_a_remedy(said, words):
+    assert words in sentence(RuntimeError(said))
+
+
 class Broken(torch.utils.data.Dataset):
     """Complains or breaks while an item is made."""
 

@@ -50,8 +50,16 @@ _EXTRAS = {
 }
 _NO_MEMORY = re.compile(
     r"can't allocate memory|out of memory|Storage size calculation overflowed|"
-    r"Invalid buffer size|not enough memory|Unable to allocate"
+    r"Invalid buffer size|not enough memory|Unable to allocate|STATUS_ALLOC_FAILED"
 )
+_DEVICE = {  # what torch says of a device, or of other processes: what to do
+    r"does not have a deterministic implementation": "trainer.deterministic true: a step has such "
+    "an operation; use --trainer.deterministic warn",
+    r"no kernel image is available": "this torch is not made for this GPU; install one that is, or "
+    "give --config configs/trainer/cpu.yaml",
+    r"\bNCCL\b|gloo/transport": "a process of the run does not answer; what ended it is among the "
+    "lines of the others, or the network between them is down (NCCL_DEBUG=INFO tells more)",
+}
 _HALF_WRITTEN = re.compile(r"unexpected pos|PytorchStreamWriter failed|basic_ios::clear")
 _PLACE = re.compile(r'^\s*File "(.+)", line \d+, in .*\n\s*(.*)$', re.MULTILINE)
 _IN_WORKER = "Original Traceback (most recent call last)"
@@ -123,6 +131,9 @@ def _of_machine(error: BaseException, run_dir: Path | None) -> str | None:
             f"the memory does not suffice{f' ({reason})' if reason else ''}; lower "
             "data.global_batch_size, the sizes of model and views, or data.num_workers"
         )
+    for pattern, remedy in _DEVICE.items() if isinstance(error, RuntimeError) else ():
+        if re.search(pattern, text):
+            return f"{text.strip().splitlines()[0][:200]}: {remedy}"
     if isinstance(error, RuntimeError) and _HALF_WRITTEN.search(text):
         if isinstance(error.__context__, OSError):
             return None  # which is next
