@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
-from timm.optim import Lars
+from timm.optim import Lamb, Lars
 from torch import nn
 
 from ser_lightning.optim import (
@@ -153,3 +153,4 @@ def test_optimizers_that_fail_at_their_first_step_are_refused(kind, options, pro
 @pytest.mark.parametrize("lr", [1, 0.1, torch.tensor(0.1)])
 def test_numbers_of_any_kind_are_taken(lr):
     check_optimizer(torch.optim.AdamW(parameters_of(torch.ones(3)), lr, fused=None))
+    check_optimizer(Lamb(parameters_of(torch.ones(3)), lr, max_grad_norm=None))

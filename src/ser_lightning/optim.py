@@ -9,7 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import lightning as L
 import torch
@@ -37,7 +37,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     for argument, parameter in inspect.signature(type(optimizer)).parameters.items():
         default = parameter.default
         value = optimizer.defaults.get(argument, default)
-        if isinstance(default, Real) and not isinstance(value, Real | Tensor):
+        may_be_none = value is None and type(None) in get_args(parameter.annotation)
+        if isinstance(default, Real) and not (isinstance(value, Real | Tensor) or may_be_none):
             raise ValueError(
                 f"model.init_args.optimizer {name}: {argument} {value} is no number; the default "
                 f"is {default}"

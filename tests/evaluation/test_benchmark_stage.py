@@ -10,6 +10,7 @@ from ser_lightning.evaluation.metrics.accuracy import top_hits
 from ser_lightning.evaluation.stages.imagenet_p import load_alexnet
 from ser_lightning.results.ratios import ALEXNET_CORRUPTION_ERRORS, ALEXNET_ERROR
 from ser_lightning.sources.base import MemoryImages
+from ser_lightning.sources.released import CIFAR_CLASSES
 
 
 def condition(labels, names, name="set"):
@@ -38,9 +39,15 @@ def test_labels_without_names_are_class_ids():
 def test_head_whose_classes_are_numbers_has_them_by_number():
     numbers = sorted(map(str, range(12)))  # as folders, "10" comes after "1"
     expected = [numbers.index(str(number)) for number in range(12)]
-    for names in ((), tuple("abcdefghijkl")):
-        assert logit_table([condition([2, 11], names)], numbers).tolist() == [expected]
+    assert logit_table([condition([2, 11], ())], numbers).tolist() == [expected]
     assert logit_table([condition([2, 11], tuple(numbers))], numbers).tolist() == [[*range(12)]]
+    ordered = [str(number) for number in range(12)]
+    by_name = [int(name) for name in numbers]  # class folders, and a head in the order of ids
+    assert logit_table([condition([2, 11], tuple(numbers))], ordered).tolist() == [by_name]
+    cifar = condition([2, 9], CIFAR_CLASSES[10])
+    assert logit_table([cifar], ordered[:10]).tolist() == [[*range(10)]]
+    with pytest.raises(ValueError, match="class c, for which the head has no logit"):
+        logit_table([condition([2, 9], tuple("abcdefghij"))], ordered[:10])
     with pytest.raises(ValueError, match="has images of class c, for which the head has no logit"):
         logit_table([condition([2], ("a", "b", "c"))], numbers)
 

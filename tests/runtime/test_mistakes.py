@@ -130,7 +130,7 @@ def test_memory_that_does_not_suffice_is_called_so():
         ),
         (
             "CUDA error: no kernel image is available for execution on the device\nCUDA kernel",
-            "device: this torch is not made for this GPU; install one",
+            "this torch is not made for this GPU; install one",
         ),
         (
             "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
@@ -142,6 +142,14 @@ def test_memory_that_does_not_suffice_is_called_so():
 )
 def test_what_a_device_or_another_process_cannot_do_has_a_remedy(said, words):
     assert words in sentence(RuntimeError(said))
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["Distributed package doesn't have NCCL built in", "invalid usage\nDuplicate GPU detected"],
+)
+def test_other_errors_between_processes_keep_their_words_and_traceback(said):
+    assert sentence(RuntimeError(said)) is None
 
 
 class Broken(torch.utils.data.Dataset):

@@ -72,7 +72,7 @@ def load_weights(vit: VisionTransformer, weights: Weights, option: str) -> None:
     """
     state, own = weights.state, vit.state_dict()
     if "pos_embed" in state and "cls_token" in state and not odd_shapes(state):
-        state = _fit_position(state, vit)
+        state = _fit_position(weights, vit)
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
     unequal = [
@@ -208,11 +208,14 @@ def _notes(path: str | Path) -> dict[str, str]:
         return read_tensors(Path(path), AGAIN)[1]  # which says what is wrong
 
 
-def _fit_position(state: dict[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:
+def _fit_position(weights: Weights, vit: VisionTransformer) -> dict[str, Tensor]:
     """Gives the position embedding the model's entries for other tokens (or none) and its grid."""
-    position, state = state["pos_embed"].float(), dict(state)
+    state = dict(weights.state)
+    position = state["pos_embed"].float()
+    if vit.pos_embed is not None and position.shape == vit.pos_embed.shape:
+        return state
     num_registers = state["reg_token"].shape[1] if "reg_token" in state else 0
-    found = split_position(position.shape[1], num_registers)
+    found = split_position(weights, num_registers)
     if found is None:
         return state  # not a square grid: reported as a shape that does not fit
     others, position = position[:, : found[0]], position[:, found[0] :]

@@ -14,7 +14,7 @@ from ser_lightning.reporting.groups import RunGroup, group_folders, told_apart, 
 from ser_lightning.reporting.runs import read_configuration
 from ser_lightning.reporting.summary import RunCurve, online_table
 from ser_lightning.reporting.tables import ReportTable, to_markdown, to_text
-from ser_lightning.results.record import RESULT_FOLDER
+from ser_lightning.results.record import RECORD_FILES, RESULT_FOLDER
 
 _INTRODUCTION = (
     "A row is a configuration, its numbers the mean +- the sample standard deviation over its "
@@ -63,7 +63,7 @@ def is_measured(run: Path) -> bool:
 
 
 def _has_results(run: Path) -> bool:
-    return any((run / RESULT_FOLDER).glob("*.json"))
+    return any((run / RESULT_FOLDER).glob(RECORD_FILES))
 
 
 def while_training(run: Path, name: str = "") -> tuple[RunCurve, int] | None:

@@ -18,6 +18,7 @@ from ser_lightning.evaluation.per_image import test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.files import file_sha256
 from ser_lightning.sources.base import ImageSet
+from ser_lightning.sources.released import CIFAR_CLASSES
 
 
 class BenchmarkStage(Stage):
@@ -151,24 +152,26 @@ def logit_table(
 ) -> Tensor:
     """The logit of each class by its name: (conditions, classes) int64, -1 where there is none.
 
-    Labels are places in the class names of a condition, or without names the classes' ids; places
-    are those of the logits where the names are the same, of which one may be there twice. A head
-    whose as many classes are called "0", "1", "2", ... has them by number.
+    Labels are places in the class names of a condition. They mean the logits of the same places
+    where the head has the same names in the same order, of which one may be there twice; the
+    classes' ids where there are no names, or CIFAR's for a head of ids; else the names.
+    A head of ids, whose classes are called "0", "1", "2", ..., has them in any order.
     `head` is where the logits' names are from, for messages.
 
     Raises:
         ValueError: there are images without a class, or of a class that has no logit.
     """
     places = {name: place for place, name in enumerate(class_names)}
-    numbers = [places.get(str(number), number) for number in range(len(class_names))]
-    is_numbered = places.keys() == {*map(str, range(len(class_names)))}
+    ids = [*range(len(class_names))]
+    if places.keys() == {*map(str, ids)}:
+        ids = [places[str(number)] for number in ids]
 
     def row_of(names: tuple[str, ...]) -> list[int]:
         if names == tuple(class_names):
             return [*range(len(names))]
-        if not names or (is_numbered and len(names) == len(class_names)):
-            return numbers
-        return [places.get(name, -1) for name in names]
+        found = [places.get(name, -1) for name in names]
+        is_cifar = names == CIFAR_CLASSES.get(len(class_names))
+        return ids if not names or (is_cifar and {*found} == {-1}) else found
 
     rows = [row_of(condition.images.class_names) for condition in conditions]
     width = max(len(row) for row in rows)

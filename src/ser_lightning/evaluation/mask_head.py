@@ -45,7 +45,10 @@ def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
 
     With the average of gradients over ranks that DDP takes, N processes have the gradient of one:
     a rank's sum is divided by the number of pixels of a mean rank. No gradient flows through it.
-    Of logits (B, classes, h, w) and classes (B, H, W), `IGNORED` where a pixel does not count.
+
+    Args:
+        logits: (B, classes, h, w).
+        truth: (B, H, W) int64 classes, `IGNORED` where a pixel does not count.
     """
     large = enlarged(logits, (truth.shape[1], truth.shape[2]))
     total = F.cross_entropy(large, truth, ignore_index=IGNORED, reduction="sum")

@@ -92,8 +92,15 @@ def per_image(
 def even_subset(index: Tensor, total: int, count: int) -> tuple[Tensor, Tensor]:
     """Picks images at even distances from a data set that may be sorted by class.
 
-    Whether an image belongs to the subset depends on its index alone, not on its batch. Of indices
-    (B,) in 0..total-1, (n,) which are picked, and (n,) their positions 0..count-1 in the subset.
+    Whether an image belongs to the subset depends on its index alone, not on its batch.
+
+    Args:
+        index: (B,) positions in the data set, 0..total-1.
+        total: the size of the data set.
+        count: how many of all to pick; at most all of them.
+
+    Returns:
+        (n,) which of the B are picked, and (n,) their positions 0..count-1 in the subset.
     """
     count = min(count, total)
     chosen = ((index * count) % max(total, 1) < count).nonzero()[:, 0]

@@ -9,7 +9,12 @@ import yaml
 from ser_lightning.exporting.formats import FORMATS
 from ser_lightning.exporting.opened import Opened, preparation
 from ser_lightning.results.measures import describe
-from ser_lightning.results.record import RESULT_FOLDER, LoadedRecord, find_records
+from ser_lightning.results.record import (
+    RECORD_FILES,
+    RESULT_FOLDER,
+    LoadedRecord,
+    find_records,
+)
 from ser_lightning.trusted import printable
 
 UNKNOWN = "unknown"
@@ -149,7 +154,7 @@ def _results(opened: Opened) -> Iterator[str]:
 def _records(opened: Opened) -> list[LoadedRecord]:
     """The run's records of exactly these weights."""
     folder = opened.run_dir / RESULT_FOLDER
-    if not any(folder.glob("*.json")):
+    if not any(folder.glob(RECORD_FILES)):
         return []
     return [
         loaded

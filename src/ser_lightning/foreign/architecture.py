@@ -151,9 +151,14 @@ def odd_shapes(state: Mapping[str, Tensor]) -> list[str]:
     return [f"{name} of shape {tuple(state[name].shape)}" for name in odd]
 
 
-def split_position(entries: int, registers: int) -> tuple[int, int] | None:
-    """How many entries of a position embedding are for other tokens, and the grid's side."""
-    for others in (1 + registers, 1, 0):  # 25 entries with 8 registers: 4 x 4, as we have them
+def split_position(weights: Weights, registers: int) -> tuple[int, int] | None:
+    """How many entries of a position embedding are for other tokens, and the grid's side.
+
+    25 entries with 8 registers may be of 4 x 4 patches, as this project has them, or of 5 x 5.
+    """
+    entries = weights.state["pos_embed"].shape[1]
+    is_ours = "ser-lightning" in weights.layout.name
+    for others in (1 + registers, 1, 0) if is_ours else (0, 1, 1 + registers):
         side = math.isqrt(max(entries - others, 0))
         if side > 0 and side * side == entries - others:
             return others, side
@@ -162,7 +167,7 @@ def split_position(entries: int, registers: int) -> tuple[int, int] | None:
 
 def _side(weights: Weights, registers: int) -> int:
     entries = weights.state["pos_embed"].shape[1]
-    found = split_position(entries, registers)
+    found = split_position(weights, registers)
     if found is None:
         raise ValueError(
             f"{weights.path} ({weights.layout.name}): {entries} position entries are no square "
@@ -192,7 +197,7 @@ def _heads(weights: Weights, width: int, given: int | None) -> tuple[int, tuple[
 
 def _late_cls(weights: Weights, registers: int) -> tuple[int | None, tuple[str, ...]]:
     """After which block [CLS] joins in SER's code and ours; None where it stands at the input."""
-    found = split_position(weights.state["pos_embed"].shape[1], registers)
+    found = split_position(weights, registers)
     may_be_late = weights.layout.name in ("SER's public code", UNRECORDED)
     if not may_be_late or found is None or found[0] > 0:
         return None, ()

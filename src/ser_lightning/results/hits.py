@@ -50,8 +50,13 @@ def write_hits(
 ) -> Path:
     """Writes the hits of a record beside it, whole or not at all; call it on one rank.
 
-    Hits are by metric (N,) whether each test image was right, in the order of the test split. The
-    file names its test set by a hash of the images' identity and of their labels (N,).
+    The file names its test set by a hash of the images' identity and of the labels in their order.
+
+    Args:
+        record: path of the record.
+        hits: by metric, (N,) whether each test image was right, in the order of the test split.
+        label: (N,) int64 classes of these images.
+        data_sha256: as in the record.
     """
     assert all(len(right) == len(label) for right in hits.values())
     tensors = {name: right.cpu().byte() for name, right in hits.items()}

@@ -57,8 +57,9 @@ _DEVICE = {  # what torch says of a device, or of other processes: what to do
     "an operation; use --trainer.deterministic warn",
     r"no kernel image is available": "this torch is not made for this GPU; install one that is, or "
     "give --config configs/trainer/cpu.yaml",
-    r"\bNCCL\b|gloo/transport": "a process of the run does not answer; what ended it is among the "
-    "lines of the others, or the network between them is down (NCCL_DEBUG=INFO tells more)",
+    r"unhandled system error|remote process exited|Connection (closed|reset) by peer": "a process "
+    "of the run does not answer; what ended it is among the lines of the others, or the network "
+    "between them is down (NCCL_DEBUG=INFO tells more)",
 }
 _HALF_WRITTEN = re.compile(r"unexpected pos|PytorchStreamWriter failed|basic_ios::clear")
 _PLACE = re.compile(r'^\s*File "(.+)", line \d+, in .*\n\s*(.*)$', re.MULTILINE)
@@ -133,7 +134,7 @@ def _of_machine(error: BaseException, run_dir: Path | None) -> str | None:
         )
     for pattern, remedy in _DEVICE.items() if isinstance(error, RuntimeError) else ():
         if re.search(pattern, text):
-            return f"{text.strip().splitlines()[0][:200]}: {remedy}"
+            return f"{' '.join(text.split())[:400]}: {remedy}"
     if isinstance(error, RuntimeError) and _HALF_WRITTEN.search(text):
         if isinstance(error.__context__, OSError):
             return None  # which is next

@@ -66,9 +66,12 @@ def cache_folder() -> Path:
 
 def absent(paths: Sequence[str]) -> list[str]:
     """The paths that do not exist, by one look into each of their folders."""
-    folders = {os.path.dirname(path) for path in paths}
-    names = {folder: {*os.listdir(folder)} for folder in folders if os.path.isdir(folder)}
-    return [p for p in paths if os.path.basename(p) not in names.get(os.path.dirname(p), ())]
+    names: dict[str, set[str]] = {}
+    for folder in {os.path.dirname(path) for path in paths}:
+        with suppress(OSError):
+            names[folder] = {*os.listdir(folder)}
+    unlisted = [p for p in paths if os.path.basename(p) not in names.get(os.path.dirname(p), ())]
+    return [p for p in unlisted if not os.path.exists(p)]  # disks may tell names apart otherwise
 
 
 def list_images(

@@ -28,8 +28,11 @@ from ser_lightning.sources.base import ImageSet, Part
 def choose_images(label: Tensor, num_classes: int, num_per_class: int, seed: int) -> np.ndarray:
     """Sorted positions of some images of random classes, the same ones for equal arguments.
 
-    Of images with labels (N,), and of classes with two or more; all where there are fewer than
-    asked for.
+    Args:
+        label: (N,) int64 classes of all images.
+        num_classes: how many classes, of those with two images or more; all where there are fewer.
+        num_per_class: how many images of each; all where there are fewer.
+        seed: of the draws.
 
     Raises:
         ValueError: if less than two classes have two images.
