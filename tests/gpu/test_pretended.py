@@ -8,7 +8,7 @@ from support import in_new_process
 
 TINY = "tests/tiny.yaml"
 SELDOM = ("--trainer.log_every_n_steps", "50")
-DINO = ("--model", "DINO", "--model.num_prototypes", "64", "--model.bottleneck", "8")
+DINO = ("--model", "DINO", "--model.bottleneck", "8")
 
 
 def waits():
