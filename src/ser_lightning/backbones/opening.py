@@ -191,8 +191,10 @@ def _of_file(
             backbone = _by_name(told, image_size, 0, changed)
             load_weights(backbone.vit, weights, NAME_OPTION)
         except ValueError as error:
-            beside = f"; {told} is what {CONFIG} beside it says: without that file, its shapes tell"
-            raise ValueError(f"{error}{beside if name is None else ''}") from error
+            if name is not None:
+                raise
+            beside = f"{told} is what {CONFIG} beside it says: without that file, its shapes tell"
+            raise ValueError(f"{error}; {beside}") from error
     return OpenedBackbone(
         backbone=backbone,
         name=name_of(path),

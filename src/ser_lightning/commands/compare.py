@@ -14,7 +14,7 @@ from ser_lightning.reporting.groups import RunGroup, group_folders, told_apart, 
 from ser_lightning.reporting.runs import read_configuration
 from ser_lightning.reporting.summary import RunCurve, online_table
 from ser_lightning.reporting.tables import ReportTable, to_markdown, to_text
-from ser_lightning.results.record import RECORD_FILES, RESULT_FOLDER
+from ser_lightning.results.record import record_files
 
 _INTRODUCTION = (
     "A row is a configuration, its numbers the mean +- the sample standard deviation over its "
@@ -59,11 +59,7 @@ def run_names(runs: Sequence[Path]) -> dict[Path, str]:
 
 def is_measured(run: Path) -> bool:
     """Whether a folder has anything to compare: results, or an evaluation while training."""
-    return _has_results(run) or while_training(run) is not None
-
-
-def _has_results(run: Path) -> bool:
-    return any((run / RESULT_FOLDER).glob(RECORD_FILES))
+    return bool(record_files(run)) or while_training(run) is not None
 
 
 def while_training(run: Path, name: str = "") -> tuple[RunCurve, int] | None:
@@ -90,7 +86,7 @@ def _measured_curve(run: Path, name: str) -> RunCurve | None:
     """What was measured while training; None for a run that has other results only."""
     if measured := while_training(run, name):
         return measured[0]
-    if _has_results(run):
+    if record_files(run):
         return None
     path = last_checkpoint(run / CHECKPOINT_FOLDER)
     if not path.is_file():

@@ -21,7 +21,7 @@ from ser_lightning.commands.stored_images import (
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Folders, Stage
-from ser_lightning.results.record import RECORD_FILES, RESULT_FOLDER, read_record
+from ser_lightning.results.record import read_record, record_files
 from ser_lightning.runtime.class_help import chosen_class, find_class
 from ser_lightning.runtime.configuration import (
     checked_seed,
@@ -98,9 +98,9 @@ class StageCommandLine(LightningCLI):
         path = given.get("checkpoint")
         if path is not None:  # its own data come first
             root = given.get("data.source.root")
-            data = {"class_path": "LabelledDataModule"}
-            own = {**data, "init_args": data_of_checkpoint(Path(path), root, args)}
-            args = ["--config", yaml.safe_dump({"data": own}), *args]
+            options = data_of_checkpoint(Path(path), root, args)
+            own = {"data": {"class_path": "LabelledDataModule", "init_args": options}}
+            args = ["--config", yaml.safe_dump(own), *args]
         self.config = parser.parse_args(args)
         self.run_dir = Path(
             self.config.run_dir or results_folder(Path(path or ""), is_pretrained(args))
@@ -184,7 +184,7 @@ def refuse_results_of_another(folder: Path, sha256: str) -> None:
     Raises:
         ValueError: names the record, and the remedy.
     """
-    for path in sorted(folder.glob(f"{RESULT_FOLDER}/{RECORD_FILES}")):
+    for path in record_files(folder):
         other = read_record(path).checkpoint_sha256
         if other is not None and other != sha256:
             raise ValueError(

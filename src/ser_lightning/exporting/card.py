@@ -10,10 +10,9 @@ from ser_lightning.exporting.formats import FORMATS
 from ser_lightning.exporting.opened import Opened, preparation
 from ser_lightning.results.measures import describe
 from ser_lightning.results.record import (
-    RECORD_FILES,
-    RESULT_FOLDER,
     LoadedRecord,
     find_records,
+    record_files,
 )
 from ser_lightning.trusted import printable
 
@@ -153,12 +152,11 @@ def _results(opened: Opened) -> Iterator[str]:
 
 def _records(opened: Opened) -> list[LoadedRecord]:
     """The run's records of exactly these weights."""
-    folder = opened.run_dir / RESULT_FOLDER
-    if not any(folder.glob(RECORD_FILES)):
+    if not (files := record_files(opened.run_dir)):
         return []
     return [
         loaded
-        for loaded in find_records([folder])
+        for loaded in find_records(files)
         if loaded.record.checkpoint_sha256 == opened.sha256
         and loaded.record.weights_key == opened.branch
     ]

@@ -15,11 +15,10 @@ from typing import NamedTuple
 
 from ser_lightning.reporting.runs import Run, describe_run, read_run
 from ser_lightning.results.record import (
-    RECORD_FILES,
-    RESULT_FOLDER,
     LoadedRecord,
     ResultRecord,
     find_records,
+    record_files,
 )
 
 _SEED = re.compile(r"[_-]?seed\d+")
@@ -114,7 +113,7 @@ def group_runs(records: Sequence[LoadedRecord], folders: Sequence[Path] = ()) ->
 def group_folders(folders: Sequence[Path]) -> list[RunGroup]:
     """Groups runs, with what is in their result folders; random weights and others left out."""
     folders = unique_folders(folders)
-    files = [file for folder in folders for file in (folder / RESULT_FOLDER).glob(RECORD_FILES)]
+    files = [file for folder in folders for file in record_files(folder)]
     records = find_records(files)
     return group_runs([loaded for loaded in records if loaded.record.checkpoint], folders)
 

@@ -22,7 +22,7 @@ from ser_lightning.reporting.tables import (
     html_table,
 )
 from ser_lightning.results.measures import describe
-from ser_lightning.results.record import RECORD_FILES, RESULT_FOLDER, find_records
+from ser_lightning.results.record import RESULT_FOLDER, find_records, record_files
 
 _LINES = (("#0b6fb8", "-", "o"), ("#d1570a", "--", "s"))
 """Colour, dash, marker of each run: told apart in grey, and by people who see few colours."""
@@ -59,7 +59,7 @@ def read_view(folder: Path, name: str) -> RunView:
         ValueError: the folder is no run's.
     """
     config = read_configuration(folder)
-    if config is None and any((folder / RESULT_FOLDER).glob(RECORD_FILES)):
+    if config is None and record_files(folder):
         run = find_records([folder])[-1].record.run
         told = {key: run.get(key, {}) for key in ("layout", "backbone")}
         return RunView(name, folder, dict(_flat(told)), {}, "trained elsewhere")

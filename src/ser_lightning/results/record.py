@@ -18,7 +18,7 @@ from ser_lightning.files import write_text
 from ser_lightning.sealed import CHECKSUM, content_hash
 
 RESULT_FOLDER = "results"
-RECORD_FILES = "[!.]*.json"  # in it; hidden files are an operating system's
+_RECORDS = "[!.]*.json"  # in it; hidden files are an operating system's
 FORMAT = 2
 """Version of the file format; raise it when a field changes its meaning. Format 1 is still read."""
 
@@ -241,6 +241,11 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def record_files(run: Path) -> list[Path]:
+    """The records in a run's folder, in the order of their names; there may be none."""
+    return sorted((run / RESULT_FOLDER).glob(_RECORDS))
+
+
 def find_records(paths: Iterable[Path]) -> list[LoadedRecord]:
     """The records of run folders, of folders above them, and single files, each once, by path.
 
@@ -249,9 +254,9 @@ def find_records(paths: Iterable[Path]) -> list[LoadedRecord]:
     """
     found: dict[Path, Path] = {}
     for path in paths:
-        files = [path] if path.is_file() else sorted(path.rglob(f"{RESULT_FOLDER}/{RECORD_FILES}"))
+        files = [path] if path.is_file() else sorted(path.rglob(f"{RESULT_FOLDER}/{_RECORDS}"))
         if path.name == RESULT_FOLDER:
-            files += sorted(path.glob(RECORD_FILES))
+            files += sorted(path.glob(_RECORDS))
         if not files:
             state = f"has no {RESULT_FOLDER}/*.json" if path.is_dir() else "does not exist"
             raise ValueError(f"{path} {state}; give run folders that were evaluated")
