@@ -20,6 +20,7 @@ ALLOWED = {
     "memory": set(),
     "processes": set(),
     "randomness": set(),
+    "run_length": set(),
     "step_logs": set(),
     "trainer_rules": set(),
     "trusted": set(),
@@ -28,7 +29,7 @@ ALLOWED = {
     "losses": {"distributed"},
     "results": {"corruptions", "files", "sealed"},
     "sealed": {"damage", "files"},
-    "runtime": {"checkpoints", "files", "memory", "optim", "processes", "trusted"},
+    "runtime": {"checkpoints", "files", "memory", "processes", "run_length", "trusted"},
     # source -> view -> batch -> token map -> loss
     "sources": {"files", "randomness", "sealed"},
     "data": {
@@ -40,7 +41,7 @@ ALLOWED = {
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
     "objectives": {
         *("backbones", "batch", "checkpoints", "distributed", "files", "groups", "losses", "optim"),
-        *("regularizers", "step_logs", "trainer_rules"),
+        *("regularizers", "run_length", "step_logs", "trainer_rules"),
     },
     # checkpoint -> stage -> record -> table
     "evaluation": {
@@ -51,6 +52,7 @@ ALLOWED = {
             "optim",
             "randomness",
             "results",
+            "run_length",
             "sealed",
             "sources",
             "step_logs",
@@ -68,8 +70,8 @@ ALLOWED = {
     "commands": {
         *("backbones", "batch", "checkpoints", "cli", "contents", "data", "evaluation"),
         *("exporting", "files"),
-        *("foreign", "groups", "objectives", "optim", "reporting", "results", "runtime", "sealed"),
-        "trainer_rules",
+        *("foreign", "groups", "objectives", "reporting", "results", "run_length", "runtime"),
+        *("sealed", "trainer_rules"),
     },
     "cli": {"commands", "data", "objectives", "runtime"},
 }

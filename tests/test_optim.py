@@ -8,13 +8,8 @@ import torch
 from timm.optim import Lamb, Lars
 from torch import nn
 
-from ser_lightning.optim import (
-    before_resuming,
-    check_optimizer,
-    clip_each_,
-    decay_groups,
-    run_length,
-)
+from ser_lightning.optim import check_optimizer, clip_each_, decay_groups
+from ser_lightning.run_length import before_resuming, run_length
 
 
 def naive_clip(gradient, max_norm):

@@ -19,7 +19,7 @@ from ser_lightning.evaluation.view_pairs import (
     predictions,
     whole_pairs,
 )
-from ser_lightning.optim import RunLength
+from ser_lightning.run_length import RunLength
 from support import run_processes, tiny_backbone
 
 WIDTH = 10

@@ -8,7 +8,7 @@ import pytest
 from objectives.tiny_run import STEPS_PER_EPOCH
 from ser_lightning.data import CropViews, InvertibleViews, PartitionedDataModule, Shapes
 from ser_lightning.objectives.simclr import SimCLR
-from ser_lightning.optim import restate_progress
+from ser_lightning.run_length import restate_progress
 from ser_lightning.runtime import RunCheckpoint
 from support import PATCH, tiny_objective
 

@@ -8,7 +8,7 @@ import torch
 from ser_lightning.backbones import SplitViT
 from ser_lightning.losses import negative_cosine, projection_std
 from ser_lightning.objectives.simsiam import SimSiam
-from ser_lightning.optim import RunLength
+from ser_lightning.run_length import RunLength
 from support import tiny_batch, tiny_objective
 
 # the first losses of tests/objectives/golden.py

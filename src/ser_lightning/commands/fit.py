@@ -29,8 +29,8 @@ from ser_lightning.commands.pictures import Pictures
 from ser_lightning.data import PartitionedDataModule
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.objectives import Objective
-from ser_lightning.optim import is_trial
 from ser_lightning.reporting.summary import summary_table
+from ser_lightning.run_length import is_trial
 from ser_lightning.runtime.checkpoint import AtomicCheckpointIO, RunCheckpoint
 from ser_lightning.runtime.configuration import (
     checked_seed,

@@ -22,12 +22,12 @@ from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.evaluation.online import Neighbours
 from ser_lightning.groups import Frame, GroupElement, act
 from ser_lightning.numbers import NonNegativeInt, checked
-from ser_lightning.optim import is_trial
 from ser_lightning.reporting.figures import token_map_figure
 from ser_lightning.reporting.gallery import ViewGallery, view_figure
 from ser_lightning.reporting.neighbours import NeighbourRow, neighbour_figure
 from ser_lightning.reporting.runs import PICTURE_FOLDER
 from ser_lightning.reporting.token_maps import TokenComparison, token_maps_of
+from ser_lightning.run_length import is_trial
 
 NUM_IMAGES = 2  # whose views are drawn, the first ones
 NUM_TRIED = 16  # that are looked at for readable ones

@@ -21,7 +21,7 @@ from ser_lightning.distributed import gather
 from ser_lightning.evaluation.features import CleanRows, FeatureBatch
 from ser_lightning.evaluation.metrics.accuracy import Accuracy, AccuracyCounter
 from ser_lightning.evaluation.stage import fit_on_frozen
-from ser_lightning.optim import RunLength, before_resuming, run_length
+from ser_lightning.run_length import RunLength, before_resuming, run_length
 from ser_lightning.step_logs import log_loss
 
 SELECTION_SHARE = 0.2  # SER: of 50 epochs, from epoch 40 on

@@ -24,8 +24,8 @@ from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.evaluation.features import Features, cached_features
 from ser_lightning.foreign.layouts import SAFE
 from ser_lightning.numbers import NonNegativeInt, PositiveInt, checked
-from ser_lightning.optim import before_resuming, run_length
 from ser_lightning.results.points import Points
+from ser_lightning.run_length import before_resuming, run_length
 from ser_lightning.sources.base import ImageSet
 from ser_lightning.trainer_rules import check_trainer
 from ser_lightning.trusted import trusted_class

@@ -30,20 +30,16 @@ from ser_lightning.objectives.finite_guard import FiniteGuard, NonFinite, Pass
 from ser_lightning.objectives.replay_file import stop
 from ser_lightning.optim import (
     OptimizerFactory,
-    Place,
-    RunLength,
     Scaling,
-    before_resuming,
     check_optimizer,
     clip_each_,
     decay_groups,
-    is_trial,
-    run_length,
     scaled_learning_rate,
     scheduled,
     warmup_cosine,
 )
 from ser_lightning.regularizers import Regularizer
+from ser_lightning.run_length import Place, RunLength, before_resuming, is_trial, run_length
 from ser_lightning.step_logs import log_loss, log_setting
 from ser_lightning.trainer_rules import check_trainer
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from ser_lightning.distributed import all_reduce_mean
 from ser_lightning.objectives.finite_guard import Pass
-from ser_lightning.optim import Place
+from ser_lightning.run_length import Place
 
 if TYPE_CHECKING:
     from ser_lightning.objectives.base import Objective

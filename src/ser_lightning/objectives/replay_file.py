@@ -16,7 +16,7 @@ from ser_lightning.files import atomic_path
 from ser_lightning.groups import GroupElement
 from ser_lightning.objectives.examine import Examination, examine
 from ser_lightning.objectives.finite_guard import NonFinite, Pass
-from ser_lightning.optim import Place, RunLength
+from ser_lightning.run_length import Place, RunLength
 
 if TYPE_CHECKING:
     from ser_lightning.objectives.base import Objective

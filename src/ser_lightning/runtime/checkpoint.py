@@ -24,7 +24,7 @@ from typing_extensions import override
 from ser_lightning.checkpoints import last_checkpoint, load_checkpoint, previous_checkpoint
 from ser_lightning.files import atomic_path, keep_as, sweep
 from ser_lightning.numbers import Minutes, PositiveInt, checked
-from ser_lightning.optim import is_trial
+from ser_lightning.run_length import is_trial
 from ser_lightning.runtime.run_folder import run_folder_of
 
 

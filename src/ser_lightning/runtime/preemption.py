@@ -13,8 +13,8 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from ser_lightning.optim import restate_validation
 from ser_lightning.processes import STOPPING, is_launched
+from ser_lightning.run_length import restate_validation
 from ser_lightning.runtime.checkpoint import RunCheckpoint
 
 _REQUEUE = getattr(signal, "SIGUSR1", None)  # Windows has none

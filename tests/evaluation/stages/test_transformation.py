@@ -26,8 +26,8 @@ from ser_lightning.evaluation.stages.transformation import (
     task_input,
     version_features,
 )
-from ser_lightning.optim import RunLength
 from ser_lightning.results.record import read_record
+from ser_lightning.run_length import RunLength
 from ser_lightning.sources.base import ImageSet
 from support import tiny_backbone
 from tiny_names import SHAPES

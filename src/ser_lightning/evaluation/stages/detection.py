@@ -24,7 +24,8 @@ from ser_lightning.evaluation.metrics.average_precision import (
 from ser_lightning.evaluation.per_image import test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite, fit_on_frozen
 from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, PositiveInt, checked
-from ser_lightning.optim import decay_groups, run_length, scheduled
+from ser_lightning.optim import decay_groups, scheduled
+from ser_lightning.run_length import run_length
 from ser_lightning.sources.coco import Boxes
 from ser_lightning.step_logs import log_loss
 

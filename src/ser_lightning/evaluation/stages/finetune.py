@@ -25,8 +25,9 @@ from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
 from ser_lightning.evaluation.per_image import test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 from ser_lightning.numbers import BelowOne, NonNegative, Positive, Ratio, checked
-from ser_lightning.optim import run_length, scaled_learning_rate, scheduled, warmup_cosine
+from ser_lightning.optim import scaled_learning_rate, scheduled, warmup_cosine
 from ser_lightning.randomness import Stream, generator
+from ser_lightning.run_length import run_length
 from ser_lightning.step_logs import log_loss
 
 _NOT_DECAYED = ("cls_token", "reg_token", "pos_embed")

@@ -21,7 +21,8 @@ from ser_lightning.evaluation.probe import Heads, Probe
 from ser_lightning.evaluation.probe_stage import ProbeStage
 from ser_lightning.evaluation.stage import StageResult
 from ser_lightning.numbers import Positive, checked
-from ser_lightning.optim import RunLength, cosine, scaled_learning_rate, scheduled
+from ser_lightning.optim import cosine, scaled_learning_rate, scheduled
+from ser_lightning.run_length import RunLength
 
 MOMENTUM = 0.9
 INITIAL_STD = 0.01

@@ -30,8 +30,9 @@ from ser_lightning.evaluation.per_image import test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite, fit_on_frozen
 from ser_lightning.evaluation.stages.transformation import probed_layers
 from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, checked
-from ser_lightning.optim import decay_groups, run_length, scheduled, warmup_cosine
+from ser_lightning.optim import decay_groups, scheduled, warmup_cosine
 from ser_lightning.results.shown import MaskPicture, MaskPictures
+from ser_lightning.run_length import run_length
 from ser_lightning.sources.masks import IGNORED, mask_of
 from ser_lightning.step_logs import log_loss
 
