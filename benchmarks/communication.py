@@ -10,6 +10,8 @@ step by `tests/benchmarking/test_communication.py`; nothing of this is measured 
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -124,26 +126,21 @@ def full_size(cls: Any) -> Objective:
 def table(num_images: int = 256, num_invertible: int = 3, num_tokens: int = 196) -> str:
     """Megabytes that a rank sends in a step, in Markdown: what the losses need, and gradients."""
     head = " | ".join(f"{size} ranks" for size in WORLD_SIZES)
-    lines = [f"| objective | what | a rank's tensor | {head} |", "|---|---|---" * 2 + "|---|"]
-    lines[1] = "|---" * (3 + len(WORLD_SIZES)) + "|"
+    rule = "|---" * (3 + len(WORLD_SIZES)) + "|"
+    lines = [f"| objective | what | a rank's tensor | {head} |", rule]
     for cls in COMPARED:
         tokens = NUM_VIEWS * [num_invertible * num_tokens]
-        for name, rows in _by_name(collectives(full_size(cls), num_images, tokens, 2)):
+        found = collectives(full_size(cls), num_images, tokens, 2)
+        for name, group in groupby(found, attrgetter("what")):
             if name == "scalars to log":  # a few bytes
                 continue
+            rows = list(group)
             cells = [sum(row.num_bytes for row in rows)]
             cells += [round(sum(row.sent(size) for row in rows)) for size in WORLD_SIZES]
             sizes = " | ".join(f"{cell / 1e6:.3g}" if cell < 1e9 else f"{cell / 1e6:.0f}"
                                for cell in cells)  # fmt: skip
             lines.append(f"| {cls.__name__} | {name} | {sizes} |")
     return "\n".join(lines)
-
-
-def _by_name(found: Iterable[Collective]) -> Iterable[tuple[str, list[Collective]]]:
-    names: dict[str, list[Collective]] = {}
-    for collective in found:
-        names.setdefault(collective.what, []).append(collective)
-    return names.items()
 
 
 def main() -> None:

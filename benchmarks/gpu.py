@@ -5,16 +5,16 @@ interleaved repetitions; the peak is that of a matrix product in bf16 in the sam
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.operations import SIZES, Counted, Size, steps
+from benchmarks.operations import SIZES, Size, counted, steps
+from benchmarks.turns import medians
 from ser_lightning.data import InvertibleViews, PartitionedDataModule, Patterns
 
 PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
@@ -31,24 +31,22 @@ ROWS = {
 Figures = Mapping[str, Mapping[str, float | None]]
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of some work, to its end on the device."""
-    _finish(device)
-    start = time.perf_counter()
-    work()
-    _finish(device)
-    return time.perf_counter() - start
-
-
-def _finish(device: torch.device) -> None:
+def now(device: torch.device) -> float:
+    """Seconds on a clock, when what the device was given to do is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def peak(device: torch.device, side: int) -> float:
     """Operations a second of a product of square bf16 matrices, the best of five."""
     matrix = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    return 2 * side**3 / min(seconds(lambda: matrix @ matrix, device) for _ in range(5))
+    seconds = []
+    for _ in range(5):
+        start = now(device)
+        matrix @ matrix
+        seconds.append(now(device) - start)
+    return 2 * side**3 / min(seconds)
 
 
 def fed(size: Size, num_batches: int = 8) -> float:
@@ -79,12 +77,10 @@ def measure(
     fastest = peak(device, 8192 if device.type == "cuda" else 512)
     for label, size in sizes.items():
         pair = steps(size, device.type)
-        for work in pair.values():
-            work()  # caches are filled
-        times = _medians(pair, device, repeats)
+        times = medians(pair, repeats, partial(now, device))
         with FlopCounterMode(display=False) as flops:
             pair["base"]()
-        counts = {name: _operations(work) for name, work in pair.items()}
+        counts = {name: counted(work).total() for name, work in pair.items()}
         figures: tuple[float | None, ...] = (
             size.batch_size / times["base"],
             flops.get_total_flops() / times["base"] / fastest,
@@ -96,22 +92,6 @@ def measure(
         for name, figure in zip(ROWS, figures, strict=True):
             found[name][label] = figure
     return found
-
-
-def _medians(
-    pair: Mapping[str, Callable[[], Tensor]], device: torch.device, repeats: int
-) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in pair}
-    for _ in range(repeats):
-        for name, work in pair.items():
-            times[name].append(seconds(work, device))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def _operations(work: Callable[[], object]) -> int:
-    with Counted() as counted:
-        work()
-    return sum(counted.names.values())
 
 
 def _memory(work: Callable[[], object], device: torch.device) -> float | None:

@@ -1,6 +1,6 @@
 """Operations and time of a step with SER, and with SER between crops, beside the step without.
 
-Run: python benchmarks/operations.py --json result.json
+Run: python -m benchmarks.operations --json result.json
 
 Every operation of PyTorch that computes something is counted, views left out, from the rendering
 of a batch to the end of the backward pass: on a GPU each is at least one kernel. Times are medians
@@ -10,8 +10,6 @@ ratios of one run mean something.
 
 import argparse
 import json
-import statistics
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.turns import medians
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import NUM_GLOBAL_VIEWS
 from ser_lightning.data import BatchKey, InvertibleViews, PartitionedDataModule, Patterns
@@ -50,8 +49,6 @@ SIZES = {
     ),
     "ViT-S": Size("vit_small_patch16_224", 224, 16, 3, {}, 32, 2),
 }
-
-
 HEADS: dict[str, Any] = {"hidden": 1024, "projection": 128}
 
 
@@ -68,6 +65,13 @@ class Counted(TorchDispatchMode):
         if not function.is_view and "detach" not in str(function):
             self.names[str(function)] += 1
         return function(*args, **(kwargs or {}))
+
+
+def counted(work: Callable[[], object]) -> Counter[str]:
+    """The operations of some work, by name."""
+    with Counted() as mode:
+        work()
+    return mode.names
 
 
 def steps(size: Size, device: str = "cpu") -> dict[str, Callable[[], Tensor]]:
@@ -144,27 +148,16 @@ def main() -> None:
     result = {}
     for label, size in SIZES.items():
         pair = steps(size)
-        counts = {}
-        for name, step in pair.items():
-            step()  # caches are filled
-            with Counted() as counted:
-                step()
-            counts[name] = counted.names
-        times: dict[str, list[float]] = {name: [] for name in pair}
-        for _ in range(options.repeats):
-            for name, step in pair.items():
-                start = time.perf_counter()
-                step()
-                times[name].append(time.perf_counter() - start)
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        totals = {name: sum(names.values()) for name, names in counts.items()}
-        print(f"{label}: operations {totals}; seconds {medians}")
+        seconds = medians(pair, options.repeats)
+        counts = {name: counted(step) for name, step in pair.items()}
+        totals = {name: names.total() for name, names in counts.items()}
+        print(f"{label}: operations {totals}; seconds {seconds}")
         for name in ("SER", "overlap"):
-            ratio, slower = totals[name] / totals["base"], medians[name] / medians["base"]
+            ratio, slower = totals[name] / totals["base"], seconds[name] / seconds["base"]
             print(f"  {name} over base: operations {ratio:.2f}, seconds {slower:.3f}")
             for operation, more in (counts[name] - counts["base"]).most_common(options.names):
                 print(f"    {operation}: {more} more than {counts['base'][operation]}")
-        result[label] = {"operations": totals, "seconds": medians}
+        result[label] = {"operations": totals, "seconds": seconds}
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
 

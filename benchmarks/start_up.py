@@ -1,6 +1,6 @@
 """How long one waits for a command, beside `import torch` and `import torch, lightning`.
 
-Run: python benchmarks/start_up.py --repeats 5 --json result.json
+Run: python -m benchmarks.start_up --repeats 5 --json result.json
 
 Every command is a process of its own, all in turn. The run that is reported on is made here, once:
 a configuration with results. Times are medians; only ratios of one run mean something, on a machine
@@ -11,15 +11,16 @@ what passes between a command and its first step, in one process, by calling the
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from benchmarks.turns import medians
 
 CONFIG = ["--config", "configs/moco_ser.yaml"]
 GOALS = {"--help": 0.5, "--version": 0.5, "report": 0.5, "compare": 0.5, "fit --print_config": 1.0}
@@ -56,14 +57,10 @@ def make_run(folder: Path) -> None:
         )
 
 
-def timed(arguments: list[str]) -> float:
-    """Seconds of one process."""
-    start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    return time.perf_counter() - start
+def run(arguments: list[str]) -> None:
+    """A process, whose output nobody reads."""
+    quiet = subprocess.DEVNULL
+    subprocess.run([sys.executable, *arguments], check=True, stdout=quiet, stderr=quiet)
 
 
 def measure(repeats: int) -> dict[str, float]:
@@ -72,11 +69,8 @@ def measure(repeats: int) -> dict[str, float]:
         folder = Path(name)
         make_run(folder / "run")
         named = commands(folder / "run", folder)
-        seconds: dict[str, list[float]] = {command: [] for command in named}
-        for _ in range(repeats):
-            for command, arguments in named.items():
-                seconds[command].append(timed(arguments))
-    return {command: statistics.median(values) for command, values in seconds.items()}
+        works = {command: partial(run, arguments) for command, arguments in named.items()}
+        return medians(works, repeats, num_warm=0)
 
 
 def stages(arguments: list[str]) -> dict[str, float]:
@@ -131,13 +125,14 @@ def main() -> None:
         "--stages", nargs=argparse.REMAINDER, help="arguments of fit: --config FILE ..."
     )
     options = parser.parse_args()
-    show: Callable[[str, float, str], None] = lambda name, value, note: print(  # noqa: E731
-        f"{name:28}{value:8.2f} s{note}"
-    )
+
+    def show(name: str, value: float, note: str = "") -> None:
+        print(f"{name:28}{value:8.2f} s{note}")
+
     if options.stages is not None:
         result = stages(options.stages)
         for name, value in result.items():
-            show(name, value, "")
+            show(name, value)
     else:
         result = measure(options.repeats)
         for name, value in result.items():

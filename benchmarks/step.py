@@ -14,7 +14,6 @@ import argparse
 import copy
 import json
 import os
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from benchmarks.operations import HEADS, SIZES, Size, made
+from benchmarks.turns import medians
 from ser_lightning.backbones.compiled import require_compiler
 from ser_lightning.backbones.ema import update_momentum
 from ser_lightning.backbones.heads import mlp
@@ -142,14 +142,7 @@ def main() -> None:
         with_compiler = True
     result: dict[str, Any] = {}
     for label in options.sizes:
-        named = steps(SIZES[label], with_compiler)
-        times: dict[str, list[float]] = {name: [] for name in named}
-        for repeat in range(1 + options.repeats):
-            for name, step in named.items():
-                elapsed = seconds_of(step)
-                if repeat:  # the first one compiles, and fills caches
-                    times[name].append(elapsed)
-        result[label] = {name: statistics.median(values) for name, values in times.items()}
+        result[label] = medians(steps(SIZES[label], with_compiler), options.repeats)
         for name, seconds in result[label].items():
             speed = SIZES[label].batch_size / seconds
             ratio = result[label]["timm"] / seconds

@@ -1,6 +1,6 @@
 """Validation while training: passes of the backbone, images and seconds, before and after.
 
-Run: python benchmarks/validation.py --json result.json
+Run: python -m benchmarks.validation --json result.json
 
 "Before" is what version 0.1.0 did: every batch of queries passes for its features; the chosen
 images of a batch, a dozen, pass again for the mean token, and for the scores upright and once for
@@ -12,14 +12,14 @@ ratios of one run mean something, on a machine with nothing else to do.
 import argparse
 import json
 import os
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.turns import medians
 from ser_lightning.backbones import SplitViT
 from ser_lightning.evaluation.chosen import ChosenQueries, Images, enough, query_values
 from ser_lightning.evaluation.metrics.equivariance import FAMILIES, family_elements, token_cosine
@@ -95,19 +95,17 @@ def main() -> None:
     pixels = torch.randn(options.queries, 3, options.image_size, options.image_size)
     ways: dict[str, Callable[[SplitViT, Tensor, int], float]] = {"before": before, "after": after}
     result: dict[str, dict[str, float]] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+
+    def measure(name: str) -> None:
+        backbone.passes = backbone.images = 0
+        score = ways[name](backbone, pixels, options.chosen)
+        result[name] = {"score": score, "passes": backbone.passes, "images": backbone.images}
+
+    works = {name: partial(measure, name) for name in ways}
     with torch.no_grad():
-        for _ in range(options.repeats):
-            for name, way in ways.items():
-                backbone.passes = backbone.images = 0
-                start = time.perf_counter()
-                score = way(backbone, pixels, options.chosen)
-                seconds[name].append(time.perf_counter() - start)
-                result[name] = {
-                    "score": score, "passes": backbone.passes, "images": backbone.images,
-                }  # fmt: skip
+        seconds = medians(works, options.repeats, num_warm=0)
     for name, row in result.items():
-        row["seconds"] = statistics.median(seconds[name])
+        row["seconds"] = seconds[name]
         print(name, row)
     ratios = {key: row / result["after"][key] for key, row in result["before"].items()}
     print(f"before over after: {ratios}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")

@@ -11,16 +11,15 @@ passes over the same number of images that take turns; only ratios of one run me
 import argparse
 import json
 import random
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 
+from benchmarks.turns import medians
 from ser_lightning.data import BatchKey, CropViews, ImageFolder, PartitionedDataModule
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD, HostBatch, render
 from ser_lightning.sources.decode import read_image
@@ -90,16 +89,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     named = passes(options.images, options.count, options.size)
-    seconds: dict[str, list[float]] = {name: [] for name in named}
-    for repeat in range(1 + options.repeats):
-        for name, run in named.items():
-            start = time.process_time()
-            run()
-            if repeat:
-                seconds[name].append(time.process_time() - start)
-    result: dict[str, Any] = {
-        name: options.count / statistics.median(values) for name, values in seconds.items()
-    }
+    seconds = medians(named, options.repeats, time.process_time)
+    result = {name: options.count / each for name, each in seconds.items()}
     for name, speed in result.items():
         print(f"{name:14}{speed:8.0f} images/s/core {speed / result['torchvision']:6.2f}x")
     if options.json:
