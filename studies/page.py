@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ser_lightning.files import atomic_path
+from ser_lightning.files import write_text
 from ser_lightning.reporting.compare import GroupCost, runs_table
 from ser_lightning.reporting.groups import RunGroup, average
 from ser_lightning.reporting.intervals import Interval, paired_difference, seed_difference
@@ -183,8 +183,7 @@ def write_page(page: Page, rows: Sequence[StudyRow]) -> None:
         "## Against the layer",
         f"![Accuracy and equivariance against the layer]({picture.name})",
     ]
-    with atomic_path(page.path) as partial:
-        partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(page.path, "\n\n".join(parts) + "\n")
 
 
 _READING = """\
@@ -277,11 +276,12 @@ def _judge(better: StudyRow, worse: StudyRow, measure: Measure) -> tuple[str, st
     if not (ours and theirs):
         return "-", "not measured"
     digits = describe(measure.metric).digits
+    seen = f"{np.mean(ours) - np.mean(theirs):+.{digits}f}"
     found = _difference(better, worse, measure)
     if found is None and measure.is_paired:
-        return f"{np.mean(ours) - np.mean(theirs):+.{digits}f}", "hits of a run are missing"
+        return seen, "hits of a run are missing"
     if found is None or min(len(ours), len(theirs)) < 2:
-        return f"{np.mean(ours) - np.mean(theirs):+.{digits}f}", "cannot be told (one seed)"
+        return seen, "cannot be told (one seed)"
     seen = f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
     if found.low > 0:
         return seen, "**holds**"

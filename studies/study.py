@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ser_lightning.checkpoints import CHECKPOINT_FOLDER, last_checkpoint, load_checkpoint
 from ser_lightning.commands.compare import group_cost
-from ser_lightning.files import atomic_path
+from ser_lightning.files import write_text
 from ser_lightning.reporting.groups import group_folders
 from ser_lightning.runtime.configuration import packaged
 from studies.page import ONLINE, Page, StudyRow, write_page
@@ -183,8 +183,7 @@ def run_unit(unit: Unit, source: Sequence[str], short: bool, threads: int) -> st
             return f"{unit.folder} failed, see {log}; it ends in\n  {tail}"
         if name == "fit":
             _write_json(unit.folder / ONLINE, _online(unit.folder))
-            with atomic_path(unit.folder / PRETRAINED) as partial:  # last: all of it is there
-                partial.write_text(unit.fingerprint, encoding="utf-8")
+            write_text(unit.folder / PRETRAINED, unit.fingerprint)  # last: all of it is there
         seconds[name] = seconds.get(name, 0) + round(time.monotonic() - start)
         _write_json(times, seconds)
         keep(unit)
@@ -192,8 +191,7 @@ def run_unit(unit: Unit, source: Sequence[str], short: bool, threads: int) -> st
 
 
 def _write_json(path: Path, content: object) -> None:
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1))
 
 
 def _online(folder: Path) -> dict[str, object]:
