@@ -3,7 +3,6 @@
 Images here are resized bicubically, whatever a file says of that.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,12 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ser_lightning.backbones.weights import read_preparation
 from ser_lightning.files import with_home
-from ser_lightning.foreign.architecture import CONFIG, read_config_beside, read_options_beside
+from ser_lightning.foreign.architecture import (
+    CONFIG,
+    read_config_beside,
+    read_mapping,
+    read_options_beside,
+)
 from ser_lightning.foreign.layouts import SAFE
 from ser_lightning.numbers import Probability, Ratio, fits
 
@@ -82,17 +86,14 @@ def _of_timm(name: str, beside: Mapping[str, Any], file: Path) -> Preparation:
 
 def _of_processor(path: Path) -> dict[str, Any]:
     """The same in transformers' words; empty where there is no such file that tells."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        sides = {key: _side(content.get(key)) for key in ("size", "crop_size")}
-        found = {"mean": content.get("image_mean"), "std": content.get("image_std")}
-        if content.get("do_normalize") is False:
-            found = {"mean": [0.0] * 3, "std": [1.0] * 3}
-    except (OSError, ValueError, RecursionError, AttributeError):
-        return {}
-    if sides["size"]:
-        crops = content.get("do_center_crop") is not False and sides["crop_size"]
-        found["crop_fraction"] = sides["crop_size"] / sides["size"] if crops else 1.0
+    content = read_mapping(path)
+    found = {"mean": content.get("image_mean"), "std": content.get("image_std")}
+    if content.get("do_normalize") is False:
+        found = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    side, cropped = (_side(content.get(key)) for key in ("size", "crop_size"))
+    if side:
+        crops = content.get("do_center_crop") is not False and cropped
+        found["crop_fraction"] = cropped / side if crops else 1.0
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -48,10 +48,8 @@ def architecture_of(weights: Weights, num_heads: int | None = None) -> Architect
     _require_plain(weights)
     width, patch = state["cls_token"].shape[-1], state["patch_embed.proj.weight"].shape[-1]
     depth = 1 + max(int(match[1]) for match in (re.match(_PER_BLOCK, n) for n in state) if match)
-    hidden, fan_in = (
-        len(state["blocks.0.mlp.fc1.weight"]),
-        state["blocks.0.mlp.fc2.weight"].shape[1],
-    )
+    hidden = len(state["blocks.0.mlp.fc1.weight"])
+    fan_in = state["blocks.0.mlp.fc2.weight"].shape[1]
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
     ratio = hidden / width
     if int(width * ratio) < hidden:  # as timm takes it back
@@ -104,14 +102,19 @@ def told_epsilon(weights: Weights) -> dict[str, float]:
     return {} if eps == 1e-6 else {"norm_eps": float(eps)}
 
 
-def read_config_beside(path: Path) -> dict[str, Any]:
-    """The `config.json` that hubs keep beside weights; empty where there is none that tells."""
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; empty where there is none, or none that can be read."""
     try:
-        content = json.loads(path.with_name(CONFIG).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    is_vit = isinstance(content, dict) and {"hidden_size", "architecture"} & content.keys()
-    return content if is_vit else {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_config_beside(path: Path) -> dict[str, Any]:
+    """The `config.json` that hubs keep beside weights; empty where there is none that tells."""
+    content = read_mapping(path.with_name(CONFIG))
+    return content if {"hidden_size", "architecture"} & content.keys() else {}
 
 
 def _config_of(weights: Weights) -> dict[str, Any]:
@@ -210,7 +213,7 @@ def _late_cls(weights: Weights, registers: int) -> tuple[int | None, tuple[str, 
 def _require_plain(weights: Weights) -> None:
     """Refuses weights that are not those of a plain ViT with one class token."""
     state = weights.state
-    needed = ("cls_token", "pos_embed", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
+    needed = ("blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
     answers = {
         "a distillation token beside [CLS]": "dist_token" in state,
         "relative positions": any(
