@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -31,7 +32,6 @@ from ser_lightning.backbones.vit import (
     build_vit,
     drop_cls_position,
     grid_of,
-    positions,
     require_layers,
     resolve_cls_layer,
 )
@@ -272,7 +272,11 @@ class SplitViT(nn.Module):
         timm, which puts [CLS] at the input, computes ANOTHER embedding: use `from_safetensors` to
         keep this one.
         """
-        return weight_files.add_cls_position(self.vit.state_dict(), self.vit)
+        state: dict[str, Tensor] = {n: value.clone() for n, value in self.vit.state_dict().items()}
+        if self.cls_layer > 0:
+            position = state["pos_embed"]
+            state["pos_embed"] = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
+        return state
 
     def export_safetensors(self, path: str | Path, preparation: str | None = None) -> None:
         """Writes the weights under timm's names, with what `from_safetensors` needs to rebuild.
@@ -283,15 +287,18 @@ class SplitViT(nn.Module):
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens with position embedding, (B, h*w, C) or after [CLS] and registers; the grid."""
-        vit, grid = self.vit, grid_of(images, self.patch_size)
+        vit, grid, num_others = self.vit, grid_of(images, self.patch_size), 0
         images = images.to(vit.pos_embed.dtype)  # for weights in half precision
         choose_attention(self._fusable, images, vit.cls_token)
         # The convolution may leave channels first in memory; every later operation would copy.
         tokens = vit.patch_embed(images).flatten(1, 2).contiguous()
         if self.cls_layer == 0:
-            tokens = self._join(tokens)
-        num_others = 1 + self.num_registers if self.cls_layer == 0 else 0
-        position = positions(vit, grid, self.grid, num_others)
+            tokens, num_others = self._join(tokens), 1 + self.num_registers
+        # Differs: bicubic as in the public code, which gives scales of (h + 0.1) / 14 for sizes.
+        sizes = list(grid), list(self.grid)
+        position = resample_abs_pos_embed(
+            vit.pos_embed, *sizes, num_prefix_tokens=num_others, antialias=False
+        )
         return vit.norm_pre(vit.pos_drop(tokens + position)), grid
 
     def _walk(
@@ -304,8 +311,7 @@ class SplitViT(nn.Module):
         found = {}
         for number in range(max(layers) + 1):
             if number > 0:
-                block = self.vit.blocks[number - 1]
-                packed = self._computed(run_block, block, self._enter(packed, number - 1))
+                packed = self._computed(run_block, packed, number - 1)
             if number in layers:
                 is_last = number == self.depth
                 final = packed._replace(tokens=self.vit.norm(packed.tokens)) if is_last else packed
@@ -316,27 +322,28 @@ class SplitViT(nn.Module):
 
     def _finish(self, packed: Packed) -> Tensor:
         """The blocks after the deepest layer and the final norm: (sum of n, C) embeddings."""
-        for index in range(self.layers[-1], self.depth - 1):
-            packed = self._computed(run_block, self.vit.blocks[index], self._enter(packed, index))
-        packed, last = self._enter(packed, self.depth - 1), self.vit.blocks[-1]
+        last = self.depth - 1
+        for index in range(self.layers[-1], last):
+            packed = self._computed(run_block, packed, index)
         if self._cls_only:
-            cls = self._computed(run_cls_block, last, packed)
+            cls = self._computed(run_cls_block, packed, last)
         else:
-            groups = self._computed(run_block, last, packed).groups
+            groups = self._computed(run_block, packed, last).groups
             cls = in_a_row([group[:, 0] for group in groups])
         normed: Tensor = self.vit.norm(cls)
         return normed
 
-    def _computed(self, run: Run[Output], block: nn.Module, packed: Packed) -> Output:
-        """A block's output, of which only the input is kept where activations are not."""
+    def _computed(self, run: Run[Output], packed: Packed, index: int) -> Output:
+        """The output of block `index` (from 0), before which [CLS] joins if it is its first one.
+
+        Only the block's input is kept where activations are not.
+        """
+        if 0 < index == self.cls_layer:
+            packed = pack([self._join(group) for group in packed.groups])
+        block = self.vit.blocks[index]
         run = compiled(run) if self.compiles else run
         is_again = self.grad_checkpointing and torch.is_grad_enabled()
         return run_again(run, block, packed) if is_again else run(block, packed)
-
-    def _enter(self, packed: Packed, index: int) -> Packed:
-        """The tokens that block `index` (from 0) sees: [CLS] joins in front of its first one."""
-        joins = 0 < index == self.cls_layer
-        return pack([self._join(group) for group in packed.groups]) if joins else packed
 
     def _join(self, tokens: Tensor) -> Tensor:
         vit, num_images = self.vit, tokens.shape[0]

@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 import timm
 import torch
 from timm.layers.patch_embed import PatchEmbed
-from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.weight_init import trunc_normal_
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -159,22 +158,6 @@ def grid_of(images: Tensor, patch_size: int) -> tuple[int, int]:
             f"{patch_size} pixels; resize its sides to multiples of {patch_size}"
         )
     return height // patch_size, width // patch_size
-
-
-# Differs: bicubic as in the public code, which gives scales of (h + 0.1) / 14 for sizes.
-def positions(vit: Any, grid: tuple[int, int], own: tuple[int, int], num_others: int) -> Tensor:
-    """The position embedding of a grid, upright; resampled, not antialiased, from the model's own.
-
-    Args:
-        vit: timm's model.
-        grid: (h, w) tokens of the images.
-        own: (h, w) tokens that the model's embedding is of.
-        num_others: entries of [CLS] and registers before the grid's.
-    """
-    resampled: Tensor = resample_abs_pos_embed(
-        vit.pos_embed, list(grid), list(own), num_prefix_tokens=num_others, antialias=False
-    )
-    return resampled
 
 
 def block_number(layer: Layer, depth: int) -> int:

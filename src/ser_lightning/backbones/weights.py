@@ -100,15 +100,6 @@ def load_weights(vit: VisionTransformer, weights: Weights, option: str) -> None:
     vit.load_state_dict(state)
 
 
-def add_cls_position(state: Mapping[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:
-    """A ViT's state dict with a position entry for the class token: its own, or zero."""
-    result = {key: value.detach().clone() for key, value in state.items()}
-    if vit.no_embed_class:
-        position = result["pos_embed"]
-        result["pos_embed"] = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
-    return result
-
-
 def write_safetensors(
     path: str | Path,
     state: Mapping[str, Tensor],
@@ -149,42 +140,39 @@ def read_arguments(path: str | Path, kind: str) -> dict[str, Any]:
     Raises:
         ValueError: if there is none, or the file would have to be unpickled.
     """
-    section = _own_section(path)
-    if section is None:
+    found = _own(path)
+    if found is None:
         raise ValueError(
             f"{path} does not say how to rebuild its backbone; build it yourself and pass the "
             "file as `weights`"
         )
-    name = str(section.get("class_path", kind))
-    if name.rpartition(".")[2] != kind:
+    name, arguments = found
+    if name and name.rpartition(".")[2] != kind:
         rank_zero_warn(
             f"{path}: its backbone is a {printable(name)}, and {kind} is built from its arguments "
             "and weights; where it computes something else, use its own from_checkpoint in Python"
         )
-    arguments: dict[str, Any] = section["init_args"]
     return arguments
 
 
 def own_arguments(path: str | Path) -> dict[str, Any] | None:
     """The same; None where a file that can be read does not tell."""
-    section = _own_section(path)
-    arguments: dict[str, Any] | None = None if section is None else section["init_args"]
-    return arguments
+    found = _own(path)
+    return None if found is None else found[1]
 
 
-def _own_section(path: str | Path) -> dict[str, Any] | None:
-    """The class of a backbone, where a file says it, and its arguments as `init_args`."""
-    section: Any = None
-    path = with_home(str(path))
+def _own(path: str | Path) -> tuple[str, dict[str, Any]] | None:
+    """The class of a backbone, "" where a file does not say it, and its arguments."""
+    path, section = Path(with_home(str(path))), dict[str, Any]()
     try:
-        if Path(path).suffix == SAFE and Path(path).is_file():
+        if path.suffix == SAFE and path.is_file():
             section = {"init_args": json.loads(_notes(path).get(CHECKPOINT_KEY, "null"))}
         elif config := checkpoint_config(path):
             section = config["model"]["init_args"]["backbone"]
-        found: dict[str, Any] | None = section if isinstance(section["init_args"], dict) else None
-    except (LookupError, TypeError, RecursionError, json.JSONDecodeError):
+        name, arguments = str(section.get("class_path", "")), section["init_args"]
+    except (AttributeError, LookupError, TypeError, RecursionError, json.JSONDecodeError):
         return None
-    return found
+    return (name, arguments) if isinstance(arguments, dict) else None
 
 
 def _own_heads(arguments: Mapping[str, Any]) -> int | None:
