@@ -1,9 +1,10 @@
 """From a batch to the features of one branch, and from these to one embedding per view."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.backbones.prefix import Prefix
@@ -19,19 +20,18 @@ from ser_lightning.batch import (
 def encode(backbone: SplitViT, batch: PartitionedBatch) -> BranchFeatures:
     """Taps and embeddings of all views of a batch, of extra views the taps alone, in one pass."""
     views = [view.pixels for view in (*batch.crop, *batch.invertible)]
-    members: dict[torch.Size, list[int]] = {}
-    for position, view in enumerate(views):
-        members.setdefault(view.shape[-2:], []).append(position)
+    by_size: dict[torch.Size, list[Tensor]] = {}
+    for view in views:
+        by_size.setdefault(view.shape[-2:], []).append(view)
     extra = [view.pixels for view in batch.extra]  # all of one size
-    groups = [torch.cat([views[position] for position in those]) for those in members.values()]
+    groups = [torch.cat(alike) for alike in by_size.values()]
     encoded = backbone.encode([*groups, *([torch.cat(extra)] if extra else [])], int(bool(extra)))
-    features: dict[int, ViewFeatures] = {}
-    for those, (prefixes, embedding) in zip(members.values(), encoded, strict=False):
+    outputs: dict[torch.Size, Iterator[ViewFeatures]] = {}
+    for (size, alike), (prefixes, embedding) in zip(by_size.items(), encoded, strict=False):
         assert embedding is not None, "these are whole"
-        sizes = [len(views[position]) for position in those]
-        outputs = map(ViewFeatures, _split(prefixes, sizes), embedding.split(sizes))
-        features.update(zip(those, outputs, strict=True))
-    in_order = tuple(features[position] for position in range(len(views)))
+        counts = [len(view) for view in alike]
+        outputs[size] = map(ViewFeatures, _split(prefixes, counts), embedding.split(counts))
+    in_order = tuple(next(outputs[view.shape[-2:]]) for view in views)
     num_crop = len(batch.crop)
     taps = _split(encoded[-1][0], [len(view) for view in extra]) if extra else ()
     return BranchFeatures(in_order[:num_crop], in_order[num_crop:], taps)
