@@ -79,23 +79,14 @@ class OverlapRegularizer(SERRegularizer):
         num_images, device = len(batch.crop[0].pixels), batch.crop[0].pixels.device
         rows = spaced_rows(num_images, self.ratio, world_size(), device)
         maps = _maps(online, rows)
-        local = range(NUM_GLOBAL_VIEWS, len(maps))
         pair = [(0, 1), (1, 0)]
-        inwards = [(view, view % NUM_GLOBAL_VIEWS) for view in local]
+        inwards = [(view, view % NUM_GLOBAL_VIEWS) for view in range(NUM_GLOBAL_VIEWS, len(maps))]
         directions = [*pair, *inwards]
-        crops = batch.crop[:NUM_GLOBAL_VIEWS], batch.crop[NUM_GLOBAL_VIEWS:]
-        grids = [tuple(tokens.shape[-2:]) for tokens in (maps[0], maps[-1])]
-        frames = [
-            frame
-            for views, grid in zip(crops, grids, strict=True)
-            for frame in _frames(views, grid, rows)
-        ]
-        ways = {
-            direction: way
-            for group in (pair, inwards)
-            if group
-            for direction, way in zip(group, self._ways(frames, group, maps[0]), strict=True)
-        }
+        frames = _frames(batch.crop[:NUM_GLOBAL_VIEWS], maps[0], rows)
+        ways = self._ways(frames, pair, maps[0])
+        if inwards:
+            frames += _frames(batch.crop[NUM_GLOBAL_VIEWS:], maps[-1], rows)
+            ways |= self._ways(frames, inwards, maps[0])
 
         def carry(other: int, anchor: int, view: Tensor) -> tuple[Tensor, Tensor]:
             weights, valid = ways[anchor, other]
@@ -109,7 +100,7 @@ class OverlapRegularizer(SERRegularizer):
 
     def _ways(
         self, frames: Sequence[Frame], directions: Sequence[tuple[int, int]], like: Tensor
-    ) -> list[tuple[Tensor, Tensor]]:
+    ) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
         """Weights and validity of each direction (anchor, other), computed for all at once."""
         anchors, others = (
             Frame.cat([frames[view] for view in views]) for views in zip(*directions, strict=True)
@@ -117,14 +108,13 @@ class OverlapRegularizer(SERRegularizer):
         dtype = torch.promote_types(like.dtype, torch.float32)
         weights, valid = transport_weights(others, anchors, dtype, self.max_scale)
         num = len(frames[0].centre)
-        return list(zip(weights.split(num), valid.split(num), strict=True))
+        found = zip(weights.split(num), valid.split(num), strict=True)
+        return dict(zip(directions, found, strict=True))
 
 
-def _frames(views: Sequence[View], grid: tuple[int, ...], rows: Tensor) -> list[Frame]:
-    """The frames of some images in views of one size, computed for all at once."""
+def _frames(views: Sequence[View], like: Tensor, rows: Tensor) -> list[Frame]:
+    """The frames of some images in views with maps of one size, computed for all at once."""
     records = [view.record for view in views]
-    if not records:
-        return []
     if None in records:
         raise ValueError(
             "the crops have no record of where they lie in their images; OverlapRegularizer needs "
@@ -132,7 +122,7 @@ def _frames(views: Sequence[View], grid: tuple[int, ...], rows: Tensor) -> list[
         )
     fields = ("source_size", "box", "flip", "turn")
     joined = {name: torch.cat([getattr(r, name) for r in records]) for name in fields}
-    height, width = grid
+    height, width = like.shape[-2:]
     frames = Frame.of_crop(SimpleNamespace(**joined), (height, width))
     return frames.select(len(frames.centre) // len(records), rows)
 
