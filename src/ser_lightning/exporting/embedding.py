@@ -45,12 +45,9 @@ class EmbeddingPass(L.LightningModule):
             for layer, prefix in zip(self.layers, prefixes, strict=True)
         }
         slots = np.concatenate([batch.indices.cpu().numpy(), batch.unreadable.cpu().numpy()])
-        done, positions = (
-            self.first + int(slots.max()) + 1,
-            self.first + slots[: len(batch.indices)],
-        )
+        slots = slots + self.first
         arrays = {name: part.float().cpu().numpy() for name, part in parts.items()}
-        self.unfinished.put(done, positions, arrays)
+        self.unfinished.put(int(slots.max()) + 1, slots[: len(batch.indices)], arrays)
 
 
 def shapes(backbone: SplitViT, layers: Sequence[int]) -> dict[str, tuple[int, ...]]:

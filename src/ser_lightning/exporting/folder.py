@@ -117,10 +117,8 @@ def _placed(folder: Path) -> Iterator[Path]:
     An earlier export is whole at every moment, for an instant under the name `.<name>.old`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = (
-        new_folder(folder.parent, f".{folder.name}."),
-        folder.parent / f".{folder.name}.old",
-    )
+    partial = new_folder(folder.parent, f".{folder.name}.")
+    old = folder.parent / f".{folder.name}.old"
     try:
         yield partial
         if folder.exists():

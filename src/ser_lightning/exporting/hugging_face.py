@@ -41,9 +41,13 @@ _VIT = {
     rf"{_BLOCK}mlp\.fc2\.": rf"{_LAYER}output.dense.",
 }
 _DINOV2 = {
-    rf"{_BLOCK}(norm\d|mlp\.fc\d)\.": rf"{_LAYER}\2.",
-    rf"{_BLOCK}mlp\.weights_(in|out)\.": rf"{_LAYER}mlp.weights_\2.",
+    rf"{_BLOCK}norm(\d)\.": rf"{_LAYER}norm\2.",
     rf"{_BLOCK}ls(\d)\.gamma": rf"{_LAYER}layer_scale\2.lambda1",
+}
+_PLAIN_MLP = {rf"{_BLOCK}mlp\.fc(\d)\.": rf"{_LAYER}mlp.fc\2."}
+_GATED_MLP = {
+    rf"{_BLOCK}mlp\.fc1\.": rf"{_LAYER}mlp.weights_in.",
+    rf"{_BLOCK}mlp\.fc2\.": rf"{_LAYER}mlp.weights_out.",
 }
 
 
@@ -125,14 +129,10 @@ def _is_gated(backbone: SplitViT) -> bool:
 
 def renamed(backbone: SplitViT) -> dict[str, Tensor]:
     """The weights under the names of the hub's files."""
-    table = _BOTH | (_DINOV2 if _has_scale(backbone) else _VIT)
-    state = _without_positions_of_registers(backbone)
-    if _is_gated(backbone):
-        gated = ((".mlp.fc1.", ".mlp.weights_in."), (".mlp.fc2.", ".mlp.weights_out."))
-        for old, new in gated:
-            state = {name.replace(old, new): weight for name, weight in state.items()}
+    mlp = _GATED_MLP if _is_gated(backbone) else _PLAIN_MLP
+    table = _BOTH | (_DINOV2 | mlp if _has_scale(backbone) else _VIT)
     found = {}
-    for name, weight in _with_parts(state):
+    for name, weight in _with_parts(_without_positions_of_registers(backbone)):
         (new,) = [re.sub(f"^{old}", to, name) for old, to in table.items() if re.match(old, name)]
         found[new] = weight
     if _has_scale(backbone):  # for masked images, of which an exported ViT sees none
@@ -155,9 +155,10 @@ def _with_parts(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The weights, with those of queries, keys and values apart."""
     for name, weight in state.items():
         place, is_joint, kind = name.partition("qkv.")
-        parts = zip(("query", "key", "value"), weight.chunk(3), strict=True) if is_joint else ()
-        yield from ((f"{place}{part}.{kind}", rows) for part, rows in parts)
-        if not is_joint:
+        if is_joint:
+            for part, rows in zip(("query", "key", "value"), weight.chunk(3), strict=True):
+                yield f"{place}{part}.{kind}", rows
+        else:
             yield name, weight
 
 
