@@ -22,6 +22,7 @@ from ser_lightning.sealed import read_tensors
 Branch = Literal["online", "momentum"]
 SAFE = ".safetensors"
 AGAIN = "export or fetch it again"
+_NAMED = "give its architecture by timm's name: {option} vit_small_patch16_224, for example"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class Layout:
         default: the branch that the project itself evaluates.
         heads: attention heads by width, where they are not one per 64 channels.
         eps: of its layer norms.
-        remedy: what to do where a file of this layout does not fit.
+        remedy: what to do where a file of this layout does not fit; "{option}" is timm's name's.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Layout:
     default: Branch = "online"
     heads: Mapping[int, int] = field(default_factory=dict)
     eps: float = 1e-6
-    remedy: str = "give timm's name of its architecture, or another file"
+    remedy: str = _NAMED
 
 
 def _of_dinov2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -73,7 +74,6 @@ _WRAPPED = r"(?:module\.)?(?:backbone\.)?"
 _HF = r"(?:vit\.|deit\.|dinov2\.|dinov2_with_registers\.)?"
 _HF_HEADS = r"^(classifier|cls_classifier|distillation_classifier|pooler|decoder)\b"
 UNRECORDED = "lightly, or ser-lightning without its record"
-_NAMED = "give its architecture by timm's name: {option} vit_small_patch16_224, for example"
 
 # The first row that fits is taken. Sources, by repository: facebookresearch/moco-v3,
 # facebookresearch/dino, facebookresearch/dinov2, facebookresearch/mae, facebookresearch/deit,
@@ -88,16 +88,15 @@ LAYOUTS = (
     Layout(
         "lightly, DINO", r"(?:state_dict\.)?student_backbone\.(?:vit\.)?",
         r"(?:state_dict\.)?teacher_backbone\.(?:vit\.)?", mark=r"(^|\.)teacher_backbone\.",
-        default="momentum", remedy=_NAMED,
+        default="momentum",
     ),
     Layout(
         "lightly", r"(?:state_dict\.)?backbone\.(?:vit\.)?",
         r"(?:state_dict\.)?backbone_momentum\.(?:vit\.)?", mark=r"(^|\.)backbone_momentum\.",
-        remedy=_NAMED,
     ),
     Layout(
         UNRECORDED, r"(?:state_dict\.)?(?:backbone\.)?vit\.",
-        r"(?:state_dict\.)?momentum_backbone\.vit\.", remedy=_NAMED,
+        r"(?:state_dict\.)?momentum_backbone\.vit\.",
     ),
     Layout(
         "MoCo-v3", _BELOW + r"(?:module\.)?base_encoder\.",
@@ -129,26 +128,23 @@ LAYOUTS = (
         "solo-learn, MAE or MoCo-v3", r"state_dict\.backbone\.",
         r"state_dict\.momentum_backbone\.",
         mark=r"^state_dict\.(decoder\.decoder_embed\.bias|predictor\.4\.running_mean)$",
-        heads={192: 12, 384: 12}, remedy=_NAMED,
+        heads={192: 12, 384: 12},
     ),
-    Layout(
-        "solo-learn", r"state_dict\.backbone\.", r"state_dict\.momentum_backbone\.", remedy=_NAMED
-    ),
+    Layout("solo-learn", r"state_dict\.backbone\.", r"state_dict\.momentum_backbone\."),
     Layout(
         "MSN, I-JEPA", r"encoder\." + _WRAPPED, r"target_encoder\." + _WRAPPED,
-        mark=r"^target_encoder\.", dropped=r"^pred\.", default="momentum", remedy=_NAMED,
+        mark=r"^target_encoder\.", dropped=r"^pred\.", default="momentum",
     ),
     Layout(
         "DINO", _BELOW + r"student\." + _WRAPPED, _BELOW + r"teacher\." + _WRAPPED,
-        default="momentum", dropped=r"^projector\.", remedy=_NAMED,
+        default="momentum", dropped=r"^projector\.",
     ),
     Layout(
         "DeiT, MAE's encoder", r"model\.", r"(?:model_ema|ema)\.(?:module\.)?", rename=_of_deit3,
-        remedy=_NAMED,
     ),
     Layout(
         "timm", r"(?:state_dict\.)?(?:module\.)?", r"state_dict_ema\.(?:module\.)?",
-        rename=_of_deit3, default="momentum", remedy=_NAMED,
+        rename=_of_deit3, default="momentum",
     ),
 )  # fmt: skip
 _HUGGING_FACE = (
@@ -159,7 +155,7 @@ _HUGGING_FACE = (
     ),
     Layout(
         "Hugging Face ViT", r"(?:state_dict\.)?" + _HF, rename=timm_names, dropped=_HF_HEADS,
-        eps=1e-12, remedy=_NAMED,
+        eps=1e-12,
     ),
 )  # fmt: skip
 OWN = LAYOUTS[0]
