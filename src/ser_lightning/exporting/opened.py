@@ -78,11 +78,12 @@ def open_backbone_file(
         raise ValueError(said) from error
     backbone = opened.backbone.requires_grad_(False).eval()
     check_finite(backbone, f"weights of {checkpoint}", "give another checkpoint")
-    is_run = opened.is_own and Path(checkpoint).suffix != SAFE
-    config = (checkpoint_config(checkpoint) or {}) if is_run else {}
-    prepared = opened.preparation
-    if is_run:
-        prepared = stored_preparation(_of_run(config), Path(checkpoint))
+    path, config, prepared = Path(checkpoint), dict[str, Any](), opened.preparation
+    if opened.is_own and path.suffix != SAFE:  # a run's checkpoint
+        config = checkpoint_config(checkpoint) or {}
+        data = config.get("data") or {}
+        stored = {name: data.get(option) for option, name in _IN_DATA.items()}
+        prepared = stored_preparation(stored, path)
     return Opened(
         backbone,
         opened.branch,
@@ -91,7 +92,7 @@ def open_backbone_file(
         prepared.assumed,
         opened.assumed,
         config,
-        Path(checkpoint),
+        path,
         run_dir,
         opened.sha256,
         opened.layout,
@@ -119,8 +120,3 @@ def told(opened: Opened) -> dict[str, Any]:
 def assumptions(opened: Opened) -> dict[str, list[str]]:
     """What of the images and of the architecture is assumed, as exports say it."""
     return {"assumed": list(opened.assumed), "architecture_assumed": list(opened.guessed)}
-
-
-def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    data = config.get("data") or {}
-    return {name: data[option] for option, name in _IN_DATA.items() if option in data}
