@@ -186,15 +186,10 @@ def _places(source: Frame, target: Frame) -> tuple[tuple[Tensor, Tensor], Tensor
     shares = tokens @ axes.mT + middle[:, None]
     height, width = source.grid
     places = torch.stack([shares[..., 0] * height, shares[..., 1] * width]) - 0.5
-    rows, columns = _snapped(places)
+    whole = places.round()
+    rows, columns = torch.where((places - whole).abs() < _SNAP, whole, places)
     area = torch.linalg.det(axes).abs() * math.prod(source.grid) / len(tokens)
     return (rows, columns), area.sqrt()
-
-
-def _snapped(places: Tensor) -> Tensor:
-    """Places in tokens, those next to a token's centre moved onto it."""
-    whole = places.round()
-    return torch.where((places - whole).abs() < _SNAP, whole, places)
 
 
 def _hat(places: Tensor, side: int) -> Tensor:
