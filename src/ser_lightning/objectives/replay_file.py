@@ -61,23 +61,21 @@ def stop(objective: Objective, found: NonFinite) -> NonFiniteError:
     trouble arises: whose first module that is not finite comes first.
     """
     trainer: Any = objective.trainer
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    precision, scaler = trainer.precision_plugin.train_step_context, objective._scaler
     scale = 1.0 if scaler is None else scaler.get_scale()
-    culprit, one_pass, seen = 0, found.passes[-1], None
-    for candidate in found.passes:
-        place = Place(candidate.step, objective.run_length)
-        precision = trainer.precision_plugin.train_step_context
-        seen = examine(objective, candidate, place, precision, scale)
+    culprit = 0
+    for one_pass in found.passes:  # the first that is not finite again, or the last
+        place = Place(one_pass.step, objective.run_length)
+        seen = examine(objective, one_pass, place, precision, scale)
         orders = gather(torch.tensor([_order(seen)], device=objective.device))
         if int(orders.min()) < _NOWHERE:
-            culprit, one_pass = int(orders.argmin()), candidate
+            culprit = int(orders.argmin())
             break
-    assert seen is not None, "a step has a pass"
     path = Path(trainer.default_root_dir) / f"replay.step{one_pass.step}.pt"
     replay = Replay(
         ", ".join(found.values),
         one_pass,
-        Place(one_pass.step, objective.run_length),
+        place,
         trainer.precision,
         scale,
         world_size(),
