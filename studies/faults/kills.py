@@ -270,15 +270,8 @@ def _last_step(moments: Sequence[str]) -> int:
 
 def table(hits: Sequence[Hit]) -> str:
     """What was done and what came of it, a row per moment, as Markdown."""
-    lines = [
-        [
-            "killed",
-            *(number.name for number in SIGNALS),
-            "steps lost",
-            "processes left",
-            "slowest end",
-        ]
-    ]
+    names = [number.name for number in SIGNALS]
+    lines = [["killed", *names, "steps lost", "processes left", "slowest end"]]
     for moment in (*MOMENTS, "all"):
         those = [hit for hit in hits if moment in ("all", hit.moment)]
         counts = Counter(hit.number for hit in those)

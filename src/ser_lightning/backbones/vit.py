@@ -63,10 +63,10 @@ def build_vit(
         ValueError: if timm has no such ViT, refuses the options, or the sizes do not fit.
     """
     _validate(name, options, weight_init, position_embedding)
-    eps: Any = options.get("norm_eps")
-    options = {option: value for option, value in options.items() if option != "norm_eps"}
+    options = dict(options)
+    eps = options.pop("norm_eps", None)
     if patch_size is not None:
-        options = {**options, "patch_size": patch_size}
+        options["patch_size"] = patch_size
     try:
         vit: Any = timm.create_model(
             name,
