@@ -3,7 +3,7 @@
 from ser_lightning.backbones.ema import momentum_copy, update_momentum
 from ser_lightning.backbones.opening import OpenedBackbone, open_backbone
 from ser_lightning.backbones.split_vit import SplitViT
-from ser_lightning.backbones.weights import Branch
+from ser_lightning.foreign import Branch
 
 __all__ = [
     "Branch",

@@ -9,7 +9,6 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ser_lightning.backbones import weights as weight_files
 from ser_lightning.backbones.attention import choose_attention, is_plain_block
 from ser_lightning.backbones.compiled import compiled
 from ser_lightning.backbones.packed import (
@@ -35,6 +34,8 @@ from ser_lightning.backbones.vit import (
     require_layers,
     resolve_cls_layer,
 )
+from ser_lightning.backbones.weights import load_vit, read_arguments, write_safetensors
+from ser_lightning.foreign import Branch
 from ser_lightning.numbers import PositiveInt, checked
 
 
@@ -147,7 +148,7 @@ class SplitViT(nn.Module):
         self._cls_only = cls_only_last_block and is_plain_block(self.vit.blocks[-1])
         self._fusable = [m for m in self.vit.modules() if getattr(m, "fused_attn", False)]
         if weights is not None:
-            weight_files.load_vit(self.vit, weights)
+            load_vit(self.vit, weights)
 
     @classmethod
     def from_safetensors(cls, path: str | Path) -> "SplitViT":
@@ -160,7 +161,7 @@ class SplitViT(nn.Module):
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, branch: weight_files.Branch = "online", **changed: Any
+        cls, path: str | Path, branch: Branch = "online", **changed: Any
     ) -> "SplitViT":
         """A run's backbone from its checkpoint, arguments and weights.
 
@@ -172,12 +173,12 @@ class SplitViT(nn.Module):
         Raises:
             ValueError: if the checkpoint does not say how to rebuild it, or has no such branch.
         """
-        arguments = weight_files.read_arguments(path, cls.__name__) | changed | {"weights": None}
+        arguments = read_arguments(path, cls.__name__) | changed | {"weights": None}
         try:
             model = cls(**arguments)
         except TypeError as error:
             raise ValueError(f"{path} describes a backbone of another kind: {error}") from error
-        weight_files.load_vit(model.vit, path, branch)
+        load_vit(model.vit, path, branch)
         return model
 
     @override
@@ -283,7 +284,7 @@ class SplitViT(nn.Module):
 
         `preparation` says how images are prepared, as JSON, to travel with the weights.
         """
-        weight_files.write_safetensors(path, self.vit.state_dict(), self.arguments, preparation)
+        write_safetensors(path, self.vit.state_dict(), self.arguments, preparation)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens with position embedding, (B, h*w, C) or after [CLS] and registers; the grid."""

@@ -27,7 +27,6 @@ from ser_lightning.foreign.layouts import AGAIN, SAFE
 from ser_lightning.sealed import read_tensors, write_tensors
 from ser_lightning.trusted import printable
 
-__all__ = ["Branch"]
 PREPARATION = "preparation"  # of images, among the notes of a safetensors file
 
 
