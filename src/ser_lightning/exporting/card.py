@@ -9,11 +9,7 @@ import yaml
 from ser_lightning.exporting.formats import FORMATS
 from ser_lightning.exporting.opened import Opened, preparation
 from ser_lightning.results.measures import describe
-from ser_lightning.results.record import (
-    LoadedRecord,
-    find_records,
-    record_files,
-)
+from ser_lightning.results.record import LoadedRecord, find_records, record_files
 from ser_lightning.trusted import printable
 
 UNKNOWN = "unknown"
@@ -34,7 +30,7 @@ def model_card(opened: Opened, name: str, folder: str, licence: str, checked: st
     return "\n".join(
         [
             *_head(FORMATS[name].library, licence),
-            f"# {_title(opened)}",
+            printable(f"# {opened.run_dir.name} ({opened.branch} branch)"),
             "",
             *_what(opened),
             "",
@@ -65,10 +61,6 @@ def _head(library: str, licence: str) -> Iterator[str]:
     facts = {"license": licence, "pipeline_tag": "image-feature-extraction"}
     facts |= {"library_name": library} if library else {}
     yield from ("---", yaml.safe_dump(facts, sort_keys=False).rstrip(), "---", "")
-
-
-def _title(opened: Opened) -> str:
-    return printable(f"{opened.run_dir.name} ({opened.branch} branch)")
 
 
 def _what(opened: Opened) -> Iterator[str]:

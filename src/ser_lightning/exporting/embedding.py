@@ -91,8 +91,7 @@ def embed_images(
     """
     backbone, total = opened.backbone, len(images)
     if layers:
-        backbone.layers = block_numbers(list(layers), backbone.depth)
-    layers = backbone.layers if layers else ()
+        layers = backbone.layers = block_numbers(list(layers), backbone.depth)
     key = asked(opened, data, images, layers, trainer)
     unfinished = Unfinished(folder, key, total, shapes(backbone, layers))
     if unfinished.done:

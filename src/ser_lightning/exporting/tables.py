@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from ser_lightning.files import atomic_path
 
@@ -71,9 +70,8 @@ def _columns(table: Embedded) -> dict[str, np.ndarray]:
 def _write_safetensors(path: Path, table: Embedded) -> None:
     texts = {"names": table.names, "class_names": table.class_names, "about": table.about}
     notes = {key: json.dumps(value) for key, value in texts.items()}
-    tensors = {name: torch.from_numpy(array) for name, array in _columns(table).items()}
     with atomic_path(path) as partial:
-        save_file(tensors, partial, notes)
+        save_file(_columns(table), partial, notes)
 
 
 def _write_npz(path: Path, table: Embedded) -> None:
