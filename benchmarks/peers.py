@@ -134,10 +134,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--precision", choices=["fp32", "bf16"], help="default: bf16 where the processor has it"
     )
-    parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--width", type=int, default=192)
-    parser.add_argument("--depth", type=int, default=6)
-    parser.add_argument("--heads", type=int, default=3)
+    for name in QUICK:
+        parser.add_argument(f"--{name}", type=int, default=Setting._field_defaults[name])
     parser.add_argument("--windows", type=int, default=5, help="in each process")
     parser.add_argument("--steps", type=int, default=2, help="in each window")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each side, in turn")
