@@ -61,6 +61,7 @@ class SplitViT(nn.Module):
         layer: number of blocks before the token map.
         layers: the same for each of several maps, in increasing order; the first one is `layer`.
         cls_layer: number of blocks before [CLS] joins.
+        first_with_cls: the least number of blocks after which [CLS] is there.
         grid: (h, w) tokens of a square image of `image_size`.
         num_registers: of register tokens.
         weights: the file that it started from.
@@ -141,6 +142,7 @@ class SplitViT(nn.Module):
         self.layer = self.layers[0]
         self.cls_layer = resolve_cls_layer(cls_layer, self.layer, self.depth)
         self.arguments["cls_layer"] = self.cls_layer
+        self.first_with_cls = self.cls_layer + (self.cls_layer > 0)
         self.num_registers: int = self.vit.num_reg_tokens
         if self.cls_layer > 0:
             drop_cls_position(self.vit)
@@ -259,7 +261,7 @@ class SplitViT(nn.Module):
         Raises:
             ValueError: if [CLS] has not joined by one of the layers.
         """
-        require_layers(layers, self.cls_layer + (self.cls_layer > 0), self.depth)
+        require_layers(layers, self.first_with_cls, self.depth)
         found: Any = zip(layers, self.walk([images], layers)[0], strict=True)
         return tuple(
             prefix.cls if layer == self.depth else self.vit.norm(prefix.cls)
@@ -316,7 +318,7 @@ class SplitViT(nn.Module):
             if number in layers:
                 is_last = number == self.depth
                 final = packed._replace(tokens=self.vit.norm(packed.tokens)) if is_last else packed
-                has_cls = self.cls_layer == 0 or self.cls_layer < number
+                has_cls = number >= self.first_with_cls
                 groups = zip(final.groups, grids, strict=True)
                 found[number] = [Prefix.of(tokens, grid, has_cls) for tokens, grid in groups]
         return list(zip(*(found[layer] for layer in layers), strict=True)), packed

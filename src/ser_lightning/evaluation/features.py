@@ -61,8 +61,8 @@ def cls_layers(backbone: SplitViT) -> list[int]:
     Differs: the public evaluation reads a patch token in place of [CLS] from blocks that have
     none; here such blocks are left out, and a record says which were read.
     """
-    first = backbone.cls_layer + (backbone.cls_layer > 0)
-    return list(range(max(first, backbone.depth - MAX_LAYERS + 1, 1), backbone.depth + 1))
+    first = max(backbone.first_with_cls, backbone.depth - MAX_LAYERS + 1, 1)
+    return list(range(first, backbone.depth + 1))
 
 
 class Extractor(nn.Module):

@@ -102,7 +102,9 @@ class Objective(L.LightningModule, ABC):
         super().__init__()
         backbone.compiles = compile
         if regularizer is not None:
-            regularizer.attach(_taps(backbone), backbone.width)
+            first, depth = backbone.first_with_cls, backbone.depth
+            taps = [Tap(n, n >= first, n == depth) for n in backbone.layers]
+            regularizer.attach(taps, backbone.width)
         self.backbone = backbone
         self.regularizer = regularizer
         self.optimizer_factory = optimizer
@@ -312,9 +314,3 @@ class Objective(L.LightningModule, ABC):
     def run_length(self) -> RunLength:
         """The run's length in optimizer steps, which all schedules follow."""
         return run_length(self.trainer)
-
-
-def _taps(backbone: SplitViT) -> list[Tap]:
-    """Where the backbone hands out features to an add-on."""
-    first, depth = backbone.cls_layer, backbone.depth
-    return [Tap(n, first == 0 or first < n, n == depth) for n in backbone.layers]
