@@ -7,8 +7,6 @@ a microscope: which way is a means to tell two images apart, but says nothing ab
 from collections.abc import Callable
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from typing_extensions import override
 
 from ser_lightning.randomness import Stream, uniforms
@@ -19,9 +17,13 @@ from ser_lightning.sources.shapes import (
     Shapes,
     _between,
     _box,
+    _choose,
     _colours,
     _cover,
     _disc,
+    _levels,
+    _pixels,
+    _resized,
     _triangle,
 )
 
@@ -68,8 +70,7 @@ def draw_patterns(split: int, indices: Array, image_size: int, clutter: float = 
     widths = [_NUM_SCENE, _MAX_PIECES * _NUM_PIECE, 3 * _WAVES**2, _GRAIN**2]
     u = uniforms(_SEED, Stream.GENERATED, split + _SPLIT_OFFSET, indices, 0, sum(widths))
     scene, pieces, waves, grain = np.split(u.astype(np.float32), np.cumsum(widths)[:-1], axis=1)
-    ticks = (2 * np.arange(image_size, dtype=np.float32) + 1) / image_size - 1
-    x, y = np.meshgrid(ticks, -ticks)
+    x, y = _pixels(image_size)
 
     first, ground = _colours(scene[:, :7])
     second = np.clip(first + np.where(first.mean(1, keepdims=True) > 0.5, -0.5, 0.5), 0, 1)
@@ -84,7 +85,7 @@ def draw_patterns(split: int, indices: Array, image_size: int, clutter: float = 
         cover, pattern = _piece(piece, side, num_pieces, np.asarray(indices), x, y)
         cover = cover * (number < num_pieces)[:, None, None, None]
         image = image + cover * (second + pattern * (first - second) - image)
-    return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    return _levels(image)
 
 
 def _ground(colour: Array, u: Array, x: Array, y: Array) -> Array:
@@ -93,11 +94,6 @@ def _ground(colour: Array, u: Array, x: Array, y: Array) -> Array:
     angle = _TAU * u[:, 3, None, None]
     share = 1 / (1 + np.exp(-4 * (np.cos(angle) * x + np.sin(angle) * y)))
     return colour + (other - colour) * share[:, None]
-
-
-def _resized(cells: Array, size: int, mode: str) -> Array:
-    """(N, K, c, c) numbers in [0, 1) as a map (N, K, size, size) around 0."""
-    return F.interpolate(torch.from_numpy(cells - 0.5), (size, size), mode=mode).numpy()
 
 
 def _piece(
@@ -127,18 +123,9 @@ def _piece(
     x, y = np.cos(tilt) * x + np.sin(tilt) * y, np.cos(tilt) * y - np.sin(tilt) * x
     outline = (u[:, 4] * len(OUTLINES)).astype(np.int64)
     distance = _choose(OUTLINES, outline, x / size, y / size)
-    pattern = _choose(tuple(PATTERNS.values()), indices % len(PATTERNS), x, y)
+    pattern = _choose(PATTERNS.values(), indices % len(PATTERNS), x, y)
     cover = _cover(distance, 2 / x.shape[-1] / size)
     return cover[:, None], (0.5 + 0.5 * np.clip(2.5 * pattern, -1, 1))[:, None]
-
-
-def _choose(functions: tuple[Shape, ...], which: Array, x: Array, y: Array) -> Array:
-    """(N, S, S) values of one of the functions for each image."""
-    values = np.empty_like(x)
-    for number, function in enumerate(functions):
-        rows = which == number
-        values[rows] = function(x[rows], y[rows])
-    return values
 
 
 class Patterns(Shapes):

@@ -5,7 +5,7 @@ and an arrow to the right, a letter L and its mirror image), so that an encoder 
 to them cannot tell the two apart, while an equivariant one can.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -106,6 +106,32 @@ def _cover(distance: Array, pixel: Array | float) -> Array:
     return np.clip(0.5 - distance / pixel, 0, 1)
 
 
+def _pixels(size: int) -> tuple[Array, Array]:
+    """(S, S) coordinates of the pixels' centres to the right and upwards, in -1..1."""
+    ticks = (2 * np.arange(size, dtype=np.float32) + 1) / size - 1
+    x, y = np.meshgrid(ticks, -ticks)
+    return x, y
+
+
+def _resized(cells: Array, size: int, mode: str) -> Array:
+    """(N, K, c, c) numbers in [0, 1) as a map (N, K, size, size) around 0."""
+    return F.interpolate(torch.from_numpy(cells - 0.5), (size, size), mode=mode).numpy()
+
+
+def _choose(functions: Iterable[Shape], which: Array, x: Array, y: Array) -> Array:
+    """(N, S, S) values of one of the functions for each image."""
+    values = np.empty_like(x)
+    for number, function in enumerate(functions):
+        rows = which == number
+        values[rows] = function(x[rows], y[rows])
+    return values
+
+
+def _levels(image: Array) -> Array:
+    """The nearest uint8 levels of an image in 0..1."""
+    return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+
+
 def _pose(u: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
     """Coordinates of the pixels in each image's upright shape, and the size of a pixel there.
 
@@ -167,29 +193,22 @@ def draw_shapes(split: int, indices: Array, image_size: int, clutter: float = 1.
     pose, texture, spots, noise = np.split(
         u, np.cumsum([_NUM_POSE, texture_size, spots_size]), axis=1
     )
-    ticks = (2 * np.arange(image_size, dtype=np.float32) + 1) / image_size - 1
-    x, y = np.meshgrid(ticks, -ticks)
+    x, y = _pixels(image_size)
 
     foreground, background = _colours(pose[:, :7])
-    cells = torch.from_numpy(texture - 0.5).reshape(-1, 3, _TEXTURE, _TEXTURE)
-    waves = F.interpolate(cells, (image_size, image_size), mode="bicubic").numpy()
+    waves = _resized(texture.reshape(-1, 3, _TEXTURE, _TEXTURE), image_size, "bicubic")
     strength = clutter * _between(0.1, 0.4, pose[:, 7])[:, None, None, None]
     image = background + strength * waves
     image = image + clutter * (_spots(image, spots.reshape(len(u), _NUM_SPOTS, 6), x, y) - image)
 
     right, up, pixel = _pose(pose[:, 8:13], x, y)
-    distance = np.empty_like(right)
-    classes = np.asarray(indices) % len(SHAPES)
-    for number, shape in enumerate(SHAPES.values()):
-        rows = classes == number
-        distance[rows] = shape(right[rows], up[rows])
+    distance = _choose(SHAPES.values(), np.asarray(indices) % len(SHAPES), right, up)
     cover = _cover(distance, pixel)[:, None]
     shade = 1 + 0.25 * (2 * pose[:, 13] - 1)[:, None, None, None] * y
     image = image + cover * (foreground * shade - image)
 
     level = clutter * _between(0.05, 0.2, pose[:, 14])[:, None, None, None]
-    image = image + level * (noise.reshape(image.shape) - 0.5)
-    return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    return _levels(image + level * (noise.reshape(image.shape) - 0.5))
 
 
 @checked
