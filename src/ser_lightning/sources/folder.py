@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,7 +146,6 @@ class ImageFolder(Source):
         self.has_labels = labels
         self.upright = upright
         self.decode = Decode(upright is not False, background, max_pixels, reduced)
-        self._found: _Found | None = None
 
     @override
     def prepare(self) -> None:
@@ -182,21 +182,20 @@ class ImageFolder(Source):
         found = self._open()
         return (found.choice, *left_out_line(found.left_out))
 
+    @cache  # noqa: B019 - of a source there are one or two
     def _open(self) -> _Found:
-        if self._found is None:
-            root = folder_path(self.root)
-            layout = LAYOUT.format(root=self.root)
-            if not root.is_dir():
-                raise FileNotFoundError(f"{root} is no folder; {layout}")
-            listing = list_images(root)
-            if not len(listing.paths):
-                others = "".join(f", {reason}: {n:,}" for reason, n in listing.left_out.items())
-                raise FileNotFoundError(
-                    f"{root} holds no image (.jpg .png and others){others}; {layout}"
-                )
-            splits = find_splits(root, listing.paths, self.train_name, self.evaluation_name)
-            self._found = self._divide(splits, listing.left_out + splits.left_out)
-        return self._found
+        root = folder_path(self.root)
+        layout = LAYOUT.format(root=self.root)
+        if not root.is_dir():
+            raise FileNotFoundError(f"{root} is no folder; {layout}")
+        listing = list_images(root)
+        if not len(listing.paths):
+            others = "".join(f", {reason}: {n:,}" for reason, n in listing.left_out.items())
+            raise FileNotFoundError(
+                f"{root} holds no image (.jpg .png and others){others}; {layout}"
+            )
+        splits = find_splits(root, listing.paths, self.train_name, self.evaluation_name)
+        return self._divide(splits, listing.left_out + splits.left_out)
 
     def _divide(self, splits: Splits, left_out: Counter[str]) -> _Found:
         files, names, loose = splits.train, tuple[str, ...](), 0

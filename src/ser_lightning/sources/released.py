@@ -3,9 +3,9 @@
 A measurement on other classes or on fewer files may have the same name, but not the same meaning.
 """
 
-import pkgutil
 from collections.abc import Mapping
 from functools import cache
+from importlib.resources import files
 
 from lightning.pytorch.utilities import rank_zero_warn
 from timm.data.imagenet_info import ImageNetInfo
@@ -64,9 +64,7 @@ def imagenet_synsets() -> tuple[str, ...]:
 @cache
 def imagenet_r_synsets() -> tuple[str, ...]:
     """The 200 class folders of ImageNet-R, sorted."""
-    content = pkgutil.get_data("timm.data.imagenet_info", "_info/imagenet_r_synsets.txt")
-    assert content is not None
-    return tuple(content.decode().split())
+    return tuple((files("timm.data") / "_info" / "imagenet_r_synsets.txt").read_text().split())
 
 
 @cache
