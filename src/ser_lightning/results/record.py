@@ -29,11 +29,11 @@ _PACKAGES = ("ser-lightning", "torch", "torchvision", "timm", "lightning")
 
 def _versions() -> dict[str, str]:
     """Those of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
+    found = {**dict.fromkeys(_PACKAGES, "unknown"), "python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
-    return {**dict.fromkeys(_PACKAGES, "unknown"), **found}
+    return found
 
 
 def _now() -> str:
