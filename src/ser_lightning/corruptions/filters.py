@@ -71,16 +71,16 @@ def smooth(levels: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
     return weighted_shifts(rows, [(0, tap, weight) for tap, weight in taps])
 
 
-def smooth_mirrored(field: np.ndarray, sigma: float, truncate: float = 3.0) -> np.ndarray:
+def smooth_mirrored(field: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur of fields (N, H, W) whose sigma may exceed their sides; d c b a | a b c d."""
-    rows, columns = (_mirrored_gaussian(side, sigma, truncate) for side in field.shape[-2:])
+    rows, columns = (_mirrored_gaussian(side, sigma) for side in field.shape[-2:])
     return rows @ field @ columns.T
 
 
 @lru_cache(maxsize=16)
-def _mirrored_gaussian(side: int, sigma: float, truncate: float) -> np.ndarray:
-    """The filter as a matrix (side, side), fast for any sigma."""
-    matrix: np.ndarray = ndimage.gaussian_filter1d(np.eye(side), sigma, axis=0, truncate=truncate)
+def _mirrored_gaussian(side: int, sigma: float) -> np.ndarray:
+    """The filter, cut off at 3 * sigma, as a matrix (side, side), fast for any sigma."""
+    matrix: np.ndarray = ndimage.gaussian_filter1d(np.eye(side), sigma, axis=0, truncate=3.0)
     return matrix
 
 
