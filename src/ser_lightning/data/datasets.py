@@ -138,13 +138,18 @@ class LabelledCrops:
         indices, _ = self.plan.indices(key)
         numbers, _ = Draws(self.plan.seed, key, indices).view(0)
         needed = crops.needed_side(self.clean.size, self.crop.scale, self.crop.ratio)
+        wanted = self.shown(key.epoch, indices)
         pixels, _, positions = made(
-            self.reader.handfuls(indices, (self.plan.seed, key.epoch), min_side=needed),
+            self.reader.handfuls(wanted, (self.plan.seed, key.epoch), min_side=needed),
             lambda handful: self.crop.cut(handful.images, numbers[handful.rows], self.clean.size),
         )
         return training_batch(
-            self.reader.images.labels, self.clean.normalise(pixels), indices, positions
+            self.reader.images.labels, self.clean.normalise(pixels), wanted, positions
         )
+
+    def shown(self, epoch: int, indices: np.ndarray) -> np.ndarray:
+        """(B,) positions, for the reader, of what shows the plan's images in an epoch."""
+        return indices
 
 
 def training_batch(

@@ -87,13 +87,13 @@ class LabelledDataModule(ImageDataModule):
                 raise ValueError(
                     f"this stage needs labels, but images of the source have none; {LABELS_REMEDY}"
                 )
-        train = _subset(whole, self.num_train, 0)
+        train = subset(whole, self.num_train, 0)
         held_out = balanced_subset(train.labels, round(self.holdout_fraction * len(train)), 1)
         rest = np.setdiff1d(np.arange(len(train)), held_out)
         self._splits = {
             "train": Part(train, rest),
             "holdout": Part(train, held_out),
-            "test": _subset(test, self.num_test, 2),
+            "test": subset(test, self.num_test, 2),
         }
         self._marks = released.held_out_reasons(test)
         if not self.source.is_released:
@@ -187,8 +187,6 @@ class LabelledDataModule(ImageDataModule):
         }
 
 
-def _subset(images: ImageSet, size: int | None, counter: int) -> ImageSet:
-    if size is None:
-        return images
-    chosen = balanced_subset(images.labels, size, counter)
-    return Part(images, chosen)
+def subset(images: ImageSet, size: int | None, counter: int) -> ImageSet:
+    """A balanced subset of a split; `size` and `counter` as in `balanced_subset`."""
+    return images if size is None else Part(images, balanced_subset(images.labels, size, counter))

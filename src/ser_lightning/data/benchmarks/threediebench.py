@@ -9,11 +9,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.batch import EvaluationBatch
-from ser_lightning.data.datasets import LabelledCrops, balanced_subset, training_batch
-from ser_lightning.data.draws import Draws
-from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.datasets import LabelledCrops, balanced_subset
+from ser_lightning.data.labelled import LabelledDataModule, subset
 from ser_lightning.data.plan import BatchKey, Plan
-from ser_lightning.data.reading import Reader, made
+from ser_lightning.data.reading import Reader
 from ser_lightning.randomness import Stream, generator, uniforms
 from ser_lightning.sources.base import Part, Source
 from ser_lightning.sources.opening import open_source
@@ -60,17 +59,14 @@ class ViewReader(Reader):
 class _ViewCrops(LabelledCrops):
     """Makes this rank's crops of the epoch's views; the reader is of all views."""
 
+    @override
+    def shown(self, epoch: int, indices: np.ndarray) -> np.ndarray:
+        return drawn_views(self.plan.seed, epoch, indices)
+
+    @override
     def __call__(self, key: BatchKey) -> EvaluationBatch:
+        batch = super().__call__(key)
         objects, _ = self.plan.indices(key)
-        views = drawn_views(self.plan.seed, key.epoch, objects)
-        numbers, _ = Draws(self.plan.seed, key, objects).view(0)
-        pixels, _, found = made(
-            self.reader.handfuls(views, (self.plan.seed, key.epoch)),
-            lambda handful: self.crop.cut(handful.images, numbers[handful.rows], self.clean.size),
-        )
-        batch = training_batch(
-            self.reader.images.labels, self.clean.normalise(pixels), views, found
-        )
         bad = [view for view in sorted(self.reader.bad) if view // NUM_VIEWS in objects]
         unreadable = torch.tensor(bad, dtype=torch.int64)
         return batch._replace(indices=batch.indices // NUM_VIEWS, unreadable=unreadable)
@@ -110,11 +106,10 @@ class ThreeDIEBenchDataModule(LabelledDataModule):
         num_held_out = round(self.holdout_fraction * num_objects)
         held_out = balanced_subset(train.object_labels, num_held_out, 1)
         rest = np.setdiff1d(np.arange(num_objects), held_out)
-        chosen = self.num_test
         self._splits = {
             "train": RandomViews(train.objects(rest)),
             "holdout": train.objects(held_out),
-            "test": test if chosen is None else Part(test, balanced_subset(test.labels, chosen, 2)),
+            "test": subset(test, self.num_test, 2),
         }
         self._marks = count_reasons({"the test split": len(test)}, BENCH3D_VAL)
 
