@@ -166,6 +166,14 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
             *((len(c.images), size) for c, size in zip(self.conditions, sizes, strict=True)),
         )
 
+    def rendered_loader(self) -> DataLoader:
+        """The same, of images that each come in all conditions and are read once."""
+        first = self.conditions[0]
+        size = max(1, self.evaluation_batch_size // len(self.conditions))
+        return self.in_order(
+            RenderedImages(self.images_of(first)), "test", (len(first.images), size)
+        )
+
     def num_frames(self, condition: Condition) -> int:
         """Frames of a condition's videos: there are so many fewer in a batch."""
         return 1

@@ -19,11 +19,7 @@ from ser_lightning.corruptions import (
     corruption_names,
 )
 from ser_lightning.data.benchmarks.cifar_c import open_cifar_c
-from ser_lightning.data.benchmarks.conditions import (
-    Condition,
-    RenderedImages,
-    RobustnessDataModule,
-)
+from ser_lightning.data.benchmarks.conditions import Condition, RobustnessDataModule
 from ser_lightning.data.benchmarks.generated import CLEAN, CorruptedImages, reduction
 from ser_lightning.data.benchmarks.layouts import find_folders
 from ser_lightning.numbers import Percent, checked, within
@@ -109,13 +105,7 @@ class ImageNetCDataModule(RobustnessDataModule):
 
     @override
     def test_dataloader(self) -> DataLoader:
-        if not self.generated:
-            return super().test_dataloader()
-        # every image is read once, and all corruptions of it are made
-        first = self.conditions[0]
-        size = max(1, self.evaluation_batch_size // len(self.conditions))
-        make = RenderedImages(self.images_of(first))
-        return self.in_order(make, "test", (len(first.images), size))
+        return self.rendered_loader() if self.generated else super().test_dataloader()
 
     def _open_generated(self) -> tuple[Condition, ...]:
         images = self.source_images()

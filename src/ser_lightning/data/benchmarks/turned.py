@@ -8,11 +8,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 from typing_extensions import override
 
-from ser_lightning.data.benchmarks.conditions import (
-    BenchmarkDataModule,
-    Condition,
-    RenderedImages,
-)
+from ser_lightning.data.benchmarks.conditions import BenchmarkDataModule, Condition
 from ser_lightning.sources.base import Derived
 from ser_lightning.sources.released import held_out_reasons
 
@@ -59,8 +55,4 @@ class TurnedDataModule(BenchmarkDataModule):
 
     @override
     def test_dataloader(self) -> DataLoader:
-        # every image is read once
-        first = self.conditions[0]
-        size = max(1, self.evaluation_batch_size // len(DEGREES))
-        make = RenderedImages(self.images_of(first))
-        return self.in_order(make, "test", (len(first.images), size))
+        return self.rendered_loader()
