@@ -19,6 +19,7 @@ from PIL import Image
 from timm.data import auto_augment
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 from typing_extensions import override
 
 from ser_lightning.batch import EvaluationBatch
@@ -100,9 +101,8 @@ class AugmentedCrops:
     def augment(self, image: Tensor, epoch: int, index: int, repeat: int) -> Tensor:
         """One image of an epoch; `index` and `repeat` say what is drawn."""
         draws = generator(self.plan.seed, Stream.AUGMENT, epoch, int(index), int(repeat))
-        picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
         with seeded_globals(draws):
-            augmented: Tensor = self.transform(picture)
+            augmented: Tensor = self.transform(to_pil_image(image))
         return augmented
 
 
