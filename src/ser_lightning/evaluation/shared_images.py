@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ser_lightning.sources.base import ImageSet, Part
+from ser_lightning.sources.base import ImageSet, origin
 from ser_lightning.sources.folder import FileImages
 
 
@@ -21,9 +21,7 @@ Chosen = tuple[ImageSet, np.ndarray | None]
 def _identities(chosen: ImageSet | Chosen) -> set[Hashable]:
     images, positions = chosen if isinstance(chosen, tuple) else (chosen, None)
     positions = np.arange(len(images)) if positions is None else positions
-    while isinstance(images, Part):
-        positions = images.positions[positions]
-        images = images.images
+    images, positions = origin(images, positions)
     if not isinstance(images, FileImages):
         return {(id(images), position) for position in positions.tolist()}
     real = lru_cache(maxsize=None)(os.path.realpath)  # of folders: links to them are common

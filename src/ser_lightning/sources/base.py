@@ -223,6 +223,13 @@ class Part(Derived):
         return (_sha256(self.positions.tobytes()),)
 
 
+def origin(images: ImageSet, positions: np.ndarray) -> tuple[ImageSet, np.ndarray]:
+    """The set that a part of it, or a part of a part, comes from, and the positions there."""
+    while isinstance(images, Part):
+        positions, images = images.positions[positions], images.images
+    return images, positions
+
+
 class HeldOut(Part):
     """Training images that are kept from training, because a data set has no evaluation split."""
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
-from ser_lightning.sources.base import ImageSet, Part
+from ser_lightning.sources.base import ImageSet, origin
 from ser_lightning.sources.decode import AS_STORED, Decode, pixel_limit, shown_size
 from ser_lightning.sources.folder import FileImages
 
@@ -130,19 +130,11 @@ def read_mask(path: str | Path) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def original(images: ImageSet, index: int) -> tuple[MaskImages, int]:
-    """The images with masks that a part of them comes from, and a position there."""
-    while isinstance(images, Part):
-        index = int(images.positions[index])
-        images = images.images
-    assert isinstance(images, MaskImages)
-    return images, index
-
-
 def mask_of(images: ImageSet, index: int) -> Tensor:
     """(H, W) uint8 mask of an image of a set or of a part of it."""
-    whole, position = original(images, index)
-    return whole.mask(position)
+    whole, positions = origin(images, np.array([index]))
+    assert isinstance(whole, MaskImages)
+    return whole.mask(int(positions[0]))
 
 
 def class_counts(images: ImageSet) -> Tensor:
@@ -152,8 +144,8 @@ def class_counts(images: ImageSet) -> Tensor:
         ValueError: a mask does not fit its image, or has a value that is no class, or no pixel
             counts.
     """
-    places = [original(images, index) for index in range(len(images))]
-    whole, rows = places[0][0], [position for _, position in places]
+    whole, rows = origin(images, np.arange(len(images)))
+    assert isinstance(whole, MaskImages)
     found = whole.value_counts[rows]
     wrong = (found > 0) & (whole.table == _UNKNOWN)
     if wrong.any():
