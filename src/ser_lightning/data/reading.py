@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ser_lightning.randomness import Stream, generator
-from ser_lightning.sources.base import ImageSet, Part, UnreadableImage
+from ser_lightning.sources.base import ImageSet, UnreadableImage, origin
 
 OnBadImage = Literal["skip", "fail"]
 T = TypeVar("T")
@@ -103,17 +103,21 @@ class Reader:
     def replaced(
         self, position: int, seed: int, epoch: int, min_side: int | None = None
     ) -> tuple[Tensor, int]:
-        """Reads one image, or one drawn from all over the set where it cannot be read.
-
-        Which one depends on (seed, epoch, position) alone; with the image comes its position.
-        """
-        image = self.read(position, min_side=min_side)
-        if image is None:
-            others = generator(seed, Stream.REPLACEMENT, epoch, position)
+        """Reads one image, or the first of `others` where it cannot be read; and its position."""
+        image, others = self.read(position, min_side=min_side), self.others(position, seed, epoch)
         while image is None:
-            position = int(others.integers(len(self.images)))
+            position = next(others)
             image = self.read(position, min_side=min_side)
         return image, position
+
+    def others(self, position: int, seed: int, epoch: int) -> Iterator[int]:
+        """Positions, drawn from all over the set, of what may stand in for an image.
+
+        Which ones depends on (seed, epoch, position) alone.
+        """
+        draws = generator(seed, Stream.REPLACEMENT, epoch, position)
+        while True:
+            yield int(draws.integers(len(self.images)))
 
     def handfuls(
         self,
@@ -155,10 +159,9 @@ class Reader:
 
     def _check_share(self, error: UnreadableImage, of: int) -> None:
         """Refuses to go on where more images are bad than allowed."""
-        num_bad, images = len(self.bad), self.images
+        num_bad = len(self.bad)
         if num_bad == len(self.images) or num_bad > MIN_BAD + self.max_bad_share * of:
-            while isinstance(images, Part):
-                images = images.images
+            images, _ = origin(self.images, np.arange(0))
             folder = getattr(images, "folder", type(images).__name__)
             raise UnreadableImage(
                 f"{num_bad} of {of} images of {folder} cannot be read, more than "

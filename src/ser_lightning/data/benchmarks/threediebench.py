@@ -1,11 +1,11 @@
 """3DIEBench in splits of whole objects, one random view of each an epoch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.batch import EvaluationBatch
@@ -35,24 +35,13 @@ class RandomViews(Part):
 
 
 class ViewReader(Reader):
-    """Reads views, by places among all views; where one is bad, another one of its object.
-
-    Which one depends on (seed, epoch, view) alone.
-    """
+    """Reads views, by places among all views; where one is bad, another one of its object."""
 
     @override
-    def replaced(
-        self, position: int, seed: int, epoch: int, min_side: int | None = None
-    ) -> tuple[Tensor, int]:
-        image = self.read(position, min_side=min_side)
-        if image is not None:
-            return image, position
-        others = generator(seed, Stream.REPLACEMENT, epoch, position).permutation(NUM_VIEWS)
-        for view in (position - position % NUM_VIEWS + others).tolist():
-            image = self.read(view, min_side=min_side)
-            if image is not None:
-                return image, view
-        return super().replaced(position, seed, epoch, min_side)
+    def others(self, position: int, seed: int, epoch: int) -> Iterator[int]:
+        views = generator(seed, Stream.REPLACEMENT, epoch, position).permutation(NUM_VIEWS)
+        yield from (position - position % NUM_VIEWS + views).tolist()
+        yield from super().others(position, seed, epoch)  # where none of the object can be read
 
 
 @dataclass(frozen=True)
