@@ -118,11 +118,10 @@ def within(
     return _registered(name, kind, accepts)
 
 
-def interval(low: float, high: float = math.inf, *, above: bool = False) -> Range:
-    """The type of two numbers a <= b, both from `low` to `high`; `above` leaves out `low`."""
-    side = within(float, low, high, above=above)
-    bounds = f"{low:g} {'<' if above else '<='} a <= b"
-    name = f"[a, b] with {bounds}" + (f" <= {high:g}" if high < math.inf else "")
+def interval(high: float = math.inf) -> Range:
+    """The type of two numbers 0 < a <= b, at most `high`."""
+    side = within(float, 0, high, above=True)
+    name = "[a, b] with 0 < a <= b" + (f" <= {high:g}" if high < math.inf else "")
 
     def accepts(value: Any) -> bool:
         is_pair = isinstance(value, tuple | list) and len(value) == 2
@@ -193,5 +192,5 @@ else:
     Percent = within(int, 1, 100)
     AtLeastTwo = within(int, 2)
     Degrees = within(float, 0, 360)
-    PositiveInterval = interval(0, above=True)
-    RatioInterval = interval(0, 1, above=True)
+    PositiveInterval = interval()
+    RatioInterval = interval(1)
