@@ -17,19 +17,19 @@ _NUM_BINS = 1024
 _TAIL = 12  # standard deviations that the tables of a Poisson distribution reach
 
 
-def normal(image: Tensor, rng: Generator) -> Tensor:
-    """Standard normal numbers in the image's shape."""
-    return torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
+def normal(shape: tuple[int, ...], rng: Generator) -> Tensor:
+    """Standard normal numbers of a shape."""
+    return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
 
 
 def gaussian_noise(image: Tensor, rng: Generator, scale: float) -> Tensor:
     """Adds normal noise of a standard deviation of scale times the full range."""
-    return to_uint8(normal(image, rng).mul_(255 * scale).add_(image))
+    return to_uint8(normal(image.shape, rng).mul_(255 * scale).add_(image))
 
 
 def speckle_noise(image: Tensor, rng: Generator, scale: float) -> Tensor:
     """Adds normal noise in proportion to the level."""
-    return to_uint8(normal(image, rng).mul_(scale).add_(1).mul_(image))
+    return to_uint8(normal(image.shape, rng).mul_(scale).add_(1).mul_(image))
 
 
 def impulse_noise(image: Tensor, rng: Generator, amount: float) -> Tensor:

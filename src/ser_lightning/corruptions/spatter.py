@@ -9,6 +9,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ser_lightning.corruptions.filters import smooth, to_uint8
+from ser_lightning.corruptions.noise import normal
 
 _WATER = (175.0, 238.0, 238.0)
 _MUD = (63.0, 42.0, 20.0)
@@ -50,8 +51,7 @@ def draw_liquid(
     threshold: float,
 ) -> Tensor:
     """Smoothed normal noise without what is below threshold: (1, H, W) float."""
-    noise = rng.standard_normal((1, *shape), dtype=np.float32) * scale + mean
-    liquid = smooth(torch.from_numpy(noise.astype(np.float32)), sigma)
+    liquid = smooth(normal((1, *shape), rng).mul_(scale).add_(mean), sigma)
     return liquid.masked_fill_(liquid < threshold, 0)
 
 

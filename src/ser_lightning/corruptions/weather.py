@@ -6,6 +6,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from ser_lightning.corruptions.filters import luma, smear, to_uint8, zoom
+from ser_lightning.corruptions.noise import normal
 
 
 def snow(
@@ -33,8 +34,7 @@ def draw_flakes(
     threshold: float,
 ) -> Tensor:
     """Normal noise, enlarged by factor, without what is below threshold: (1, H, W) whole levels."""
-    noise = rng.standard_normal(tuple(shape), dtype=np.float32) * scale + mean
-    layer = zoom(torch.from_numpy(noise.astype(np.float32))[None], factor)
+    layer = zoom(normal(shape, rng).mul_(scale).add_(mean)[None], factor)
     return layer.masked_fill(layer < threshold, 0).mul_(255).clamp_(0, 255).floor_()
 
 
