@@ -187,6 +187,15 @@ class LabelledDataModule(ImageDataModule):
         }
 
 
+def check_source(source: Source, kind: type[Source], has: str) -> None:
+    """Refuses, by ValueError, a source of another kind, which does not have what is needed."""
+    if not isinstance(source, kind):
+        raise ValueError(
+            f"{type(source).__name__} has no {has}; use --data.source {kind.__name__} "
+            "--data.source.root FOLDER"
+        )
+
+
 def subset(images: ImageSet, size: int | None, counter: int) -> ImageSet:
     """A balanced subset of a split; `size` and `counter` as in `balanced_subset`."""
     return images if size is None else Part(images, balanced_subset(images.labels, size, counter))

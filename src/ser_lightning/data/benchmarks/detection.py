@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from ser_lightning.batch import NO_IMAGES
 from ser_lightning.data.datasets import balanced_subset
-from ser_lightning.data.labelled import OWN, LabelledDataModule, Split
+from ser_lightning.data.labelled import OWN, LabelledDataModule, Split, check_source
 from ser_lightning.data.plan import AspectPlan, BatchKey, Plan
 from ser_lightning.data.reading import Handful, Reader, made
 from ser_lightning.numbers import PositiveInt, checked
@@ -174,11 +174,7 @@ class DetectionDataModule(LabelledDataModule):
         super().__init__(
             source, global_batch_size, evaluation_batch_size=evaluation_batch_size, **options
         )
-        if not isinstance(source, CocoDetection):
-            raise ValueError(
-                f"{type(source).__name__} has no boxes; use --data.source CocoDetection "
-                "--data.source.root FOLDER"
-            )
+        check_source(source, CocoDetection, "boxes")
         if not short_sides:
             raise ValueError("short_sides is empty; the usual ones are 480 to 800")
         self.short_sides = tuple(short_sides)

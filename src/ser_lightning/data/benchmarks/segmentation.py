@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ser_lightning.batch import NO_IMAGES
 from ser_lightning.data.clean import Clean
-from ser_lightning.data.labelled import LabelledDataModule
+from ser_lightning.data.labelled import LabelledDataModule, check_source
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.reading import Handful, Reader, made
 from ser_lightning.numbers import PositiveInt, Probability, checked
@@ -147,11 +147,7 @@ class SegmentationDataModule(LabelledDataModule):
         super().__init__(
             source, global_batch_size, evaluation_batch_size=evaluation_batch_size, **options
         )
-        if not isinstance(source, MaskFolder):
-            raise ValueError(
-                f"{type(source).__name__} has no masks; use --data.source MaskFolder "
-                "--data.source.root FOLDER"
-            )
+        check_source(source, MaskFolder, "masks")
         self.holdout_fraction = 0.0
         self.needs_labels = False
         self.side = side or self.image_size

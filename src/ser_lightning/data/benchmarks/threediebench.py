@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.datasets import LabelledCrops, balanced_subset
-from ser_lightning.data.labelled import LabelledDataModule, subset
+from ser_lightning.data.labelled import LabelledDataModule, check_source, subset
 from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.data.reading import Reader
 from ser_lightning.randomness import Stream, generator, uniforms
@@ -77,11 +77,7 @@ class ThreeDIEBenchDataModule(LabelledDataModule):
 
     def __init__(self, source: Source, **options: Any) -> None:
         super().__init__(source, **options)
-        if not isinstance(source, ThreeDIEBench):
-            raise ValueError(
-                f"{type(source).__name__} has no views of objects; use --data.source ThreeDIEBench "
-                "--data.source.root FOLDER"
-            )
+        check_source(source, ThreeDIEBench, "views of objects")
 
     @override
     def setup(self, stage: str) -> None:
