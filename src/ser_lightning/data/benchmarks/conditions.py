@@ -195,18 +195,8 @@ class BenchmarkDataModule(LabelledDataModule, ABC):
         self.left_out += left_out
         return paths
 
-    def images_of_source(self) -> ImageSet | None:
-        """The source's whole evaluation split, where there is one that can be opened.
-
-        Which one it is, or why it cannot be opened, is told at the start.
-        """
-        try:
-            return self._evaluation()
-        except (OSError, ValueError) as error:
-            self._notes = (f"no clean images: {error}",)
-            return None
-
     def _evaluation(self) -> ImageSet | None:
+        """The source's whole evaluation split, if it has one, which is told at the start."""
         images = self.source.evaluation()
         if images is not None:
             self._notes = (f"clean images of {self.source.dataset_name}", *self.source.notes())

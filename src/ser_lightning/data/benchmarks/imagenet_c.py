@@ -172,13 +172,18 @@ class ImageNetCDataModule(RobustnessDataModule):
         return (f"severities {list(self.severities)} only",)
 
     def _clean(self, fits: Callable[[ImageSet], bool]) -> ImageSet | None:
-        """The source's images, where there are some and their classes are the benchmark's."""
-        images = self.images_of_source()
-        if images is None or fits(images):
-            return images
-        self._notes = (
-            f"no clean images: those of {self.source.dataset_name} are not of these classes",
-        )
+        """The source's images, where there are some and their classes are the benchmark's.
+
+        Why they are left out is told at the start.
+        """
+        try:
+            images = self._evaluation()
+            if images is None or fits(images):
+                return images
+            why = f"those of {self.source.dataset_name} are not of these classes"
+        except (OSError, ValueError) as error:
+            why = str(error)
+        self._notes = (f"no clean images: {why}",)
         return None
 
     def _clean_imagenet(self) -> tuple[Condition, ...]:
