@@ -1,6 +1,5 @@
 """One pass over clean images, kept on disk and shared by the stages that read frozen features."""
 
-import hashlib
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from ser_lightning.data.plan import BatchKey, Plan
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.per_image import test_on_all
 from ser_lightning.files import new_folder, put_in_place
-from ser_lightning.sealed import read_array
+from ser_lightning.sealed import content_hash, read_array
 
 VERSION = 1
 """Of what the code here computes; raise it with every change that moves a feature."""
@@ -155,7 +154,7 @@ def cached_features(
         "precision": str(trainer.precision),
         "version": VERSION,
     }
-    key = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:24]
+    key = content_hash(protocol)[:24]
     folder = run_dir / "features"
     final = folder / key
     if trainer.strategy.broadcast((final / "cls.npy").is_file()):  # one answer for all ranks
