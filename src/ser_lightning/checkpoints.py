@@ -59,13 +59,9 @@ def load_checkpoint(path: str | Path, of_elsewhere: bool = False, **options: Any
     """Loads a checkpoint of tensors and plain values; nothing in it is executed.
 
     What is read is compared with the checksums (CRC-32) that torch writes into the file: with
-    `mmap`, where tensors stay on disk, all but the tensors.
-
-    Args:
-        path: of the file.
-        of_elsewhere: whether what `trusted.stand_ins` lists, which other projects save beside their
-            weights, is passed over.
-        options: of `torch.load`.
+    `mmap`, where tensors stay on disk, all but the tensors. `of_elsewhere` passes over what
+    `trusted.stand_ins` lists, which other projects save beside their weights; further options are
+    those of `torch.load`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -175,10 +171,6 @@ def checkpoint_config(path: str | Path) -> dict[str, Any] | None:
 
 def read_config(text: str, path: str | Path = "") -> dict[str, Any]:
     """A configuration of this version or an earlier one, in today's words; empty if it is none.
-
-    Args:
-        text: as a run stored it.
-        path: of the file that it is from.
 
     Raises:
         ValueError: it is not plain YAML, is larger than any, or has a section that is none.

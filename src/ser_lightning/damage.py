@@ -14,11 +14,8 @@ from pathlib import Path
 def damage(path: Path, with_tensors: bool = True) -> str:
     """What is wrong with the bytes of a torch file; empty where they are as they were written.
 
-    Files of before torch 1.6 have no checksums, and pass.
-
-    Args:
-        path: of the file.
-        with_tensors: whether tensors are read too, about 2 GB a second, or the rest alone.
+    Files of before torch 1.6 have no checksums, and pass. Tensors, of which about 2 GB are read a
+    second, may be left out.
     """
     state = path.stat()
     return _damage(path, with_tensors, (state.st_ino, state.st_size, state.st_mtime_ns))

@@ -19,11 +19,7 @@ class RunLength(NamedTuple):
         return math.ceil(self.num_steps / self.steps_per_epoch)
 
     def warmup_steps(self, warmup_epochs: float, option: str) -> float:
-        """The steps of a warm-up.
-
-        Args:
-            warmup_epochs: its length in epochs.
-            option: what sets it.
+        """The steps of a warm-up, whose length in epochs an option sets.
 
         Raises:
             ValueError: it takes the whole run.

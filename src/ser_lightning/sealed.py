@@ -82,10 +82,7 @@ def _read(
 def read_array(path: Path, remedy: str, **options: Any) -> np.ndarray:
     """The array of numbers or texts in a `.npy` file; nothing in it is unpickled.
 
-    Args:
-        path: of the file.
-        remedy: what to do where it cannot be read.
-        **options: of `numpy.load`.
+    The remedy says what to do where it cannot be read; further options are those of `numpy.load`.
 
     Raises:
         ValueError: it is none, or cut short.
