@@ -2,7 +2,7 @@
 
 import pytest
 
-from ser_lightning.files import keep_as, read_text
+from ser_lightning.files import keep_as, read_text, write_text
 from ser_lightning.trusted import own_yaml
 
 
@@ -33,3 +33,11 @@ def test_name_that_is_the_same_file_already_is_left_alone(tmp_path):
     for _ in range(2):  # a rename of one of its links to another does nothing
         keep_as(path, other)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "previous"]
+
+
+def test_what_cannot_be_written_is_refused_by_the_name_that_was_asked_for(tmp_path):
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(OSError) as raised:  # noqa: PT011 - which one depends on the system
+        write_text(tmp_path / "page.html", "words")
+    assert {raised.value.filename, raised.value.filename2} == {str(tmp_path / "page.html")}
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.figure
 import pytest
+import yaml
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from ser_lightning.commands.look import look
@@ -102,6 +103,17 @@ def test_page_of_a_run_in_its_first_epoch(runs, tmp_path):
     assert "nothing logged yet" in text
     look([str(young), str(runs[0]), "--output", str(tmp_path / "page.html")])
     assert "k-NN top-1" in (tmp_path / "page.html").read_text()
+
+
+def test_run_that_went_on_differently_shows_what_it_went_on_with(runs, tmp_path):
+    shutil.copytree(runs[0], tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run" / "fit.yaml").read_text())
+    for step, epochs in ((12, 40), (4, 30)):
+        config["trainer"]["max_epochs"] = epochs
+        (tmp_path / "run" / f"fit.step{step}.yaml").write_text(yaml.safe_dump(config))
+    view = read_view(tmp_path / "run", "run")
+    assert view.settings["trainer.max_epochs"] == "40"
+    assert view.status.endswith("of 40; settings changed at step 4, 12, the last ones are shown")
 
 
 def test_no_run_is_refused_in_a_sentence(tmp_path):

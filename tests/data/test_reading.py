@@ -116,6 +116,26 @@ def test_a_data_set_without_readable_images_is_refused():
         Reader(Images(3, bad=range(3)), "skip").replaced(0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (None, "read NoneType as image 3"),
+        (torch.rand(3, 8, 8), r"read torch.float32 of shape \(3, 8, 8\) as image 3"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"read torch.uint8 of shape \(8, 8, 3\)"),
+        (torch.zeros(4, 8, 8, dtype=torch.uint8), r"read torch.uint8 of shape \(4, 8, 8\)"),
+        (np.zeros((3, 8, 8), np.uint8), "read ndarray"),
+    ],
+    ids=["nothing", "floats", "channels last", "four channels", "array"],
+)
+@pytest.mark.parametrize("on_bad_image", ["skip", "fail"])
+def test_what_is_no_image_is_refused_with_its_source(given, words, on_bad_image):
+    images = Images()
+    images.read = lambda index: given
+    part = Part(images, np.array([7, 3]))
+    with pytest.raises(ValueError, match=f"^Images {words}.* must return a torch.uint8 tensor"):
+        Reader(part, on_bad_image).read(1)
+
+
 def evaluated(images, **options):
     """The batches of an evaluation, and the slots that the loader says were left out."""
     positions = np.arange(0, len(images), 2)

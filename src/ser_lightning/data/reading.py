@@ -81,14 +81,16 @@ class Reader:
 
         Raises:
             UnreadableImage: it cannot be read and `on_bad_image` is "fail", or too many cannot.
+            ValueError: the source gave something else than an image.
         """
         if position in self.bad:
             return None
         self._num_read += 1
         try:
             if min_side is None:
-                return self.images.read(position)
-            return self.images.read_reduced(position, min_side)
+                image = self.images.read(position)
+            else:
+                image = self.images.read_reduced(position, min_side)
         except UnreadableImage as error:
             if self.on_bad_image == "fail":
                 raise UnreadableImage(
@@ -99,6 +101,8 @@ class Reader:
             warnings.warn(f"{error}; it is skipped", stacklevel=2)
             self._check_share(error, min(self._num_read, len(self.images)) if of is None else of)
             return None
+        self._check_image(image, position)
+        return image
 
     def replaced(
         self, position: int, seed: int, epoch: int, min_side: int | None = None
@@ -156,6 +160,20 @@ class Reader:
                 images, rows, found, size, image = [], [], [], 0, None
         if rows:
             yield Handful(images, np.array(rows), np.array(found))
+
+    def _check_image(self, image: Any, position: int) -> None:
+        """Refuses what a source of one's own may give in place of uint8 (3, H, W)."""
+        is_tensor = isinstance(image, Tensor)
+        if is_tensor and image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3:
+            return
+        kind = type(image).__name__
+        found = f"{image.dtype} of shape {tuple(image.shape)}" if is_tensor else kind
+        images, (at,) = origin(self.images, np.array([position]))
+        raise ValueError(
+            f"{type(images).__name__} read {found} as image {at}; `read` must return a torch.uint8 "
+            "tensor (3, H, W) with values 0 to 255: torchvision's `pil_to_tensor` makes one of a "
+            "picture, `(255 * image).round().to(torch.uint8)` one of values 0 to 1"
+        )
 
     def _check_share(self, error: UnreadableImage, of: int) -> None:
         """Refuses to go on where more images are bad than allowed."""

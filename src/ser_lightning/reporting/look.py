@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ser_lightning.reporting.panels import plain_text
-from ser_lightning.reporting.runs import PICTURE_FOLDER, read_configuration
+from ser_lightning.reporting.runs import PICTURE_FOLDER, read_configuration, resumptions
 from ser_lightning.reporting.tables import (
     PNG,
     ReportRow,
@@ -41,7 +41,8 @@ class Curve(NamedTuple):
 class RunView(NamedTuple):
     """What a page shows of a run.
 
-    Settings are flat, by dotted key, and empty where it has no configuration; curves are by the
+    Settings are flat, by dotted key, those that it went on with last, and empty where it has no
+    configuration; curves are by the
     name that they were logged by; the status is how far it has come, in words.
     """
 
@@ -65,6 +66,8 @@ def read_view(folder: Path, name: str) -> RunView:
         return RunView(name, folder, dict(_flat(told)), {}, "trained elsewhere")
     if config is None:
         raise ValueError(f"{folder} has no fit.yaml; give the folder of a run, as runs/moco_ser")
+    changes = resumptions(folder)  # what holds now is the last one
+    config = (changes and read_configuration(folder, changes[-1].name)) or config
     curves = read_curves(folder)
     epochs = curves.get("epoch", Curve((), ()))  # logged with every number of a step, from 0 on
     step = epochs.steps[-1] + 1 if epochs.steps else 0
@@ -72,6 +75,9 @@ def read_view(folder: Path, name: str) -> RunView:
     whole = f" of {wanted}" if isinstance(wanted, int) and wanted > 0 else ""
     epoch = f", epoch {int(epochs.values[-1]) + 1}{whole}" if epochs.values else ""
     status = f"step {step:,}{epoch}" if curves else "nothing logged yet"
+    if changes:
+        steps = ", ".join(change.stem.removeprefix("fit.step") for change in changes)
+        status += f"; settings changed at step {steps}, the last ones are shown"
     return RunView(name, folder, dict(_flat(config)), curves, status)
 
 

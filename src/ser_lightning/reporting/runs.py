@@ -82,7 +82,7 @@ def read_run(run_dir: Path) -> Told:
         place = run_dir.resolve()
         told = {"base": "", "method": place.name, "views": ""}
         return Told(told, str(place), (f"no {CONFIGURATION}",), None)
-    resumed = sorted(run_dir.glob("fit.step*.yaml"))
+    resumed = resumptions(run_dir)
     departures = tuple(_departures(config, bool(resumed)))
     seed = config.get("seed_everything")
     return Told(_identity(config), weights_hash(config, resumed), departures, seed)
@@ -103,13 +103,19 @@ def describe_run(
     return read(run_dir).run(record.run)
 
 
-def read_configuration(run_dir: Path) -> dict[str, Any] | None:
-    """The content of a run's fit.yaml; None where there is none.
+def resumptions(run_dir: Path) -> list[Path]:
+    """The configurations with which a run went on differently, `fit.step<N>.yaml`, by step."""
+    found = [(path.stem.removeprefix("fit.step"), path) for path in run_dir.glob("fit.step*.yaml")]
+    return [path for _, path in sorted((int(step), path) for step, path in found if step.isdigit())]
+
+
+def read_configuration(run_dir: Path, name: str = CONFIGURATION) -> dict[str, Any] | None:
+    """The content of a run's fit.yaml, or of another of its files; None where there is none.
 
     Raises:
         ValueError: if it is not a configuration of this package.
     """
-    path = run_dir / CONFIGURATION
+    path = run_dir / name
     if not path.is_file():
         return None
     config = read_config(read_text(path), path)
