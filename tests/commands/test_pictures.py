@@ -11,7 +11,7 @@ from ser_lightning.cli import main
 from ser_lightning.commands.pictures import Pictures, comparisons, gallery, neighbour_rows
 from ser_lightning.data import ImageFolder, PartitionedDataModule, Shapes
 from ser_lightning.data.pipelines import InvertibleViews
-from ser_lightning.evaluation.online import Neighbours
+from ser_lightning.evaluation.neighbours import Neighbours
 from ser_lightning.reporting.figures import token_map_figure
 from support import tiny_backbone
 

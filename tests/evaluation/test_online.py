@@ -211,6 +211,25 @@ def test_resumed_run_keeps_its_baseline(tmp_path, when):
     assert resumed.history[-1]["step"] == 4
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"k": 3, "num_equivariance_images": 3}, "k 5, now 3"),
+        ({"k": 5, "num_equivariance_images": 4}, "equivariance images 3, now 4"),
+    ],
+)
+def test_baseline_of_other_conditions_is_dropped_in_words(tmp_path, options, words):
+    """Beside the trained weights' numbers its own would show the difference of the conditions."""
+    first = OnlineEvaluation(k=5, num_equivariance_images=3)
+    fit(first, tmp_path, max_epochs=1).save_checkpoint(tmp_path / "run.ckpt", weights_only=False)
+    assert first.baseline
+    resumed = OnlineEvaluation(**options)
+    with pytest.warns(UserWarning, match=rf"random init was measured otherwise .*\({words}\)"):
+        fit(resumed, tmp_path, max_epochs=2, max_steps=-1, ckpt_path=tmp_path / "run.ckpt")
+    assert resumed.baseline == {}
+    assert resumed.history[0] == first.history[0]
+
+
 def test_validate_measures_without_history(tmp_path):
     callback = OnlineEvaluation(k=5, num_equivariance_images=3)
     module = online_run.Module()

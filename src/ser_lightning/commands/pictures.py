@@ -19,7 +19,7 @@ from ser_lightning.data.draws import Canvas, Draws
 from ser_lightning.data.reading import NothingReadError
 from ser_lightning.data.render import HostBatch, render
 from ser_lightning.evaluation import OnlineEvaluation
-from ser_lightning.evaluation.online import Neighbours
+from ser_lightning.evaluation.neighbours import Neighbours
 from ser_lightning.groups import Frame, GroupElement, act
 from ser_lightning.numbers import NonNegativeInt, checked
 from ser_lightning.reporting.figures import token_map_figure

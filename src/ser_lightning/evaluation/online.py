@@ -3,12 +3,11 @@
 Bank and queries are chosen in `data/datamodule.py` (`bank_size`, `num_queries`).
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.backbones import SplitViT
@@ -21,38 +20,16 @@ from ser_lightning.evaluation.metrics.diagnostics import (
     spatial_variance_ratio,
 )
 from ser_lightning.evaluation.metrics.equivariance import place_of
-from ser_lightning.evaluation.metrics.knn import knn_accuracy, nearest
+from ser_lightning.evaluation.metrics.knn import knn_accuracy
+from ser_lightning.evaluation.neighbours import Neighbours, some_neighbours
 from ser_lightning.evaluation.per_image import GatheredRows, Rows
 from ser_lightning.evaluation.shared_images import num_shared
 from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
 
 _KEPT = (
-    "baseline", "baseline_name", "latest", "history", "num_classes", "num_bank", "num_queries",
+    "baseline", "baseline_name", "baseline_conditions", "latest", "history", "num_classes",
+    "num_bank", "num_queries",
 )  # fmt: skip
-
-
-NUM_QUERIES, NUM_NEIGHBOURS = 6, 5
-
-
-class Neighbours(NamedTuple):
-    """The (Q,) slots of some queries, the (Q, K) slots of their neighbours, and cosines."""
-
-    queries: Tensor
-    bank: Tensor
-    cosine: Tensor
-
-
-def some_neighbours(bank: GatheredRows, queries: GatheredRows) -> Neighbours | None:
-    """What is nearest to a few queries, always the same ones; None where there are too few.
-
-    They are drawn, since images may be sorted by class.
-    """
-    if len(queries.slots) < NUM_QUERIES or len(bank.slots) < NUM_NEIGHBOURS:
-        return None
-    rng = torch.Generator().manual_seed(0)
-    rows = torch.randperm(len(queries.slots), generator=rng)[:NUM_QUERIES]
-    cosine, nearest_rows = nearest(bank.values, queries.values[rows], NUM_NEIGHBOURS)
-    return Neighbours(queries.slots[rows], bank.slots[nearest_rows], cosine)
 
 
 @checked
@@ -79,6 +56,8 @@ class OnlineEvaluation(L.Callback):
     Attributes:
         baseline: metrics of the starting weights by name; empty until measured.
         baseline_name: what these weights are: "random init" or "given weights".
+        baseline_conditions: how and of what the baseline was measured. A run that goes on under
+            others drops it, with a warning: the difference would be that of the conditions.
         latest: metrics of the last validation by name.
         history: one {"step", "metrics"} for each validation of a fit.
         num_classes: classes among the labels, 0 where there are none.
@@ -107,6 +86,7 @@ class OnlineEvaluation(L.Callback):
         self.latest: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
         self.baseline_name = "random init"
+        self.baseline_conditions: dict[str, Any] = {}
         self.num_classes = self.num_bank = self.num_queries = 0
         self.neighbours: Neighbours | None = None
         self._shares_images = False
@@ -188,6 +168,7 @@ class OnlineEvaluation(L.Callback):
             if is_whole and trainer.global_step == 0:
                 self._keep_baseline(trainer, pl_module, metrics)
             return
+        self._drop_other_baseline(trainer)
         self.latest = metrics
         if trainer.state.fn == "fit":
             self.history.append({"step": trainer.global_step, "metrics": metrics})
@@ -263,6 +244,7 @@ class OnlineEvaluation(L.Callback):
     ) -> None:
         """Keeps the numbers of the starting weights; pl_module.log is off at this point."""
         self.baseline = metrics
+        self.baseline_conditions = self._conditions(trainer)
         backbone = _backbone(pl_module)
         is_given = backbone.weights is not None
         self.baseline_name = "given weights" if is_given else "random init"
@@ -273,6 +255,35 @@ class OnlineEvaluation(L.Callback):
         numbers = ", ".join(f"{w} {metrics[n]:.3g}" for w, n in shown.items() if n in metrics)
         title = self.baseline_name.capitalize()
         pl_module.print(f"{title}, {self.num_queries:,} images: {numbers}")
+
+    def _drop_other_baseline(self, trainer: L.Trainer) -> None:
+        """Drops a baseline that was measured under other conditions, and says which."""
+        before, now = self.baseline_conditions, self._conditions(trainer)
+        if not (before and self.baseline) or trainer.state.fn != "fit" or before == now:
+            return
+        other = [
+            f"{name} {before.get(name)}, now {value}"
+            for name, value in now.items()
+            if before.get(name) != value
+        ]
+        rank_zero_warn(
+            f"The {self.baseline_name} was measured otherwise than this run goes on ("
+            f"{'; '.join(other)}): it is left out of the tables, and stays at step 0 of the curves"
+        )
+        self.baseline, self.baseline_conditions = {}, {}
+
+    def _conditions(self, trainer: L.Trainer) -> dict[str, Any]:
+        """What a number of this callback depends on besides the weights, in plain values."""
+        made = [getattr(loader.dataset, "make", None) for loader in _loaders(trainer)]
+        sets = [make.reader.images.listing()[:8] for make in made if isinstance(make, CleanImages)]
+        return {
+            "bank": self.num_bank,
+            "queries": self.num_queries,
+            "k": self.k,
+            "temperature": self.temperature,
+            "equivariance images": self.num_equivariance_images,
+            "images' hashes": sets,
+        }
 
 
 def _turns(backbone: SplitViT) -> str:
