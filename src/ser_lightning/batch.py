@@ -189,3 +189,23 @@ class LossOutput(NamedTuple):
             values = torch.stack([output.logs[name] for output in outputs])
             logs[name] = values.sum() if name.startswith("loss/") else values.mean()
         return cls(torch.stack([output.loss for output in outputs]).sum(), logs)
+
+    @classmethod
+    def checked(cls, given: Any, giver: str) -> "LossOutput":
+        """What a method of somebody's own gave, if it can be trained.
+
+        Raises:
+            ValueError: it is no `LossOutput` of a scalar with a gradient; says who gave it.
+        """
+        if not isinstance(given, cls) or not isinstance(given.loss, Tensor):
+            found = type(given).__name__
+        elif given.loss.ndim:
+            found = f"a loss of shape {tuple(given.loss.shape)}"
+        elif torch.is_grad_enabled() and not given.loss.requires_grad:
+            found = "a loss without a gradient, which trains nothing"
+        else:
+            return given
+        raise ValueError(
+            f"{giver} returned {found}; it must return LossOutput(loss, logs) of a scalar loss "
+            "tensor that carries the gradient, and detached scalar tensors to log by name"
+        )

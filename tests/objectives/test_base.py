@@ -88,3 +88,24 @@ def test_sub_batches_add_loss_terms_and_average_diagnostics():
 def test_settings_out_of_range_are_refused(option, value):
     with pytest.raises(ValueError, match=f"{option} {value}"):
         tiny_objective(MoCoV3, **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("give", "words"),
+    [
+        (lambda loss: loss, "Tensor;"),
+        (lambda loss: None, "NoneType;"),
+        (lambda loss: (loss, {}), "tuple;"),
+        (lambda loss: LossOutput(loss.expand(2), {}), r"a loss of shape \(2,\);"),
+        (lambda loss: LossOutput(loss.detach(), {}), "a loss without a gradient"),
+    ],
+    ids=["tensor", "nothing", "tuple", "vector", "detached"],
+)
+def test_loss_that_cannot_be_trained_is_refused_with_its_objective(give, words):
+    class Own(MoCoV3):
+        def invariance_loss(self, online, target):
+            return give(super().invariance_loss(online, target).loss)
+
+    module, batch = tiny_objective(Own), tiny_batch()
+    with pytest.raises(ValueError, match=rf"^Own\.invariance_loss returned {words}"):
+        module.losses(batch)

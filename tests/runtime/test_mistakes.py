@@ -138,6 +138,11 @@ def test_memory_that_does_not_suffice_is_called_so():
         ),
         ("NCCL error in: ProcessGroupNCCL.cpp:1, unhandled system error", "does not answer"),
         ("[/gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]", "does not answer"),
+        ("The server socket has failed to listen (errno: 98). EADDRINUSE", "MASTER_PORT another"),
+        (
+            "Expected to have finished reduction in the prior iteration before starting a new one.",
+            "ddp_find_unused_parameters_true",
+        ),
     ],
 )
 def test_what_a_device_or_another_process_cannot_do_has_a_remedy(said, words):

@@ -60,6 +60,11 @@ _DEVICE = {  # what torch says of a device, or of other processes: what to do
     r"unhandled system error|remote process exited|Connection (closed|reset) by peer": "a process "
     "of the run does not answer; what ended it is among the lines of the others, or the network "
     "between them is down (NCCL_DEBUG=INFO tells more)",
+    r"EADDRINUSE|address already in use": "another process, perhaps another run, has this port; "
+    "give MASTER_PORT another number, or unset it",
+    r"Expected to have finished reduction in the prior iteration": "a parameter had no part in the "
+    "loss; use it, freeze it (requires_grad False), or give --trainer.strategy "
+    "ddp_find_unused_parameters_true",
 }
 _HALF_WRITTEN = re.compile(r"unexpected pos|PytorchStreamWriter failed|basic_ios::clear")
 _PLACE = re.compile(r'^\s*File "(.+)", line \d+, in .*\n\s*(.*)$', re.MULTILINE)
