@@ -68,6 +68,17 @@ def test_add_on_counts_once_per_view_for_every_image():
     assert ser.macs_per_image == MOCO + 2 * 16 * (WIDTH * 24 + 24 * 24)
 
 
+@pytest.mark.parametrize("ratio", [0.03, 0.5, 1.0])
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_comparison_of_crops_counts_for_every_image_whatever_its_ratio(ratio, per_layer):
+    overlap = addon("overlap.OverlapRegularizer", width=WIDTH, hidden=24, ratio=ratio)
+    found = tiny(addon("PerLayer", regularizers=[overlap]) if per_layer else overlap, cls_layer=0)
+    carried = 2 * 16 * 16 * 24  # both directions, from every token to every token
+    places = 2 * 16 * 2 * 2 + 3 * 2**3  # where the tokens lie, and products of 2 x 2 turns
+    projected = 2 * 16 * (WIDTH * 24 + 24 * 24)
+    assert found.macs_per_image == MOCO + projected + carried + places
+
+
 def test_local_views_pass_the_online_branch_only():
     crop = {"class_path": "CropViews", "init_args": {"local": {"num": 4, "size": 8}}}
     cost = tiny(layer=4, data={"crop": crop})

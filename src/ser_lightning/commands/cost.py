@@ -53,9 +53,9 @@ def run_cost(config: Mapping[str, Any]) -> Cost:
 
     Per image: all views through the online branch, the global ones through the momentum branch,
     all blocks with all tokens, and the heads. An add-on counts as if every image passed its layers
-    on the online branch, whatever the partition ratio. Products of images with each other, as
-    in contrastive losses, are left out: their number per image is the batch size's. Source: SER,
-    Table 17, whose 18.48 and 18.63 GMAC are counted like this.
+    on the online branch, whatever the partition ratio or the add-on's own. Products of images
+    with each other, as in contrastive losses, are left out: their number per image is the batch
+    size's. Source: SER, Table 17, whose 18.48 and 18.63 GMAC are counted like this.
 
     Raises:
         UnknownCost: the model cannot be built, or its loss not be computed, from this content of a
@@ -93,11 +93,18 @@ def _counted(config: Mapping[str, Any]) -> Cost:
 
 
 def _build(config: Mapping[str, Any]) -> Objective:
-    """The objective, with all tokens in all blocks and attention that the counter sees."""
+    """The objective, with all tokens in all blocks and attention that the counter sees.
+
+    Its add-on reads every image: a share of two or four images is no share of a batch.
+    """
     objective = rebuilt(config, Path(CONFIGURATION), cls_only_last_block=False)
     for module in objective.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False  # type: ignore[assignment]
+    if objective.regularizer is not None:
+        for module in objective.regularizer.modules():
+            if hasattr(module, "ratio"):
+                module.ratio = 1.0  # type: ignore[assignment]
     return objective
 
 

@@ -10,7 +10,7 @@ from ser_lightning.files import write_text
 from ser_lightning.sealed import content_hash
 
 COST_FILE = "cost.json"
-VERSION = 1
+VERSION = 2
 """Of how cost is counted; raise it with every change that moves a count."""
 
 

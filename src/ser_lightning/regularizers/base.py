@@ -36,6 +36,9 @@ class Regularizer(nn.Module, ABC):
     needs: ClassVar[ViewNeeds]
     """What the run's batches must hold for it."""
 
+    ratio: float = 1.0
+    """Share of the crop sub-batch that it reads, where it reads crops."""
+
     def __init__(self, width: PositiveInt | None = None, weight: NonNegative = 1.0) -> None:
         super().__init__()
         self.width = width
