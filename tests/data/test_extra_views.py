@@ -20,6 +20,7 @@ from ser_lightning.data import (
 from ser_lightning.data.clean import Clean
 from ser_lightning.data.datasets import CleanImages, TrainingViews
 from ser_lightning.data.draws import Canvas, Draws
+from ser_lightning.data.extra_views import TurnedCrops
 from ser_lightning.data.pipelines import ExtraViews
 from ser_lightning.data.plan import Plan
 from ser_lightning.data.reading import Reader
@@ -248,6 +249,13 @@ def test_rotated_size_that_is_no_multiple_of_the_patch_is_refused_where_it_is_ne
     with pytest.raises(ValueError, match=message):
         module(needs=ViewNeeds(rotated=True), **options)
     assert module(**options).rotated == RotatedCrops()
+
+
+def test_angle_that_turns_no_crop_is_refused():
+    message = r"`data\.crop\.turned\.angle` 0 turns no crop; .* null for quarter turns, or set"
+    with pytest.raises(ValueError, match=message):
+        TurnedCrops(angle=0.0)
+    assert (TurnedCrops().degrees(np.array([0.3])) == 90).all()
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,10 @@ def test_one_image_does_not_depend_on_the_others():
         ({"aspect": (1.0,)}, "aspect"),
         ({"pairing": "opposite"}, '"opposite" is unknown'),
         ({"interpolation": "nearest"}, '"nearest" is unknown; use one of .*bilinear'),
-        ({"rotation": False, "flip": False, "scale": False}, "are all off.*switch one on"),
+        (
+            {"rotation": False, "flip": False, "scale": False},
+            "rotation, flip, scale and angle are all off.*switch one on",
+        ),
     ],
 )
 def test_bad_options_raise(options, message):

@@ -77,6 +77,13 @@ class TurnedCrops:
         """Degrees counter-clockwise from (B,) uniform numbers in [0, 1)."""
         if self.angle is None:
             return 90 * np.floor(4 * uniforms)
+    def __post_init__(self) -> None:
+        if self.angle == 0:
+            raise ValueError(
+                "`data.crop.turned.angle` 0 turns no crop; give more degrees, null for quarter "
+                "turns, or set `data.crop.turned` to null"
+            )
+
         return self.angle * (2 * uniforms - 1)
 
 

@@ -63,8 +63,8 @@ class GroupSampler:
                 raise ValueError(f'"{value}" is unknown; use one of {get_args(known)}')
         if not (rotation or flip or scale or angle):
             raise ValueError(
-                "rotation, flip and scale are all off, so that every view is upright; switch one "
-                "on, or set `data.invertible` to null"
+                "rotation, flip, scale and angle are all off, so that every view is upright; "
+                "switch one on, or set `data.invertible` to null"
             )
         self.rotation = rotation
         self.flip = flip
