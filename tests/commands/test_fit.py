@@ -1,5 +1,6 @@
 """The command line in process: what runs, what it writes, and what it refuses, how."""
 
+import json
 import os
 import re
 import shutil
@@ -31,6 +32,17 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.*treespec.*"),
 ]
+
+TURNED = ["--data.crop", "CropViews", "--data.crop.turned", '{"ratio": 0.5}']
+
+
+def overlap(*ratios):
+    """Options for an add-on that compares these shares of the crops, one or several."""
+    parts = [{"class_path": "OverlapRegularizer", "init_args": {"ratio": r}} for r in ratios]
+    several = {"class_path": "PerLayer", "init_args": {"regularizers": parts}}
+    add_on = parts[0] if len(parts) == 1 else several
+    layers = "1" if len(parts) == 1 else "[1, 2]"
+    return ["--model.regularizer", json.dumps(add_on), "--model.backbone.layer", layers]
 
 
 @pytest.fixture
@@ -250,6 +262,11 @@ def test_add_on_within_another_keeps_its_invertible_images():
         (["--model", "BarlowTwins", *LOCAL], "BarlowTwins compares two views"),
         (["--model.backbone.layer", "3.5"], "3.5"),
         (["--data.invertible", "null"], "SERRegularizer needs an invertible sub-batch"),
+        (TURNED, "`data.crop.turned` turns 0.5 of the crops, but SERRegularizer compares none"),
+        ([*TURNED, "--model.regularizer", "null"], "but without an add-on nothing compares them"),
+        ([*TURNED, *overlap(0.25)], "turns 0.5 of the crops, but OverlapRegularizer compares 0.25"),
+        ([*TURNED, *overlap(0.25), "--model.regularizer.weight", "0"], "compares 0.25"),
+        ([*TURNED, *overlap(0.25, 0.5)], "but PerLayer compares 0.25 and 0.5"),
         (["--model.regularizer.width", "48"], "the backbone has 32"),
         (["--data.image_size", "99"], "--data.image_size is taken from model; set it there"),
         (["--data.crop.view_1", "null"], "a section is a single value in place of options"),
@@ -267,6 +284,14 @@ def test_mistake_gets_a_short_message_before_training(options, expected, capsys)
     assert expected in message
     assert len(message.splitlines()) < 25
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("weight", ["1", "0"])
+@pytest.mark.parametrize("ratios", [(0.5,), (0.5, 0.5)])
+def test_crops_may_be_turned_where_the_same_ones_are_compared(ratios, weight):
+    options = [*TURNED, *overlap(*ratios), "--model.regularizer.weight", weight]
+    cli = Parsed(["fit", "--config", TINY, *options])
+    assert cli.datamodule.crop.turned.ratio == 0.5
 
 
 def test_value_that_is_taken_from_elsewhere_is_refused_in_a_file(tmp_path, capsys):

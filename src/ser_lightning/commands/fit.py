@@ -27,6 +27,7 @@ from ser_lightning.checkpoints import (
 )
 from ser_lightning.commands.pictures import Pictures
 from ser_lightning.data import PartitionedDataModule
+from ser_lightning.data.extra_views import check_turned
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.objectives import Objective
 from ser_lightning.reporting.summary import summary_table
@@ -232,6 +233,10 @@ class SERCommandLine(LightningCLI):
                 f"{type(self.model).__name__} compares two views, but `data.crop.local` asks for "
                 "local crops; set it to null, or use an objective for many views (MoCoV3, DINO)"
             )
+        turned = self.datamodule.crop.turned
+        if turned is not None and self.verb == "fit":  # whatever was trained can be measured
+            name = None if regularizer is None else type(regularizer).__name__
+            check_turned(turned, name, regularizer.compared_ratios() if regularizer else set())
         checkpoint = self._get(self.config, "ckpt_path")
         if checkpoint:
             require_fit(Path(checkpoint), self.model, self.verb)

@@ -3,6 +3,7 @@
 The two global crops are `CropViews` in `pipelines.py`.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,18 +66,17 @@ class TurnedCrops:
     as they are. Corners that lie outside of the crop are reflected.
 
     Args:
-        ratio: share of the crop sub-batch; give the add-on the same.
+        ratio: share of the crop sub-batch, the same as the add-on's.
         angle: degrees up to which a view is turned either way; null for exact quarter turns, each
             of the four equally likely.
+
+    Raises:
+        ValueError: the angle is 0.
     """
 
     ratio: Ratio = 0.01
     angle: Angle | None = None
 
-    def degrees(self, uniforms: np.ndarray) -> np.ndarray:
-        """Degrees counter-clockwise from (B,) uniform numbers in [0, 1)."""
-        if self.angle is None:
-            return 90 * np.floor(4 * uniforms)
     def __post_init__(self) -> None:
         if self.angle == 0:
             raise ValueError(
@@ -84,7 +84,34 @@ class TurnedCrops:
                 "turns, or set `data.crop.turned` to null"
             )
 
+    def degrees(self, uniforms: np.ndarray) -> np.ndarray:
+        """Degrees counter-clockwise from (B,) uniform numbers in [0, 1)."""
+        if self.angle is None:
+            return 90 * np.floor(4 * uniforms)
         return self.angle * (2 * uniforms - 1)
+
+
+def check_turned(turned: TurnedCrops, add_on: str | None, compared: Set[float]) -> None:
+    """Refuses, by ValueError, turned crops other than those that the add-on compares.
+
+    Args:
+        turned: which crops are turned.
+        add_on: name of the add-on; None without one.
+        compared: shares of the crop sub-batch that it compares.
+    """
+    turns = f"`data.crop.turned` turns {turned.ratio:g} of the crops, but"
+    if not compared:
+        nothing = f"{add_on} compares none" if add_on else "without an add-on nothing compares them"
+        raise ValueError(
+            f"{turns} {nothing}; set it to null, or use OverlapRegularizer with the same `ratio` "
+            "(and `weight` 0 for a control)"
+        )
+    if compared != {turned.ratio}:
+        shares = " and ".join(f"{share:g}" for share in sorted(compared))
+        raise ValueError(
+            f"{turns} {add_on} compares {shares}, other images; give "
+            "`data.crop.turned.ratio` and the add-on's `ratio` the same value"
+        )
 
 
 def check_size(name: str, size: int, patch_size: int) -> None:

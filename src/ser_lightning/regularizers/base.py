@@ -81,6 +81,10 @@ class Regularizer(nn.Module, ABC):
                 f"{width}; leave `model.init_args.regularizer.init_args.width` out"
             )
 
+    def compared_ratios(self) -> set[float]:
+        """Shares of the crop sub-batch whose crops are compared token by token; none for most."""
+        return {self.ratio} if self.needs.places else set()
+
     @abstractmethod
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch

@@ -62,6 +62,10 @@ class PerLayer(Regularizer):
             regularizer.attach([tap], width)  # type: ignore[operator]
 
     @override
+    def compared_ratios(self) -> set[float]:
+        return set().union(*(r.compared_ratios() for r in self.regularizers))  # type: ignore[operator]
+
+    @override
     def regularize(
         self, online: BranchFeatures, target: BranchFeatures | None, batch: PartitionedBatch
     ) -> LossOutput:
