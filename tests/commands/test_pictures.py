@@ -8,6 +8,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ser_lightning.cli import main
+from ser_lightning.commands import pictures as pictures_module
 from ser_lightning.commands.pictures import Pictures, comparisons, gallery, neighbour_rows
 from ser_lightning.data import ImageFolder, PartitionedDataModule, Shapes
 from ser_lightning.data.pipelines import InvertibleViews
@@ -44,6 +45,30 @@ def test_run_has_pictures_of_its_start_and_of_every_validation(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("max_scale", [1.5, 8.0])
+def test_marks_of_a_run_are_of_its_regularizers_scale(tmp_path, monkeypatch, max_scale):
+    drawn = []
+    view_figure = pictures_module.view_figure
+
+    def draws(path, views):
+        drawn.append(views)
+        view_figure(path, views)
+
+    monkeypatch.setattr(pictures_module, "view_figure", draws)
+    config = tmp_path / "overlap.yaml"
+    config.write_text(
+        "model: {init_args: {warmup_epochs: 0, regularizer: {class_path: OverlapRegularizer, "
+        f"init_args: {{width: 32, hidden: 16, max_scale: {max_scale}, ratio: 0.5}}}}}}}}\n"
+        "data: {invertible: null}\npictures: {every: 1}\ntrainer: {max_epochs: 1}\n"
+    )
+    run = tmp_path / "run"
+    main(["fit", "--config", TINY, "--config", str(config), "--run_dir", str(run)])
+    (views,) = drawn
+    assert views.max_scale == max_scale
+    assert views.crop_frames is not None
+    assert views.invertible_frames is None
+
+
 @pytest.mark.filterwarnings("ignore:.*it is skipped.*")
 def test_photographs_that_cannot_be_read_are_not_drawn(tmp_path):
     for i in range(20):
@@ -58,7 +83,7 @@ def test_photographs_that_cannot_be_read_are_not_drawn(tmp_path):
         on_bad_image="skip", max_bad_share=1.0, invertible=InvertibleViews(ratio=0.5),
     )  # fmt: skip
     data.setup("fit")
-    views = gallery(data)
+    views = gallery(data, None)
     assert len(views.originals) == len(views.crop[0]) == len(views.invertible[0]) == 2
     reds = views.originals[:, 0].mean((1, 2)).tolist()
     assert reds == pytest.approx([20 / 255, 40 / 255], abs=1e-4)  # the third and the fifth

@@ -7,6 +7,8 @@ from ser_lightning.batch import BranchFeatures, LossOutput, TapFeatures, ViewFea
 from ser_lightning.objectives.encode import encode
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import PerLayer, Regularizer, SERRegularizer
+from ser_lightning.regularizers.overlap import OverlapRegularizer
+from ser_lightning.reporting.overlap_marks import MAX_SCALE
 from support import WIDTH, tiny_backbone, tiny_batch, tiny_moco
 
 
@@ -41,6 +43,12 @@ def moco(layer, regularizer, **backbone):
 def sers(num):
     torch.manual_seed(1)
     return [SERRegularizer(WIDTH, hidden=24) for _ in range(num)]
+
+
+def test_scale_is_the_largest_of_those_that_compare_crops():
+    overlaps = [OverlapRegularizer(WIDTH, max_scale=scale) for scale in (1.2, 1.5)]
+    assert PerLayer([*overlaps, *sers(1)]).max_scale == 1.5
+    assert PerLayer(sers(2)).max_scale == SERRegularizer.max_scale == MAX_SCALE
 
 
 def test_each_add_on_reads_its_tap_and_weighs_in():

@@ -214,7 +214,7 @@ def _present(path: Path, prepared: Prepared, results: Sequence[Result]) -> None:
     data, initial = prepared.datamodule, prepared.model.backbone.eval()
     curves, num_classes = [result.curve for result in results], results[0].num_classes
     words = takeaway(curves, num_classes)
-    views = gallery(data)
+    views = gallery(data, prepared.model.regularizer)
     assert views is not None, "the demo made its images"
     encoders = {r.curve.name: r.backbone for r in results}
     encoders["before training (reference)"] = initial

@@ -25,6 +25,7 @@ from ser_lightning.numbers import NonNegativeInt, checked
 from ser_lightning.reporting.figures import token_map_figure
 from ser_lightning.reporting.gallery import ViewGallery, view_figure
 from ser_lightning.reporting.neighbours import NeighbourRow, neighbour_figure
+from ser_lightning.reporting.overlap_marks import MAX_SCALE
 from ser_lightning.reporting.runs import PICTURE_FOLDER
 from ser_lightning.reporting.token_maps import TokenComparison, token_maps_of
 from ser_lightning.run_length import is_trial
@@ -67,7 +68,7 @@ class Pictures(L.Callback):
         folder = Path(trainer.default_root_dir) / PICTURE_FOLDER
         backbone: Any = pl_module.backbone
         if self._pixels is None:
-            views = gallery(data)
+            views = gallery(data, pl_module.regularizer)
             if views is not None:
                 view_figure(folder / "views.png", views)
                 self._log(trainer, folder / "views.png")
@@ -100,8 +101,11 @@ class Pictures(L.Callback):
                 add_image(f"pictures/{path.stem}", pixels, trainer.global_step, dataformats="HWC")
 
 
-def gallery(data: PartitionedDataModule) -> ViewGallery | None:
-    """The first images that can be read, through both pipelines; None where none can be."""
+def gallery(data: PartitionedDataModule, regularizer: Any) -> ViewGallery | None:
+    """The first images that can be read, through both pipelines; None where none can be.
+
+    Tokens of crops that the regularizer, or None, compares are marked.
+    """
     tried = np.arange(min(NUM_TRIED, len(data.train_images)))
     clean = CleanImages(data.reader(data.train_images), data.clean)
     try:
@@ -137,6 +141,7 @@ def gallery(data: PartitionedDataModule) -> ViewGallery | None:
         tuple(v.record for v in (*batch.crop, *batch.invertible) if v.record is not None),
         (frames[0], frames[1]) if data.needs.places else None,
         (Frame.of_element(elements[0]), Frame.of_element(elements[1])) if is_turned else None,
+        getattr(regularizer, "max_scale", MAX_SCALE),
     )
 
 

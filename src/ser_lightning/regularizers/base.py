@@ -35,6 +35,8 @@ class Regularizer(nn.Module, ABC):
 
     needs: ClassVar[ViewNeeds]
     """What the run's batches must hold for it."""
+    max_scale: float = 2.0
+    """Largest ratio of token sizes where it compares tokens of views that see parts of an image."""
 
     ratio: float = 1.0
     """Share of the crop sub-batch that it reads, where it reads crops."""

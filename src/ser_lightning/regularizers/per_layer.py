@@ -43,6 +43,9 @@ class PerLayer(Regularizer):
         self.regularizers = nn.ModuleList(regularizers)
         # Whatever any of them needs, the batch must hold.
         self.needs = ViewNeeds(*map(any, zip(*(r.needs for r in regularizers), strict=True)))  # type: ignore[misc]
+        # Of crops, what any of them compares.
+        scales = [r.max_scale for r in regularizers if r.needs.places]
+        self.max_scale = max(scales, default=Regularizer.max_scale)
         if self.needs.plain and self.needs.rotated:
             raise ValueError(
                 "PerLayer has add-ons for the plain view and for rotated ones, a batch holds extra "

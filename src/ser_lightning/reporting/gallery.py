@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ser_lightning.batch import ViewRecord
 from ser_lightning.groups import Frame, GroupElement
-from ser_lightning.reporting.overlap_marks import Marks, draw_marks, overlap_marks
+from ser_lightning.reporting.overlap_marks import MAX_SCALE, Marks, draw_marks, overlap_marks
 from ser_lightning.reporting.panels import (
     PAGE_WIDTH,
     as_picture,
@@ -36,6 +36,7 @@ class ViewGallery(NamedTuple):
         records: what else was drawn of each view, crops first.
         crop_frames: where the crops lie, if what they have in common is to be marked.
         invertible_frames: the same of the invertible views.
+        max_scale: largest ratio of token sizes where tokens of crops are compared.
     """
 
     originals: Tensor
@@ -45,6 +46,7 @@ class ViewGallery(NamedTuple):
     records: tuple[ViewRecord[Tensor], ...]
     crop_frames: tuple[Frame, Frame] | None = None
     invertible_frames: tuple[Frame, Frame] | None = None
+    max_scale: float = MAX_SCALE
 
     @property
     def is_marked(self) -> bool:
@@ -62,11 +64,14 @@ class ViewGallery(NamedTuple):
     def marks(self, row: int) -> list[Marks | None]:
         """What is drawn upon each view of an image, crops first; None for nothing."""
         found: list[Marks | None] = []
-        for views, frames in (
-            (self.crop, self.crop_frames),
-            (self.invertible, self.invertible_frames),
+        for views, frames, max_scale in (
+            (self.crop, self.crop_frames, self.max_scale),
+            (self.invertible, self.invertible_frames, MAX_SCALE),
         ):
-            found += [None] * len(views) if frames is None else overlap_marks(*frames, row)
+            if frames is None:
+                found += [None] * len(views)
+            else:
+                found += overlap_marks(*frames, row, max_scale)
         return found
 
 
@@ -85,8 +90,8 @@ def draw_gallery(part: SubFigure, gallery: ViewGallery, height: float) -> None:
         "tokens, height x width)."
     )
     marked = (
-        "\nOutlined: what the other view sees. Equal numbers: tokens that SER compares; none where "
-        "tokens differ too much in size."
+        "\nOutlined: tokens that SER compares, as the other view sees them too; none where tokens "
+        "differ too much in size. Equal colours and numbers: tokens that match."
     )
     note = "Two random crops of an image are pulled together." + whole * bool(gallery.invertible)
     heading(part, "What training sees", height, note + marked * gallery.is_marked)

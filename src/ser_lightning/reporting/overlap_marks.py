@@ -3,57 +3,95 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
+from matplotlib.collections import LineCollection
 from torch import Tensor
 
 from ser_lightning.groups import Frame, transport
 from ser_lightning.groups.frame import between
 
-MAX_POINTS = 9
+_BLUE = "#0072b2"  # the only dark one
+# Okabe and Ito's, told apart by all, with white and grey
+COLOURS = (
+    *("#e69f00", "#56b4e9", "#f0e442", "#009e73", "#ffffff"),
+    *("#d55e00", "#cc79a7", _BLUE, "#b0b0b0"),
+)
+MAX_POINTS = len(COLOURS)
+MAX_SCALE = 2.0  # the default of `transport`
 
 
 class Marks(NamedTuple):
     """What is drawn upon one view, as (y, x) in [0, 1]^2 of it.
 
     Attributes:
-        outline: (4, 2) corners of the other view.
-        points: (n, 2) tokens that are compared, or their counterparts, in an order common to both
-            views.
+        outline: (n, 2, 2) edges, each from a place to a place, around the tokens of the view that
+            are compared; none where no token is.
+        points: (m, 2) tokens that are compared, or their counterparts, in an order common to both
+            views, at most `MAX_POINTS`.
     """
 
     outline: Tensor
     points: Tensor
 
 
-def overlap_marks(first: Frame, second: Frame, row: int) -> tuple[Marks, Marks]:
-    """Marks of image `row` upon both views: the other's outline, and some tokens that match."""
-    _, valid = transport(first.centre.new_zeros(len(first.centre), 1, *first.grid), first, second)
-    places = valid[row].nonzero()
+def overlap_marks(
+    first: Frame, second: Frame, row: int, max_scale: float = MAX_SCALE
+) -> tuple[Marks, Marks]:
+    """Marks of image `row` upon both views: their valid tokens' outline, and some that match.
+
+    Args:
+        first: the frames of a view of some images.
+        second: those of another view of them.
+        row: which of the images.
+        max_scale: as `transport`'s.
+    """
+    valid_first, valid_second = (
+        _valid(source, target, max_scale)[row].cpu()
+        for source, target in ((second, first), (first, second))
+    )
+    places = valid_second.nonzero()
     chosen = torch.linspace(0, max(len(places) - 1, 0), min(MAX_POINTS, len(places))).round().long()
-    tokens = (places[chosen] + 0.5) / torch.tensor(second.grid)  # of the second view
-    corners = torch.tensor([[0, 0], [0, 1], [1, 1], [1, 0]])
-
-    def seen(view: Frame, other: Frame, points: Tensor) -> Tensor:
-        axes, middle = (part[row].cpu() for part in between(view, other))
-        return (points.double() - 0.5) @ axes.T + middle
-
+    tokens = (places[chosen].double() + 0.5) / torch.tensor(second.grid)
+    axes, middle = (part[row].cpu() for part in between(first, second))
     return (
-        Marks(seen(first, second, corners), seen(first, second, tokens)),
-        Marks(seen(second, first, corners), tokens.double()),
+        Marks(outline_of(valid_first), (tokens - 0.5) @ axes.T + middle),
+        Marks(outline_of(valid_second), tokens),
     )
 
 
+def outline_of(valid: Tensor) -> Tensor:
+    """(n, 2, 2) edges between a token of (h, w) that is valid and a neighbour that is not."""
+    padded = F.pad(valid, (1, 1, 1, 1))
+    upright = (padded[1:-1, 1:] != padded[1:-1, :-1]).nonzero()  # the upper ends of these edges
+    level = (padded[1:, 1:-1] != padded[:-1, 1:-1]).nonzero()  # the left ends
+    starts = torch.cat([upright, level])
+    ends = torch.cat([upright + torch.tensor([1, 0]), level + torch.tensor([0, 1])])
+    return torch.stack([starts, ends], dim=1).double() / torch.tensor(valid.shape)
+
+
+def _valid(source: Frame, target: Frame, max_scale: float) -> Tensor:
+    """(B, h, w) tokens of the target that have a counterpart in the source."""
+    maps = source.centre.new_zeros(len(source.centre), 1, *source.grid)
+    return transport(maps, source, target, max_scale)[1]
+
+
 def draw_marks(axes: Axes, marks: Marks, height: int, width: int) -> None:
-    """Draws the outline, and the points with their numbers, upon a view of some pixels."""
+    """Draws the outline, and the points with their numbers, upon a view of some pixels.
+
+    A number has its own colour, which is the same in every view.
+    """
     size = torch.tensor([height, width])
-    outline = torch.cat([marks.outline, marks.outline[:1]]) * size - 0.5
-    view = Rectangle((-0.5, -0.5), width, height, transform=axes.transData)
+    outline = (marks.outline * size - 0.5).flip(-1).tolist()  # (x, y)
     for colour, line in (("white", 3.0), ("black", 1.2)):
-        (drawn,) = axes.plot(outline[:, 1], outline[:, 0], color=colour, linewidth=line)
-        drawn.set_clip_path(view)
-    for number, (y, x) in enumerate((marks.points * size - 0.5).tolist(), 1):
+        drawn = LineCollection(
+            outline, colors=colour, linewidths=line, capstyle="projecting", clip_on=False, zorder=2
+        )
+        axes.add_collection(drawn, autolim=False)
+    points = (marks.points * size - 0.5).tolist()
+    for number, ((y, x), colour) in enumerate(zip(points, COLOURS, strict=False), 1):
         axes.text(
             x, y, str(number), fontsize=6.5, ha="center", va="center",
-            bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "lw": 0.5},
+            color="white" if colour == _BLUE else "black",
+            bbox={"boxstyle": "circle,pad=0.15", "fc": colour, "ec": "black", "lw": 0.8},
         )  # fmt: skip
