@@ -1,7 +1,8 @@
 """Partial actions: where a view lies in its source image, and maps carried between views.
 
 A group element needs views that show the whole image. Between crops, or views turned by any
-angle, an action is defined where both of them see the image. This file is self-contained: SER's
+angle, an action is defined where both of them see the image; corners that a turn fills by
+reflection do not. This file is self-contained: SER's
 exact action on whole views is in `action.py`.
 """
 
@@ -19,6 +20,9 @@ from ser_lightning.groups.element import GroupElement
 _SNAP = 1e-4
 """Tokens: places as near to a token as this lie on it, so that exact actions stay exact."""
 
+_ROUNDING = 1e-9
+"""Shares of a side: places as near to a view's border lie in it."""
+
 
 class Frame(NamedTuple):
     """Where the views of some images lie in their sources: u = centre + axes (v - 1/2).
@@ -28,23 +32,29 @@ class Frame(NamedTuple):
     Attributes:
         centre: (B, 2) float64, the middle of the view.
         axes: (B, 2, 2) float64, where its sides point, in shares of the source's sides.
+        turn: (B, 2, 2) float64, the part of the axes that turned a view made before: what lies
+            outside of that one, |turn (v - 1/2)| > 1/2, is its reflection.
         grid: (h, w) tokens of the view.
     """
 
     centre: Tensor
     axes: Tensor
+    turn: Tensor
     grid: tuple[int, int]
 
     def select(self, num: int, rows: Tensor) -> list[Frame]:
         """The frames (R,) of the same rows (R,) of every `num` images, which are a view's."""
-        parts = (part.unflatten(0, (-1, num))[:, rows] for part in (self.centre, self.axes))
-        return [Frame(centre, axes, self.grid) for centre, axes in zip(*parts, strict=True)]
+        parts = (
+            part.unflatten(0, (-1, num))[:, rows] for part in (self.centre, self.axes, self.turn)
+        )
+        views = zip(*parts, strict=True)
+        return [Frame(centre, axes, turn, self.grid) for centre, axes, turn in views]
 
     @classmethod
     def cat(cls, frames: Sequence[Frame]) -> Frame:
         """The frames of several views of one grid, one view after the other."""
-        centres, axes, grids = zip(*frames, strict=True)
-        return cls(torch.cat(centres), torch.cat(axes), grids[0])
+        centres, axes, turns, grids = zip(*frames, strict=True)
+        return cls(torch.cat(centres), torch.cat(axes), torch.cat(turns), grids[0])
 
     @classmethod
     def of_crop(cls, record: Any, grid: tuple[int, int]) -> Frame:
@@ -59,7 +69,8 @@ class Frame(NamedTuple):
         share = box[:, 2:] / size
         centre = box[:, :2] / size + share / 2
         signs = torch.stack([torch.ones_like(centre[:, 0]), 1 - 2 * record.flip.double()], dim=1)
-        return cls(centre, (share * signs)[:, :, None] * rotations(record.turn, grid), grid)
+        turn = rotations(record.turn, grid)
+        return cls(centre, (share * signs)[:, :, None] * turn, turn, grid)
 
     @classmethod
     def of_element(cls, element: GroupElement) -> Frame:
@@ -67,10 +78,10 @@ class Frame(NamedTuple):
         half = 1 - 2 * element.half_turn.double()
         signs = torch.stack([half, half * (1 - 2 * element.flip.double())], dim=1)
         angle = torch.zeros_like(half) if element.angle is None else element.angle
-        turned = rotations(angle, element.shape)
+        turned = turn = rotations(angle, element.shape)
         if element.quarter_turn:  # (y, x) of the turned view shows (x, 1 - y)
             turned = torch.stack([turned[:, 1], -turned[:, 0]], dim=1)
-        return cls(torch.full_like(signs, 0.5), signs[:, :, None] * turned, element.shape)
+        return cls(torch.full_like(signs, 0.5), signs[:, :, None] * turned, turn, element.shape)
 
 
 def rotations(degrees: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -122,8 +133,9 @@ def transport_weights(
 
         q = source^-1(target(v)), in tokens of the source
         weights[p] = those of the bilinear sample at q
-        valid[p] = q lies within the hull of the source's token centres, and a token of one view is
-                   at most `max_scale` tokens of the other on a side
+        valid[p] = q lies within the hull of the source's token centres, neither view reflects what
+                   it shows there, and a token of one view is at most `max_scale` tokens of the
+                   other on a side
 
     Equal frames up to flips and quarter turns give an exact permutation, and by a matrix the
     gradient adds up in a fixed order.
@@ -139,11 +151,11 @@ def transport_weights(
             f"{len(source.centre)} frames, carried to {len(target.centre)}; give a frame of either "
             "view per image"
         )
-    places, scale = _places(source, target)
+    places, seen, scale = _places(source, target)
     last = [side - 1 for side in source.grid]
     inside = [(place >= 0) & (place <= end) for place, end in zip(places, last, strict=True)]
     similar = (scale <= max_scale) & (scale >= 1 / max_scale)
-    valid = inside[0] & inside[1] & similar[:, None]
+    valid = inside[0] & inside[1] & seen & similar[:, None]
     rows, columns = (
         _hat(place, side).to(dtype) for place, side in zip(places, source.grid, strict=True)
     )  # (B, target tokens, h) and (.., w)
@@ -169,12 +181,13 @@ def between(source: Frame, target: Frame) -> tuple[Tensor, Tensor]:
     return inverse @ target.axes, middle
 
 
-def _places(source: Frame, target: Frame) -> tuple[tuple[Tensor, Tensor], Tensor]:
+def _places(source: Frame, target: Frame) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
     """Where the target's tokens lie among the source's, and how large they are there.
 
     Returns:
         (B, target tokens) rows and columns in tokens of the source, 0 for the first token's
-        centre; (B,) sides in tokens of the source, geometric mean of both.
+        centre; (B, target tokens) bool, neither view reflects what it shows there; (B,) sides in
+        tokens of the source, geometric mean of both.
     """
     axes, middle = between(source, target)
     halves = [0.5 - 0.5 / side for side in target.grid]  # from the middle to the last token's
@@ -186,10 +199,16 @@ def _places(source: Frame, target: Frame) -> tuple[tuple[Tensor, Tensor], Tensor
     shares = tokens @ axes.mT + middle[:, None]
     height, width = source.grid
     places = torch.stack([shares[..., 0] * height, shares[..., 1] * width]) - 0.5
+    seen = _is_seen(target, tokens) & _is_seen(source, shares - 0.5)
     whole = places.round()
     rows, columns = torch.where((places - whole).abs() < _SNAP, whole, places)
     area = torch.linalg.det(axes).abs() * math.prod(source.grid) / len(tokens)
-    return (rows, columns), area.sqrt()
+    return (rows, columns), seen, area.sqrt()
+
+
+def _is_seen(view: Frame, offsets: Tensor) -> Tensor:
+    """Whether places (B or 1, n, 2), from the view's middle, lay in it before its turn: (B, n)."""
+    return ((offsets @ view.turn.mT).abs() <= 0.5 + _ROUNDING).all(dim=-1)
 
 
 def _hat(places: Tensor, side: int) -> Tensor:
