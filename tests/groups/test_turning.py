@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 
 from ser_lightning.groups import GroupElement, act
-from ser_lightning.groups.turning import stays_inside, turn
+from ser_lightning.groups.turning import stays_inside, turn, turn_each
 
 
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3])
@@ -28,6 +28,16 @@ def test_other_turns_are_bilinear_with_zeros_around(degrees, side):
         maps[0, 0].numpy(), degrees, reshape=False, order=1, mode="grid-constant"
     )
     torch.testing.assert_close(turn(maps, degrees)[0, 0], torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("degrees", [10.0, 45.0, 200.5, -30.0])
+@pytest.mark.parametrize("shape", [(8, 8), (5, 9)])
+def test_turns_each_on_its_own_are_bilinear_with_reflections_around(degrees, shape):
+    maps = torch.randn(2, 1, *shape, dtype=torch.float64)
+    moved = turn_each(maps, torch.tensor([degrees, -2 * degrees]))
+    for one, before, angle in zip(moved, maps, (degrees, -2 * degrees), strict=True):
+        expected = ndimage.rotate(before[0].numpy(), angle, reshape=False, order=1, mode="reflect")
+        torch.testing.assert_close(one[0], torch.from_numpy(expected))
 
 
 @pytest.mark.parametrize("degrees", [0, 17, 45, 90, 123, 180, 270, 359])

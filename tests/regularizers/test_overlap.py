@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,18 @@ def make_regularizer(**options):
     return OverlapRegularizer(WIDTH, hidden=24, **{"ratio": 0.5} | options).double()
 
 
+def turned_by(limit, batch):
+    """The batch with records that say that its crops were turned, each on its own."""
+    draws = torch.Generator().manual_seed(4)
+    crop = tuple(
+        view._replace(
+            record=view.record._replace(turn=limit * (2 * torch.rand(8, generator=draws) - 1))
+        )
+        for view in batch.crop
+    )
+    return batch._replace(crop=crop)
+
+
 def features(num_local=0, seed=1):
     torch.manual_seed(seed)
     return encode(tiny_backbone().double(), batch_of(num_local))
@@ -45,10 +58,15 @@ def features(num_local=0, seed=1):
 
 @pytest.mark.parametrize("num_local", [0, 4])
 @pytest.mark.parametrize("with_target", [True, False])
-def test_loss_and_gradients_equal_the_parts_written_out(num_local, with_target):
-    regularizer, batch = make_regularizer(), batch_of(num_local)
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [({}, 0.0), ({}, 180.0), ({"ratio": 1.0}, 0.0), ({"max_scale": 3.0}, 0.0)],
+    ids=["plain", "turned", "all", "scales"],
+)
+def test_loss_and_gradients_equal_the_parts_written_out(num_local, with_target, options, limit):
+    regularizer, batch = make_regularizer(**options), turned_by(limit, batch_of(num_local))
     online, target = features(num_local), features(seed=5) if with_target else None
-    rows = [0, 2, 4, 6]
+    rows = [*range(8)] if options.get("ratio") == 1 else [0, 2, 4, 6]
     maps = [view.taps[0].tokens[rows] for view in online.crop]
     others = maps if target is None else [view.taps[0].tokens[rows] for view in target.crop]
 
@@ -65,7 +83,11 @@ def test_loss_and_gradients_equal_the_parts_written_out(num_local, with_target):
             for place in (other, anchor)
         ]
         candidate = project(others[other])
-        moved, valid = transport(candidate if target is None else candidate.detach(), *frames)
+        moved, valid = transport(
+            candidate if target is None else candidate.detach(),
+            *frames,
+            options.get("max_scale", 2.0),
+        )
         assert valid.any()
         assert not valid.all()
         return token_info_nce(
@@ -205,10 +227,17 @@ def test_data_turn_the_chosen_share_and_say_so(angle):
             assert set(turn.tolist()) <= {0.0, 90.0, 180.0, 270.0}
         else:
             assert turn.abs().max() <= 30
+            assert turn.min() < 0 < turn.max()
     assert not torch.equal(batch.crop[0].record.turn, batch.crop[1].record.turn)
     for view, before in zip(batch.crop[2:], plain.crop[2:], strict=True):
         assert torch.equal(view.pixels, before.pixels)
         assert not view.record.turn.any()
+
+
+def test_crops_are_turned_either_way_alike():
+    uniforms = np.array([0.0, 0.25, 0.5, 0.75])
+    assert TurnedCrops(0.5, 40.0).degrees(uniforms).tolist() == [-40.0, -20.0, 0.0, 20.0]
+    assert TurnedCrops(0.5).degrees(uniforms).tolist() == [0.0, 90.0, 180.0, 270.0]
 
 
 def test_interrupted_run_with_turned_crops_ends_bit_identical_to_the_unbroken_one(tmp_path):
