@@ -211,6 +211,7 @@ def test_depth_as_layer_puts_cls_at_the_input(cls_layer):
         ({"patch_size": (8, 4)}, r"patch_size \(8, 4\) must be int >= 1"),
         ({"weight_init": "xavier"}, "weight_init 'xavier' is not one of"),
         ({"vit_options": {"class_token": False}}, "vit_options must not set class_token"),
+        ({"vit_options": {"in_chans": 1}}, "in_chans 1, but images have 3 .*leave it out"),
         ({"vit_options": {"reg_tokens": 4}}, "cls_layer above 0 with 4 register tokens"),
         ({"vit_options": {"num_headz": 4}}, "timm cannot build vit_tiny_patch16_224.*num_headz"),
         ({"vit_options": {"num_heads": 5}}, "timm cannot build"),

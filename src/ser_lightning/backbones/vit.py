@@ -228,6 +228,11 @@ def _validate(
             f"vit_options must not set {', '.join(reserved)}: the backbone sets these; "
             "use its own arguments"
         )
+    if options.get("in_chans", 3) != 3:
+        raise ValueError(
+            f"vit_options: in_chans {options['in_chans']}, but images have 3 channels; those of "
+            "fewer are repeated; leave it out"
+        )
     for option, kind in _OPTION_RANGES.items():
         if option in options and not fits(kind, options[option]):
             raise ValueError(f"vit_options: {option} {options[option]} must be {kind}")
