@@ -6,12 +6,12 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch import callbacks
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from torch.utils.data import DataLoader
 
 from ser_lightning import trainer_rules
 from ser_lightning.objectives.moco_v3 import MoCoV3
-from ser_lightning.trainer_rules import check_trainer
+from ser_lightning.trainer_rules import check_options, check_trainer
 from support import tiny_batch, tiny_objective
 
 pytestmark = [
@@ -120,6 +120,30 @@ def test_sharded_parameters_are_refused():
     )
     with pytest.raises(ValueError, match=r"FSDPStrategy splits .*use ddp"):
         check_trainer(trainer, tiny_objective(MoCoV3))
+
+
+def name_of(strategy):
+    """A strategy's name, the same in every process."""
+    return strategy if isinstance(strategy, str) else type(strategy).__name__
+
+
+NAMES = ("spawn", "fork", "notebook", "spawn_find_unused_parameters_true")
+
+
+@pytest.mark.parametrize("keeps_checkpoints", [True, False])
+@pytest.mark.parametrize(
+    "strategy", [*(f"ddp_{name}" for name in NAMES), DDPStrategy(start_method="spawn")], ids=name_of
+)
+def test_processes_that_are_not_started_by_a_command_are_refused(strategy, keeps_checkpoints):
+    with pytest.raises(ValueError, match=r"strategy \S+ .*; use --trainer.strategy ddp$"):
+        check_options({"strategy": strategy}, keeps_checkpoints)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["auto", "ddp", "ddp_find_unused_parameters_true", DDPStrategy()], ids=name_of
+)
+def test_processes_that_are_started_by_a_command_are_not_refused(strategy):
+    check_options({"strategy": strategy})
 
 
 def test_optimizing_by_hand_is_refused():

@@ -6,6 +6,7 @@ several processes, mixed and double precision, reloaded loaders, `fast_dev_run`.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import chain, product
@@ -97,12 +98,28 @@ def _objections_to_options(options: Mapping[str, Any], keeps_checkpoints: bool) 
         )
     if options.get("model_registry") is not None:
         yield f"trainer.model_registry {options['model_registry']} has no effect; leave it out"
+    strategy = options.get("strategy")
+    if how := _start_within(strategy):
+        name = strategy if isinstance(strategy, str) else f"{type(strategy).__name__}({how})"
+        yield (
+            f"trainer.strategy {name} starts processes out of this one, to which the run cannot be "
+            "handed; use --trainer.strategy ddp"
+        )
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if options.get("accelerator") in ("gpu", "cuda") and not has_gpu:
         yield (
             f"trainer.accelerator {options['accelerator']}, but torch {torch.__version__} finds no "
             "GPU here; give --config configs/trainer/cpu.yaml, or --trainer.accelerator auto"
         )
+
+
+def _start_within(strategy: Any) -> str:
+    """How a strategy starts processes, where that is not by the command again; else ""."""
+    if isinstance(strategy, str):
+        found = re.match(r"ddp_(spawn|fork|notebook)", strategy)
+        return found[1] if found else ""
+    method: str = getattr(strategy, "_start_method", "popen")
+    return "" if method == "popen" else method
 
 
 def _objections_to_callbacks(given: Sequence[L.Callback], of_user: bool = True) -> Iterator[str]:

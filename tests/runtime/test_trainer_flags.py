@@ -44,6 +44,7 @@ FLAGS = [
     ("accelerator", "nonsense", "invalid accelerator name"),
     ("strategy", "auto", WORKS),
     ("strategy", "fsdp", "FSDPStrategy splits" if GPU else "requires a GPU accelerator"),
+    ("strategy", "ddp_spawn", "use --trainer.strategy ddp"),
     ("strategy", "nonsense", "invalid strategy name"),
     ("devices", "1", WORKS),
     ("devices", "auto", WORKS if GPU else ""),
