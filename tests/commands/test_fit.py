@@ -300,6 +300,25 @@ def test_value_that_is_taken_from_elsewhere_is_refused_in_a_file(tmp_path, capsy
     assert "sets data.image_size, which is taken from model.init_args.backbone" in message
 
 
+@pytest.mark.parametrize(
+    ("option", "origin"),
+    [
+        ("--model.global_batch_size", "data.global_batch_size"),
+        ("--model.init_args.global_batch_size", "data.global_batch_size"),
+        ("--model.seed", "seed_everything"),
+        ("--model.init_args.seed", "seed_everything"),
+    ],
+)
+@pytest.mark.parametrize("separator", [" ", "="])
+def test_value_that_is_taken_from_elsewhere_is_refused_as_an_option(
+    option, origin, separator, capsys
+):
+    given = f"{option}{separator}8".split()
+    message = error_of(["fit", "--config", TINY, *given], capsys)
+    words = f"{option.replace('init_args.', '')} 8 has no effect, since it is taken from {origin}"
+    assert f"{words}; remove it and set --{origin}" in message
+
+
 def test_checkpoint_of_another_run_does_not_overwrite_this_one(tiny_run, tmp_path, capsys):
     shutil.copytree(tiny_run, "other")
     path = str(tiny_run / "checkpoints" / "last.ckpt")

@@ -28,6 +28,7 @@ from ser_lightning.runtime.configuration import (
     given_options,
     packaged,
     refuse_empty_sections,
+    refuse_linked_options,
 )
 from ser_lightning.runtime.cores import refuse_more_processes_than_cores, refuse_too_many_workers
 from ser_lightning.runtime.parser import ShortErrorParser
@@ -36,6 +37,10 @@ from ser_lightning.runtime.progress_bar import default_progress
 from ser_lightning.runtime.run_folder import refuse_other_root
 from ser_lightning.trainer_rules import check_options
 
+_LINKED = {
+    "model.init_args.seed": "seed_everything",
+    "data.init_args.seed": "seed_everything",
+}
 _OFF = ("use_distributed_sampler", "logger", "enable_checkpointing", "enable_model_summary")
 
 
@@ -95,6 +100,7 @@ class StageCommandLine(LightningCLI):
         args = [packaged(argument) for argument in args]
         args += options_of_images(args)
         given = given_options(args)
+        refuse_linked_options(given, _LINKED)
         path = given.get("checkpoint")
         if path is not None:  # its own data come first
             root = given.get("data.source.root")

@@ -36,10 +36,12 @@ from ser_lightning.runtime.checkpoint import AtomicCheckpointIO, RunCheckpoint
 from ser_lightning.runtime.configuration import (
     checked_seed,
     content_of,
+    given_options,
     options,
     packaged,
     refuse_empty_sections,
     refuse_linked_keys,
+    refuse_linked_options,
     settle,
 )
 from ser_lightning.runtime.cores import refuse_more_processes_than_cores, refuse_too_many_workers
@@ -133,6 +135,7 @@ class SERCommandLine(LightningCLI):
         self._settled = False
         self.config_files = options(args, "--config", "-c")
         refuse_linked_keys(self.config_files, _LINKED)
+        refuse_linked_options(given_options(args), _LINKED)
         if not any("model" in content_of(config) for config in self.config_files):
             path, stored = stored_configuration(args)
             if stored:

@@ -99,6 +99,20 @@ def refuse_linked_keys(configs: list[str], linked: dict[str, str]) -> None:
                 )
 
 
+def refuse_linked_options(given: dict[str, Any], linked: dict[str, str]) -> None:
+    """Raises where an option, of `given_options`, is taken from elsewhere, as `refuse_linked_keys`.
+
+    The parser itself refuses those that are not below a class that is chosen by name.
+    """
+    for key, origin in linked.items():
+        name = option_name(key)
+        if "init_args" in key.split(".") and name in given:
+            raise ValueError(
+                f"--{name} {given[name]} has no effect, since it is taken from {origin}; remove it "
+                f"and set --{origin}"
+            )
+
+
 def refuse_empty_sections(config: Any, *names: str) -> None:
     """Raises where a section is null, of which there would be nothing to build."""
     for name in names:
