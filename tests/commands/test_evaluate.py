@@ -143,6 +143,7 @@ def test_a_detector_that_is_not_the_default_names_its_record(head, name):
         ("fast_dev_run", "true"),
         ("fast_dev_run", "2"),
         ("limit_test_batches", "0.4"),
+        ("limit_test_batches", "1"),
     ],
 )
 def test_leaving_images_out_unnoticed_is_refused(option, value, checkpoint, tmp_path):

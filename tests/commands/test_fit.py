@@ -319,6 +319,18 @@ def test_value_that_is_taken_from_elsewhere_is_refused_as_an_option(
     assert f"{words}; remove it and set --{origin}" in message
 
 
+@pytest.mark.parametrize(("limit", "steps"), [("1", 1), ("1.0", 6)])
+def test_limit_is_a_number_of_batches_or_a_share_and_a_resumed_run_keeps_it(limit, steps, tmp_path):
+    options = ["--trainer.limit_train_batches", limit, "--trainer.limit_val_batches", "1"]
+    options += ["--trainer.num_sanity_val_steps", "0", "--model.warmup_epochs", "0"]
+    main(["fit", "--config", TINY, "--run_dir", "run", "--trainer.max_epochs", "1", *options])
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert torch.load(path, weights_only=True)["global_step"] == steps
+    assert f"limit_train_batches: {limit}\n" in (tmp_path / "run" / "fit.yaml").read_text()
+    main(["fit", "--run_dir", "run", "--ckpt_path", "last", "--trainer.max_epochs", "2"])
+    assert torch.load(path, weights_only=True)["global_step"] == 2 * steps
+
+
 def test_checkpoint_of_another_run_does_not_overwrite_this_one(tiny_run, tmp_path, capsys):
     shutil.copytree(tiny_run, "other")
     path = str(tiny_run / "checkpoints" / "last.ckpt")

@@ -48,6 +48,15 @@ def test_length_of_the_run_counts():
     assert differences(OLD, new) == ["trainer.max_epochs: 5 -> 9"]
 
 
+def test_one_batch_is_another_length_than_all_of_them():
+    one, share, two, stored = (
+        OLD.replace("max_epochs: 5", f"limit_train_batches: {limit}")
+        for limit in ("1", "1.0", "2", "2.0")
+    )
+    assert differences(share, one) == ["trainer.limit_train_batches: 1.0 -> 1"]
+    assert differences(stored, two) == []
+
+
 def test_what_a_file_says_does_not_steer_the_terminal():
     new = OLD.replace("MoCoV3", '"a\\e]0;title\\a"')
     (line,) = differences(OLD, new)

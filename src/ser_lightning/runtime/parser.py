@@ -3,7 +3,9 @@
 import difflib
 import re
 import sys
-from typing import Any, NoReturn
+from functools import reduce
+from operator import or_
+from typing import Any, NoReturn, get_args
 
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
@@ -38,12 +40,26 @@ _NOISE = (
     "Expected a <class 'list", "Expected a path but", "Subclass types expect", "a class path (str)",
     "a dict with", "a dict without",
 )  # fmt: skip
+_BATCHES = (  # an int is a number of batches, a float a share of them
+    "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches",
+    "overfit_batches", "val_check_interval",
+)  # fmt: skip
 
 
 def innermost(message: str) -> list[str]:
     """The lines of jsonargparse's message that say what is wrong, without what it tried."""
     lines = [line.strip() for line in message.splitlines()]
     return [line for line in lines if line and not line.removeprefix("- ").startswith(_NOISE)]
+
+
+def _try_int_first(action: Any) -> None:
+    """Keeps `1`, one batch, from being 1.0, all of them.
+
+    Where another union of the same types was written before, with float first, Python's cache of
+    `Optional[Union[int, float]]` gives that one, and jsonargparse tries its types in their order.
+    """
+    types = sorted(get_args(action._typehint), key=lambda each: each is not int)
+    action._typehint = reduce(or_, types)
 
 
 class ShortErrorParser(LightningArgumentParser):
@@ -63,7 +79,11 @@ class ShortErrorParser(LightningArgumentParser):
         self, lightning_class: Any, nested_key: str, *args: Any, **kwargs: Any
     ) -> list[str]:
         self.roots[nested_key] = lightning_class
-        return super().add_lightning_class_args(lightning_class, nested_key, *args, **kwargs)
+        added = super().add_lightning_class_args(lightning_class, nested_key, *args, **kwargs)
+        for action in self._actions:
+            if action.dest.startswith("trainer.") and action.dest.endswith(_BATCHES):
+                _try_int_first(action)
+        return added
 
     @override
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:

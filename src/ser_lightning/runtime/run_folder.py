@@ -28,6 +28,7 @@ from ser_lightning.runtime.stored import Origin, plain_sections
 from ser_lightning.trusted import printable
 
 _COMPARED = ("seed_everything", "model", "data", "evaluation")
+_LIMIT = "trainer.limit_train_batches"  # 1 is one batch, 1.0 all of them
 _CHANGES_NOTHING = ".grad_checkpointing"  # but memory
 
 
@@ -178,7 +179,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before, after = _leaves(old), _leaves(new)
     names = before.keys() | {name for name, value in after.items() if value is not None}
     pairs = {name: [side.get(name, "(not set)") for side in (before, after)] for name in names}
-    found = [f"{name}: {old} -> {new}" for name, (old, new) in sorted(pairs.items()) if old != new]
+    found = [
+        f"{name}: {old} -> {new}"
+        for name, (old, new) in sorted(pairs.items())
+        if old != new or (name == _LIMIT and old == 1 and type(old) is not type(new))
+    ]
     return [printable(line) for line in found]
 
 
