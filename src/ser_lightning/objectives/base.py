@@ -167,15 +167,15 @@ class Objective(L.LightningModule, ABC):
 
     def _invariance(self, online: BranchFeatures, target: BranchFeatures | None) -> LossOutput:
         if self.partition == "joint" or not (online.crop and online.invertible):
-            return self._invariance_of(online, target)
+            return self._checked_invariance(joint_embeddings(online), joint_embeddings(target))
         parts = [
-            self._invariance_of(part, part_target)
+            self._checked_invariance(joint_embeddings(part), joint_embeddings(part_target))
             for part, part_target in zip(sub_batches(online), sub_batches(target), strict=True)
         ]
         return LossOutput.sum_of(parts)
 
-    def _invariance_of(self, part: BranchFeatures, target: BranchFeatures | None) -> LossOutput:
-        given = self.invariance_loss(joint_embeddings(part), joint_embeddings(target))
+    def _checked_invariance(self, online: Embeddings, target: Embeddings | None) -> LossOutput:
+        given = self.invariance_loss(online, target)
         return LossOutput.checked(given, f"{type(self).__name__}.invariance_loss")
 
     def _log_step(
