@@ -18,7 +18,7 @@ from mistakes.command_line import outcome_of
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 SHORT = ["--model.warmup_epochs", "0", "--evaluation.num_equivariance_images", "2"]
 SHORT += ["--data.num_queries", "2", "--data.bank_size", "4"]
-LIMITS = {"max_epochs": "1", "limit_train_batches": "1"}
+LIMITS = {"max_epochs": "1", "limit_train_batches": "2"}  # which accumulation by 2 divides
 GPU = torch.cuda.is_available()
 WORKS = ""
 
