@@ -164,8 +164,8 @@ class Reader:
     def _check_image(self, image: Any, position: int) -> None:
         """Refuses what a source of one's own may give in place of uint8 (3, H, W)."""
         is_tensor = isinstance(image, Tensor)
-        if is_tensor and image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3:
-            return
+        if is_tensor and image.dtype == torch.uint8 and image.ndim >= 3 and image.shape[-3] == 3:
+            return  # several of a place, as all corruptions of one, are a stack of them
         kind = type(image).__name__
         found = f"{image.dtype} of shape {tuple(image.shape)}" if is_tensor else kind
         images, (at,) = origin(self.images, np.array([position]))
