@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -22,6 +21,13 @@ from ser_lightning.backbones.packed import (
     run_cls_block,
 )
 from ser_lightning.backbones.prefix import Prefix
+from ser_lightning.backbones.tokens import (
+    drop_cls_position,
+    embed,
+    grid_of,
+    join_cls,
+    with_cls_position,
+)
 from ser_lightning.backbones.vit import (
     CLSLayer,
     Layer,
@@ -29,8 +35,6 @@ from ser_lightning.backbones.vit import (
     WeightInit,
     block_numbers,
     build_vit,
-    drop_cls_position,
-    grid_of,
     require_layers,
     resolve_cls_layer,
 )
@@ -276,10 +280,7 @@ class SplitViT(nn.Module):
         keep this one.
         """
         state: dict[str, Tensor] = {n: value.clone() for n, value in self.vit.state_dict().items()}
-        if self.cls_layer > 0:
-            position = state["pos_embed"]
-            state["pos_embed"] = torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
-        return state
+        return with_cls_position(state) if self.cls_layer > 0 else state
 
     def export_safetensors(self, path: str | Path, preparation: str | None = None) -> None:
         """Writes the weights under timm's names, with what `from_safetensors` needs to rebuild.
@@ -288,29 +289,12 @@ class SplitViT(nn.Module):
         """
         write_safetensors(path, self.vit.state_dict(), self.arguments, preparation)
 
-    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens with position embedding, (B, h*w, C) or after [CLS] and registers; the grid."""
-        vit, grid, num_others = self.vit, grid_of(images, self.patch_size), 0
-        images = images.to(vit.pos_embed.dtype)  # for weights in half precision
-        choose_attention(self._fusable, images, vit.cls_token)
-        # The convolution may leave channels first in memory; every later operation would copy.
-        tokens = vit.patch_embed(images).flatten(1, 2).contiguous()
-        if self.cls_layer == 0:
-            tokens, num_others = self._join(tokens), 1 + self.num_registers
-        # Differs: bicubic as in the public code, which gives scales of (h + 0.1) / 14 for sizes.
-        sizes = list(grid), list(self.grid)
-        position = resample_abs_pos_embed(
-            vit.pos_embed, *sizes, num_prefix_tokens=num_others, antialias=False
-        )
-        return vit.norm_pre(vit.pos_drop(tokens + position)), grid
-
     def _walk(
         self, images: Sequence[Tensor], layers: Sequence[int]
     ) -> tuple[list[tuple[Prefix, ...]], Packed]:
         """Token maps and [CLS] of every group after some numbers of blocks, and the last tokens."""
-        embedded = [self._embed(group) for group in images]
-        grids = [grid for _, grid in embedded]
-        packed = pack([tokens for tokens, _ in embedded])
+        grids = [grid_of(group, self.patch_size) for group in images]
+        packed = pack([self._embed(*each) for each in zip(images, grids, strict=True)])
         found = {}
         for number in range(max(layers) + 1):
             if number > 0:
@@ -322,6 +306,11 @@ class SplitViT(nn.Module):
                 groups = zip(final.groups, grids, strict=True)
                 found[number] = [Prefix.of(tokens, grid, has_cls) for tokens, grid in groups]
         return list(zip(*(found[layer] for layer in layers), strict=True)), packed
+
+    def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        images = images.to(self.vit.pos_embed.dtype)  # for weights in half precision
+        choose_attention(self._fusable, images, self.vit.cls_token)
+        return embed(self.vit, images, grid, has_cls=self.cls_layer == 0)
 
     def _finish(self, packed: Packed) -> Tensor:
         """The blocks after the deepest layer and the final norm: (sum of n, C) embeddings."""
@@ -342,13 +331,8 @@ class SplitViT(nn.Module):
         Only the block's input is kept where activations are not.
         """
         if 0 < index == self.cls_layer:
-            packed = pack([self._join(group) for group in packed.groups])
+            packed = pack([join_cls(self.vit, group) for group in packed.groups])
         block = self.vit.blocks[index]
         run = compiled(run) if self.compiles else run
         is_again = self.grad_checkpointing and torch.is_grad_enabled()
         return run_again(run, block, packed) if is_again else run(block, packed)
-
-    def _join(self, tokens: Tensor) -> Tensor:
-        vit, num_images = self.vit, tokens.shape[0]
-        others = [vit.cls_token] if vit.reg_token is None else [vit.cls_token, vit.reg_token]
-        return torch.cat([*(token.expand(num_images, -1, -1) for token in others), tokens], dim=1)

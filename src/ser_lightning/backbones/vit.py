@@ -95,25 +95,6 @@ def build_vit(
     return model
 
 
-def drop_cls_position(vit: VisionTransformer) -> None:
-    """Removes the class token's position entry: its [CLS] will not stand at the input.
-
-    Raises:
-        ValueError: register tokens stand there beside it.
-    """
-    assert vit.pos_embed is not None
-    if vit.num_reg_tokens:
-        raise ValueError(
-            f"cls_layer above 0 with {vit.num_reg_tokens} register tokens, which stand beside "
-            "[CLS] at the input; use cls_layer: 0, or a ViT without registers"
-        )
-    vit.no_embed_class = True
-    position = vit.pos_embed
-    # A plain clone would keep the stride of the entry that is gone, and DDP's buckets have none.
-    rest = position.detach()[:, 1:].clone(memory_format=torch.contiguous_format)
-    vit.pos_embed = nn.Parameter(rest, position.requires_grad)
-
-
 def sincos_position(grid: tuple[int, int], width: int, temperature: float = 1e4) -> Tensor:
     """The fixed position embedding of MoCo-v3 for a grid of patches.
 
@@ -143,21 +124,6 @@ def sincos_position(grid: tuple[int, int], width: int, temperature: float = 1e4)
     row = row[:, None].expand(-1, grid[1], -1)
     column = column[None].expand(grid[0], -1, -1)
     return torch.cat([row, column], dim=2).flatten(0, 1)[None]
-
-
-def grid_of(images: Tensor, patch_size: int) -> tuple[int, int]:
-    """The (h, w) tokens of (B, 3, H, W) images.
-
-    Raises:
-        ValueError: a side is not a multiple of the patch size.
-    """
-    height, width = images.shape[-2:]
-    if height % patch_size or width % patch_size:
-        raise ValueError(
-            f"an image of {height} x {width} pixels is not made of whole patches of "
-            f"{patch_size} pixels; resize its sides to multiples of {patch_size}"
-        )
-    return height // patch_size, width // patch_size
 
 
 def block_number(layer: Layer, depth: int) -> int:
