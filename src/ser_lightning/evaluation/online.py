@@ -90,6 +90,7 @@ class OnlineEvaluation(L.Callback):
         self.num_classes = self.num_bank = self.num_queries = 0
         self.neighbours: Neighbours | None = None
         self._shares_images = False
+        self._goes_on = False  # and has measured nothing yet
         self._overlaps: dict[tuple[int, ...], bool] = {}
         self._bank = self._queries = Rows(0)
         self._chosen = ChosenQueries()
@@ -102,6 +103,7 @@ class OnlineEvaluation(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name in _KEPT:  # whatever else a file says
             setattr(self, name, state_dict.get(name, getattr(self, name)))
+        self._goes_on = True
 
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -168,7 +170,9 @@ class OnlineEvaluation(L.Callback):
             if is_whole and trainer.global_step == 0:
                 self._keep_baseline(trainer, pl_module, metrics)
             return
-        self._drop_other_baseline(trainer)
+        if self._goes_on and self.baseline_conditions and trainer.state.fn == "fit":
+            self._drop_other_baseline(trainer)
+        self._goes_on = False
         self.latest = metrics
         if trainer.state.fn == "fit":
             self.history.append({"step": trainer.global_step, "metrics": metrics})
@@ -206,8 +210,7 @@ class OnlineEvaluation(L.Callback):
 
     def _bank_and_queries_overlap(self, trainer: L.Trainer) -> bool:
         """Whether an image would be its own nearest neighbour; says so once for a pair of sets."""
-        made = [getattr(loader.dataset, "make", None) for loader in _loaders(trainer)]
-        sets = [make for make in made if isinstance(make, CleanImages)]
+        sets = _clean_sets(trainer)
         if len(sets) < 2:
             return False
         key = tuple(map(id, sets))
@@ -259,13 +262,13 @@ class OnlineEvaluation(L.Callback):
     def _drop_other_baseline(self, trainer: L.Trainer) -> None:
         """Drops a baseline that was measured under other conditions, and says which."""
         before, now = self.baseline_conditions, self._conditions(trainer)
-        if not (before and self.baseline) or trainer.state.fn != "fit" or before == now:
-            return
         other = [
             f"{name} {before.get(name)}, now {value}"
             for name, value in now.items()
             if before.get(name) != value
         ]
+        if not other:
+            return
         rank_zero_warn(
             f"The {self.baseline_name} was measured otherwise than this run goes on ("
             f"{'; '.join(other)}): it is left out of the tables, and stays at step 0 of the curves"
@@ -273,16 +276,17 @@ class OnlineEvaluation(L.Callback):
         self.baseline, self.baseline_conditions = {}, {}
 
     def _conditions(self, trainer: L.Trainer) -> dict[str, Any]:
-        """What a number of this callback depends on besides the weights, in plain values."""
-        made = [getattr(loader.dataset, "make", None) for loader in _loaders(trainer)]
-        sets = [make.reader.images.listing()[:8] for make in made if isinstance(make, CleanImages)]
+        """What a number of this callback depends on besides the weights, in plain values.
+
+        Names of all images are hashed: once in a fit.
+        """
         return {
             "bank": self.num_bank,
             "queries": self.num_queries,
             "k": self.k,
             "temperature": self.temperature,
             "equivariance images": self.num_equivariance_images,
-            "images' hashes": sets,
+            "images' hashes": [make.reader.images.listing()[:8] for make in _clean_sets(trainer)],
         }
 
 
@@ -300,6 +304,11 @@ def _backbone(pl_module: L.LightningModule) -> SplitViT:
 def _loaders(trainer: L.Trainer) -> list[Any]:
     loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     return loaders if isinstance(loaders, list) else [loaders]
+
+
+def _clean_sets(trainer: L.Trainer) -> list[CleanImages]:
+    made = [getattr(loader.dataset, "make", None) for loader in _loaders(trainer)]
+    return [make for make in made if isinstance(make, CleanImages)]
 
 
 def _num_queries(trainer: L.Trainer) -> int:
