@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from ser_lightning.batch import BranchFeatures, LossOutput, TapFeatures, ViewFeatures, ViewNeeds
+from ser_lightning.groups.frame import MAX_SCALE
 from ser_lightning.objectives.encode import encode
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import PerLayer, Regularizer, SERRegularizer
 from ser_lightning.regularizers.overlap import OverlapRegularizer
-from ser_lightning.reporting.overlap_marks import MAX_SCALE
 from support import WIDTH, tiny_backbone, tiny_batch, tiny_moco
 
 

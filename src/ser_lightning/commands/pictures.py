@@ -21,11 +21,11 @@ from ser_lightning.data.render import HostBatch, render
 from ser_lightning.evaluation import OnlineEvaluation
 from ser_lightning.evaluation.neighbours import Neighbours
 from ser_lightning.groups import Frame, GroupElement, act
+from ser_lightning.groups.frame import MAX_SCALE
 from ser_lightning.numbers import NonNegativeInt, checked
 from ser_lightning.reporting.figures import token_map_figure
 from ser_lightning.reporting.gallery import ViewGallery, view_figure
 from ser_lightning.reporting.neighbours import NeighbourRow, neighbour_figure
-from ser_lightning.reporting.overlap_marks import MAX_SCALE
 from ser_lightning.reporting.runs import PICTURE_FOLDER
 from ser_lightning.reporting.token_maps import TokenComparison, token_maps_of
 from ser_lightning.run_length import is_trial

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from ser_lightning.groups.element import GroupElement
 
+MAX_SCALE = 2.0
+"""Largest ratio of token sizes, on a side, at which tokens are compared by default."""
+
 _SNAP = 1e-4
 """Tokens: places as near to a token as this lie on it, so that exact actions stay exact."""
 
@@ -99,7 +102,7 @@ def rotations(degrees: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def transport(
-    maps: Tensor, source: Frame, target: Frame, max_scale: float = 2.0
+    maps: Tensor, source: Frame, target: Frame, max_scale: float = MAX_SCALE
 ) -> tuple[Tensor, Tensor]:
     """Carries the token maps of one view of some images to the frame of another view of them.
 
@@ -125,7 +128,7 @@ def transport(
 
 
 def transport_weights(
-    source: Frame, target: Frame, dtype: torch.dtype, max_scale: float = 2.0
+    source: Frame, target: Frame, dtype: torch.dtype, max_scale: float = MAX_SCALE
 ) -> tuple[Tensor, Tensor]:
     """What carries token maps of the source to the target: a matrix for each image.
 

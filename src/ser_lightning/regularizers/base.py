@@ -17,6 +17,7 @@ from ser_lightning.batch import (
     ViewNeeds,
     ViewRecord,
 )
+from ser_lightning.groups.frame import MAX_SCALE
 from ser_lightning.numbers import NonNegative, PositiveInt, checked
 
 
@@ -35,7 +36,7 @@ class Regularizer(nn.Module, ABC):
 
     needs: ClassVar[ViewNeeds]
     """What the run's batches must hold for it."""
-    max_scale: float = 2.0
+    max_scale: float = MAX_SCALE
     """Largest ratio of token sizes where it compares tokens of views that see parts of an image."""
 
     ratio: float = 1.0

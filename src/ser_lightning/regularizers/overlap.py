@@ -18,7 +18,7 @@ from ser_lightning.batch import (
     spaced_rows,
 )
 from ser_lightning.distributed import world_size
-from ser_lightning.groups.frame import Frame, carried, transport_weights
+from ser_lightning.groups.frame import MAX_SCALE, Frame, carried, transport_weights
 from ser_lightning.numbers import AtLeastOne, NonNegative, Positive, PositiveInt, Ratio, checked
 from ser_lightning.regularizers.ser import SERRegularizer, mean_of
 
@@ -59,7 +59,7 @@ class OverlapRegularizer(SERRegularizer):
         temperature: Positive = 0.3,
         hidden: PositiveInt | None = None,
         ratio: Ratio = 0.01,
-        max_scale: AtLeastOne = 2.0,
+        max_scale: AtLeastOne = MAX_SCALE,
     ) -> None:
         super().__init__(width, weight, temperature, hidden)
         self.ratio = ratio

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ser_lightning.batch import ViewRecord
 from ser_lightning.groups import Frame, GroupElement
-from ser_lightning.reporting.overlap_marks import MAX_SCALE, Marks, draw_marks, overlap_marks
+from ser_lightning.groups.frame import MAX_SCALE
+from ser_lightning.reporting.overlap_marks import Marks, draw_marks, overlap_marks
 from ser_lightning.reporting.panels import (
     PAGE_WIDTH,
     as_picture,

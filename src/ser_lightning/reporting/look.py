@@ -42,8 +42,8 @@ class RunView(NamedTuple):
     """What a page shows of a run.
 
     Settings are flat, by dotted key, those that it went on with last, and empty where it has no
-    configuration; curves are by the
-    name that they were logged by; the status is how far it has come, in words.
+    configuration; curves are by the name that they were logged by; the status is how far it has
+    come, in words.
     """
 
     name: str

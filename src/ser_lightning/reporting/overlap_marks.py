@@ -9,7 +9,7 @@ from matplotlib.collections import LineCollection
 from torch import Tensor
 
 from ser_lightning.groups import Frame, transport
-from ser_lightning.groups.frame import between
+from ser_lightning.groups.frame import MAX_SCALE, between
 
 _BLUE = "#0072b2"  # the only dark one
 # Okabe and Ito's, told apart by all, with white and grey
@@ -18,7 +18,6 @@ COLOURS = (
     *("#d55e00", "#cc79a7", _BLUE, "#b0b0b0"),
 )
 MAX_POINTS = len(COLOURS)
-MAX_SCALE = 2.0  # the default of `transport`
 
 
 class Marks(NamedTuple):
