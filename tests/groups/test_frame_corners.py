@@ -103,11 +103,11 @@ def test_whole_views_without_an_angle_have_no_corners(flip, turns):
     assert transport(torch.zeros(1, 1, *view.grid), view, view)[1].all()
 
 
-def test_frames_of_several_views_keep_their_turns():
+def test_frames_of_several_views_keep_what_is_theirs():
     frames = [
         Frame.of_crop(record_of([[3, 9, 40, 40]] * 2, [False, True], turns), GRID)
         for turns in ([30.0, -50.0], [0.0, 70.0])
     ]
     parts = Frame.cat(frames).select(2, torch.tensor([1]))
     for part, frame in zip(parts, frames, strict=True):
-        assert torch.equal(part.turn, frame.turn[1:])
+        assert torch.equal(part.axes, frame.axes[1:])

@@ -24,7 +24,7 @@ _SNAP = 1e-4
 """Tokens: places as near to a token as this lie on it, so that exact actions stay exact."""
 
 _ROUNDING = 1e-9
-"""Shares of a side: places as near to a view's border lie in it."""
+"""Shares of a side of the source image: places as near to a view's border lie in it."""
 
 
 class Frame(NamedTuple):
@@ -35,29 +35,29 @@ class Frame(NamedTuple):
     Attributes:
         centre: (B, 2) float64, the middle of the view.
         axes: (B, 2, 2) float64, where its sides point, in shares of the source's sides.
-        turn: (B, 2, 2) float64, the part of the axes that turned a view made before: what lies
-            outside of that one, |turn (v - 1/2)| > 1/2, is its reflection.
+        reach: (B, 2) float64, how far from the centre the view shows the image, in shares of its
+            sides: farther places, |u - centre| > reach, are reflections in the corners of a turn.
         grid: (h, w) tokens of the view.
     """
 
     centre: Tensor
     axes: Tensor
-    turn: Tensor
+    reach: Tensor
     grid: tuple[int, int]
 
     def select(self, num: int, rows: Tensor) -> list[Frame]:
         """The frames (R,) of the same rows (R,) of every `num` images, which are a view's."""
         parts = (
-            part.unflatten(0, (-1, num))[:, rows] for part in (self.centre, self.axes, self.turn)
+            part.unflatten(0, (-1, num))[:, rows] for part in (self.centre, self.axes, self.reach)
         )
         views = zip(*parts, strict=True)
-        return [Frame(centre, axes, turn, self.grid) for centre, axes, turn in views]
+        return [Frame(centre, axes, reach, self.grid) for centre, axes, reach in views]
 
     @classmethod
     def cat(cls, frames: Sequence[Frame]) -> Frame:
         """The frames of several views of one grid, one view after the other."""
-        centres, axes, turns, grids = zip(*frames, strict=True)
-        return cls(torch.cat(centres), torch.cat(axes), torch.cat(turns), grids[0])
+        centres, axes, reaches, grids = zip(*frames, strict=True)
+        return cls(torch.cat(centres), torch.cat(axes), torch.cat(reaches), grids[0])
 
     @classmethod
     def of_crop(cls, record: Any, grid: tuple[int, int]) -> Frame:
@@ -70,10 +70,11 @@ class Frame(NamedTuple):
         """
         box, size = record.box.double(), record.source_size.double()
         share = box[:, 2:] / size
-        centre = box[:, :2] / size + share / 2
+        reach = share / 2
+        centre = box[:, :2] / size + reach
         signs = torch.stack([torch.ones_like(centre[:, 0]), 1 - 2 * record.flip.double()], dim=1)
-        turn = rotations(record.turn, grid)
-        return cls(centre, (share * signs)[:, :, None] * turn, turn, grid)
+        axes = (share * signs)[:, :, None] * rotations(record.turn, grid)
+        return cls(centre, axes, reach, grid)
 
     @classmethod
     def of_element(cls, element: GroupElement) -> Frame:
@@ -81,10 +82,11 @@ class Frame(NamedTuple):
         half = 1 - 2 * element.half_turn.double()
         signs = torch.stack([half, half * (1 - 2 * element.flip.double())], dim=1)
         angle = torch.zeros_like(half) if element.angle is None else element.angle
-        turned = turn = rotations(angle, element.shape)
+        turned = rotations(angle, element.shape)
         if element.quarter_turn:  # (y, x) of the turned view shows (x, 1 - y)
             turned = torch.stack([turned[:, 1], -turned[:, 0]], dim=1)
-        return cls(torch.full_like(signs, 0.5), signs[:, :, None] * turned, turn, element.shape)
+        middle = torch.full_like(signs, 0.5)
+        return cls(middle, signs[:, :, None] * turned, middle, element.shape)
 
 
 def rotations(degrees: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -154,16 +156,20 @@ def transport_weights(
             f"{len(source.centre)} frames, carried to {len(target.centre)}; give a frame of either "
             "view per image"
         )
-    places, seen, scale = _places(source, target)
-    last = [side - 1 for side in source.grid]
-    inside = [(place >= 0) & (place <= end) for place, end in zip(places, last, strict=True)]
-    similar = (scale <= max_scale) & (scale >= 1 / max_scale)
-    valid = inside[0] & inside[1] & seen & similar[:, None]
-    rows, columns = (
-        _hat(place, side).to(dtype) for place, side in zip(places, source.grid, strict=True)
-    )  # (B, target tokens, h) and (.., w)
-    weights = (rows[..., :, None] * columns[..., None, :]).flatten(2)
-    return weights, valid.unflatten(1, target.grid)
+    height, width = source.grid
+    from_target = _tokens(target) @ target.axes.mT  # in shares of the source image's sides
+    from_source = from_target + (target.centre - source.centre)[:, None]
+    shares = from_source @ torch.linalg.inv_ex(source.axes).inverse.mT + 0.5
+    places = torch.stack([shares[..., 0] * height, shares[..., 1] * width]) - 0.5
+    whole = places.round()
+    places = torch.where((places - whole).abs() < _SNAP, whole, places)
+    rows, columns = places
+    inside = (rows == rows.clamp(0, height - 1)) & (columns == columns.clamp(0, width - 1))
+    seen = (_is_seen(from_target, target) & _is_seen(from_source, source)).all(dim=-1)
+    valid = inside & seen & _is_similar(source, target, max_scale)[:, None]
+    by_row, by_column = _hat(places, max(height, width))
+    weights = by_row[..., :height, None] * by_column[..., None, :width]
+    return weights.flatten(2).to(dtype), valid.unflatten(1, target.grid)
 
 
 def carried(maps: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -173,45 +179,25 @@ def carried(maps: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
     return moved.unflatten(2, grid)
 
 
-def between(source: Frame, target: Frame) -> tuple[Tensor, Tensor]:
-    """The map of places in the target view to those in the source view: axes (v - 1/2) + middle.
-
-    Returns:
-        (B, 2, 2) axes and (B, 2) middle, of (y, x) in [0, 1]^2 where the views show the same.
-    """
-    inverse = torch.linalg.inv_ex(source.axes).inverse
-    middle = (inverse @ (target.centre - source.centre)[..., None]).squeeze(-1) + 0.5
-    return inverse @ target.axes, middle
-
-
-def _places(source: Frame, target: Frame) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-    """Where the target's tokens lie among the source's, and how large they are there.
-
-    Returns:
-        (B, target tokens) rows and columns in tokens of the source, 0 for the first token's
-        centre; (B, target tokens) bool, neither view reflects what it shows there; (B,) sides in
-        tokens of the source, geometric mean of both.
-    """
-    axes, middle = between(source, target)
-    halves = [0.5 - 0.5 / side for side in target.grid]  # from the middle to the last token's
+def _tokens(view: Frame) -> Tensor:
+    """(tokens, 2) places of the view's tokens from its middle, in shares of its sides."""
     down, right = (
-        torch.linspace(-half, half, side, dtype=axes.dtype, device=axes.device)
-        for half, side in zip(halves, target.grid, strict=True)
+        torch.linspace(-half, half, side, dtype=view.axes.dtype, device=view.axes.device)
+        for side, half in ((side, 0.5 - 0.5 / side) for side in view.grid)
     )
-    tokens = torch.cartesian_prod(down, right).reshape(-1, 2)
-    shares = tokens @ axes.mT + middle[:, None]
-    height, width = source.grid
-    places = torch.stack([shares[..., 0] * height, shares[..., 1] * width]) - 0.5
-    seen = _is_seen(target, tokens) & _is_seen(source, shares - 0.5)
-    whole = places.round()
-    rows, columns = torch.where((places - whole).abs() < _SNAP, whole, places)
-    area = torch.linalg.det(axes).abs() * math.prod(source.grid) / len(tokens)
-    return (rows, columns), seen, area.sqrt()
+    return torch.cartesian_prod(down, right).reshape(-1, 2)
 
 
-def _is_seen(view: Frame, offsets: Tensor) -> Tensor:
-    """Whether places (B or 1, n, 2), from the view's middle, lay in it before its turn: (B, n)."""
-    return ((offsets @ view.turn.mT).abs() <= 0.5 + _ROUNDING).all(dim=-1)
+def _is_seen(offsets: Tensor, view: Frame) -> Tensor:
+    """Whether places of the source, from the view's centre, are in its reach: (B, n, 2), each."""
+    return offsets.abs() <= view.reach[:, None] + _ROUNDING
+
+
+def _is_similar(source: Frame, target: Frame, max_scale: float) -> Tensor:
+    """Whether a side of a token, geometric mean of both, is similar in the two views: (B,)."""
+    of_views = (target.reach / source.reach).prod(dim=1)
+    of_tokens = math.prod(target.grid) / math.prod(source.grid)
+    return (of_views <= of_tokens * max_scale**2) & (of_views >= of_tokens / max_scale**2)
 
 
 def _hat(places: Tensor, side: int) -> Tensor:

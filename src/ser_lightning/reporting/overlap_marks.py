@@ -9,7 +9,7 @@ from matplotlib.collections import LineCollection
 from torch import Tensor
 
 from ser_lightning.groups import Frame, transport
-from ser_lightning.groups.frame import MAX_SCALE, between
+from ser_lightning.groups.frame import MAX_SCALE
 
 _BLUE = "#0072b2"  # the only dark one
 # Okabe and Ito's, told apart by all, with white and grey
@@ -52,9 +52,11 @@ def overlap_marks(
     places = valid_second.nonzero()
     chosen = torch.linspace(0, max(len(places) - 1, 0), min(MAX_POINTS, len(places))).round().long()
     tokens = (places[chosen].double() + 0.5) / torch.tensor(second.grid)
-    axes, middle = (part[row].cpu() for part in between(first, second))
+    here, there = ([part[row].cpu() for part in view[:2]] for view in (first, second))
+    source = there[0] + (tokens - 0.5) @ there[1].T
+    counterparts = torch.linalg.solve(here[1], (source - here[0]).T).T + 0.5
     return (
-        Marks(outline_of(valid_first), (tokens - 0.5) @ axes.T + middle),
+        Marks(outline_of(valid_first), counterparts),
         Marks(outline_of(valid_second), tokens),
     )
 
