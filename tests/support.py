@@ -132,6 +132,25 @@ def with_needs(batch, needs, seed=0):
     )
 
 
+def turned(batch, limit=40.0, seed=0):
+    """The batch with angles, up to a limit, of the invertible views and of crops with a record."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def angles(view):
+        return limit * (2 * torch.rand(len(view.pixels), generator=rng) - 1)
+
+    def view(v):
+        if v.element is not None:
+            v = v._replace(element=v.element._replace(angle=angles(v)))
+        if v.record is not None:
+            v = v._replace(record=v.record._replace(turn=angles(v)))
+        return v
+
+    return batch._replace(
+        crop=tuple(map(view, batch.crop)), invertible=tuple(map(view, batch.invertible))
+    )
+
+
 def take_rank(batch, rank, world_size):
     """The slice of a whole batch that one rank holds."""
 
@@ -140,9 +159,9 @@ def take_rank(batch, rank, world_size):
         return x[rank * size : (rank + 1) * size]
 
     def view(v):
-        element = v.element and v.element._replace(
-            flip=share(v.element.flip), half_turn=share(v.element.half_turn)
-        )
+        parts = ("flip", "half_turn", "angle") if v.element else ()
+        parts = {n: share(x) for n in parts if (x := getattr(v.element, n)) is not None}
+        element = v.element and v.element._replace(**parts)
         record = v.record and ViewRecord(*map(share, v.record))
         return View(share(v.pixels), element, record)
 

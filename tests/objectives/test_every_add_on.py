@@ -6,6 +6,7 @@ import torch
 from objectives.tiny_run import assert_equal_trees, tiny_fit
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers.augself import AugSelf
+from ser_lightning.regularizers.overlap import OverlapRegularizer
 from support import (
     WIDTH,
     add_ons,
@@ -14,6 +15,7 @@ from support import (
     tiny_backbone,
     tiny_batch,
     tiny_with_add_on,
+    turned,
     with_needs,
 )
 
@@ -33,6 +35,22 @@ def test_every_trainable_parameter_receives_a_finite_gradient_and_no_other(cls, 
     for name, parameter in module.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
         assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("cls", objective_classes(), ids=lambda cls: cls.__name__)
+def test_crops_that_are_turned_give_every_trainable_parameter_another_gradient(cls):
+    batch = with_needs(tiny_batch(), OverlapRegularizer.needs)
+    gradients = []
+    for given in (batch, turned(batch)):
+        module = tiny_with_add_on(cls, OverlapRegularizer)
+        module.regularizer.ratio = 1.0
+        module.training_step(given, 0).backward()
+        gradients.append({n: p.grad for n, p in module.named_parameters() if p.grad is not None})
+    assert set(gradients[1]) == {n for n, p in module.named_parameters() if p.requires_grad}
+    changed = {n for n, g in gradients[1].items() if not torch.allclose(g, gradients[0][n])}
+    assert "backbone.vit.blocks.0.attn.qkv.weight" in changed
+    assert "backbone.vit.blocks.3.attn.qkv.weight" not in changed
+    assert "regularizer.projector.0.weight" in changed
 
 
 @by_add_on

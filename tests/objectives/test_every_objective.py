@@ -7,7 +7,7 @@ import torch
 
 from objectives.tiny_run import assert_equal_trees, tiny_fit
 from ser_lightning.objectives.encode import encode
-from support import objective_classes, tiny_batch, tiny_objective
+from support import objective_classes, tiny_batch, tiny_objective, turned
 
 PATCH_EMBEDDING = {
     "backbone.vit.patch_embed.proj.weight",
@@ -54,6 +54,19 @@ def test_every_trainable_parameter_receives_a_gradient_and_no_other(cls, ser):
         for name, gradient in received.items():
             assert torch.isfinite(gradient).all(), name
             assert gradient.abs().sum() > 0, name
+
+
+def test_views_turned_by_any_angle_give_every_trainable_parameter_a_gradient(cls):
+    for num_local in view_counts(cls):
+        batch, module = tiny_batch(num_local=num_local), tiny_objective(cls)
+        upright = gradients(module, batch)
+        received = gradients(module, turned(batch))
+        assert set(received) == set(upright)
+        for name, gradient in received.items():
+            assert torch.isfinite(gradient).all(), name
+            assert gradient.abs().sum() > 0, name
+        of_prefix = "backbone.vit.blocks.0.attn.qkv.weight"
+        assert not torch.allclose(received[of_prefix], upright[of_prefix])
 
 
 def test_nothing_is_frozen_but_patch_embedding_and_momentum_branch(cls):

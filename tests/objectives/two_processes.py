@@ -21,6 +21,7 @@ from support import (
     tiny_batch,
     tiny_objective,
     tiny_with_add_on,
+    turned,
     with_needs,
 )
 
@@ -32,6 +33,7 @@ class Case(NamedTuple):
     add_on: str
     num_local: int
     grad_checkpointing: bool = False
+    turned: bool = False
 
 
 CASES = [
@@ -39,6 +41,11 @@ CASES = [
     for cls in objective_classes()
     for add_on in ("ser", "plain")
     for num_local in ((0, 4) if cls.accepts_local_views else (0,))
+]
+CASES += [
+    Case(cls.__name__, add_on, 0, turned=True)
+    for cls in objective_classes()
+    for add_on in ("ser", OverlapRegularizer.__name__)
 ]
 CASES += [Case(MoCoV3.__name__, add_on.__name__, 0) for add_on in add_ons()]
 CASES += [Case(MoCoV3.__name__, OverlapRegularizer.__name__, 4)]
@@ -52,8 +59,10 @@ def objective_and_batch(case):
     rivals = {add_on.__name__: add_on for add_on in add_ons()}
     if case.add_on in rivals:
         rival = rivals[case.add_on]
-        return tiny_with_add_on(cls, rival).double(), with_needs(batch, rival.needs)
-    return tiny_objective(cls, case.add_on == "ser").double(), batch
+        module, batch = tiny_with_add_on(cls, rival), with_needs(batch, rival.needs)
+    else:
+        module = tiny_objective(cls, case.add_on == "ser")
+    return module.double(), turned(batch) if case.turned else batch
 
 
 class Step(torch.nn.Module):
