@@ -23,8 +23,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.turns import medians
 from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import NUM_GLOBAL_VIEWS
-from ser_lightning.data import BatchKey, InvertibleViews, PartitionedDataModule, Patterns
+from ser_lightning.data import (
+    BatchKey,
+    CropViews,
+    InvertibleViews,
+    PartitionedDataModule,
+    Patterns,
+)
+from ser_lightning.data.extra_views import TurnedCrops
 from ser_lightning.data.render import HostBatch, render
+from ser_lightning.groups import GroupSampler
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import Regularizer, SERRegularizer
 from ser_lightning.regularizers.overlap import OverlapRegularizer
@@ -75,33 +83,39 @@ def counted(work: Callable[[], object]) -> Counter[str]:
 
 
 def steps(size: Size, device: str = "cpu") -> dict[str, Callable[[], Tensor]]:
-    """Forward and backward of the base step and of the others, on batches of their own."""
+    """Forward and backward of the base step and of the others, on batches of their own.
+
+    The base step has [CLS] from the start; "late [CLS]" has it from where the add-ons do.
+    """
     share = size.num_invertible / size.batch_size
-    add_ons: dict[str, Callable[[], Regularizer | None]] = {
-        "base": lambda: None,
-        "SER": SERRegularizer,
-        "overlap": lambda: OverlapRegularizer(ratio=share),
+    angles = InvertibleViews(share, GroupSampler(angle=30.0))
+    turned = CropViews(turned=TurnedCrops(share, 45.0))
+    made_for = {
+        "base": made(size, None),
+        "late [CLS]": made(size, None, is_late=True),
+        "SER": made(size, SERRegularizer(), invertible=InvertibleViews(ratio=share)),
+        "SER, angles": made(size, SERRegularizer(), invertible=angles),
+        "overlap": made(size, OverlapRegularizer(ratio=share)),
+        "overlap, turned": made(size, OverlapRegularizer(ratio=share), crop=turned),
     }
-    return {
-        name: step_of(*made(size, add_on()), size.patch_size, device)
-        for name, add_on in add_ons.items()
-    }
+    return {name: step_of(*pair, size.patch_size, device) for name, pair in made_for.items()}
 
 
-def made(size: Size, add_on: Regularizer | None) -> tuple[MoCoV3, HostBatch]:
-    """MoCo-v3 with an add-on or none, and a batch of images for it."""
+def made(
+    size: Size, add_on: Regularizer | None, is_late: bool = False, **views: Any
+) -> tuple[MoCoV3, HostBatch]:
+    """MoCo-v3 with an add-on or none, and a batch for it with the given pipelines' views."""
     torch.manual_seed(0)
-    share = size.num_invertible / size.batch_size
     data = PartitionedDataModule(
         Patterns(num_train=2 * size.batch_size, num_evaluation=12, image_size=size.image_size),
         global_batch_size=size.batch_size,
         image_size=size.image_size,
         patch_size=size.patch_size,
-        invertible=InvertibleViews(ratio=share) if type(add_on) is SERRegularizer else None,
         num_workers=0,
+        **{"invertible": None} | views,
     )
     data.setup("fit")
-    cls_layer = 0 if add_on is None else size.layer
+    cls_layer = size.layer if add_on or is_late else 0
     backbone = SplitViT(
         size.name, size.image_size, size.layer, cls_layer, size.patch_size, size.options
     )
@@ -152,7 +166,7 @@ def main() -> None:
         counts = {name: counted(step) for name, step in pair.items()}
         totals = {name: names.total() for name, names in counts.items()}
         print(f"{label}: operations {totals}; seconds {seconds}")
-        for name in ("SER", "overlap"):
+        for name in list(pair)[1:]:
             ratio, slower = totals[name] / totals["base"], seconds[name] / seconds["base"]
             print(f"  {name} over base: operations {ratio:.2f}, seconds {slower:.3f}")
             for operation, more in (counts[name] - counts["base"]).most_common(options.names):

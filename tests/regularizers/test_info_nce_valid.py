@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from regularizers.test_info_nce import unit, value_and_gradients
 from ser_lightning.regularizers import token_info_nce
@@ -111,3 +112,31 @@ def test_ranks_with_unequal_numbers_average_to_the_mean_over_all_valid_anchors()
 def test_a_mask_of_another_kind_is_refused(valid):
     with pytest.raises(ValueError, match="give one bool for each"):
         token_info_nce(unit(B, T, 6), unit(M, T, 6, seed=1), FIRST, 0.3, valid=valid)
+
+
+class Sizes(TorchDispatchMode):
+    """The elements of the largest tensor that is made, and of all."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = self.total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and not function.is_view:
+            self.largest = max(self.largest, made.numel())
+            self.total += made.numel()
+        return made
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "valid"])
+def test_memory_is_linear_in_the_images(masked):
+    largest = []
+    for num_images in (16, 32):
+        anchors, candidates = unit(num_images, T, 6), unit(num_images, T, 6, seed=1)
+        valid = torch.rand(num_images, T) < 0.5 if masked else None
+        with Sizes() as made:
+            token_info_nce(anchors, candidates, 0, 0.3, 1, valid).backward()
+        largest.append(made.largest)
+        assert made.total >= (num_images * T) ** 2  # all pairs were there, a block at a time
+    assert largest[1] == 2 * largest[0]
