@@ -7,11 +7,13 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ser_lightning.batch import ViewNeeds
 from ser_lightning.cli import main
 from ser_lightning.commands import pictures as pictures_module
 from ser_lightning.commands.pictures import Pictures, comparisons, gallery, neighbour_rows
 from ser_lightning.data import ImageFolder, PartitionedDataModule, Shapes
-from ser_lightning.data.pipelines import InvertibleViews
+from ser_lightning.data.extra_views import LocalCrops
+from ser_lightning.data.pipelines import CropViews, InvertibleViews
 from ser_lightning.evaluation.neighbours import Neighbours
 from ser_lightning.reporting.figures import token_map_figure
 from support import tiny_backbone
@@ -67,6 +69,22 @@ def test_marks_of_a_run_are_of_its_regularizers_scale(tmp_path, monkeypatch, max
     assert views.max_scale == max_scale
     assert views.crop_frames is not None
     assert views.invertible_frames is None
+
+
+@pytest.mark.parametrize(("places", "num"), [(True, 3), (False, 2)])
+def test_one_local_crop_is_drawn_where_it_is_compared(places, num):
+    data = PartitionedDataModule(
+        Shapes(num_train=8, num_evaluation=8, image_size=16), image_size=16, patch_size=4,
+        global_batch_size=4, crop=CropViews(local=LocalCrops(4, 8)), invertible=None,
+    )  # fmt: skip
+    data.needs = ViewNeeds(places=places)
+    data.setup("fit")
+    views = gallery(data, None)
+    assert [view.shape[-1] for view in views.crop] == [16, 16, 8][:num]
+    if places:
+        assert [frame.grid for frame in views.crop_frames] == [(4, 4), (4, 4), (2, 2)]
+    else:
+        assert views.crop_frames is None
 
 
 @pytest.mark.filterwarnings("ignore:.*it is skipped.*")

@@ -35,6 +35,40 @@ def test_equal_numbers_are_equal_places_of_the_source_and_lie_in_both_views():
         assert ((mark.points > 0) & (mark.points < 1)).all()
 
 
+@pytest.mark.parametrize("turn", [0.0, 30.0, 75.0])
+def test_every_number_is_within_the_outline_in_both_views(turn):
+    frames = [
+        Frame.of_crop(record_of([[3, 10, 44, 38]], [True], [turn]), GRID),
+        Frame.of_crop(record_of([[10, 4, 36, 40]], [False]), (6, 9)),
+    ]
+    marks = overlap_marks(*frames, 0)
+    assert len(marks[0].numbers) > 3
+    for mark, target, source in zip(marks, frames, frames[::-1], strict=True):
+        valid = transport(torch.zeros(1, 1, *source.grid), source, target)[1][0]
+        rows, columns = (mark.points * torch.tensor(target.grid)).floor().long().T
+        assert valid[rows, columns].all()
+
+
+def test_local_crop_has_numbers_of_its_own_that_the_first_crop_shares():
+    boxes = [[0, 0, 48, 48], [10, 4, 36, 40], [8, 12, 18, 16]]
+    grids = [GRID, GRID, (3, 3)]
+    frames = tuple(
+        Frame.of_crop(record_of([box], [False]), grid)
+        for box, grid in zip(boxes, grids, strict=True)
+    )
+    views = gallery(1)._replace(crop_frames=frames)
+    views = views._replace(crop=(*views.crop, views.crop[0][..., :12, :12]))
+    first, second, local, *_ = views.marks(0)
+    assert first.numbers == (1, 2, 3, 4, 5, 6, 7, 8)
+    assert (second.numbers, local.numbers) == ((1, 2, 3, 4), (5, 6, 7, 8))
+    places = [
+        source_places(f, m.points) for f, m in zip(frames, (first, second, local), strict=True)
+    ]
+    torch.testing.assert_close(places[0], torch.cat(places[1:]), rtol=0, atol=1e-9)
+    valid = transport(torch.zeros(1, 1, *GRID), frames[0], frames[2])[1][0]
+    assert edges_of(local.outline, (3, 3)) == edges_by_loop(valid)
+
+
 def edges_of(outline, grid):
     """Edges as pairs of (row, column) in tokens."""
     return {
@@ -125,12 +159,12 @@ def test_marks_are_drawn_in_pixels_of_a_view_that_is_not_square():
     outline = torch.tensor([[[0.25, 0.0], [0.5, 0.0]], [[0.5, 0.125], [0.5, 0.25]]]).double()
     points = torch.tensor([[0.25, 0.125], [0.75, 0.5]]).double()
     axes = axes_of()
-    draw_marks(axes, Marks(outline, points), 32, 48)
+    draw_marks(axes, Marks(outline, points, (2, 5)), 32, 48)
     outlines, drawn = drawn_on(axes)
     expected = [[[-0.5, 7.5], [-0.5, 15.5]], [[5.5, 15.5], [11.5, 15.5]]]
     assert outlines == [expected, expected]  # a bright line below a dark one
     assert {number: place for number, (place, _) in drawn.items()} == {
-        1: (5.5, 7.5), 2: (23.5, 23.5),
+        2: (5.5, 7.5), 5: (23.5, 23.5),
     }  # fmt: skip
 
 

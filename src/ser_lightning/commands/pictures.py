@@ -24,7 +24,7 @@ from ser_lightning.groups import Frame, GroupElement, act
 from ser_lightning.groups.frame import MAX_SCALE
 from ser_lightning.numbers import NonNegativeInt, checked
 from ser_lightning.reporting.figures import token_map_figure
-from ser_lightning.reporting.gallery import ViewGallery, view_figure
+from ser_lightning.reporting.gallery import CROPS, ViewGallery, view_figure
 from ser_lightning.reporting.neighbours import NeighbourRow, neighbour_figure
 from ser_lightning.reporting.runs import PICTURE_FOLDER
 from ser_lightning.reporting.token_maps import TokenComparison, token_maps_of
@@ -115,14 +115,12 @@ def gallery(data: PartitionedDataModule, regularizer: Any) -> ViewGallery | None
     indices, upright = found.indices[:NUM_IMAGES].numpy(), found.pixels[:NUM_IMAGES]
     images = [data.train_images.read(int(index)) for index in indices]
     draws = Draws(data.seed, BatchKey(0, 0), indices, turned=np.ones(len(indices), bool))
-    canvas, crop, pipeline = (
-        Canvas(data.image_size, data.patch_size),
-        data.crop.without_local(),
-        data.invertible,
-    )
+    canvas, pipeline = Canvas(data.image_size, data.patch_size), data.invertible
+    crop = data.crop.without_local()
+    crops = data.crop if data.needs.places else crop  # one local crop of each, where compared
     batch = render(
         HostBatch(
-            crop.make(images, draws, canvas),
+            crops.make(images, draws, canvas)[: len(CROPS)],
             () if pipeline is None else pipeline.make(images, draws, canvas, crop),
             *(NO_IMAGES,) * 2,
         ),
@@ -131,7 +129,11 @@ def gallery(data: PartitionedDataModule, regularizer: Any) -> ViewGallery | None
         data.std,
     )
     elements = tuple(view.element for view in batch.invertible if view.element is not None)
-    frames = [Frame.of_crop(view.record, canvas.grid()) for view in batch.crop]
+    sizes = [view.pixels.shape[-1] for view in batch.crop]
+    frames = tuple(
+        Frame.of_crop(view.record, canvas.grid(size))
+        for view, size in zip(batch.crop, sizes, strict=True)
+    )
     is_turned = pipeline is not None and pipeline.group.angle > 0
     return ViewGallery(
         _denormalise(upright, data),
@@ -139,8 +141,8 @@ def gallery(data: PartitionedDataModule, regularizer: Any) -> ViewGallery | None
         tuple(_denormalise(view.pixels, data) for view in batch.invertible),
         elements,
         tuple(v.record for v in (*batch.crop, *batch.invertible) if v.record is not None),
-        (frames[0], frames[1]) if data.needs.places else None,
-        (Frame.of_element(elements[0]), Frame.of_element(elements[1])) if is_turned else None,
+        frames if data.needs.places else None,
+        tuple(map(Frame.of_element, elements)) if is_turned else None,
         getattr(regularizer, "max_scale", MAX_SCALE),
     )
 

@@ -1,16 +1,18 @@
 """The picture of what training saw: images beside the views that both pipelines made of them."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from ser_lightning.batch import ViewRecord
 from ser_lightning.groups import Frame, GroupElement
 from ser_lightning.groups.frame import MAX_SCALE
-from ser_lightning.reporting.overlap_marks import Marks, draw_marks, overlap_marks
+from ser_lightning.reporting.overlap_marks import NUMBERS, Marks, draw_marks, overlap_marks
 from ser_lightning.reporting.panels import (
     PAGE_WIDTH,
     as_picture,
@@ -23,6 +25,7 @@ from ser_lightning.reporting.token_maps import describe_draws, describe_element
 
 GALLERY_HEIGHT = 3.05
 """Inches of a page that images and their views take."""
+CROPS = ("crop 1", "crop 2", "small crop")
 _CAPTION = 20  # signs in a line below a view
 
 
@@ -31,11 +34,12 @@ class ViewGallery(NamedTuple):
 
     Attributes:
         originals: (N, 3, H, W).
-        crop: two crop views, each (N, 3, H', W').
+        crop: two crop views, each (N, 3, H', W'), and where local ones are compared, one of these.
         invertible: two invertible views, each (N, 3, H', W') of its own size; none without them.
         elements: the group elements of the invertible views.
         records: what else was drawn of each view, crops first.
-        crop_frames: where the crops lie, if what they have in common is to be marked.
+        crop_frames: where the crops lie, if what they have in common is to be marked: the first
+            with the second, and the local one with the first.
         invertible_frames: the same of the invertible views.
         max_scale: largest ratio of token sizes where tokens of crops are compared.
     """
@@ -45,8 +49,8 @@ class ViewGallery(NamedTuple):
     invertible: tuple[Tensor, ...]
     elements: tuple[GroupElement, ...]
     records: tuple[ViewRecord[Tensor], ...]
-    crop_frames: tuple[Frame, Frame] | None = None
-    invertible_frames: tuple[Frame, Frame] | None = None
+    crop_frames: tuple[Frame, ...] | None = None
+    invertible_frames: tuple[Frame, ...] | None = None
     max_scale: float = MAX_SCALE
 
     @property
@@ -72,8 +76,21 @@ class ViewGallery(NamedTuple):
             if frames is None:
                 found += [None] * len(views)
             else:
-                found += overlap_marks(*frames, row, max_scale)
+                found += _marks(frames, row, max_scale)
         return found
+
+
+def _marks(frames: Sequence[Frame], row: int, max_scale: float) -> list[Marks]:
+    """Those of two views, or of these and of a third one that is compared with the first."""
+    first, second, *local = frames
+    here = NUMBERS[: len(NUMBERS) // 2] if local else NUMBERS
+    marks = [*overlap_marks(first, second, row, max_scale, here)]
+    for view in local:
+        of_first, of_local = overlap_marks(first, view, row, max_scale, NUMBERS[len(here) :])
+        points = torch.cat([marks[0].points, of_first.points])
+        marks[0] = Marks(marks[0].outline, points, marks[0].numbers + of_first.numbers)
+        marks.append(of_local)
+    return marks
 
 
 def view_figure(path: Path, gallery: ViewGallery) -> None:
@@ -100,7 +117,7 @@ def draw_gallery(part: SubFigure, gallery: ViewGallery, height: float) -> None:
     outer = part.add_gridspec(
         1, 2, left=0.02, right=0.98, top=1 - top / height, bottom=0.72 / height, wspace=0.05
     )
-    headings = ("image", "crop 1", "crop 2", "for SER, 1", "for SER, 2")
+    headings = ("image", *CROPS[: len(gallery.crop)], "for SER, 1", "for SER, 2")
     num_columns = 1 + len(gallery.crop) + len(gallery.invertible)
     frame = frame_of([gallery.originals, *gallery.crop, *gallery.invertible])
     for i in range(min(2, len(gallery.originals))):

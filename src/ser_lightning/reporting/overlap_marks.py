@@ -1,5 +1,6 @@
 """What two views of an image have in common, to be drawn upon them: a check of the transport."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ COLOURS = (
     *("#d55e00", "#cc79a7", _BLUE, "#b0b0b0"),
 )
 MAX_POINTS = len(COLOURS)
+NUMBERS = range(1, MAX_POINTS + 1)
 
 
 class Marks(NamedTuple):
@@ -26,16 +28,21 @@ class Marks(NamedTuple):
     Attributes:
         outline: (n, 2, 2) edges, each from a place to a place, around the tokens of the view that
             are compared; none where no token is.
-        points: (m, 2) tokens that are compared, or their counterparts, in an order common to both
-            views, at most `MAX_POINTS`.
+        points: (m, 2) tokens that are compared, or their counterparts.
+        numbers: of the points, from 1 and at most `MAX_POINTS`; the same in both views.
     """
 
     outline: Tensor
     points: Tensor
+    numbers: tuple[int, ...]
 
 
 def overlap_marks(
-    first: Frame, second: Frame, row: int, max_scale: float = MAX_SCALE
+    first: Frame,
+    second: Frame,
+    row: int,
+    max_scale: float = MAX_SCALE,
+    numbers: Sequence[int] = NUMBERS,
 ) -> tuple[Marks, Marks]:
     """Marks of image `row` upon both views: their valid tokens' outline, and some that match.
 
@@ -44,20 +51,24 @@ def overlap_marks(
         second: those of another view of them.
         row: which of the images.
         max_scale: as `transport`'s.
+        numbers: for the points, which are as many at most.
     """
     valid_first, valid_second = (
         _valid(source, target, max_scale)[row].cpu()
         for source, target in ((second, first), (first, second))
     )
-    places = valid_second.nonzero()
-    chosen = torch.linspace(0, max(len(places) - 1, 0), min(MAX_POINTS, len(places))).round().long()
-    tokens = (places[chosen].double() + 0.5) / torch.tensor(second.grid)
+    tokens = (valid_second.nonzero().double() + 0.5) / torch.tensor(second.grid)
     here, there = ([part[row].cpu() for part in view[:2]] for view in (first, second))
     source = there[0] + (tokens - 0.5) @ there[1].T
     counterparts = torch.linalg.solve(here[1], (source - here[0]).T).T + 0.5
+    rows, columns = (counterparts * torch.tensor(first.grid)).long().unbind(1)
+    of_both = valid_first[rows, columns].nonzero()[:, 0]
+    last, num = max(len(of_both) - 1, 0), min(len(numbers), len(of_both))
+    chosen = of_both[torch.linspace(0, last, num).round().long()]
+    taken = tuple(numbers[:num])
     return (
-        Marks(outline_of(valid_first), counterparts),
-        Marks(outline_of(valid_second), tokens),
+        Marks(outline_of(valid_first), counterparts[chosen], taken),
+        Marks(outline_of(valid_second), tokens[chosen], taken),
     )
 
 
@@ -90,7 +101,8 @@ def draw_marks(axes: Axes, marks: Marks, height: int, width: int) -> None:
         )
         axes.add_collection(drawn, autolim=False)
     points = (marks.points * size - 0.5).tolist()
-    for number, ((y, x), colour) in enumerate(zip(points, COLOURS, strict=False), 1):
+    for number, (y, x) in zip(marks.numbers, points, strict=True):
+        colour = COLOURS[number - 1]
         axes.text(
             x, y, str(number), fontsize=6.5, ha="center", va="center",
             color="white" if colour == _BLUE else "black",
