@@ -39,7 +39,7 @@ class GroupSampler:
             public code; "bilinear", as MoCo-v3's crops.
         angle: degrees up to which each view of an image is turned further, uniformly and either
             way, after all else; 0 for none. Corners are reflected, and maps are compared where
-            both views see the image.
+            both views see the image, bilinearly whatever the interpolation of the resize.
 
     Raises:
         ValueError: if nothing is switched on, or pairing or interpolation are unknown.
