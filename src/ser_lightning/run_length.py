@@ -104,12 +104,33 @@ def before_resuming(module: L.LightningModule, checkpoint: dict[str, Any]) -> No
 
     See `restate_progress`. Double precision begins here: Lightning would begin it after it has
     loaded the weights, which would have passed through float32.
+
+    Raises:
+        ValueError: the run would end before what the checkpoint has done.
     """
     if module._trainer is not None:
+        _refuse_shorter_run(module.trainer, checkpoint)
         _restate_end_of_epoch(checkpoint.get("loops", {}).get("fit_loop", {}), module.trainer)
         if module.trainer.precision == "64-true":
             module.double()
     restate_progress(checkpoint)
+
+
+def _refuse_shorter_run(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Raises where nothing is left to train, other than of a run that is finished as it stands."""
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    if trainer.state.fn != "fit" or is_trial(trainer) or "epoch_progress" not in loops:
+        return
+    begun, steps = loops["epoch_progress"]["current"]["started"], checkpoint["global_step"]
+    for unit, limit, done in (
+        ("epoch", trainer.max_epochs, begun),
+        ("step", trainer.max_steps, steps),
+    ):
+        if limit not in (None, -1) and limit < done:
+            raise ValueError(
+                f"trainer.max_{unit}s {limit} ends before the checkpoint, which has reached {unit} "
+                f"{done}; raise it, or measure without training by `validate`"
+            )
 
 
 def restate_progress(checkpoint: dict[str, Any]) -> None:

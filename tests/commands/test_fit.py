@@ -185,6 +185,16 @@ def test_last_goes_on_where_a_run_is_there(tiny_run):
     assert load_checkpoint(tiny_run / "checkpoints" / "last.ckpt")["global_step"] == 18
 
 
+@pytest.mark.parametrize(
+    ("option", "reached"), [("epochs", "epoch 2"), ("steps", "step 12")], ids=lambda value: value
+)
+def test_run_that_would_end_before_its_checkpoint_is_refused(option, reached, tiny_run, capsys):
+    shorter = [f"--trainer.max_{option}", "1", "--model.warmup_epochs", "0"]
+    message = error_of(["fit", "--run_dir", str(tiny_run), "--ckpt_path", "last", *shorter], capsys)
+    words = f"trainer.max_{option} 1 ends before the checkpoint, which has reached {reached}; raise"
+    assert words in message
+
+
 def test_fit_does_not_overwrite_a_run(tiny_run, capsys):
     message = error_of(["fit", "--config", TINY, "--run_dir", str(tiny_run)], capsys)
     assert "already holds a run; continue it with --ckpt_path last" in message
