@@ -130,6 +130,16 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
     assert "cls_token (1, 1, 13) for (1, 1, 12), pos_embed (1, 19, 12)" in str(error.value)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value, dtype):
+    state = {name: tensor.to(dtype) for name, tensor in plain().state_dict().items()}
+    state["blocks.1.norm1.weight"][3] = value
+    torch.save(state, tmp_path / "vit.pt")
+    with pytest.raises(ValueError, match=r"1 are not finite .*, first blocks\.1\.norm1\.weight; give"):
+        make(weights=str(tmp_path / "vit.pt"))
+
+
 class Malice:
     def __reduce__(self):
         return os.mkdir, ("ran",)

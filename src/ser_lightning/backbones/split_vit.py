@@ -38,7 +38,12 @@ from ser_lightning.backbones.vit import (
     require_layers,
     resolve_cls_layer,
 )
-from ser_lightning.backbones.weights import load_vit, read_arguments, write_safetensors
+from ser_lightning.backbones.weights import (
+    load_vit,
+    read_arguments,
+    refuse_non_finite,
+    write_safetensors,
+)
 from ser_lightning.foreign import Branch
 from ser_lightning.numbers import PositiveInt, checked
 
@@ -155,6 +160,7 @@ class SplitViT(nn.Module):
         self._fusable = [m for m in self.vit.modules() if getattr(m, "fused_attn", False)]
         if weights is not None:
             load_vit(self.vit, weights)
+            refuse_non_finite(self.vit, weights)
 
     @classmethod
     def from_safetensors(cls, path: str | Path) -> "SplitViT":

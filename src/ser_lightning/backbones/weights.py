@@ -54,6 +54,16 @@ def load_vit(vit: VisionTransformer, path: str | Path, branch: Branch | None = N
     load_weights(vit, weights, "--model.backbone.name")
 
 
+def refuse_non_finite(vit: VisionTransformer, path: str | Path) -> None:
+    """Raises where weights that a run is to start from are no numbers; names the first."""
+    broken = [name for name, value in vit.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"weights of {path}: {len(broken)} are not finite (NaN or infinite), first "
+            f"{broken[0]}; give another file, as of before a training diverged"
+        )
+
+
 def load_weights(vit: VisionTransformer, weights: Weights, option: str) -> None:
     """Loads weights that were read into a ViT, in place.
 
