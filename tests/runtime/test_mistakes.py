@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 from pathlib import Path
+from runpy import run_path
 from types import ModuleType
 
 import pytest
@@ -208,19 +209,34 @@ def status_of(name, args):
 
 
 def test_bug_leaves_its_traceback_versions_and_command_in_a_file(command, capsys):
-    name = command(lambda args: {}["key"])
+    name = command(lambda args: break_down())
     Path("a run").mkdir()
     assert status_of(name, ["--run_dir", "a run"]) == BUG_STATUS
     shown = capsys.readouterr().err
     (path,) = Path("a run").iterdir()
     assert str(path) in shown
     assert len(shown.splitlines()) == 2
-    assert "not a mistake of yours: KeyError: 'key'" in shown
+    assert "internal error, not a mistake of yours: ValueError: too many values" in shown
     text = path.read_text()
     assert "command: ser-fit evaluate-all --run_dir 'a run'" in text
     assert f"torch {torch.__version__.partition('+')[0]}" in text
     assert "Traceback (most recent call last)" in text
-    assert 'lambda args: {}["key"]' in text
+    assert "lambda args: break_down()" in text
+
+
+@pytest.mark.parametrize("text", ["{}['key']", "raise KeyError('key')", "torch.zeros(3).view(5)"])
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_error_of_a_users_own_code_names_its_line(text, num_workers, command, tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(f"import torch\n\ndef read():\n    {text}\n")
+    own = run_path(str(file))["read"]
+    name = command(lambda args: list(DataLoader(Broken(own), num_workers=num_workers)))
+    assert status_of(name, []) == BUG_STATUS
+    shown = capsys.readouterr().err
+    assert f"ser-fit: error in {file}, line 4, of your own code: " in shown
+    assert "internal" not in shown
+    assert len(shown.splitlines()) == 2
 
 
 def test_bug_before_there_is_a_run_folder_is_written_where_one_stands(command, capsys):

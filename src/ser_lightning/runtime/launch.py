@@ -30,8 +30,9 @@ _MAX_LINES = 20
 def run(module: str, function: str, args: list[str]) -> None:
     """Runs a command's function of its arguments, and ends it in few words if it fails.
 
-    A user's mistake becomes a sentence and status 1. Of a bug the traceback goes into a file, which
-    is named, and the status is 70. With `--debug` among the arguments the traceback is shown.
+    A user's mistake becomes a sentence and status 1. Of a bug, in this package or in a user's own
+    code, the traceback goes into a file, which is named, and the status is 70. With `--debug` among
+    the arguments the traceback is shown.
     """
     follow_launcher()
     _quieten()
@@ -71,7 +72,10 @@ def _check_text(arguments: Sequence[str]) -> None:
 def _end(error: Exception, command: Sequence[str]) -> None:
     """Says what went wrong, and exits."""
     run_dir = Path((options(list(command), "--run_dir") or ["."])[-1])
-    from ser_lightning.runtime.mistakes import sentence  # noqa: PLC0415 - it knows libraries' errors
+    from ser_lightning.runtime.mistakes import (  # noqa: PLC0415 - it knows libraries' errors
+        sentence,
+        users_line,
+    )
 
     text = sentence(error, run_dir)
     if text is not None:
@@ -80,8 +84,10 @@ def _end(error: Exception, command: Sequence[str]) -> None:
         sys.exit("ser-fit: error: " + "\n".join(lines))
     path = _report(error, command, run_dir)
     what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    own = users_line(error)
+    whose = f"error in {own}, of your own code" if own else "internal error, not a mistake of yours"
     print(
-        f"ser-fit: internal error, not a mistake of yours: {what}\n"
+        f"ser-fit: {whose}: {what}\n"
         f"  traceback, versions and command are in {path}; {DEBUG} shows the traceback",
         file=sys.stderr,
     )

@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import shutil
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,10 @@ _OURS = Path(__file__).parents[1]
 _SITE = Path(L.__file__).parents[1]
 _PARSER = _SITE / "jsonargparse"
 _LIGHTNING = _SITE / "lightning"
+_LIBRARIES = (
+    _SITE,
+    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
 _CHECK_SETTINGS = (  # where what is stated is about the user's settings, whatever its type
     _PARSER,
     *(_SITE / name for name in ("timm", "torchvision", "torch/optim")),
@@ -67,7 +72,7 @@ _DEVICE = {  # what torch says of a device, or of other processes: what to do
     "ddp_find_unused_parameters_true",
 }
 _HALF_WRITTEN = re.compile(r"unexpected pos|PytorchStreamWriter failed|basic_ios::clear")
-_PLACE = re.compile(r'^\s*File "(.+)", line \d+, in .*\n\s*(.*)$', re.MULTILINE)
+_PLACE = re.compile(r'^\s*File "(.+)", line (\d+), in .*\n\s*(.*)$', re.MULTILINE)
 _IN_WORKER = "Original Traceback (most recent call last)"
 _LAST_WORDS = re.compile(r"^(?:[\w.]+)(?:: |$)", re.MULTILINE)
 
@@ -107,6 +112,21 @@ def sentence(error: BaseException, run_dir: Path | None = None) -> str | None:
         text = _of_machine(each, run_dir) or _of_file(each) or _of_setting(each)
         if text is not None:
             return text
+    return None
+
+
+def users_line(error: BaseException) -> str | None:
+    """The line of a user's own code in which an error arose; None if it arose in this package.
+
+    What libraries do is done for the code that calls them.
+    """
+    for each in reversed(list(_chain(error))):
+        for name, number, _ in reversed(_frames(each)):
+            file = Path(name)
+            if file.is_relative_to(_OURS):
+                return None
+            if file.is_file() and not any(map(file.is_relative_to, _LIBRARIES)):
+                return f"{_short(name)}, line {number}"
     return None
 
 
@@ -188,15 +208,16 @@ def _of_setting(error: BaseException) -> str | None:
 
 def _origin(error: BaseException) -> _Origin:
     """Where it was raised; of an error in a loader's worker, in that process."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if _IN_WORKER in str(error):
-        places = _PLACE.findall(str(error).partition(_IN_WORKER)[2])
-        file, line = places[-1] if places else ("", "")
-    elif frames:
-        file, line = frames[-1].filename, frames[-1].line or ""
-    else:
-        file, line = "", ""
+    file, _, line = (_frames(error) or [("", "", "")])[-1]
     return _Origin(Path(file), re.match(r"raise\b", line.strip()) is not None)
+
+
+def _frames(error: BaseException) -> list[tuple[str, str, str]]:
+    """File, number and text of the lines that led to an error, the last of which raised it."""
+    if _IN_WORKER in str(error):
+        return _PLACE.findall(str(error).partition(_IN_WORKER)[2])
+    frames = traceback.extract_tb(error.__traceback__)
+    return [(frame.filename, str(frame.lineno), frame.line or "") for frame in frames]
 
 
 def _words(error: BaseException) -> str:
