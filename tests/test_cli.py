@@ -144,6 +144,32 @@ def test_help_of_what_takes_no_class_is_refused(capsys):
     assert "no such class; those that fit: BYOL" in outcome(capsys, "fit", "--model.help", "X")[1]
 
 
+@pytest.mark.parametrize(
+    ("verb", "first", "others"),
+    [
+        ("fit", "--config configs/moco_ser.yaml", "configs/eval are for ser-fit evaluate"),
+        ("evaluate", "--config configs/eval/knn.yaml", "of runs are for ser-fit fit"),
+    ],
+)
+@pytest.mark.parametrize("given", ["other", "small_photos", "cifar10", "trainer/cpu"])
+def test_configuration_that_cannot_come_first_has_a_remedy(verb, first, others, given, capsys):
+    other = {"fit": "eval/knn", "evaluate": "moco_ser"}[verb]
+    file = f"configs/{other if given == 'other' else given}.yaml"
+    checkpoint = ["--checkpoint", "vit_tiny_patch16_224", "--data.source", "Shapes"]
+    more = checkpoint if verb == "evaluate" else []
+    status, text = outcome(capsys, verb, "--config", file, *more)
+    assert status == 2
+    assert f"for example {first}, and overlays after it; those of" in text
+    assert others in text
+
+
+@pytest.mark.parametrize("options", ["{none: 1}", "{regularizer: {class_path: None_}}"])
+def test_mistake_within_a_configuration_is_not_about_what_comes_first(options, capsys, tmp_path):
+    (tmp_path / "run.yaml").write_text(f"model: {{class_path: MoCoV3, init_args: {options}}}")
+    status, text = outcome(capsys, "fit", "--config", str(tmp_path / "run.yaml"))
+    assert (status, "overlays" in text) == (2, False)
+
+
 def test_what_is_required_is_named_as_an_option(capsys):
     assert "--checkpoint is required" in outcome(capsys, "evaluate")[1]
 

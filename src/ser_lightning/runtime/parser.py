@@ -35,6 +35,12 @@ _NOT_A_CLASS = re.compile(
     r" is no class|Not a valid subclass|not correspond to a subclass|but is abstract|"
     r"No module named|has no attribute"
 )
+_FIRST = {  # what to begin with, by command
+    True: "give a stage's configuration, for example --config configs/eval/knn.yaml, and overlays "
+    "after it; those of runs are for ser-fit fit",
+    False: "give a configuration, for example --config configs/moco_ser.yaml, and overlays after "
+    "it; those of configs/eval are for ser-fit evaluate",
+}
 _NOISE = (
     "Subtypes:", "Errors:", "Given value", "Does not validate", "Expected a <class 'None",
     "Expected a <class 'list", "Expected a path but", "Subclass types expect", "a class path (str)",
@@ -112,15 +118,17 @@ class ShortErrorParser(LightningArgumentParser):
         lines = innermost(_LINK.sub("", message))
         text = _NO_CLASS.sub(r"\1 is no class", "\n  ".join(lines))
         text = _LINKED.sub(r"--\2 is taken from \1; set it there", text)
-        if "required" in text and "model" in text:
-            text += "\n  give a configuration, for example --config configs/moco_ser.yaml"
         missing = _MISSING.search(message)
         if missing:
             text = f"--{missing[1]} is required"
         hint, cls = self._place(message)
+        is_first = False  # a file without what a configuration has
         if _NOT_A_CLASS.search(text) and named_classes(hint):
             names = ", ".join(fitting.__name__ for fitting in concrete_classes(hint))
             text += f"\n  classes that fit there: {names}"
+            is_first = hint is self.roots.get("model") and "Given value: {" in message
+        if is_first or ("required" in text and "model" in text):
+            text += f"\n  {_FIRST['evaluate' in self.prog]}"
         prog = self.prog.replace(" [options]", "")
         self.exit(
             2, f"ser-fit: error: {text}{self._suggestion(text, cls)}\n  (see: {prog} --help)\n"
