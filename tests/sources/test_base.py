@@ -193,3 +193,18 @@ def test_summary_says_what_was_found(images, expected):
 def test_empty_root_is_not_the_current_folder(source, root):
     with pytest.raises(ValueError, match=r"root .* names no folder; give"):
         source(root)
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"), [((1, 0, 0), ", none of 2 classes (class1, class2)"), ((1, 1, 1), "")]
+)
+def test_classes_without_an_image_to_evaluate_on_are_named(counts, words):
+    class Two(Source):
+        def train(self):
+            return of_classes(2, 1, 3)
+
+        def evaluation(self):
+            return of_classes(*counts)
+
+    line = f"data: {sum(counts)} images to evaluate on{words}"
+    assert Two().summary().splitlines()[1] == line

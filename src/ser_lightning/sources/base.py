@@ -149,6 +149,9 @@ class Source(ABC):
             other = evaluation.summary()
         else:
             other = f"{len(evaluation):,} images to evaluate on"
+            lacking = np.setdiff1d(train.labels, [-1, *np.unique(evaluation.labels)])
+            if len(lacking):
+                other += f", none of {classes([train.class_names[each] for each in lacking])}"
         lines = (f"{self.dataset_name}, {found}", other, *self.notes())
         return "\n".join(f"data: {line}" for line in lines)
 
