@@ -34,6 +34,7 @@ from ser_lightning.reporting.summary import summary_table
 from ser_lightning.run_length import is_trial
 from ser_lightning.runtime.checkpoint import AtomicCheckpointIO, RunCheckpoint
 from ser_lightning.runtime.configuration import (
+    carried_over,
     checked_seed,
     content_of,
     given_options,
@@ -146,6 +147,8 @@ class SERCommandLine(LightningCLI):
             elif options(args, "--ckpt_path") not in ([], ["last"], ["null"]):
                 require_configuration(path, args)
         self.config = parser.parse_args(args)
+        if note := carried_over(args, self.config[args[0]].model):
+            rank_zero_info(note)
 
     @override
     def _parse_ckpt_path(self) -> None:

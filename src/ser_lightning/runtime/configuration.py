@@ -87,6 +87,30 @@ def sets(content: dict[str, Any], key: str) -> bool:
     return any(f"{place}.".startswith(f"{key}.") for place, _ in leaves(content))
 
 
+def carried_over(args: list[str], model: Any) -> str | None:
+    """Says which values a run's class takes over from one that was chosen before; None for none.
+
+    The parser keeps them where both classes have the option.
+    """
+    cls, other, carried = model.class_path.rpartition(".")[2], "", dict[str, Any]()
+    for config in options(args, "--config", "-c"):
+        node = content_of(config).get("model") or {}
+        node = {"class_path": node} if isinstance(node, str) else node
+        name, given = str(node.get("class_path", "")), node.get("init_args") or {}
+        carried = {key: value for key, value in carried.items() if key not in given}
+        if name and name.rpartition(".")[2] != cls:
+            other, carried = name, carried | given
+    typed = {option_name(each[2:].partition("=")[0]) for each in args}
+    kept = [
+        key if isinstance(value, dict) else f"{key} {value}"
+        for key, value in carried.items()
+        if f"model.{key}" not in typed and None not in (value, model.init_args.get(key))
+    ]
+    remedy = f"begin with a configuration of {cls}, or give values as --model.OPTION VALUE"
+    said = f"model: {cls} takes from the configuration of {other}: {', '.join(kept)}; {remedy}"
+    return said if kept else None
+
+
 def refuse_linked_keys(configs: list[str], linked: dict[str, str]) -> None:
     """Raises where a file sets a value that is taken from elsewhere: it would have no effect."""
     for config in configs:
