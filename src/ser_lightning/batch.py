@@ -67,8 +67,9 @@ def spaced_rows(
 ) -> Tensor:
     """The rows of a rank's sub-batch that make up a share of all: evenly spaced.
 
-    So ranks with equal numbers choose the same images as one process would. At least one row of
-    each rank and two in all, as far as there are so many.
+    So ranks with equal numbers choose the same images as one process would, if their shares are
+    whole; else each rounds its own. At least one row of each rank and two in all, as far as there
+    are so many.
     """
     number = max(round(ratio * num_images), math.ceil(2 / world_size))
     number = min(number, num_images)

@@ -65,10 +65,10 @@ Every run pretrains a ViT (128 wide, 6 deep, 8x8 tokens of 4 pixels) on the 50,0
 of CIFAR-10, as JPEG files again, for five epochs in batches of 256 (975 steps), in bf16 on one CPU
 core. "@2" is the block that the add-on reads; rivals read [CLS], SER the token map, and with SER
 [CLS] joins after that block. "Between crops" is SER's loss between the two crops of 3 % of the
-images; its control is MoCo-v3 with [CLS] after block 2, which has the same crops. SER has 8 of 256
-images in the invertible pipeline, 3 % instead of the paper's 1 %, which would be 3 images and too
-few negatives. Rows of one base have the same crops and colours; weights are the defaults, untuned,
-but for 0 and 0.3 where a row says so.
+images; its control is MoCo-v3 with [CLS] after block 2, which at weight 0 it is but for the draw of
+the heads' first weights. SER has 8 of 256 images in the invertible pipeline, 3 % instead of the
+paper's 1 %, which would be 3 images and too few negatives. Rows of one base have the same crops and
+colours; weights are the defaults, untuned, but for 0 and 0.3 where a row says so.
 Linear: [CLS] of the last four blocks on cached features
 of all training images, rate and epoch chosen on 500 held out; turned: the same probe on the test
 images turned by 90, 180 and 270 degrees. 20-NN: all training images, all 10,000 test images. -C:

@@ -133,12 +133,13 @@ def test_weight_zero_leaves_the_invariance_loss_alone():
     assert torch.equal(module.losses(batch)[0]["loss"], plain.losses(batch)[0]["loss"])
 
 
-def test_features_all_alike_give_the_logged_chance():
-    regularizer, batch = make_regularizer(temperature=100.0), batch_of()
-    online = features()
+@pytest.mark.parametrize("num_local", [0, 4])
+def test_features_all_alike_give_the_logged_chance(num_local):
+    regularizer, batch = make_regularizer(temperature=100.0), batch_of(num_local)
+    online = features(num_local)
     output = regularizer.regularize(online, None, batch)
     chance = output.logs["loss/equivariance_chance"].item()
-    assert 0 < chance < math.log1p(3 * 16)
+    assert 0 < chance < (1 + num_local / 2) * math.log1p(3 * 16)
     assert output.loss.item() == pytest.approx(chance, abs=5e-3)  # measured: 1e-3
 
 

@@ -45,8 +45,8 @@ class OverlapRegularizer(SERRegularizer):
         weight: lambda.
         temperature: tau, as SER's.
         hidden: channels of the projector; null for 512, or twice the width where that is less.
-        ratio: share of the crop sub-batch that is compared: evenly spaced images, at least one on
-            each process and two in all.
+        ratio: share of the crop sub-batch that is compared: evenly spaced images, on each process
+            a whole number, at least one and two in all.
         max_scale: tokens are compared where one is at most so many times as long as the other.
     """
 
