@@ -155,12 +155,22 @@ def test_leaving_images_out_unnoticed_is_refused(option, value, checkpoint, tmp_
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("option", ["model.seed", "data.seed", "model.init_args.seed"])
-def test_seed_that_is_taken_from_elsewhere_is_refused(option, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("option", "origin"),
+    [
+        ("model.seed", "seed_everything"),
+        ("data.seed", "seed_everything"),
+        ("model.init_args.seed", "seed_everything"),
+        ("model.checkpoint", "checkpoint"),
+        ("data.image_size", "model.image_size"),
+    ],
+)
+def test_value_that_is_taken_from_elsewhere_is_refused(option, origin, checkpoint, tmp_path):
     with pytest.raises(SystemExit) as stop:
         evaluate(checkpoint, f"--{option}", "5", "--run_dir", str(tmp_path))
-    words = f"{option.replace('init_args.', '')} 5 has no effect, since it is taken from"
-    assert f"{words} seed_everything; remove it and set --seed_everything" in str(stop.value.code)
+    said = str(stop.value.code)
+    assert f"{option.replace('init_args.', '')} 5 has no effect, since it is taken from" in said
+    assert said.endswith(f"; remove it and set --{origin}")
 
 
 def test_one_batch_is_a_part_and_all_batches_are_not():

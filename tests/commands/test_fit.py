@@ -278,7 +278,7 @@ def test_add_on_within_another_keeps_its_invertible_images():
         ([*TURNED, *overlap(0.25), "--model.regularizer.weight", "0"], "compares 0.25"),
         ([*TURNED, *overlap(0.25, 0.5)], "but PerLayer compares 0.25 and 0.5"),
         (["--model.regularizer.width", "48"], "the backbone has 32"),
-        (["--data.image_size", "99"], "--data.image_size is taken from model; set it there"),
+        (["--data.image_size", "99"], "--data.image_size 99 has no effect, since it is taken from"),
         (["--data.crop.view_1", "null"], "a section is a single value in place of options"),
         (["--data.crop.scale", "[0.2,1"], "Not of type [a, b] with 0 < a <= b <= 1: given [0.2,1"),
         (["--data.source", "ImageFolder", "--data.source.root", "missing"], "missing"),
@@ -307,7 +307,29 @@ def test_crops_may_be_turned_where_the_same_ones_are_compared(ratios, weight):
 def test_value_that_is_taken_from_elsewhere_is_refused_in_a_file(tmp_path, capsys):
     (tmp_path / "more.yaml").write_text("data: {image_size: 99}")
     message = error_of(["fit", "--config", TINY, "--config", "more.yaml"], capsys)
-    assert "sets data.image_size, which is taken from model.init_args.backbone" in message
+    words = "data.image_size 99 has no effect, since it is taken from model.init_args.backbone"
+    assert f"more.yaml: --{words}; remove it and set --model.backbone" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "name"),
+    [
+        ("--model", "{class_path: MoCoV3, init_args: {seed: 3}}", "model.seed 3"),
+        ("--model", "model.yaml", "model.seed 3"),
+        ("--model.init_args", "{seed: 3}", "model.seed 3"),
+        ("--data", "{image_size: 99}", "data.image_size 99"),
+        ("--data", "data.yaml", "data.image_size 99"),
+        ("--data.needs", "{invertible: true}", "data.needs.invertible True"),
+        ("--config", "{model: {init_args: {seed: 3}}}", "model.seed 3"),
+    ],
+)
+def test_value_that_is_taken_from_elsewhere_is_refused_in_a_section_given_as_a_whole(
+    option, value, name, tmp_path, capsys
+):
+    (tmp_path / "model.yaml").write_text("class_path: MoCoV3\ninit_args: {seed: 3}")
+    (tmp_path / "data.yaml").write_text("image_size: 99")
+    message = error_of(["fit", "--config", TINY, option, value], capsys)
+    assert f"--{name} has no effect, since it is taken from" in message
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from ser_lightning.runtime.configuration import (
     given_options,
     packaged,
     refuse_empty_sections,
-    refuse_linked_options,
+    refuse_linked,
 )
 from ser_lightning.runtime.cores import refuse_more_processes_than_cores, refuse_too_many_workers
 from ser_lightning.runtime.parser import ShortErrorParser
@@ -38,6 +38,8 @@ from ser_lightning.runtime.run_folder import refuse_other_root
 from ser_lightning.trainer_rules import check_options
 
 _LINKED = {
+    "model.init_args.checkpoint": "checkpoint",
+    "data.init_args.image_size": "model.init_args.image_size",
     "model.init_args.seed": "seed_everything",
     "data.init_args.seed": "seed_everything",
 }
@@ -99,8 +101,8 @@ class StageCommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         args = [packaged(argument) for argument in args]
         args += options_of_images(args)
+        refuse_linked(args, _LINKED)
         given = given_options(args)
-        refuse_linked_options(given, _LINKED)
         path = given.get("checkpoint")
         if path is not None:  # its own data come first
             root = given.get("data.source.root")

@@ -37,12 +37,10 @@ from ser_lightning.runtime.configuration import (
     carried_over,
     checked_seed,
     content_of,
-    given_options,
     options,
     packaged,
     refuse_empty_sections,
-    refuse_linked_keys,
-    refuse_linked_options,
+    refuse_linked,
     settle,
 )
 from ser_lightning.runtime.cores import refuse_more_processes_than_cores, refuse_too_many_workers
@@ -135,8 +133,7 @@ class SERCommandLine(LightningCLI):
         args = [packaged(argument) for argument in args]
         self._settled = False
         self.config_files = options(args, "--config", "-c")
-        refuse_linked_keys(self.config_files, _LINKED)
-        refuse_linked_options(given_options(args), _LINKED)
+        refuse_linked(args, _LINKED)
         if not any("model" in content_of(config) for config in self.config_files):
             path, stored = stored_configuration(args)
             if stored:

@@ -30,13 +30,19 @@ def given_options(args: list[str]) -> dict[str, Any]:
     """What the command line and its configurations say, by dotted option: see `option_name`."""
     found: dict[str, Any] = {}
     for config in options(args, "--config", "-c"):
-        given = leaves(content_of(config))
-        found |= {option_name(name): value for name, value in given if value != {}}
+        found |= _named_leaves(content_of(config))
     for argument, value in zip(args, [*args[1:], ""], strict=False):
         name, separator, inline = argument.partition("=")
         if name.startswith("--") and not name.endswith("+"):
-            found[option_name(name[2:])] = inline if separator else value
+            text = inline if separator else value
+            is_section = text.startswith("{") or name in ("--model", "--data")  # or its file
+            given = _named_leaves(content_of(text), name[2:]) if is_section else {}
+            found |= given or {option_name(name[2:]): text}
     return found
+
+
+def _named_leaves(content: dict[str, Any], place: str = "") -> dict[str, Any]:
+    return {option_name(key): value for key, value in leaves(content, place) if value != {}}
 
 
 def option_name(key: str) -> str:
@@ -63,21 +69,26 @@ def with_home_folder(argument: str) -> str:
 
 
 def content_of(config: str) -> dict[str, Any]:
-    """A configuration file's content; empty where it is no file, which the parser will say.
+    """What a configuration file says, or a text in place of it; empty where it is neither.
+
+    The parser will say so, as it does of a text that is no YAML.
 
     Raises:
-        ValueError: it is a pipe or a device, which would be read but once, or is no text or YAML;
-            names the file.
+        ValueError: it is a pipe or a device, which would be read but once, or a file that is no
+            text or YAML; names the file.
     """
     path = Path(config)
-    if "\n" in config or path.is_dir() or not path.exists():  # text of a configuration, or nothing
+    is_text = "\n" in config or config.startswith("{")
+    if not is_text and (path.is_dir() or not path.exists()):
         return {}
-    if not path.is_file():
+    if not (is_text or path.is_file()):
         raise ValueError(f"{config} is a pipe or a device; give a file, or the text itself")
-    text = read_text(path)
+    text = config if is_text else read_text(path)
     try:
         content = with_home(upgraded(own_yaml(text)))
     except (yaml.YAMLError, ValueError) as error:
+        if is_text:
+            return {}
         raise ValueError(f"{config}: {error}") from error
     return content if isinstance(content, dict) else {}
 
@@ -111,30 +122,21 @@ def carried_over(args: list[str], model: Any) -> str | None:
     return said if kept else None
 
 
-def refuse_linked_keys(configs: list[str], linked: dict[str, str]) -> None:
-    """Raises where a file sets a value that is taken from elsewhere: it would have no effect."""
-    for config in configs:
-        content = content_of(config)
-        for key, origin in linked.items():
-            if sets(content, key):
-                raise ValueError(
-                    f"{config} sets {key}, which is taken from {origin}; remove it there and set "
-                    f"{origin}"
-                )
+def refuse_linked(args: list[str], linked: dict[str, str]) -> None:
+    """Raises where a value that is taken from elsewhere is given: it would have no effect.
 
-
-def refuse_linked_options(given: dict[str, Any], linked: dict[str, str]) -> None:
-    """Raises where an option, of `given_options`, is taken from elsewhere, as `refuse_linked_keys`.
-
-    The parser itself refuses those that are not below a class that is chosen by name.
+    Wherever it stands: in a file, in an option of its own, or in a section given as a whole.
     """
-    for key, origin in linked.items():
-        name = option_name(key)
-        if "init_args" in key.split(".") and name in given:
-            raise ValueError(
-                f"--{name} {given[name]} has no effect, since it is taken from {origin}; remove it "
-                f"and set --{origin}"
-            )
+    files = [(f"{config}: ", content_of(config)) for config in options(args, "--config", "-c")]
+    given = [(file, *leaf) for file, content in files for leaf in _named_leaves(content).items()]
+    given += [("", *leaf) for leaf in given_options(args).items()]
+    for file, name, value in given:
+        for key, origin in linked.items():
+            if f"{name}.".startswith(f"{option_name(key)}."):
+                raise ValueError(
+                    f"{file}--{name} {value} has no effect, since it is taken from {origin}; "
+                    f"remove it and set --{option_name(origin)}"
+                )
 
 
 def refuse_empty_sections(config: Any, *names: str) -> None:
