@@ -10,9 +10,11 @@ from jsonargparse import ArgumentError, ArgumentParser
 from ser_lightning import numbers
 from ser_lightning.numbers import (
     Angle,
+    AreaInterval,
     AtLeastOne,
     AtLeastTwo,
     BelowOne,
+    CropFraction,
     Degrees,
     HalfTurn,
     Minutes,
@@ -45,6 +47,8 @@ RANGES = {
     AtLeastOne: ("float >= 1", [1, 1.5], [0.99, -2]),
     Angle: ("float in [0, 180]", [0, 30, 180], [-1, 181]),
     Degrees: ("float in [0, 360]", [0, 359.5, 360], [-1, 361]),
+    CropFraction: ("float in [0.1, 1]", [0.1, 0.875, 1], [0.09, 1.1]),
+    AreaInterval: ("[a, b] with 0 < a <= b <= 16", [(0.7, 1.3), (16, 16)], [(100, 200), (0, 1)]),
     PositiveInterval: ("[a, b] with 0 < a <= b", [(1, 2), [1, 1]], [(2, 1), (0, 1), (1,), 3]),
     RatioInterval: ("[a, b] with 0 < a <= b <= 1", [(0.2, 1)], [(0.2, 1.1), (0, 1), (1, 0.2)]),
 }

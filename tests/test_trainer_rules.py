@@ -103,6 +103,36 @@ def test_setting_that_changes_a_step_is_refused_with_a_remedy(options, message):
         set_up(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"min_epochs": 5, "max_epochs": 1},
+            "min_epochs 5 .*max_epochs 1, .*lower it, or raise",
+        ),
+        ({"min_steps": 7, "max_steps": 3}, "min_steps 7 .*max_steps 3, .*lower it, or raise"),
+        ({"limit_predict_batches": 2}, "limit_predict_batches 2 has no effect; leave it out"),
+        ({"gradient_clip_algorithm": "value"}, "algorithm value .*give trainer.gradient_clip_val"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_setting_without_effect_is_refused_with_a_remedy(options, message):
+    with pytest.raises(ValueError, match=message):
+        check_options(options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_epochs": 1, "max_epochs": 1},
+        {"min_steps": 7, "max_steps": -1},
+        {"gradient_clip_algorithm": "value", "gradient_clip_val": 1.0},
+    ],
+)
+def test_setting_with_an_effect_is_followed(options):
+    check_options(options)
+
+
 def test_fit_is_refused_before_its_first_batch():
     with pytest.raises(ValueError, match=r"overfit_batches 1"):
         fit(overfit_batches=1)

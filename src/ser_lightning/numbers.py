@@ -175,6 +175,8 @@ if TYPE_CHECKING:
     Percent = int
     AtLeastTwo = int
     Degrees = float
+    CropFraction = float
+    AreaInterval = tuple[float, float]
     PositiveInterval = tuple[float, float]
     RatioInterval = tuple[float, float]
 else:
@@ -192,5 +194,7 @@ else:
     Percent = within(int, 1, 100)
     AtLeastTwo = within(int, 2)
     Degrees = within(float, 0, 360)
+    CropFraction = within(float, 0.1, 1)  # of a resized side, which is at most ten times a crop's
+    AreaInterval = interval(16)  # times a grid's, of at most four times its side
     PositiveInterval = interval()
     RatioInterval = interval(1)

@@ -72,6 +72,13 @@ def _objections_to_numbers(options: Mapping[str, Any]) -> Iterator[str]:
         value = options.get(name)
         if isinstance(value, int | float) and not value >= least:
             yield f"trainer.{name} {value} must be at least {least}"
+    for unit in ("epochs", "steps"):
+        least, most = options.get(f"min_{unit}"), options.get(f"max_{unit}")
+        if isinstance(least, int) and isinstance(most, int) and least > most > -1:
+            yield (
+                f"trainer.min_{unit} {least} has no effect beyond trainer.max_{unit} {most}, where "
+                f"the run ends; lower it, or raise trainer.max_{unit}"
+            )
     interval = options.get("val_check_interval")
     if isinstance(interval, int | float) and not 0 < interval < math.inf:
         yield (
@@ -96,8 +103,15 @@ def _objections_to_options(options: Mapping[str, Any], keeps_checkpoints: bool) 
             "trainer.enable_checkpointing false would leave nothing of the run; leave it out, and "
             "write checkpoints seldom by `checkpoint.every_n_epochs`"
         )
-    if options.get("model_registry") is not None:
-        yield f"trainer.model_registry {options['model_registry']} has no effect; leave it out"
+    for name in ("model_registry", "limit_predict_batches"):  # no command predicts
+        if options.get(name) is not None:
+            yield f"trainer.{name} {options[name]} has no effect; leave it out"
+    algorithm = options.get("gradient_clip_algorithm")
+    if algorithm is not None and not options.get("gradient_clip_val"):
+        yield (
+            f"trainer.gradient_clip_algorithm {algorithm} has no effect without a value to clip "
+            "at; give trainer.gradient_clip_val, or leave it out"
+        )
     strategy = options.get("strategy")
     if how := _start_within(strategy):
         name = strategy if isinstance(strategy, str) else f"{type(strategy).__name__}({how})"

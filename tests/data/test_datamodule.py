@@ -232,6 +232,7 @@ def test_what_was_found_is_printed_at_the_start_once(tmp_path, monkeypatch):
         {"num_workers": -1},
         {"max_bad_share": 1.5},
         {"evaluation_crop_fraction": 1.2},
+        {"evaluation_crop_fraction": 0.0001},
         {"bank_size": 0},
         {"patch_size": 0},
     ],

@@ -151,6 +151,7 @@ def test_one_image_does_not_depend_on_the_others():
     [
         ({"area": (0.0, 1.3)}, r"area \(0.0, 1.3\) must be"),
         ({"area": (1.3, 0.7)}, "area"),
+        ({"area": (100, 200)}, r"area \(100, 200\) must be .* <= 16; the default is"),
         ({"aspect": (2.0, 1.0)}, "aspect"),
         ({"aspect": (1.0,)}, "aspect"),
         ({"pairing": "opposite"}, '"opposite" is unknown'),

@@ -21,12 +21,12 @@ from ser_lightning.foreign.architecture import (
     read_options_beside,
 )
 from ser_lightning.foreign.layouts import SAFE
-from ser_lightning.numbers import Probability, Ratio, fits
+from ser_lightning.numbers import CropFraction, Probability, Ratio, fits
 
 _KINDS: dict[str, Any] = {
     "mean": tuple[Probability, Probability, Probability],
     "std": tuple[Ratio, Ratio, Ratio],
-    "crop_fraction": Ratio,
+    "crop_fraction": CropFraction,
 }
 
 

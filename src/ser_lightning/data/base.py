@@ -18,7 +18,14 @@ from ser_lightning.data.pipelines import CropViews
 from ser_lightning.data.plan import BatchKey, Plan, per_device
 from ser_lightning.data.reading import MAX_BAD_SHARE, OnBadImage, Reader
 from ser_lightning.data.render import IMAGENET_MEAN, IMAGENET_STD
-from ser_lightning.numbers import NonNegativeInt, PositiveInt, Probability, Ratio, checked
+from ser_lightning.numbers import (
+    CropFraction,
+    NonNegativeInt,
+    PositiveInt,
+    Probability,
+    Ratio,
+    checked,
+)
 from ser_lightning.sources.base import ImageSet, Source
 
 
@@ -59,7 +66,7 @@ class ImageDataModule(L.LightningDataModule):
         mean: tuple[Probability, Probability, Probability] = IMAGENET_MEAN,
         std: tuple[Ratio, Ratio, Ratio] = IMAGENET_STD,
         evaluation_batch_size: PositiveInt = 256,
-        evaluation_crop_fraction: Ratio = 224 / 256,
+        evaluation_crop_fraction: CropFraction = 224 / 256,
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()

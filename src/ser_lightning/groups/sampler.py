@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ser_lightning.groups.element import GroupElement, Interpolation
-from ser_lightning.numbers import Angle, PositiveInterval, checked
+from ser_lightning.numbers import Angle, AreaInterval, PositiveInterval, checked
 
 Pairing = Literal["independent", "complementary"]
 
@@ -52,7 +52,7 @@ class GroupSampler:
         rotation: bool = True,
         flip: bool = True,
         scale: bool = True,
-        area: PositiveInterval = (0.7, 1.3),
+        area: AreaInterval = (0.7, 1.3),
         aspect: PositiveInterval = (3 / 4, 4 / 3),
         pairing: Pairing = "independent",
         interpolation: Interpolation = "bicubic",
