@@ -177,9 +177,17 @@ def test_uniforms_of_another_shape_raise():
         GroupSampler().sample(3, GRID, np.random.default_rng(0), np.zeros((2, 2, 2)))
 
 
-def test_empty_base_grid_raises():
-    with pytest.raises(ValueError, match="at least 1"):
-        GroupSampler().sample(1, (0, 14), np.random.default_rng(0), np.zeros((1, 2, 2)))
+@pytest.mark.parametrize("kind", [list, torch.tensor])
+def test_uniforms_that_are_no_array_raise(kind):
+    words = rf"uniforms are a {kind.__name__} of shape \(3, 2, 2\) .* a numpy array \(3, 2, 2\)"
+    with pytest.raises(ValueError, match=f"(?i){words}"):
+        GroupSampler().sample(3, GRID, np.random.default_rng(0), kind([[[0.1, 0.2]] * 2] * 3))
+
+
+@pytest.mark.parametrize("grid", [(0, 14), 14, (14,), (7.5, 14)])
+def test_base_grid_that_is_none_raises(grid):
+    with pytest.raises(ValueError, match=r"base grid .* must be \(h, w\) .*at least 1 each"):
+        GroupSampler().sample(1, grid, np.random.default_rng(0), np.zeros((1, 2, 2)))
 
 
 def test_angles_are_uniform_either_way_and_leave_the_other_draws():

@@ -6,7 +6,7 @@ import torch
 from ser_lightning.batch import LossOutput, Tap, ViewNeeds
 from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import PerLayer, Regularizer, SERRegularizer
-from support import WIDTH, cls_add_ons, tiny_backbone
+from support import WIDTH, cls_add_ons, tiny_backbone, tiny_batch
 
 
 class Nothing(Regularizer):
@@ -32,6 +32,22 @@ def test_regularizer_keeps_its_width_and_weight():
 def test_negative_weight_raises(weight):
     with pytest.raises(ValueError, match="must be float >= 0"):
         Nothing(8, weight)
+
+
+def test_regularizer_that_does_not_say_what_it_needs_is_refused():
+    with pytest.raises(ValueError, match=r"^Silent does not .* needs; give it `needs = ViewNeeds"):
+        type("Silent", (Regularizer,), {})
+
+
+@pytest.mark.parametrize("wrap", [lambda own: own, lambda own: PerLayer([own])])
+@pytest.mark.parametrize("given", [torch.zeros(()), LossOutput(torch.zeros(()), {}), None])
+def test_regularizer_that_returns_no_loss_to_train_is_refused(wrap, given):
+    regularizer = Nothing()
+    regularizer.regularize = lambda online, target, batch: given
+    module = moco(lambda: wrap(regularizer))
+    words = r"^(Nothing|PerLayer)\.regularize returned .*; it must return LossOutput"
+    with pytest.raises(ValueError, match=words):
+        module.training_step(tiny_batch(), 0)
 
 
 def test_regularizer_without_regularize_cannot_be_built():

@@ -168,6 +168,23 @@ def test_map_of_another_shape_than_its_element_raises(target):
 
 
 @pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda maps, elements: (maps[:1], elements[:1]),
+        lambda maps, elements: ((*maps, maps[0]), elements),
+        lambda maps, elements: (tuple(view[0] for view in maps), elements),
+        lambda maps, elements: (tuple(view[:, 1:] for view in maps), elements),
+        lambda maps, elements: (tuple(view[1:] for view in maps), elements),
+    ],
+    ids=["one view", "three maps", "one image", "other channels", "fewer images"],
+)
+def test_maps_that_are_not_of_two_views_raise(spoil):
+    elements = make_elements(3)
+    with pytest.raises(ValueError, match=r"^maps of shapes .* give .*; pass two views, each"):
+        make_regularizer()(*spoil(make_maps(elements), elements))
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"weight": -1.0}, "weight -1.0"),

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ser_lightning.groups.element import GroupElement, Interpolation
-from ser_lightning.numbers import Angle, AreaInterval, PositiveInterval, checked
+from ser_lightning.numbers import Angle, AreaInterval, PositiveInt, PositiveInterval, checked, fits
 
 Pairing = Literal["independent", "complementary"]
 
@@ -96,10 +96,11 @@ class GroupSampler:
         Raises:
             ValueError: if the draws are not those of the images, or the base grid is empty.
         """
-        if uniforms.shape != (num_images, 2, 2):
+        if not isinstance(uniforms, np.ndarray) or uniforms.shape != (num_images, 2, 2):
+            given = f"{type(uniforms).__name__} of shape {(*np.shape(uniforms),)}"
             raise ValueError(
-                f"uniforms of shape {uniforms.shape} for {num_images} images; give half turn and "
-                f"flip for each of two views: ({num_images}, 2, 2)"
+                f"uniforms are a {given} for {num_images} images; give half turn and flip for each "
+                f"of two views: a numpy array ({num_images}, 2, 2)"
             )
         if self.angle and (angles is None or angles.shape != (num_images, 2)):
             shape = None if angles is None else angles.shape
@@ -107,8 +108,8 @@ class GroupSampler:
                 f"angles of shape {shape} for {num_images} images and an angle of {self.angle:g}; "
                 f"give one for each of two views: ({num_images}, 2), or an angle of 0"
             )
-        if min(grid) < 1:
-            raise ValueError(f"base grid {grid} has no tokens; both sides must be at least 1")
+        if not fits(tuple[PositiveInt, PositiveInt], grid):
+            raise ValueError(f"base grid {grid} must be (h, w) in whole tokens, at least 1 each")
         shared = rng_shared.random((2, 4))  # per view: area, aspect, parity, half turn
         own = uniforms < 0.5
         if self.pairing == "complementary":

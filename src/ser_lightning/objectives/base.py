@@ -159,7 +159,9 @@ class Objective(L.LightningModule, ABC):
         total, logs = invariance.loss, dict(invariance.logs)
         terms = {"loss/invariance": invariance.loss}
         if self.regularizer is not None:
-            regularization = self.regularizer.regularize(online, target, batch)
+            given = self.regularizer.regularize(online, target, batch)
+            giver = f"{type(self.regularizer).__name__}.regularize"
+            regularization = LossOutput.checked(given, giver)
             total = total + self.regularizer.weight * regularization.loss
             terms["loss/equivariance"] = regularization.loss
             logs |= regularization.logs

@@ -42,6 +42,14 @@ class Regularizer(nn.Module, ABC):
     ratio: float = 1.0
     """Share of the crop sub-batch that it reads, where it reads crops."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not isinstance(getattr(cls, "needs", None), ViewNeeds):
+            raise ValueError(
+                f"{cls.__name__} does not say which views it needs; give it `needs = ViewNeeds()`, "
+                "with invertible=True and the like for what it reads beside crops"
+            )
+
     def __init__(self, width: PositiveInt | None = None, weight: NonNegative = 1.0) -> None:
         super().__init__()
         self.width = width

@@ -76,7 +76,9 @@ class PerLayer(Regularizer):
         losses, logs = [], {}
         for place, regularizer in enumerate(self.regularizers):
             at_target = None if target is None else _at(target, place)
-            output = regularizer.regularize(_at(online, place), at_target, batch)  # type: ignore[operator]
+            given = regularizer.regularize(_at(online, place), at_target, batch)  # type: ignore[operator]
+            with torch.no_grad():  # whether their sum has a gradient is for the objective to see
+                output = LossOutput.checked(given, f"{type(regularizer).__name__}.regularize")
             losses.append(regularizer.weight * output.loss)
             logs[f"loss/equivariance_{place + 1}"] = output.loss.detach()
             logs |= {f"{name}_{place + 1}": value for name, value in output.logs.items()}

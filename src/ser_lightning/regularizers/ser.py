@@ -110,7 +110,8 @@ class SERRegularizer(Regularizer):
             that indifferent features would have.
 
         Raises:
-            ValueError: if a map does not have its element's shape, or the width is not known.
+            ValueError: if they are not two, a map does not have its element's shape and the width
+                that the modules were built for, or the width is not known.
         """
         if self.width is None:
             raise ValueError(
@@ -118,7 +119,7 @@ class SERRegularizer(Regularizer):
                 f"give it: SERRegularizer(width={maps[0].shape[1]})"
             )
         for name, views in (("maps", maps), ("target_maps", target_maps or maps)):
-            _check_shapes(name, views, elements)
+            _check_shapes(name, views, elements, self.width)
         if any(element.angle is not None for element in elements):
             frames = [Frame.of_element(element.to(maps[0].device)) for element in elements]
 
@@ -227,14 +228,18 @@ def _maps(features: BranchFeatures, pair: slice) -> tuple[Tensor, ...]:
 
 
 def _check_shapes(
-    name: str, maps: tuple[Tensor, Tensor], elements: tuple[GroupElement, GroupElement]
+    name: str,
+    maps: tuple[Tensor, Tensor],
+    elements: tuple[GroupElement, GroupElement],
+    width: int,
 ) -> None:
-    for view, element in zip(maps, elements, strict=True):
-        if tuple(view.shape[-2:]) != tuple(element.shape):
-            raise ValueError(
-                f"{name} of shape {tuple(view.shape)} for an element that gives {element.shape} "
-                "tokens; pass each view's (B, C, h, w) map with the element that made the view"
-            )
+    shapes = [tuple(view.shape) for view in maps]
+    made = [(len(element.flip), width, *element.shape) for element in elements]
+    if len(made) != 2 or shapes != made:
+        raise ValueError(
+            f"{name} of shapes {shapes} for elements that give {made}; pass two views, each one's "
+            "(B, C, h, w) map with the element that made the view"
+        )
 
 
 def _unit_tokens(maps: Tensor, dtype: torch.dtype) -> Tensor:
