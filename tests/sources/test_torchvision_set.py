@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import socket
 import warnings
 
 import numpy as np
@@ -184,6 +185,24 @@ def test_unlabelled_images_have_no_class_names_of_their_own():
 def test_missing_files_name_the_download_option(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=r"--data\.source\.download true"):
         TorchvisionSet(name, str(tmp_path)).train()
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("CIFAR10", r"fetch https://\S+/cifar-10-python\.tar\.gz .*, and unpack it: .*batches-py$"),
+        ("FashionMNIST", r"fetch http://\S+/: train-images-idx3-ubyte\.gz, .*/FashionMNIST/raw$"),
+        ("EuroSAT", "put the files there by hand"),
+    ],
+)
+def test_download_without_internet_names_the_files(name, remedy, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(FileNotFoundError, match=rf"Temporary failure[^$]*\n{remedy}") as caught:
+        TorchvisionSet(name, str(tmp_path), download=True).prepare()
+    assert "[Errno" not in str(caught.value)
 
 
 def test_prepare_without_download_opens_nothing(tmp_path):

@@ -3,10 +3,12 @@
 import difflib
 import inspect
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -229,13 +231,27 @@ class TorchvisionSet(Source):
             options["root"] = str(folder_path(self.root))
         try:
             return self._class(**options)
-        except (RuntimeError, FileNotFoundError) as error:
+        except (RuntimeError, FileNotFoundError, URLError) as error:
             remedy = (
                 "use --data.source.download true, or put the files there"
                 if "download" in self._parameters and not self.download
-                else "put the files there by hand; torchvision's documentation says which"
+                else _by_hand(self._class, self.root)
             )
-            raise FileNotFoundError(f"{self.name} in {self.root}: {error}\n{remedy}") from error
+            reason = re.sub(r"\[Errno -?\d+\] ", "", str(error)).strip()
+            raise FileNotFoundError(f"{self.name} in {self.root}: {reason}\n{remedy}") from error
+
+
+def _by_hand(dataset_class: Any, root: str) -> str:
+    """What to put where, where nothing can be fetched, as far as the class says."""
+    url, folder = (getattr(dataset_class, name, None) for name in ("url", "base_folder"))
+    if url and folder:
+        return f"fetch {url} where there is internet, and unpack it: {Path(root) / folder}"
+    resources = getattr(dataset_class, "resources", None)
+    if isinstance(resources, list) and not url:
+        names = ", ".join(name for name, _ in resources)
+        place = Path(root) / dataset_class.__name__ / "raw"
+        return f"fetch {dataset_class.mirrors[0]}: {names} where there is internet, into {place}"
+    return "put the files there by hand; torchvision's documentation says which"
 
 
 def _dataset_class(name: str) -> type:
