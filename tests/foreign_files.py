@@ -33,6 +33,8 @@ def write_all(good, folder):
         "deit": {"model": vit, "args": argparse.Namespace(lr=1.0)},
         "other project": other_project,
         "newer lightning": {**content, "pytorch-lightning_version": "9.1.0"},
+        "stripped": {**content, "loops": {}},
+        "loops null": {**content, "loops": None},
         "list": [vit["cls_token"]],
         "numbers": {"state_dict": {"a": 1}, 3: "b"},
     }

@@ -115,7 +115,11 @@ def require_fit(path: Path, model: Any, command: str) -> None:
         )
     if command != "fit":
         return
-    missing = [name for name in _OF_TRAINING if name not in content]
+    loops = content.get("loops")
+    is_stripped = not (isinstance(loops, dict) and loops.get("fit_loop"))
+    missing = [
+        name for name in _OF_TRAINING if name not in content or (name == "loops" and is_stripped)
+    ]
     if missing:
         raise ValueError(f"{path} is no training to go on with: no {', '.join(missing)}; {new_run}")
     _require_known_version(path, content)
