@@ -296,6 +296,15 @@ def test_mistake_gets_a_short_message_before_training(options, expected, capsys)
     assert "Traceback" not in message
 
 
+def test_processes_of_torchrun_that_would_train_side_by_side_are_refused(capsys, monkeypatch):
+    names = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in {**names, "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "run"}.items():
+        monkeypatch.setenv(name, value)
+    message = error_of(["fit", "--config", TINY, "--trainer.devices", "1"], capsys)
+    assert "makes a run of 1, but torchrun has started 2 processes" in message
+    assert "give --trainer.devices 2" in message
+
+
 @pytest.mark.parametrize("weight", ["1", "0"])
 @pytest.mark.parametrize("ratios", [(0.5,), (0.5, 0.5)])
 def test_crops_may_be_turned_where_the_same_ones_are_compared(ratios, weight):

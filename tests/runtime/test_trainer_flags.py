@@ -51,6 +51,7 @@ FLAGS = [
     ("devices", "0", "devices"),
     ("devices", "100000", "devices"),
     ("num_nodes", "1", WORKS),
+    ("num_nodes", "2", "other machines, but MASTER_ADDR and MASTER_PORT are not set"),
     ("num_nodes", "-1", "`num_nodes` must be a positive integer"),
     ("precision", "bf16-mixed", WORKS),
     ("precision", "64-true", WORKS),

@@ -30,7 +30,11 @@ from ser_lightning.runtime.configuration import (
     refuse_empty_sections,
     refuse_linked,
 )
-from ser_lightning.runtime.cores import refuse_more_processes_than_cores, refuse_too_many_workers
+from ser_lightning.runtime.cores import (
+    refuse_more_processes_than_cores,
+    refuse_processes_that_do_not_meet,
+    refuse_too_many_workers,
+)
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import EndsAtOnce
 from ser_lightning.runtime.progress_bar import default_progress
@@ -128,6 +132,7 @@ class StageCommandLine(LightningCLI):
         kwargs["default_root_dir"] = str(self.run_dir)
         trainer = super().instantiate_trainer(**kwargs)
         refuse_more_processes_than_cores(trainer)
+        refuse_processes_that_do_not_meet(trainer)
         return trainer
 
 

@@ -43,7 +43,11 @@ from ser_lightning.runtime.configuration import (
     refuse_linked,
     settle,
 )
-from ser_lightning.runtime.cores import refuse_more_processes_than_cores, refuse_too_many_workers
+from ser_lightning.runtime.cores import (
+    refuse_more_processes_than_cores,
+    refuse_processes_that_do_not_meet,
+    refuse_too_many_workers,
+)
 from ser_lightning.runtime.lock import locked
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import Preemption
@@ -219,6 +223,7 @@ class SERCommandLine(LightningCLI):
             )
         trainer = super().instantiate_trainer(**kwargs)
         refuse_more_processes_than_cores(trainer)
+        refuse_processes_that_do_not_meet(trainer)
         if note := slow_precision(trainer):
             rank_zero_info(note)
         return trainer
