@@ -168,7 +168,12 @@ def _corners(boxes: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
     corners = corners.reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     beyond = (corners[:, 2:] > sizes[:, ::-1] + 2).any(axis=1)  # a few of COCO's are, by rounding
-    if len(boxes) and (beyond.mean() > _MOST_BEYOND or corners.max() <= 1):
+    if len(boxes) and corners.max() <= 1:
+        raise ValueError(
+            f"the largest coordinate is {corners.max():g}, so that its boxes are shares of an "
+            f"image's sides; {rule}: multiply by width and height"
+        )
+    if len(boxes) and beyond.mean() > _MOST_BEYOND:
         raise ValueError(
             f"{beyond.mean():.0%} of its boxes reach beyond their images, and the largest "
             f"coordinate is {corners.max():g}; {rule}"
