@@ -284,6 +284,11 @@ def test_add_on_within_another_keeps_its_invertible_images():
         (["--data.source", "ImageFolder", "--data.source.root", "missing"], "missing"),
         (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
         (["--model.warmup_epochs", "5"], "warm-up of 5"),
+        pytest.param(
+            ["--model.optimizer", "torch.optim.Muon"],
+            "size: torch.Size([1, 1, 32]): use --model.optimizer timm.optim.Muon",
+            marks=pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch 2.9"),
+        ),
         (["--trainer.max_epochs", "-1"], "the run has no end"),
         (["--trainer.devices", "64"], "devices 64 would start as many processes on a CPU of"),
     ],

@@ -57,7 +57,7 @@ _NO_MEMORY = re.compile(
     r"can't allocate memory|out of memory|Storage size calculation overflowed|"
     r"Invalid buffer size|not enough memory|Unable to allocate|STATUS_ALLOC_FAILED"
 )
-_DEVICE = {  # what torch says of a device, or of other processes: what to do
+_DEVICE = {  # what torch says of a device, other processes, or an optimizer: what to do
     r"does not have a deterministic implementation": "trainer.deterministic true: a step has such "
     "an operation; use --trainer.deterministic warn",
     r"no kernel image is available": "this torch is not made for this GPU; install one that is, or "
@@ -70,6 +70,8 @@ _DEVICE = {  # what torch says of a device, or of other processes: what to do
     r"Expected to have finished reduction in the prior iteration": "a parameter had no part in the "
     "loss; use it, freeze it (requires_grad False), or give --trainer.strategy "
     "ddp_find_unused_parameters_true",
+    r"Muon only supports 2D parameters": "use --model.optimizer timm.optim.Muon, which trains the "
+    "others by AdamW, or torch.optim.AdamW for all",
 }
 _HALF_WRITTEN = re.compile(r"unexpected pos|PytorchStreamWriter failed|basic_ios::clear")
 _PLACE = re.compile(r'^\s*File "(.+)", line (\d+), in .*\n\s*(.*)$', re.MULTILINE)
@@ -157,7 +159,7 @@ def _of_machine(error: BaseException, run_dir: Path | None) -> str | None:
             f"the memory does not suffice{f' ({reason})' if reason else ''}; lower "
             "data.global_batch_size, the sizes of model and views, or data.num_workers"
         )
-    for pattern, remedy in _DEVICE.items() if isinstance(error, RuntimeError) else ():
+    for pattern, remedy in _DEVICE.items() if isinstance(error, RuntimeError | ValueError) else ():
         if re.search(pattern, text):
             return f"{' '.join(text.split())[:400]}: {remedy}"
     if isinstance(error, RuntimeError) and _HALF_WRITTEN.search(text):
