@@ -73,11 +73,11 @@ def _objections_to_numbers(options: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, int | float) and not value >= least:
             yield f"trainer.{name} {value} must be at least {least}"
     for unit in ("epochs", "steps"):
-        least, most = options.get(f"min_{unit}"), options.get(f"max_{unit}")
-        if isinstance(least, int) and isinstance(most, int) and least > most > -1:
+        fewest, most = options.get(f"min_{unit}"), options.get(f"max_{unit}")
+        if isinstance(fewest, int) and isinstance(most, int) and fewest > most > -1:
             yield (
-                f"trainer.min_{unit} {least} has no effect beyond trainer.max_{unit} {most}, where "
-                f"the run ends; lower it, or raise trainer.max_{unit}"
+                f"trainer.min_{unit} {fewest} has no effect beyond trainer.max_{unit} {most}, "
+                f"where the run ends; lower it, or raise trainer.max_{unit}"
             )
     interval = options.get("val_check_interval")
     if isinstance(interval, int | float) and not 0 < interval < math.inf:

@@ -79,7 +79,7 @@ class PerLayer(Regularizer):
             given = regularizer.regularize(_at(online, place), at_target, batch)  # type: ignore[operator]
             with torch.no_grad():  # whether their sum has a gradient is for the objective to see
                 output = LossOutput.checked(given, f"{type(regularizer).__name__}.regularize")
-            losses.append(regularizer.weight * output.loss)
+            losses.append(regularizer.weight * output.loss)  # type: ignore[operator]
             logs[f"loss/equivariance_{place + 1}"] = output.loss.detach()
             logs |= {f"{name}_{place + 1}": value for name, value in output.logs.items()}
         return LossOutput(torch.stack(losses).sum(), logs)
