@@ -28,17 +28,22 @@ def options(args: list[str], *names: str) -> list[str]:
 
 def given_options(args: list[str]) -> dict[str, Any]:
     """What the command line and its configurations say, by dotted option: see `option_name`."""
-    found: dict[str, Any] = {}
+    return {name: value for _, name, value in _given(args)}
+
+
+def _given(args: list[str]) -> Iterator[tuple[str, str, Any]]:
+    """The configuration, "" for the command line itself, the option and its value, in order."""
     for config in options(args, "--config", "-c"):
-        found |= _named_leaves(content_of(config))
+        for name, value in _named_leaves(content_of(config)).items():
+            yield config, name, value
     for argument, value in zip(args, [*args[1:], ""], strict=False):
         name, separator, inline = argument.partition("=")
         if name.startswith("--") and not name.endswith("+"):
             text = inline if separator else value
             is_section = text.startswith("{") or name in ("--model", "--data")  # or its file
             given = _named_leaves(content_of(text), name[2:]) if is_section else {}
-            found |= given or {option_name(name[2:]): text}
-    return found
+            for option, leaf in (given or {option_name(name[2:]): text}).items():
+                yield "", option, leaf
 
 
 def _named_leaves(content: dict[str, Any], place: str = "") -> dict[str, Any]:
@@ -127,14 +132,12 @@ def refuse_linked(args: list[str], linked: dict[str, str]) -> None:
 
     Wherever it stands: in a file, in an option of its own, or in a section given as a whole.
     """
-    files = [(f"{config}: ", content_of(config)) for config in options(args, "--config", "-c")]
-    given = [(file, *leaf) for file, content in files for leaf in _named_leaves(content).items()]
-    given += [("", *leaf) for leaf in given_options(args).items()]
-    for file, name, value in given:
+    for config, name, value in _given(args):
         for key, origin in linked.items():
             if f"{name}.".startswith(f"{option_name(key)}."):
+                place = f"{config}: " if config else ""
                 raise ValueError(
-                    f"{file}--{name} {value} has no effect, since it is taken from {origin}; "
+                    f"{place}--{name} {value} has no effect, since it is taken from {origin}; "
                     f"remove it and set --{option_name(origin)}"
                 )
 
