@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError, safe_open
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ser_lightning.backbones.vit import heads_of
 from ser_lightning.checkpoints import CHECKPOINT_KEY, checkpoint_config
@@ -54,10 +54,14 @@ def load_vit(vit: VisionTransformer, path: str | Path, branch: Branch | None = N
     load_weights(vit, weights, "--model.backbone.name")
 
 
+def not_finite(module: nn.Module) -> list[str]:
+    """The names of parameters that are NaN or infinite somewhere."""
+    return [name for name, weight in module.named_parameters() if not weight.isfinite().all()]
+
+
 def refuse_non_finite(vit: VisionTransformer, path: str | Path) -> None:
     """Raises where weights that a run is to start from are no numbers; names the first."""
-    broken = [name for name, value in vit.state_dict().items() if not value.isfinite().all()]
-    if broken:
+    if broken := not_finite(vit):
         raise ValueError(
             f"weights of {path}: {len(broken)} are not finite (NaN or infinite), first "
             f"{broken[0]}; give another file, as of before a training diverged"

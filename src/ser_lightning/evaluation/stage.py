@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from ser_lightning.backbones import Branch, SplitViT, open_backbone
 from ser_lightning.backbones.opening import is_own
+from ser_lightning.backbones.weights import not_finite
 from ser_lightning.checkpoints import checkpoint_config
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.evaluation.features import Features, cached_features
@@ -274,8 +275,7 @@ def check_finite(module: nn.Module, what: str, remedy: str) -> None:
     Raises:
         ValueError: with a name, what it is and the remedy.
     """
-    broken = [name for name, weight in module.named_parameters() if not weight.isfinite().all()]
-    if broken:
+    if broken := not_finite(module):
         raise ValueError(
             f"{what}: {len(broken)} are not finite, such as {broken[0]}, the training diverged and "
             f"no record is written; {remedy}"
