@@ -111,21 +111,21 @@ def before_resuming(module: L.LightningModule, checkpoint: dict[str, Any]) -> No
     if not checkpoint.get("loops", True):  # stripped: enough to measure, but Lightning looks within
         del checkpoint["loops"]
     if module._trainer is not None:
-        _refuse_shorter_run(module.trainer, checkpoint)
-        _restate_end_of_epoch(checkpoint.get("loops", {}).get("fit_loop", {}), module.trainer)
+        loop = checkpoint.get("loops", {}).get("fit_loop", {})
+        if "epoch_progress" in loop:
+            _refuse_shorter_run(loop["epoch_progress"], checkpoint["global_step"], module.trainer)
+        _restate_end_of_epoch(loop, module.trainer)
         if module.trainer.precision == "64-true":
             module.double()
     restate_progress(checkpoint)
 
 
-def _refuse_shorter_run(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+def _refuse_shorter_run(epochs: dict[str, Any], steps: int, trainer: L.Trainer) -> None:
     """Raises where nothing is left to train, other than of a run that is finished as it stands."""
-    loops = checkpoint.get("loops", {}).get("fit_loop", {})
-    if trainer.state.fn != "fit" or is_trial(trainer) or "epoch_progress" not in loops:
+    if trainer.state.fn != "fit" or is_trial(trainer):
         return
-    begun, steps = loops["epoch_progress"]["current"]["started"], checkpoint["global_step"]
     for unit, limit, done in (
-        ("epoch", trainer.max_epochs, begun),
+        ("epoch", trainer.max_epochs, epochs["current"]["started"]),
         ("step", trainer.max_steps, steps),
     ):
         if limit not in (None, -1) and limit < done:

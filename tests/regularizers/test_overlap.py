@@ -20,6 +20,7 @@ from support import (
     tiny_backbone,
     tiny_batch,
     tiny_with_add_on,
+    turned,
     with_needs,
 )
 
@@ -39,18 +40,6 @@ def make_regularizer(**options):
     return OverlapRegularizer(WIDTH, hidden=24, **{"ratio": 0.5} | options).double()
 
 
-def turned_by(limit, batch):
-    """The batch with records that say that its crops were turned, each on its own."""
-    draws = torch.Generator().manual_seed(4)
-    crop = tuple(
-        view._replace(
-            record=view.record._replace(turn=limit * (2 * torch.rand(8, generator=draws) - 1))
-        )
-        for view in batch.crop
-    )
-    return batch._replace(crop=crop)
-
-
 def features(num_local=0, seed=1):
     torch.manual_seed(seed)
     return encode(tiny_backbone().double(), batch_of(num_local))
@@ -64,7 +53,7 @@ def features(num_local=0, seed=1):
     ids=["plain", "turned", "all", "scales"],
 )
 def test_loss_and_gradients_equal_the_parts_written_out(num_local, with_target, options, limit):
-    regularizer, batch = make_regularizer(**options), turned_by(limit, batch_of(num_local))
+    regularizer, batch = make_regularizer(**options), turned(batch_of(num_local), limit)
     online, target = features(num_local), features(seed=5) if with_target else None
     rows = [*range(8)] if options.get("ratio") == 1 else [0, 2, 4, 6]
     maps = [view.taps[0].tokens[rows] for view in online.crop]

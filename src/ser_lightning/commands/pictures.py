@@ -129,10 +129,8 @@ def gallery(data: PartitionedDataModule, regularizer: Any) -> ViewGallery | None
         data.std,
     )
     elements = tuple(view.element for view in batch.invertible if view.element is not None)
-    sizes = [view.pixels.shape[-1] for view in batch.crop]
     frames = tuple(
-        Frame.of_crop(view.record, canvas.grid(size))
-        for view, size in zip(batch.crop, sizes, strict=True)
+        Frame.of_crop(view.record, canvas.grid(view.pixels.shape[-1])) for view in batch.crop
     )
     is_turned = pipeline is not None and pipeline.group.angle > 0
     return ViewGallery(

@@ -2,8 +2,7 @@
 
 A group element needs views that show the whole image. Between crops, or views turned by any
 angle, an action is defined where both of them see the image; corners that a turn fills by
-reflection do not. This file is self-contained: SER's
-exact action on whole views is in `action.py`.
+reflection do not. This file is self-contained: SER's exact action on whole views is in `action.py`.
 """
 
 from __future__ import annotations
