@@ -253,3 +253,72 @@ def hugging_face_dinov2(model, other):
 
 def hugging_face_dinov2_below(model, other):
     return {"state_dict": hugging_face(model, other, prefix="encoder.", has_scale=True)}
+
+
+def torchvision(model, other, older=False):
+    """Torchvision's names, of its MLPs those before 0.13 if `older`."""
+    hidden, out = ("mlp.linear_1", "mlp.linear_2") if older else ("mlp.0", "mlp.3")
+    places = {"patch_embed.proj": "conv_proj", "pos_embed": "encoder.pos_embedding",
+              "cls_token": "class_token", "head.": "heads.head."}  # fmt: skip
+    inner = {"norm1": "ln_1", "norm2": "ln_2", "attn.proj": "self_attention.out_proj",
+             "attn.qkv.": "self_attention.in_proj_", "mlp.fc1": hidden, "mlp.fc2": out}  # fmt: skip
+    block = "encoder.layers.encoder_layer_"
+    return renamed(model.state_dict(), {**places, "norm.": "encoder.ln."}, block, inner)
+
+
+def torchvision_older(model, other):
+    return torchvision(model, other, older=True)
+
+
+def torchvision_in_lightning(model, other):
+    return {"state_dict": below("encoder.vit.", torchvision(model, other))}
+
+
+def renamed(state, places, block, inner):
+    """A state dict whose names of blocks and of the rest start otherwise."""
+    found = {}
+    for whole, value in state.items():
+        table, name, prefix = places, whole, ""
+        if whole.startswith("blocks."):
+            _, number, name = whole.split(".", 2)
+            table, prefix = inner, f"{block}{number}."
+        stem = next(stem for stem in table if name.startswith(stem))
+        found[prefix + name.replace(stem, table[stem], 1)] = value
+    return found
+
+
+def clip(model, other, prefix="visual."):
+    """CLIP's visual tower beside one for texts; class token and positions have no first axis."""
+    places = {
+        "patch_embed.proj": "conv1", "pos_embed": "positional_embedding", "norm_pre": "ln_pre",
+        "cls_token": "class_embedding", "norm.": "ln_post.",
+    }  # fmt: skip
+    inner = {
+        "norm1": "ln_1", "norm2": "ln_2", "attn.proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc",
+        "attn.qkv.": "attn.in_proj_", "mlp.fc2": "mlp.c_proj",
+    }  # fmt: skip
+    state = renamed(body(model), places, "transformer.resblocks.", inner)
+    state["class_embedding"] = state["class_embedding"][0, 0]
+    state["positional_embedding"] = state["positional_embedding"][0]
+    text = {"transformer.resblocks.0.ln_1.weight": torch.ones(7), "logit_scale": torch.ones(()),
+            "positional_embedding": torch.ones(5, 7), "ln_final.weight": torch.ones(7)}  # fmt: skip
+    return below(prefix, {**state, "proj": torch.ones(256, 7)}) | text
+
+
+def hugging_face_clip(model, other):
+    """The same in transformers' names, with the positions' numbers of its older files."""
+    places = {"patch_embed.proj": "embeddings.patch_embedding", "norm_pre": "pre_layrnorm",
+              "pos_embed": "embeddings.position_embedding.weight", "norm.": "post_layernorm.",
+              "cls_token": "embeddings.class_embedding"}  # fmt: skip
+    inner = {"norm1": "layer_norm1", "norm2": "layer_norm2", "attn.proj": "self_attn.out_proj",
+             "mlp": "mlp", "attn.qkv": "self_attn.qkv"}  # fmt: skip
+    state = renamed(body(model), places, "encoder.layers.", inner)
+    for name in [name for name in state if ".qkv." in name]:
+        for part, third in zip("qkv", state.pop(name).chunk(3), strict=True):
+            state[name.replace(".qkv.", f".{part}_proj.")] = third.clone()
+    for name in ("embeddings.class_embedding", "embeddings.position_embedding.weight"):
+        state[name] = state[name].flatten(0, 1)
+    state["embeddings.class_embedding"] = state["embeddings.class_embedding"][0]
+    state["embeddings.position_ids"] = torch.arange(5)[None]
+    text = {"text_model.final_layer_norm.weight": torch.ones(7), "logit_scale": torch.ones(())}
+    return below("vision_model.", state) | text | {"visual_projection.weight": torch.ones(7, 256)}

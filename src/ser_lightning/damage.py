@@ -120,7 +120,7 @@ def why_unreadable(path: Path, error: Exception) -> str:
         _POINTER: start.startswith(_LFS),
         f"it is a text file; {_GIVE}": all(byte > 31 or byte in b"\t\n\r\f" for byte in start),
         "it is a zip archive that torch.save did not write, such as packed files, arrays of NumPy, "
-        "TorchScript or a graph of torch.export; unpack it, or give a file of weights": (
+        "TorchScript or a graph of torch.export; save its state_dict, or give a file of weights": (
             start.startswith(b"PK") and not _is_saved(path)
         ),
         f"torch {version('torch')} cannot read it ({reason[:150]}); use a newer torch": (

@@ -9,9 +9,11 @@ import json
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models import VisionTransformer
 
 import foreign_layouts as files
 from foreign_layouts import DINOV2, REGISTERS, vit
@@ -60,6 +62,13 @@ LAYOUTS = {  # what makes the file, options of its ViT, and how it is called
         files.hugging_face_dinov2_below,
         DINOV2,
         "Hugging Face DINOv2 below state_dict.encoder",
+    ),
+    "torchvision": (files.torchvision, {}, "torchvision"),
+    "torchvision, older": (files.torchvision_older, {}, "torchvision"),
+    "torchvision, below a name": (
+        files.torchvision_in_lightning,
+        {},
+        "torchvision below state_dict.encoder.vit",
     ),
 }
 BRANCHES = {"dino": "momentum", "dino, student": "online", "moco-v3, momentum": "momentum",
@@ -222,6 +231,52 @@ def test_hugging_faces_own_models_come_back(tmp_path):
         registers = opened.backbone.num_registers
         expected = torch.cat([tokens[:, :1], tokens[:, 1 + registers :]], 1)
         assert float((found - expected).abs().max()) < TOLERANCE, kind
+
+
+def test_torchvisions_own_model_comes_back(tmp_path):
+    torch.manual_seed(0)
+    model = VisionTransformer(32, 8, 2, 2, 128, 256, num_classes=5).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.2)
+    torch.save(model.state_dict(), tmp_path / "vit.pth")
+    opened = open_backbone(tmp_path / "vit.pth")
+    with torch.no_grad():
+        found = model.heads(opened.backbone.eval()(images()))
+        assert float((found - model(images())).abs().max()) < TOLERANCE
+    assert (opened.layout, opened.backbone.vit.norm.eps) == ("torchvision", 1e-6)
+
+
+CLIP = "vit_xsmall_patch16_clip_224"
+
+
+@pytest.mark.parametrize(
+    ("make", "layout"),
+    [(files.clip, "CLIP"), (files.hugging_face_clip, "Hugging Face CLIP")],
+    ids=["CLIP", "Hugging Face"],
+)
+def test_visual_tower_of_clip_comes_back_by_timms_name(make, layout, tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model(CLIP, num_classes=0).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.2)
+    torch.save(make(model, None), tmp_path / "clip.pt")
+    with pytest.raises(ValueError, match="has a norm before its blocks"):
+        open_backbone(tmp_path / "clip.pt")
+    opened = open_backbone(tmp_path / "clip.pt", name=CLIP)
+    assert (opened.layout, opened.backbone.vit.norm.eps) == (layout, 1e-5)
+    assert difference(opened.backbone.eval(), model, images(224)) < TOLERANCE
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_activation_beside_clip_must_be_that_of_its_name(whole, tmp_path):
+    model = timm.create_model(CLIP, num_classes=0)
+    torch.save(files.hugging_face_clip(model, None), tmp_path / "pytorch_model.bin")
+    told = {"hidden_size": 256, "hidden_act": "quick_gelu", "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps({"vision_config": told} if whole else told))
+    with pytest.raises(ValueError, match=r"activation quick_gelu, and timm's .* with quickgelu in"):
+        open_backbone(tmp_path / "pytorch_model.bin", name=CLIP)
+    with pytest.raises(ValueError, match=r"as CLIP's, .*--model.timm_name NAME, such as"):
+        open_backbone(tmp_path / "pytorch_model.bin")
 
 
 def test_number_of_heads_is_known_given_or_assumed_and_said(tmp_path):

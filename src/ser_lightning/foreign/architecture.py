@@ -102,6 +102,16 @@ def told_epsilon(weights: Weights) -> dict[str, float]:
     return {} if eps == 1e-6 else {"norm_eps": float(eps)}
 
 
+def told_activation(weights: Weights) -> str | None:
+    """The activation of its blocks by Hugging Face's name where the `config.json` has it.
+
+    Raises:
+        ValueError: what lies beside the file is of another model.
+    """
+    told = _config_of(weights).get("hidden_act")
+    return told if isinstance(told, str) else None
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file; empty where there is none, or none that can be read."""
     try:
@@ -112,8 +122,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def read_config_beside(path: Path) -> dict[str, Any]:
-    """The `config.json` that hubs keep beside weights; empty where there is none that tells."""
+    """The `config.json` that hubs keep beside weights; empty where there is none that tells.
+
+    Of a model of images and texts it is the part of the images.
+    """
     content = read_mapping(path.with_name(CONFIG))
+    if isinstance(content.get("vision_config"), dict):
+        content = content["vision_config"]
     return content if {"hidden_size", "architecture"} & content.keys() else {}
 
 
@@ -213,6 +228,12 @@ def _late_cls(weights: Weights, registers: int) -> tuple[int | None, tuple[str, 
 def _require_plain(weights: Weights) -> None:
     """Refuses weights that are not those of a plain ViT with one class token."""
     state = weights.state
+    if "norm_pre.weight" in state and "cls_token" in state:
+        raise ValueError(
+            f"{weights.path} ({weights.layout.name}) has a norm before its blocks, as CLIP's, "
+            f"whose activation no shape tells; give timm's name of it by {NAME_OPTION} NAME, such "
+            "as vit_base_patch32_clip_224, or vit_base_patch32_clip_quickgelu_224 for OpenAI's"
+        )
     needed = ("blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
     answers = {
         "a distillation token beside [CLS]": "dist_token" in state,
@@ -228,7 +249,7 @@ def _require_plain(weights: Weights) -> None:
     }
     odd = odd_shapes(state)
     answers |= {", ".join(odd): bool(odd)}
-    activation = "gelu" if odd else _config_of(weights).get("hidden_act", "gelu")
+    activation = "gelu" if odd else told_activation(weights) or "gelu"
     answers[f"the activation {activation}"] = activation != "gelu"
     found = next((answer for answer, is_so in answers.items() if is_so), "")
     missing = [name for name in needed if name not in state]
@@ -237,9 +258,4 @@ def _require_plain(weights: Weights) -> None:
         raise ValueError(
             f"{weights.path} ({weights.layout.name}) {what}, and is not a plain ViT with one class "
             "token and learned positions; give the file of one"
-        )
-    if "norm_pre.weight" in state:
-        raise ValueError(
-            f"{weights.path} ({weights.layout.name}) has a norm before its blocks, as CLIP's, "
-            f"whose activation no shape tells; give timm's name of it by {NAME_OPTION} NAME"
         )

@@ -16,13 +16,19 @@ from torch import Tensor
 from ser_lightning.checkpoints import CHECKPOINT_KEY, load_checkpoint
 from ser_lightning.damage import AS_ONE
 from ser_lightning.files import with_home
-from ser_lightning.foreign.huggingface import timm_names
+from ser_lightning.foreign.names import (
+    of_clip,
+    of_hugging_face,
+    of_hugging_face_clip,
+    of_torchvision,
+)
 from ser_lightning.sealed import read_tensors
 
 Branch = Literal["online", "momentum"]
 SAFE = ".safetensors"
 AGAIN = "export or fetch it again"
 _NAMED = "give its architecture by timm's name: {option} vit_small_patch16_224, for example"
+_CLIP_NAMED = _NAMED.replace("vit_small_patch16_224", "vit_base_patch32_clip_quickgelu_224")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +84,8 @@ UNRECORDED = "lightly, or ser-lightning without its record"
 # The first row that fits is taken. Sources, by repository: facebookresearch/moco-v3,
 # facebookresearch/dino, facebookresearch/dinov2, facebookresearch/mae, facebookresearch/deit,
 # facebookresearch/msn, bytedance/ibot, vturrisi/solo-learn, lightly-ai/lightly,
-# huggingface/transformers, aitrics-chris/SER.
+# huggingface/transformers, pytorch/vision, openai/CLIP, mlfoundations/open_clip,
+# aitrics-chris/SER.
 LAYOUTS = (
     Layout(
         "ser-lightning", r"(?:state_dict\.)?(?:backbone\.)?vit\.",
@@ -150,18 +157,30 @@ LAYOUTS = (
 _HUGGING_FACE = (
     Layout(
         "Hugging Face DINOv2", r"(?:state_dict\.)?" + _HF, mark=r"\blayer_scale1\.lambda1$",
-        rename=timm_names, dropped=_HF_HEADS,
+        rename=of_hugging_face, dropped=_HF_HEADS,
         remedy=_NAMED.replace("vit_small_patch16_224", "vit_small_patch14_dinov2"),
     ),
     Layout(
-        "Hugging Face ViT", r"(?:state_dict\.)?" + _HF, rename=timm_names, dropped=_HF_HEADS,
+        "Hugging Face ViT", r"(?:state_dict\.)?" + _HF, rename=of_hugging_face, dropped=_HF_HEADS,
         eps=1e-12,
     ),
 )  # fmt: skip
+_HUGGING_FACE_CLIP = Layout(
+    "Hugging Face CLIP", _BELOW + r"(?:clip\.)?(?:vision_model\.)?", eps=1e-5, remedy=_CLIP_NAMED,
+    rename=of_hugging_face_clip, dropped=r"^embeddings\.position_ids$",
+)  # fmt: skip
+_CLIP = Layout(
+    "CLIP", _BELOW + r"(?:module\.)?(?:visual\.)?", eps=1e-5, remedy=_CLIP_NAMED, rename=of_clip,
+    dropped=r"^proj$",
+)  # fmt: skip
+_TORCHVISION = Layout("torchvision", _BELOW + _WRAPPED, rename=of_torchvision, dropped=r"^heads\.")
 OWN = LAYOUTS[0]
-_STEMS = {
+_STEMS = {  # the patch embedding, or what else stands in one ViT alone
     "patch_embed.proj.weight": LAYOUTS,
     "embeddings.patch_embeddings.projection.weight": _HUGGING_FACE,
+    "embeddings.patch_embedding.weight": (_HUGGING_FACE_CLIP,),
+    "ln_pre.weight": (_CLIP,),
+    "conv_proj.weight": (_TORCHVISION,),
 }
 # of any project: its heads, and what stands in for patches that are not shown
 _HEAD = r"^((head|head_dist|fc|classifier)\.|(mask_token|masked_embed)$)"
@@ -263,7 +282,7 @@ def _recognised(
         "state dict alone"
         if found
         else f"{path} has no patch embedding of a plain ViT (patch_embed.proj.weight, or Hugging "
-        f"Face's name of it), but {some}; give the file of a plain ViT"
+        f"Face's, torchvision's or CLIP's name of it), but {some}; give the file of a plain ViT"
     )
 
 
