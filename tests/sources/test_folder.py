@@ -359,9 +359,16 @@ def test_empty_folder_says_what_is_expected(tmp_path):
         ImageFolder(str(tmp_path)).train()
 
 
+@pytest.mark.parametrize("name", ["train.zip", "shard-000.tar", "0000.parquet", "a.tar.gz"])
+def test_folder_of_packed_images_says_to_unpack_them(name, tmp_path):
+    (tmp_path / name).write_bytes(b"packed")
+    with pytest.raises(FileNotFoundError, match=r"files \.\w+: 1; unpack them into image files"):
+        ImageFolder(str(tmp_path)).train()
+
+
 def test_unknown_evaluation_class_is_named(imagenet):
     save(imagenet / "val" / "dog" / "1.png")
-    with pytest.raises(ValueError, match=r"has classes that .* has not: dog"):
+    with pytest.raises(ValueError, match=r"has classes that .* has not: dog.*source.root .*train"):
         ImageFolder(str(imagenet)).train()
 
 

@@ -93,6 +93,10 @@ class FolderImages(FileImages):
 
 
 LOOSE = "images beside class folders"
+_PACKED = {
+    f"files {extension}"
+    for extension in ".zip .tar .tgz .gz .bz2 .xz .zst .7z .rar .parquet .arrow .tfrecord".split()
+}
 
 
 class _Found(NamedTuple):
@@ -191,8 +195,9 @@ class ImageFolder(Source):
         listing = list_images(root)
         if not len(listing.paths):
             others = "".join(f", {reason}: {n:,}" for reason, n in listing.left_out.items())
+            packed = "unpack them into image files, " if _PACKED & listing.left_out.keys() else ""
             raise FileNotFoundError(
-                f"{root} holds no image (.jpg .png and others){others}; {layout}"
+                f"{root} holds no image (.jpg .png and others){others}; {packed}{layout}"
             )
         splits = find_splits(root, listing.paths, self.train_name, self.evaluation_name)
         return self._divide(splits, listing.left_out + splits.left_out)

@@ -207,15 +207,16 @@ def check_names(images: Images, classes: Sequence[str]) -> None:
 def check_classes(images: Images, train: Images, known: tuple[str, ...]) -> None:
     """Refuses images to evaluate whose class was not trained on."""
     classes = first_folders(images.paths)
+    alone = f"or hold out a part of {train.folder}: --data.source.root {train.folder}"
     if not classes:
         raise ValueError(
             f"{images.folder} has {len(images.paths):,} images outside of class folders, "
-            f"{train.folder} has classes; sort the images into the same class folders"
+            f"{train.folder} has classes; sort the images into the same class folders, {alone}"
         )
     if unknown := sorted({text_of(folder) for folder in classes} - set(known)):
         raise ValueError(
             f"{images.folder} has classes that {train.folder} has not: {', '.join(unknown[:5])}; "
-            "use the same class folders in both"
+            f"use the same class folders in both, {alone}"
         )
 
 
