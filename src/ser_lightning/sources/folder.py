@@ -94,9 +94,9 @@ class FolderImages(FileImages):
 
 LOOSE = "images beside class folders"
 _PACKED = {
-    f"files {extension}"
-    for extension in ".zip .tar .tgz .gz .bz2 .xz .zst .7z .rar .parquet .arrow .tfrecord".split()
-}
+    *("files .zip", "files .tar", "files .tgz", "files .gz", "files .bz2", "files .xz", "files .7z"),
+    *("files .zst", "files .rar", "files .parquet", "files .arrow", "files .tfrecord"),
+}  # among what a listing leaves out
 
 
 class _Found(NamedTuple):
