@@ -94,7 +94,15 @@ class FolderImages(FileImages):
 
 LOOSE = "images beside class folders"
 _PACKED = {
-    *("files .zip", "files .tar", "files .tgz", "files .gz", "files .bz2", "files .xz", "files .7z"),
+    *(
+        "files .zip",
+        "files .tar",
+        "files .tgz",
+        "files .gz",
+        "files .bz2",
+        "files .xz",
+        "files .7z",
+    ),
     *("files .zst", "files .rar", "files .parquet", "files .arrow", "files .tfrecord"),
 }  # among what a listing leaves out
 
