@@ -22,7 +22,8 @@ from ser_lightning.commands.compare import group_cost
 from ser_lightning.files import write_text
 from ser_lightning.reporting.groups import group_folders
 from ser_lightning.runtime.configuration import packaged
-from studies.page import ONLINE, Page, StudyRow, write_page
+from studies.claims import StudyRow
+from studies.page import ONLINE, Page, write_page
 
 PRETRAINED = "pretrained"
 """File in a run's folder, written when pretraining has come to its end: its fingerprint."""

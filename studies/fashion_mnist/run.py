@@ -5,7 +5,8 @@ Run by `make study`, or `python -m studies.fashion_mnist.run [options]`.
 
 from pathlib import Path
 
-from studies.page import CORRUPTED, KNN, LINEAR, Claim, Measure, Page
+from studies.claims import CORRUPTED, KNN, LINEAR, Claim, Measure
+from studies.page import Page
 from studies.study import Row, Study, main
 
 ROTATION = Measure("equivariance", "equivariance/rotation_final")

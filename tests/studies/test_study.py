@@ -14,8 +14,10 @@ from ser_lightning.results.hits import hits_path, write_hits
 from ser_lightning.results.record import read_record, write_record
 from studies import study
 from studies.cifar10.run import STUDY as CIFAR10
+from studies.claims import LINEAR, StudyRow, judge
 from studies.fashion_mnist.run import STUDY as FASHION_MNIST
-from studies.page import LINEAR, ONLINE, StudyRow, _judge, write_page
+from studies.figures import statements_figure
+from studies.page import ONLINE, write_page
 from studies.study import PRETRAINED, TIMES, commands, keep, main, restore, units
 
 LABELS = torch.arange(1000) % 10
@@ -206,7 +208,18 @@ def test_page_says_what_holds_what_does_not_and_what_cannot_be_told(tmp_path):
     assert "| weight 0 | 2 | 11.0 to 42.0 (+31.0 +- 0.0) |" in text
     assert not any("STL" in name for name in claims)  # it was not run
     assert (page.parent / "run.png").stat().st_size > 10_000
-    assert len(list(page.parent.iterdir())) == 2  # nothing half-written is left
+    assert "![The difference behind each statement](run_statements.png)" in text
+    assert (page.parent / "run_statements.png").stat().st_size > 10_000
+    assert len(list(page.parent.iterdir())) == 3  # nothing half-written is left
+
+
+def test_without_intervals_there_is_no_picture_of_statements(tmp_path):
+    runs = {name: [evaluated(tmp_path / name / "seed0", 600, 0.5)] for name in ("moco", "ser")}
+    rows = [row(name, name, found) for name, found in runs.items()]
+    judged = judge(FASHION_MNIST.page.claims, rows)
+    assert "cannot be told (one seed)" in {each.verdict for each in judged}
+    assert not statements_figure(tmp_path / "statements.png", judged)
+    assert not (tmp_path / "statements.png").exists()
 
 
 def test_a_run_without_hits_leaves_no_fewer_seeds_to_judge_by(tmp_path):
@@ -218,7 +231,8 @@ def test_a_run_without_hits_leaves_no_fewer_seeds_to_judge_by(tmp_path):
     hits_path(folders["ser"][1] / "results" / "linear-shapes.json").unlink()
     claims = FASHION_MNIST.page.claims
     claim = next(c for c in claims if c.measure == LINEAR and c.better == "ser")
-    assert _judge(rows["ser"], rows["moco"], claim.measure)[1] == "hits of a run are missing"
+    (judged,) = judge([claim], list(rows.values()))
+    assert (judged.verdict, judged.interval) == ("hits of a run are missing", None)
 
 
 def test_a_page_says_how_much_of_the_study_is_missing(tmp_path):

@@ -125,13 +125,16 @@ def _fold(text: str) -> str:
 
 def to_markdown(title: str, introduction: str, tables: Sequence[ReportTable]) -> str:
     """Writes the same as Markdown."""
-    parts = [f"# {title}", introduction]
-    for table in tables:
-        rows = [table.header, *(row.cells for row in table.rows)]
-        parts += [_words(f"## {table.title}"), _words(table.caption)]
-        parts.append(markdown_table(rows, table.num_labels))
-        parts.append("\n".join(_words(f"{i}. {note}") for i, note in enumerate(table.notes, 1)))
+    parts = [f"# {title}", introduction, *map(markdown_part, tables)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def markdown_part(table: ReportTable) -> str:
+    """A table in Markdown below its title, with caption and notes."""
+    rows = [table.header, *(row.cells for row in table.rows)]
+    notes = "\n".join(_words(f"{i}. {note}") for i, note in enumerate(table.notes, 1))
+    parts = [_words(f"## {table.title}"), _words(table.caption)]
+    return "\n\n".join(filter(None, [*parts, markdown_table(rows, table.num_labels), notes]))
 
 
 def markdown_table(rows: Sequence[Sequence[str]], num_labels: int) -> str:
