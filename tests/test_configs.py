@@ -56,7 +56,7 @@ PAIRS = [
 ]  # fmt: skip
 
 
-def few(rows, every=3):
+def few(rows, every=5):
     """Rows of which the fast suite takes one in `every`, and `-m slow` the others."""
     return [
         pytest.param(row, marks=[pytest.mark.slow] if number % every else [])
@@ -416,10 +416,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param(path, marks=pytest.mark.slow) if path.parent.name == "small" else path
-        for path in STAGES
-    ],
+    few(STAGES, every=4),
     ids=lambda path: str(path.relative_to(CONFIGS)),
 )
 def test_stage_is_built_for_a_checkpoint(path, checkpoint):

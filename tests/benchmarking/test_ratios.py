@@ -33,6 +33,7 @@ def test_a_ratio_is_over_its_baseline():
     assert found["fit --print_config over `import torch, lightning`"] == 0.25
 
 
+@pytest.mark.slow
 def test_comparing_crops_takes_few_operations_more():
     size = SIZES["small"]._replace(batch_size=16)
     made = {name: sum(counted(step).values()) for name, step in steps(size).items()}

@@ -302,6 +302,7 @@ def run_on(checkpoint, run, root, *options, stage="knn"):
 SPLITS = ("train/a", "train/b", "val/a", "val/b")
 
 
+@pytest.mark.slow
 def test_folders_with_the_same_classes_have_records_of_their_own(checkpoint, tmp_path):
     options = ["--model.k", "[1]"]
     found = [
@@ -341,7 +342,11 @@ def test_splits_of_the_checkpoints_own_folder_are_not_looked_for_in_another(chec
 
 
 @pytest.mark.parametrize(
-    "stage", ["equivariance", "diagnostics", pytest.param("transformation", marks=pytest.mark.slow)]
+    "stage",
+    [
+        "equivariance",
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ("diagnostics", "transformation")),
+    ],
 )
 def test_photographs_without_classes_go_through_stages_that_need_none(stage, checkpoint, tmp_path):
     root = photographs(tmp_path / "images", "train", "val")

@@ -79,6 +79,7 @@ def on_ranks():
     return gradients(torch.distributed.get_rank())
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one():
     both = run_processes(on_ranks)
     torch.set_default_dtype(torch.float32)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks import gpu
@@ -18,6 +19,7 @@ def test_page_in_the_repository_is_the_scripts():
     assert all(f"| {name} |" in text for name in gpu.ROWS)
 
 
+@pytest.mark.slow
 def test_every_row_but_memory_can_be_measured_on_a_cpu(monkeypatch):
     monkeypatch.setattr(gpu, "NUM_WORKERS", 0)
     figures = gpu.measure(torch.device("cpu"), {"small": TINY}, repeats=1)

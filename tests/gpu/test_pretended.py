@@ -49,7 +49,7 @@ def test_pretended_gpu_notes_what_a_gpu_would_wait_for():
 @pytest.mark.parametrize(
     "options",
     [
-        (),
+        pytest.param((), marks=pytest.mark.slow),
         pytest.param((*DINO, "--model.regularizer", "null"), marks=pytest.mark.slow),
     ],
     ids=["moco-ser", "dino"],

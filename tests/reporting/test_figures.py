@@ -76,7 +76,7 @@ def texts_of(figure):
     ("views", "maps", "numbers"),
     [
         (gallery(), comparisons(), curves()),
-        (gallery(7), comparisons(5), curves(None)),
+        pytest.param(gallery(7), comparisons(5), curves(None), marks=pytest.mark.slow),
         (gallery(1), comparisons(1), []),
         (gallery(3), [], []),
     ],

@@ -179,7 +179,10 @@ def break_down():
     return sincos_position((1, 2, 3), 8)
 
 
-@pytest.mark.parametrize(("make", "is_mistake"), [(complain, True), (break_down, False)])
+@pytest.mark.parametrize(
+    ("make", "is_mistake"),
+    [(complain, True), pytest.param(break_down, False, marks=pytest.mark.slow)],
+)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_error_of_a_worker_counts_as_in_one_process(make, is_mistake):
     error = raised(lambda: list(DataLoader(Broken(make), num_workers=1)))

@@ -209,6 +209,7 @@ def videos_of(name):
     return videos, images.labels[chosen].tolist()
 
 
+@pytest.mark.slow
 def test_difficulty_compares_frames_further_apart(run):
     options = ["--data.perturbations", "[brightness, gaussian_noise]", *GENERATED]
     easy = perturbation(run, *options, dataset=SHAPES)

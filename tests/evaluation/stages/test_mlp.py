@@ -113,7 +113,7 @@ def test_initial_weights_depend_on_the_seed_alone():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("cached", ["true", "false"])
+@pytest.mark.parametrize("cached", [pytest.param("true", marks=pytest.mark.slow), "false"])
 def test_record_of_the_command(cached, checkpoint, tmp_path):
     record = run_stage(checkpoint, tmp_path, "--model.cache_features", cached)
     assert set(record.metrics) == {"top1", "top5", "top1_last_epoch", "top5_last_epoch"}

@@ -287,9 +287,7 @@ def few(values, *fast):
     return [v if v in fast else pytest.param(v, marks=pytest.mark.slow) for v in values]
 
 
-@pytest.mark.parametrize(
-    "how", few(LENGTHS, "epochs", "limited batches by steps", "accumulation by steps")
-)
+@pytest.mark.parametrize("how", few(LENGTHS, "limited batches by steps"))
 def test_finetuning_follows_its_closed_form(how, checkpoint):
     options, num_steps, steps_per_epoch = LENGTHS[how]
     if "accumulate_grad_batches" in options:  # the data give each pass a part of the batch

@@ -107,6 +107,7 @@ def test_each_set_has_the_accuracy_of_a_plain_loop(run, trees):
         assert record.protocol["head"] == {"epochs": 50}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*the released set has.*")
 def test_class_map_does_not_depend_on_the_other_sets(run, trees):
     path, found = run / "results" / "shift-imagenet_r.json", []

@@ -49,6 +49,7 @@ def test_stage_writes_a_record(checkpoint, bench, tmp_path):
     assert not list((tmp_path / "features").iterdir())
 
 
+@pytest.mark.slow
 def test_translations_and_views_out_of_range_have_records_of_their_own(checkpoint, tmp_path):
     write_bench(tmp_path / "t", num_train=3, num_val=2, num_latents=10)
     translated = arguments(checkpoint, str(tmp_path / "t"), "--model.batch_size", "256")
