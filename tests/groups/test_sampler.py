@@ -1,4 +1,5 @@
 import itertools
+import random
 
 import numpy as np
 import pytest
@@ -184,6 +185,13 @@ def test_uniforms_that_are_no_array_raise(kind):
         GroupSampler().sample(3, GRID, np.random.default_rng(0), kind([[[0.1, 0.2]] * 2] * 3))
 
 
+@pytest.mark.parametrize("rng", [torch.Generator(), random.Random(0), np.random.RandomState(0), 0])
+def test_generators_of_another_kind_raise(rng):
+    words = rf"rng_shared is a {type(rng).__name__}; .*numpy.random.default_rng"
+    with pytest.raises(ValueError, match=words):
+        GroupSampler().sample(1, GRID, rng, np.zeros((1, 2, 2)))
+
+
 @pytest.mark.parametrize("grid", [(0, 14), 14, (14,), (7.5, 14)])
 def test_base_grid_that_is_none_raises(grid):
     with pytest.raises(ValueError, match=r"base grid .* must be \(h, w\) .*at least 1 each"):
@@ -205,7 +213,11 @@ def test_angles_are_uniform_either_way_and_leave_the_other_draws():
         torch.testing.assert_close(one.angle, expected)
 
 
-@pytest.mark.parametrize("angles", [None, np.zeros((3, 1))], ids=["none", "one view"])
+@pytest.mark.parametrize(
+    "angles",
+    [None, np.zeros((3, 1)), [[0.1, 0.2]] * 3, torch.zeros(3, 2)],
+    ids=["none", "one view", "list", "tensor"],
+)
 def test_angle_without_angles_of_both_views_raises(angles):
     rng, uniforms = np.random.default_rng(0), np.zeros((3, 2, 2))
     with pytest.raises(ValueError, match=r"an angle of 30; give one for each of two views: \(3, 2"):

@@ -184,6 +184,15 @@ def test_maps_that_are_not_of_two_views_raise(spoil):
         make_regularizer()(*spoil(make_maps(elements), elements))
 
 
+@pytest.mark.parametrize("kind", ["numpy", "tolist"])
+def test_maps_that_are_no_tensors_raise(kind):
+    elements = make_elements(3)
+    maps = tuple(getattr(view, kind)() for view in make_maps(elements))
+    name = {"numpy": "ndarray", "tolist": "list"}[kind]
+    with pytest.raises(ValueError, match=rf"^maps are {name} and {name}; give tensors"):
+        make_regularizer()(maps, elements)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

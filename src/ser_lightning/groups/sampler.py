@@ -96,17 +96,23 @@ class GroupSampler:
         Raises:
             ValueError: if the draws are not those of the images, or the base grid is empty.
         """
+        if not isinstance(rng_shared, np.random.Generator):
+            raise ValueError(
+                f"rng_shared is a {type(rng_shared).__name__}; give a generator of numpy, such as "
+                "numpy.random.default_rng(seed), in the same state on every process"
+            )
         if not isinstance(uniforms, np.ndarray) or uniforms.shape != (num_images, 2, 2):
             given = f"{type(uniforms).__name__} of shape {(*np.shape(uniforms),)}"
             raise ValueError(
                 f"uniforms are a {given} for {num_images} images; give half turn and flip for each "
                 f"of two views: a numpy array ({num_images}, 2, 2)"
             )
-        if self.angle and (angles is None or angles.shape != (num_images, 2)):
-            shape = None if angles is None else angles.shape
+        is_array = isinstance(angles, np.ndarray)
+        if self.angle and (not is_array or angles.shape != (num_images, 2)):
+            given = f"of shape {angles.shape}" if is_array else type(angles).__name__
             raise ValueError(
-                f"angles of shape {shape} for {num_images} images and an angle of {self.angle:g}; "
-                f"give one for each of two views: ({num_images}, 2), or an angle of 0"
+                f"angles are {given} for {num_images} images and an angle of {self.angle:g}; give "
+                f"one for each of two views: ({num_images}, 2) of numpy, or an angle of 0"
             )
         if not fits(tuple[PositiveInt, PositiveInt], grid):
             raise ValueError(f"base grid {grid} must be (h, w) in whole tokens, at least 1 each")

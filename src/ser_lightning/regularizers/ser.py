@@ -233,6 +233,8 @@ def _check_shapes(
     elements: tuple[GroupElement, GroupElement],
     width: int,
 ) -> None:
+    if others := [type(view).__name__ for view in maps if not isinstance(view, Tensor)]:
+        raise ValueError(f"{name} are {' and '.join(others)}; give tensors (B, C, h, w)")
     shapes = [tuple(view.shape) for view in maps]
     made = [(len(element.flip), width, *element.shape) for element in elements]
     if len(made) != 2 or shapes != made:
