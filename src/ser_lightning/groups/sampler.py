@@ -107,9 +107,9 @@ class GroupSampler:
                 f"uniforms are a {given} for {num_images} images; give half turn and flip for each "
                 f"of two views: a numpy array ({num_images}, 2, 2)"
             )
-        is_array = isinstance(angles, np.ndarray)
-        if self.angle and (not is_array or angles.shape != (num_images, 2)):
-            given = f"of shape {angles.shape}" if is_array else type(angles).__name__
+        shape = angles.shape if isinstance(angles, np.ndarray) else None
+        if self.angle and shape != (num_images, 2):
+            given = f"of shape {shape}" if shape is not None else type(angles).__name__
             raise ValueError(
                 f"angles are {given} for {num_images} images and an angle of {self.angle:g}; give "
                 f"one for each of two views: ({num_images}, 2) of numpy, or an angle of 0"
