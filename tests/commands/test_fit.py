@@ -555,3 +555,9 @@ def test_mistake_of_any_kind_ends_in_a_few_lines(options, tmp_path, capsys):
     assert "ser-fit: error: " in message
     assert "Traceback" not in message
     assert len(message.splitlines()) < 25
+
+
+def test_number_that_nobody_logs_is_warned_of_before_the_run_ends_for_it(tmp_path, capsys):
+    options = ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/knn"]
+    with pytest.warns(UserWarning, match=r"EarlyStopping watches 'val/knn'.* val/knn_top1"):
+        error_of(["fit", "--config", TINY, "--run_dir", str(tmp_path), *options], capsys)

@@ -68,6 +68,7 @@ from ser_lightning.runtime.run_folder import (
     stored_configuration,
     usable_for,
 )
+from ser_lightning.runtime.watched import Watched
 from ser_lightning.trainer_rules import check_options, slow_precision
 
 _LINKED = {
@@ -204,11 +205,13 @@ class SERCommandLine(LightningCLI):
         refuse_other_root(config)
         check_options(config)
         refuse_too_many_workers(self.datamodule.num_workers)
-        checkpoint = self._get(self.config_init, "checkpoint")
+        checkpoint, evaluation = (
+            self._get(self.config_init, name) for name in ("checkpoint", "evaluation")
+        )
         checkpoint.dirpath = str(self.run_dir / CHECKPOINT_FOLDER)
         self.preemption = Preemption(checkpoint)
         config["callbacks"] = [*_as_list(config["callbacks"]), self.preemption]
-        config["callbacks"] += [Throughput(), ReturnsMemory()]
+        config["callbacks"] += [Throughput(), ReturnsMemory(), Watched(evaluation.measured)]
         has_progress = any(isinstance(each, ProgressBar) for each in config["callbacks"])
         if config["enable_progress_bar"] is not False and not has_progress:
             config["callbacks"].append(default_progress())

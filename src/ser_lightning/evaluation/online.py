@@ -95,6 +95,12 @@ class OnlineEvaluation(L.Callback):
         self._bank = self._queries = Rows(0)
         self._chosen = ChosenQueries()
 
+    def measured(self) -> list[str]:
+        """The names that a validation logs, as far as the first one has told them."""
+        bar = {"knn": "knn_top1", "turns": "equivariance/mean_centred/rotation_final"}
+        shown = [name for name, full in bar.items() if full in self.baseline]
+        return [*shown, *(f"val/{name}" for name in self.baseline)]
+
     @override
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _KEPT}  # a resumed run knows its baseline
