@@ -274,6 +274,23 @@ def torchvision_in_lightning(model, other):
     return {"state_dict": below("encoder.vit.", torchvision(model, other))}
 
 
+def mmpretrain(model, other):
+    """As its trainings save it: the model alone, with its head."""
+    places = {"patch_embed.proj": "patch_embed.projection", "pos_embed": "pos_embed",
+              "cls_token": "cls_token", "norm.": "ln1."}  # fmt: skip
+    inner = {"norm": "ln", "attn": "attn", "mlp.fc1": "ffn.layers.0.0", "mlp.fc2": "ffn.layers.1",
+             "ls1.gamma": "attn.gamma1.weight", "ls2.gamma": "ffn.gamma2.weight"}  # fmt: skip
+    state = below("backbone.", renamed(body(model), places, "layers.", inner))
+    return {"state_dict": {**state, "head.layers.head.weight": torch.ones(5, 128)}, "meta": {}}
+
+
+def mmpretrain_moco_v3(model, other):
+    state, momentum = (mmpretrain(each, None)["state_dict"] for each in (model, other))
+    prefix = "momentum_encoder.module.0."
+    state |= {n.replace("backbone.", prefix): v for n, v in momentum.items() if "backbone" in n}
+    return {"state_dict": state | {"momentum_encoder.steps": torch.tensor(3)}}
+
+
 def renamed(state, places, block, inner):
     """A state dict whose names of blocks and of the rest start otherwise."""
     found = {}

@@ -63,6 +63,9 @@ LAYOUTS = {  # what makes the file, options of its ViT, and how it is called
         DINOV2,
         "Hugging Face DINOv2 below state_dict.encoder",
     ),
+    "mmpretrain": (files.mmpretrain, {}, "mmpretrain"),
+    "mmpretrain, LayerScale": (files.mmpretrain, DINOV2, "mmpretrain"),
+    "mmpretrain, MoCo-v3": (files.mmpretrain_moco_v3, {}, "mmpretrain, MoCo-v3"),
     "torchvision": (files.torchvision, {}, "torchvision"),
     "torchvision, older": (files.torchvision_older, {}, "torchvision"),
     "torchvision, below a name": (
@@ -291,7 +294,7 @@ def test_number_of_heads_is_known_given_or_assumed_and_said(tmp_path):
 
 @pytest.mark.parametrize(
     "make",
-    [files.moco_v3, files.solo_learn_moco_v3, files.solo_learn_mae],
+    [files.moco_v3, files.solo_learn_moco_v3, files.solo_learn_mae, files.mmpretrain_moco_v3],
     ids=lambda f: f.__name__,
 )
 def test_twelve_heads_of_small_vits_are_known(make, tmp_path):

@@ -113,8 +113,8 @@ class SplitViT(nn.Module):
             freeze_patch_embed: whether the patch embedding stays as it is, as in MoCo-v3.
             weights: file to start from: a checkpoint of this project, or weights in the layout of
                 timm, torchvision, DeiT, DINO, DINOv2, MSN, MoCo-v3, MAE, solo-learn, lightly,
-                Hugging Face, CLIP or SER's public code. Its position embedding takes the place of a
-                fixed one, and is frozen like it.
+                mmpretrain, Hugging Face, CLIP or SER's public code. Its position embedding takes
+                the place of a fixed one, and is frozen like it.
             cls_only_last_block: compute only [CLS] in the last block, where nothing else is used;
                 the same embedding for less work.
             grad_checkpointing: keep only what enters each block, and compute the block again in

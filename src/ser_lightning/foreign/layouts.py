@@ -20,6 +20,7 @@ from ser_lightning.foreign.names import (
     of_clip,
     of_hugging_face,
     of_hugging_face_clip,
+    of_mmpretrain,
     of_torchvision,
 )
 from ser_lightning.sealed import read_tensors
@@ -84,8 +85,8 @@ UNRECORDED = "lightly, or ser-lightning without its record"
 # The first row that fits is taken. Sources, by repository: facebookresearch/moco-v3,
 # facebookresearch/dino, facebookresearch/dinov2, facebookresearch/mae, facebookresearch/deit,
 # facebookresearch/msn, bytedance/ibot, vturrisi/solo-learn, lightly-ai/lightly,
-# huggingface/transformers, pytorch/vision, openai/CLIP, mlfoundations/open_clip,
-# aitrics-chris/SER.
+# huggingface/transformers, pytorch/vision, open-mmlab/mmpretrain, openai/CLIP,
+# mlfoundations/open_clip, aitrics-chris/SER.
 LAYOUTS = (
     Layout(
         "ser-lightning", r"(?:state_dict\.)?(?:backbone\.)?vit\.",
@@ -174,6 +175,13 @@ _CLIP = Layout(
     dropped=r"^proj$",
 )  # fmt: skip
 _TORCHVISION = Layout("torchvision", _BELOW + _WRAPPED, rename=of_torchvision, dropped=r"^heads\.")
+_MMPRETRAIN = (
+    Layout(
+        "mmpretrain, MoCo-v3", _BELOW + r"backbone\.", _BELOW + r"momentum_encoder\.module\.0\.",
+        mark=r"(^|\.)momentum_encoder\.", rename=of_mmpretrain, heads={384: 12},
+    ),
+    Layout("mmpretrain", _BELOW + _WRAPPED, rename=of_mmpretrain),
+)  # fmt: skip
 OWN = LAYOUTS[0]
 _STEMS = {  # the patch embedding, or what else stands in one ViT alone
     "patch_embed.proj.weight": LAYOUTS,
@@ -181,6 +189,7 @@ _STEMS = {  # the patch embedding, or what else stands in one ViT alone
     "embeddings.patch_embedding.weight": (_HUGGING_FACE_CLIP,),
     "ln_pre.weight": (_CLIP,),
     "conv_proj.weight": (_TORCHVISION,),
+    "patch_embed.projection.weight": _MMPRETRAIN,
 }
 # of any project: its heads, and what stands in for patches that are not shown
 _HEAD = r"^((head|head_dist|fc|classifier)\.|(mask_token|masked_embed)$)"

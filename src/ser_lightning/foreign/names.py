@@ -76,6 +76,18 @@ _TORCHVISION: Renamed = (
     (_ENCODER_LAYER + r"mlp\.(?:0|linear_1)\.", r"blocks.\1.mlp.fc1."),
     (_ENCODER_LAYER + r"mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
 )  # fmt: skip
+
+# Source: open-mmlab/mmpretrain, models/backbones/vision_transformer.py.
+_MM_LAYER = r"^layers\.(\d+)\."
+_MMPRETRAIN: Renamed = (
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^ln1\.", "norm."),
+    (_MM_LAYER + r"ln([12])\.", r"blocks.\1.norm\2."),
+    (_MM_LAYER + r"ffn\.layers\.0\.0\.", r"blocks.\1.mlp.fc1."),
+    (_MM_LAYER + r"ffn\.layers\.1\.", r"blocks.\1.mlp.fc2."),
+    (_MM_LAYER + r"(?:attn|ffn)\.gamma([12])\.weight$", r"blocks.\1.ls\2.gamma"),
+    (_MM_LAYER, r"blocks.\1."),
+)  # fmt: skip
 _PARTS = ("query", "key", "value")
 
 
@@ -97,6 +109,11 @@ def of_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def of_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of torchvision's ViT, its prefix gone, under timm's names."""
     return _renamed(state, _TORCHVISION)
+
+
+def of_mmpretrain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of mmpretrain's ViT, its prefix gone, under timm's names."""
+    return _renamed(state, _MMPRETRAIN)
 
 
 def _renamed(state: Mapping[str, Tensor], table: Renamed) -> dict[str, Tensor]:
