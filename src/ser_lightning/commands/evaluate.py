@@ -85,8 +85,8 @@ class StageCommandLine(LightningCLI):
         )
         file = (
             "File to evaluate: a run's checkpoint, an export, or weights in the layout of timm, "
-            "torchvision, DeiT, DINO, DINOv2, MoCo-v3, MAE, solo-learn, mmpretrain, CLIP, Hugging Face "
-            "or SER's public code; or timm's name of a ViT."
+            "torchvision, DeiT, DINO, DINOv2, MoCo-v3, MAE, solo-learn, mmpretrain, CLIP, Hugging "
+            "Face or SER's public code; or timm's name of a ViT."
         )
         parser.add_argument("--checkpoint", type=str, required=True, help=file)
         parser.add_argument("--images", type=str | None, default=None, help=images)
