@@ -22,8 +22,7 @@ _VERDICTS = {
     "cannot be told from noise": ("0.45", "o", "white"),
 }
 """Colour, marker and its filling, told apart in grey too."""
-_SCALES = {"accuracy, points": 2, "equivariance score": 3}
-"""Panels of the statements, by the decimals of their measures."""
+_POINTS, _SCORE = "accuracy, points", "equivariance, score"
 _LINE = 72  # letters of a statement
 _ROW, _FRAME = 0.27, 0.85  # inches
 _WIDTH, _WORDS, _NUMBERS = 11.0, 5.1, 1.9  # of the page, and of what stands beside the intervals
@@ -37,15 +36,11 @@ def statements_figure(path: Path, judged: Sequence[Judged]) -> bool:
 
     Statements without an interval are left out. Says whether there is any.
     """
-    panels = {
-        title: [
-            each
-            for each in judged
-            if each.interval and describe(each.claim.measure.metric).digits == digits
-        ]
-        for title, digits in _SCALES.items()
-    }
-    panels = {title: found for title, found in panels.items() if found}
+    panels: dict[str, list[Judged]] = {}
+    for each in judged:
+        if each.interval is not None:
+            is_share = describe(each.claim.measure.metric).digits < 3  # in percent
+            panels.setdefault(_POINTS if is_share else _SCORE, []).append(each)
     if not panels:
         return False
     heights = [_ROW * len(found) + _FRAME for found in panels.values()]

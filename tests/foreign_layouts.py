@@ -270,6 +270,13 @@ def torchvision_older(model, other):
     return torchvision(model, other, older=True)
 
 
+def torchvision_ema(model, other):
+    """As its training script saves it, with averaged weights."""
+    averaged = below("module.", torchvision(other, None))
+    return {"model": torchvision(model, None),
+            "model_ema": {**averaged, "n_averaged": torch.tensor(7)}}  # fmt: skip
+
+
 def torchvision_in_lightning(model, other):
     return {"state_dict": below("encoder.vit.", torchvision(model, other))}
 
@@ -282,6 +289,18 @@ def mmpretrain(model, other):
              "ls1.gamma": "attn.gamma1.weight", "ls2.gamma": "ffn.gamma2.weight"}  # fmt: skip
     state = below("backbone.", renamed(body(model), places, "layers.", inner))
     return {"state_dict": {**state, "head.layers.head.weight": torch.ones(5, 128)}, "meta": {}}
+
+
+def mmsegmentation(model, other):
+    """The same, whose attention is torch's."""
+    state = mmpretrain(model, other)["state_dict"]
+    for name in [name for name in state if ".attn." in name]:
+        value = state.pop(name)
+        new = name.replace("attn.qkv.", "attn.attn.in_proj_").replace(
+            "attn.proj", "attn.attn.out_proj"
+        )
+        state[new] = value
+    return {"state_dict": state}
 
 
 def mmpretrain_moco_v3(model, other):
@@ -320,6 +339,12 @@ def clip(model, other, prefix="visual."):
     text = {"transformer.resblocks.0.ln_1.weight": torch.ones(7), "logit_scale": torch.ones(()),
             "positional_embedding": torch.ones(5, 7), "ln_final.weight": torch.ones(7)}  # fmt: skip
     return below(prefix, {**state, "proj": torch.ones(256, 7)}) | text
+
+
+def clip_of_openai(model, other):
+    """With the numbers that its files have beside the weights."""
+    return {**clip(model, other), "input_resolution": torch.tensor(224),
+            "context_length": torch.tensor(77), "vocab_size": torch.tensor(49408)}  # fmt: skip
 
 
 def hugging_face_clip(model, other):

@@ -37,6 +37,7 @@ def test_archive_of_others_is_told_from_one_of_a_newer_torch(save, tmp_path):
     save(tmp_path / "a.pth")
     reason = why_unreadable(tmp_path / "a.pth", RuntimeError("failed"))
     assert reason.startswith("it is a zip archive that torch.save did not write")
+    assert ("torch.jit.load(" in reason) == (save is saved_script)
     torch.save({}, tmp_path / "b.pth")
     assert "use a newer torch" in why_unreadable(tmp_path / "b.pth", RuntimeError("failed"))
 

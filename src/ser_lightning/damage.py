@@ -84,14 +84,13 @@ def why_no_tensors(path: Path) -> str:
         return _POINTER if stream.read(len(_LFS)) == _LFS else ""
 
 
-def _is_saved(path: Path) -> bool:
-    """Whether an archive has the parts of one that `torch.save` writes, and none of TorchScript."""
+def _parts(path: Path) -> set[str]:
+    """The names of an archive's parts; those of `torch.save` where torch says better what is."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = {name.rpartition("/")[2] for name in archive.namelist()}
+            return {name.rpartition("/")[2] for name in archive.namelist()}
     except (*_OF_ZIP, OSError):
-        return True  # which torch says better
-    return "data.pkl" in names and "constants.pkl" not in names
+        return {"data.pkl"}
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
@@ -102,6 +101,7 @@ def why_unreadable(path: Path, error: Exception) -> str:
     length = int.from_bytes(start[:8], "little")  # of a safetensors file's header
     named = "" if path.suffix == ".safetensors" else f"; name it {path.stem}.safetensors"
     reason = re.sub(r"\[enforce fail at [^]]*\][ .]*", "", " ".join(str(error).split()))
+    parts = _parts(path) if start.startswith(b"PK") else set()
     answers = {
         "it is empty; take another": not start,
         f"it is an image; {_GIVE}": start.startswith(_IMAGES),
@@ -119,9 +119,14 @@ def why_unreadable(path: Path, error: Exception) -> str:
         f"it is the index of a model in several files; {AS_ONE}": path.name.endswith(".index.json"),
         _POINTER: start.startswith(_LFS),
         f"it is a text file; {_GIVE}": all(byte > 31 or byte in b"\t\n\r\f" for byte in start),
-        "it is a zip archive that torch.save did not write, such as packed files, arrays of NumPy, "
-        "TorchScript or a graph of torch.export; save its state_dict, or give a file of weights": (
-            start.startswith(b"PK") and not _is_saved(path)
+        "it is a zip archive that torch.save did not write, but TorchScript; if you trust it, this "
+        'keeps its weights alone: python -c "import torch; '
+        f"torch.save(torch.jit.load({str(path)!r}, 'cpu').state_dict(), 'weights.pth')\"": (
+            {"data.pkl", "constants.pkl"} <= parts
+        ),
+        "it is a zip archive that torch.save did not write, such as packed files, arrays of NumPy "
+        "or a graph of torch.export; unpack it, or give a file of weights": (
+            start.startswith(b"PK") and "data.pkl" not in parts
         ),
         f"torch {version('torch')} cannot read it ({reason[:150]}); use a newer torch": (
             start.startswith(b"PK")

@@ -557,7 +557,26 @@ def test_mistake_of_any_kind_ends_in_a_few_lines(options, tmp_path, capsys):
     assert len(message.splitlines()) < 25
 
 
+def watching(name, run):
+    options = ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", name]
+    options += ["--trainer.log_every_n_steps", "1"]
+    return ["fit", "--config", TINY, "--run_dir", str(run), *options]
+
+
 def test_number_that_nobody_logs_is_warned_of_before_the_run_ends_for_it(tmp_path, capsys):
-    options = ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/knn"]
     with pytest.warns(UserWarning, match=r"EarlyStopping watches 'val/knn'.* val/knn_top1"):
-        error_of(["fit", "--config", TINY, "--run_dir", str(tmp_path), *options], capsys)
+        error_of(watching("val/knn", tmp_path), capsys)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/unreadable_images",  # at the end of an epoch alone
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("throughput/images_per_second", "gradient_norm", "knn", "loss/invariance")
+        ),
+    ],
+)
+def test_every_number_of_a_run_may_be_watched(name, tmp_path):
+    main(watching(name, tmp_path))  # in which a warning is an error

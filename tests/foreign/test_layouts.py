@@ -64,9 +64,11 @@ LAYOUTS = {  # what makes the file, options of its ViT, and how it is called
         "Hugging Face DINOv2 below state_dict.encoder",
     ),
     "mmpretrain": (files.mmpretrain, {}, "mmpretrain"),
+    "mmsegmentation": (files.mmsegmentation, {}, "mmpretrain"),
     "mmpretrain, LayerScale": (files.mmpretrain, DINOV2, "mmpretrain"),
     "mmpretrain, MoCo-v3": (files.mmpretrain_moco_v3, {}, "mmpretrain, MoCo-v3"),
     "torchvision": (files.torchvision, {}, "torchvision"),
+    "torchvision, averaged weights": (files.torchvision_ema, {}, "torchvision"),
     "torchvision, older": (files.torchvision_older, {}, "torchvision"),
     "torchvision, below a name": (
         files.torchvision_in_lightning,
@@ -252,16 +254,22 @@ def test_torchvisions_own_model_comes_back(tmp_path):
 CLIP = "vit_xsmall_patch16_clip_224"
 
 
-@pytest.mark.parametrize(
-    ("make", "layout"),
-    [(files.clip, "CLIP"), (files.hugging_face_clip, "Hugging Face CLIP")],
-    ids=["CLIP", "Hugging Face"],
-)
-def test_visual_tower_of_clip_comes_back_by_timms_name(make, layout, tmp_path):
+def filled(name, **options):
+    """A model of timm's name, every weight of which is drawn and counts."""
     torch.manual_seed(0)
-    model = timm.create_model(CLIP, num_classes=0).eval()
+    model = timm.create_model(name, num_classes=0, **options).eval()
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.2)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "layout"),
+    [(files.clip, "OpenCLIP"), (files.hugging_face_clip, "Hugging Face CLIP")],
+    ids=["OpenCLIP", "Hugging Face"],
+)
+def test_visual_tower_of_clip_comes_back_by_timms_name(make, layout, tmp_path):
+    model = filled(CLIP)
     torch.save(make(model, None), tmp_path / "clip.pt")
     with pytest.raises(ValueError, match="has a norm before its blocks"):
         open_backbone(tmp_path / "clip.pt")
@@ -270,16 +278,55 @@ def test_visual_tower_of_clip_comes_back_by_timms_name(make, layout, tmp_path):
     assert difference(opened.backbone.eval(), model, images(224)) < TOLERANCE
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_activation_beside_clip_must_be_that_of_its_name(whole, tmp_path):
-    model = timm.create_model(CLIP, num_classes=0)
-    torch.save(files.hugging_face_clip(model, None), tmp_path / "pytorch_model.bin")
-    told = {"hidden_size": 256, "hidden_act": "quick_gelu", "num_attention_heads": 4}
-    (tmp_path / "config.json").write_text(json.dumps({"vision_config": told} if whole else told))
-    with pytest.raises(ValueError, match=r"activation quick_gelu, and timm's .* with quickgelu in"):
-        open_backbone(tmp_path / "pytorch_model.bin", name=CLIP)
-    with pytest.raises(ValueError, match=r"as CLIP's, .*--model.timm_name NAME, such as"):
-        open_backbone(tmp_path / "pytorch_model.bin")
+TYPE = {"model_type": "clip_vision_model"}
+QUICK = {"img_size": 32, "patch_size": 8, "embed_dim": 256, "depth": 2, "num_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("make", "config", "told"),
+    [
+        (files.clip_of_openai, None, "quick_gelu"),
+        (files.clip, None, None),
+        (files.hugging_face_clip, None, None),
+        (files.hugging_face_clip, {"hidden_size": 256, "hidden_act": "quick_gelu"}, "quick_gelu"),
+        (files.hugging_face_clip, {"hidden_size": 256, "hidden_act": "relu"}, "relu"),
+        (files.hugging_face_clip, TYPE, "quick_gelu"),
+        (files.hugging_face_clip, {**TYPE, "hidden_act": "gelu"}, "gelu"),
+        (files.hugging_face_clip, {"vision_config": TYPE}, "quick_gelu"),
+        (files.hugging_face_clip, {"vision_config": {**TYPE, "hidden_act": "gelu"}}, "gelu"),
+    ],
+)  # fmt: skip
+def test_activation_that_a_file_tells_must_be_that_of_the_vit(make, config, told, tmp_path):
+    quick = "vit_base_patch32_clip_quickgelu_224"
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(make(filled(quick, **QUICK), None), path)
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    sizes = {"embed_dim": 256, "depth": 2, "num_heads": 4, "norm_eps": 1e-5}
+    arguments = {"image_size": 32, "patch_size": 8, "layer": 1, "vit_options": sizes}
+    for name, own in ((quick, "quick_gelu"), (CLIP, "gelu")):
+        if told in (None, own):
+            SplitViT(name, **arguments, weights=str(path))
+        else:
+            words = rf"with the activation {told}, and this ViT has {own}; give timm's name"
+            with pytest.raises(ValueError, match=words):
+                SplitViT(name, **arguments, weights=str(path))
+    if told not in (None, "gelu"):
+        with pytest.raises(ValueError, match=f"with the activation {told}"):
+            open_backbone(path, name=CLIP)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    ["decoder.conv_proj.weight", "text.ln_pre.weight", "decoder.patch_embed.projection.weight"],
+)
+def test_what_stands_beside_a_vit_without_a_class_token_is_no_vit(beside, tmp_path):
+    model = vit()
+    state = {**files.below("net.encoder.", files.body(model)), beside: torch.ones(4)}
+    torch.save(state, tmp_path / "vit.pth")
+    opened = open_backbone(tmp_path / "vit.pth")
+    assert opened.layout == "timm below net.encoder"
+    assert difference(opened.backbone.eval(), model, images()) < TOLERANCE
 
 
 def test_number_of_heads_is_known_given_or_assumed_and_said(tmp_path):

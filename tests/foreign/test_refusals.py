@@ -98,6 +98,21 @@ def test_weights_of_another_kind_of_network_are_refused_in_a_sentence(changes, r
     assert str(tmp_path / "a.pth") in said
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (128,), (1, 128)])
+@pytest.mark.parametrize("make", [files.hugging_face, files.torchvision], ids=["HF", "torchvision"])
+def test_class_tokens_of_odd_shapes_are_refused_in_a_sentence(make, shape, tmp_path):
+    name = "cls_token" if make is files.hugging_face else "class_token"
+    path = changed(tmp_path / "a.pth", make, **{name: torch.ones(shape)})
+    assert f"has cls_token of shape {shape}, and is not" in refusal(path)
+    assert "do not fit this ViT" in refusal(path, name="vit_tiny_patch16_224")
+
+
+def test_queries_without_an_axis_are_refused_in_a_sentence(tmp_path):
+    place = "vit.encoder.layer.0.attention.attention.query.weight"
+    path = changed(tmp_path / "a.pth", files.hugging_face, **{place: torch.ones(())})
+    assert "unexpected: blocks.0.attn.key.weight, blocks.0.attn.query.weight" in refusal(path)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -18,10 +18,12 @@ def evaluation(baseline):
     return found
 
 
-def step(watched, *callbacks, logged=("loss", "loss/invariance")):
+def step(watched, *callbacks, number=3):
+    """What happens after a step of a run that logs at every second one."""
     trainer = SimpleNamespace(
-        callbacks=[watched, *callbacks], callback_metrics=dict.fromkeys(logged)
-    )
+        callbacks=[watched, *callbacks], callback_metrics={"loss": 1.0, "loss/invariance": 1.0},
+        log_every_n_steps=2, global_step=number, _results={},
+    )  # fmt: skip
     watched.on_train_batch_end(trainer, None, None, None, 0)
 
 
@@ -46,6 +48,9 @@ def test_what_steps_or_validations_log_and_callbacks_that_watch_nothing_are_pass
             step(Watched(evaluation(MEASURED).measured), EarlyStopping(monitor=name))
         others = LearningRateMonitor(), ModelCheckpoint()
         step(Watched(evaluation(MEASURED).measured), *others)
+        step(Watched(evaluation(MEASURED).measured), EarlyStopping(monitor="no", strict=False))
+        # some numbers are logged at every second step alone
+        step(Watched(evaluation(MEASURED).measured), EarlyStopping(monitor="no"), number=2)
         # without a first validation nobody knows what it will log
         step(Watched(evaluation({}).measured), EarlyStopping(monitor="val/nonsense"))
 

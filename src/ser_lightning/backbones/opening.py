@@ -12,12 +12,16 @@ from typing import Any
 import timm
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from timm.layers.activations import QuickGELU
 
 from ser_lightning.backbones.preparation import Preparation, name_beside, preparation_of
 from ser_lightning.backbones.split_vit import SplitViT
 from ser_lightning.backbones.vit import RESERVED_OPTIONS, heads_of, why_not_plain
-from ser_lightning.backbones.weights import load_weights, own_arguments, read_preparation
+from ser_lightning.backbones.weights import (
+    load_weights,
+    own_arguments,
+    read_preparation,
+    require_activation,
+)
 from ser_lightning.files import file_sha256, with_home
 from ser_lightning.foreign import Branch, Weights, read_weights
 from ser_lightning.foreign.architecture import (
@@ -27,7 +31,6 @@ from ser_lightning.foreign.architecture import (
     architecture_of,
     read_config_beside,
     read_options_beside,
-    told_activation,
     told_epsilon,
     told_heads,
 )
@@ -191,7 +194,7 @@ def _of_file(
         changed |= told_epsilon(weights)
         try:
             backbone = _by_name(told, image_size, 0, changed)
-            _require_activation(backbone, told, weights)
+            require_activation(backbone.vit, weights)
             load_weights(backbone.vit, weights, NAME_OPTION)
         except ValueError as error:
             if name is not None:
@@ -247,17 +250,6 @@ def _by_name(
         "patch_size": changed.get("patch_size"), "vit_options": options,
     }  # fmt: skip
     return _built(arguments, seed)
-
-
-def _require_activation(backbone: SplitViT, name: str, weights: Weights) -> None:
-    """Refuses GELU in the place of CLIP's quicker one, and the reverse, of which no shape tells."""
-    told = told_activation(weights)
-    is_quick = isinstance(getattr(backbone.vit.blocks[0].mlp, "act", None), QuickGELU)
-    if told in ("gelu", "quick_gelu") and is_quick != (told == "quick_gelu"):
-        raise ValueError(
-            f"{CONFIG} beside {weights.path} has the activation {told}, and timm's {name} another; "
-            f"give the name {'without' if is_quick else 'with'} quickgelu in it"
-        )
 
 
 def _built(arguments: dict[str, Any], seed: int = 0) -> SplitViT:

@@ -14,6 +14,7 @@ import timm
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError, safe_open
+from timm.layers.mlp import Mlp
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -22,11 +23,24 @@ from ser_lightning.backbones.vit import heads_of
 from ser_lightning.checkpoints import CHECKPOINT_KEY, checkpoint_config
 from ser_lightning.files import with_home
 from ser_lightning.foreign import Branch, Weights, read_weights
-from ser_lightning.foreign.architecture import odd_shapes, split_position, told_heads
+from ser_lightning.foreign.architecture import (
+    odd_shapes,
+    split_position,
+    told_activation,
+    told_heads,
+)
 from ser_lightning.foreign.layouts import AGAIN, SAFE
 from ser_lightning.sealed import read_tensors, write_tensors
 from ser_lightning.trusted import printable
 
+_ACTIVATIONS = {
+    "GELU": ("gelu", "gelu_python"),
+    "GELUTanh": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"),
+    "QuickGELU": ("quick_gelu",),
+    "ReLU": ("relu",),
+    "SiLU": ("silu", "swish"),
+}
+"""Hugging Face's names of activations by the class that a ViT of timm has."""
 PREPARATION = "preparation"  # of images, among the notes of a safetensors file
 
 
@@ -51,7 +65,20 @@ def load_vit(vit: VisionTransformer, path: str | Path, branch: Branch | None = N
             f"{vit.embed_dim}, the backbone {heads}; give --model.backbone.vit_options.num_heads "
             f"{known}, unless the file is of another model"
         )
+    require_activation(vit, weights)
     load_weights(vit, weights, "--model.backbone.name")
+
+
+def require_activation(vit: VisionTransformer, weights: Weights) -> None:
+    """Raises where a file is known to have another activation than a ViT; no shape tells it."""
+    told, mlp = told_activation(weights), vit.blocks[0].mlp
+    own = _ACTIVATIONS.get(type(getattr(mlp, "act", None)).__name__)
+    if isinstance(mlp, Mlp) and own is not None and told not in (None, *own):
+        raise ValueError(
+            f"{weights.path} ({weights.layout.name}) is of a model with the activation {told}, and "
+            f"this ViT has {own[0]}; give timm's name of one with {told}, such as "
+            "vit_base_patch32_clip_quickgelu_224 for quick_gelu"
+        )
 
 
 def not_finite(module: nn.Module) -> list[str]:

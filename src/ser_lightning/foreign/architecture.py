@@ -18,6 +18,7 @@ _GATED = "vit_giant_patch14_dinov2"  # of timm's plain ViTs, one whose MLP is ga
 _WIDE_HEADS = dict.fromkeys((1152, 1280, 1408, 1664), 16)  # So400M, ViT-H, ViT-g, ViT-G
 _CHANNELS = 64  # of a head, in all others
 CONFIG = "config.json"  # beside weights
+_ACTIVATIONS = {"clip_vision_model": "quick_gelu"}  # of its models where their config has none
 _TOKENS = ("cls_token", "reg_token", "pos_embed")
 _PER_BLOCK = r"^blocks\.(\d+)\."
 
@@ -84,8 +85,7 @@ def told_heads(weights: Weights) -> int | None:
     """
     of_timm = read_options_beside(weights.path, "model_args").get("num_heads")
     told = _config_of(weights).get("num_attention_heads", of_timm)
-    token = weights.state.get("cls_token")
-    known = None if token is None else weights.layout.heads.get(token.shape[-1])
+    known = weights.layout.heads.get(_width(weights) or 0)
     return told if known is None and isinstance(told, int) else known
 
 
@@ -103,12 +103,14 @@ def told_epsilon(weights: Weights) -> dict[str, float]:
 
 
 def told_activation(weights: Weights) -> str | None:
-    """The activation of its blocks by Hugging Face's name where the `config.json` has it.
+    """The activation of its blocks by Hugging Face's name, where the file or its config tells it.
 
     Raises:
         ValueError: what lies beside the file is of another model.
     """
-    told = _config_of(weights).get("hidden_act")
+    config = _config_of(weights)
+    usual = _ACTIVATIONS.get(str(config.get("model_type")), weights.layout.activation)
+    told = config.get("hidden_act", usual)
     return told if isinstance(told, str) else None
 
 
@@ -129,7 +131,7 @@ def read_config_beside(path: Path) -> dict[str, Any]:
     content = read_mapping(path.with_name(CONFIG))
     if isinstance(content.get("vision_config"), dict):
         content = content["vision_config"]
-    return content if {"hidden_size", "architecture"} & content.keys() else {}
+    return content if {"hidden_size", "architecture", "model_type"} & content.keys() else {}
 
 
 def _config_of(weights: Weights) -> dict[str, Any]:
@@ -138,14 +140,20 @@ def _config_of(weights: Weights) -> dict[str, Any]:
     Raises:
         ValueError: it is of another model, as in a folder of downloads.
     """
-    config, token = read_config_beside(weights.path), weights.state.get("cls_token")
+    config, width = read_config_beside(weights.path), _width(weights)
     told = config.get("hidden_size", config.get("num_features"))
-    if token is not None and told not in (None, token.shape[-1]):
+    if width is not None and told not in (None, width):
         raise ValueError(
-            f"{weights.path} has weights of width {token.shape[-1]}, and {CONFIG} beside it is of "
+            f"{weights.path} has weights of width {width}, and {CONFIG} beside it is of "
             f"a model of width {told}; put the file into a folder without it"
         )
     return config
+
+
+def _width(weights: Weights) -> int | None:
+    """Channels of the class token; None where there is none."""
+    token = weights.state.get("cls_token")
+    return None if token is None or token.ndim == 0 else token.shape[-1]
 
 
 def read_options_beside(path: Path, name: str) -> dict[str, Any]:

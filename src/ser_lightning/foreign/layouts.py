@@ -8,6 +8,7 @@ are there, tell the layout.
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,11 +18,12 @@ from ser_lightning.checkpoints import CHECKPOINT_KEY, load_checkpoint
 from ser_lightning.damage import AS_ONE
 from ser_lightning.files import with_home
 from ser_lightning.foreign.names import (
-    of_clip,
-    of_hugging_face,
-    of_hugging_face_clip,
-    of_mmpretrain,
-    of_torchvision,
+    CLIP,
+    HUGGING_FACE,
+    HUGGING_FACE_CLIP,
+    MMPRETRAIN,
+    TORCHVISION,
+    renamed,
 )
 from ser_lightning.sealed import read_tensors
 
@@ -46,6 +48,7 @@ class Layout:
         default: the branch that the project itself evaluates.
         heads: attention heads by width, where they are not one per 64 channels.
         eps: of its layer norms.
+        activation: of its blocks, by Hugging Face's name, where the layout tells it.
         remedy: what to do where a file of this layout does not fit; "{option}" is timm's name's.
     """
 
@@ -58,6 +61,7 @@ class Layout:
     default: Branch = "online"
     heads: Mapping[int, int] = field(default_factory=dict)
     eps: float = 1e-6
+    activation: str | None = None
     remedy: str = _NAMED
 
 
@@ -158,38 +162,44 @@ LAYOUTS = (
 _HUGGING_FACE = (
     Layout(
         "Hugging Face DINOv2", r"(?:state_dict\.)?" + _HF, mark=r"\blayer_scale1\.lambda1$",
-        rename=of_hugging_face, dropped=_HF_HEADS,
+        rename=partial(renamed, HUGGING_FACE), dropped=_HF_HEADS,
         remedy=_NAMED.replace("vit_small_patch16_224", "vit_small_patch14_dinov2"),
     ),
     Layout(
-        "Hugging Face ViT", r"(?:state_dict\.)?" + _HF, rename=of_hugging_face, dropped=_HF_HEADS,
-        eps=1e-12,
+        "Hugging Face ViT", r"(?:state_dict\.)?" + _HF, rename=partial(renamed, HUGGING_FACE),
+        dropped=_HF_HEADS, eps=1e-12,
     ),
 )  # fmt: skip
 _HUGGING_FACE_CLIP = Layout(
-    "Hugging Face CLIP", _BELOW + r"(?:clip\.)?(?:vision_model\.)?", eps=1e-5, remedy=_CLIP_NAMED,
-    rename=of_hugging_face_clip, dropped=r"^embeddings\.position_ids$",
+    "Hugging Face CLIP", _BELOW + r"(?:clip\.)?(?:vision_model\.)?",
+    rename=partial(renamed, HUGGING_FACE_CLIP, has_bare_tokens=True),
+    dropped=r"^embeddings\.position_ids$", eps=1e-5, remedy=_CLIP_NAMED,
 )  # fmt: skip
-_CLIP = Layout(
-    "CLIP", _BELOW + r"(?:module\.)?(?:visual\.)?", eps=1e-5, remedy=_CLIP_NAMED, rename=of_clip,
-    dropped=r"^proj$",
+_OPENCLIP = Layout(
+    "OpenCLIP", _BELOW + r"(?:module\.)?(?:visual\.)?",
+    rename=partial(renamed, CLIP, has_bare_tokens=True),
+    dropped=r"^proj$", eps=1e-5, remedy=_CLIP_NAMED,
 )  # fmt: skip
-_TORCHVISION = Layout("torchvision", _BELOW + _WRAPPED, rename=of_torchvision, dropped=r"^heads\.")
+_CLIP = replace(_OPENCLIP, name="CLIP", mark=r"(^|\.)input_resolution$", activation="quick_gelu")
+_TORCHVISION = Layout(
+    "torchvision", _BELOW + _WRAPPED, r"model_ema\.module\.",
+    rename=partial(renamed, TORCHVISION), dropped=r"^heads\.",
+)  # fmt: skip
 _MMPRETRAIN = (
     Layout(
         "mmpretrain, MoCo-v3", _BELOW + r"backbone\.", _BELOW + r"momentum_encoder\.module\.0\.",
-        mark=r"(^|\.)momentum_encoder\.", rename=of_mmpretrain, heads={384: 12},
+        mark=r"(^|\.)momentum_encoder\.", rename=partial(renamed, MMPRETRAIN), heads={384: 12},
     ),
-    Layout("mmpretrain", _BELOW + _WRAPPED, rename=of_mmpretrain),
+    Layout("mmpretrain", _BELOW + _WRAPPED, rename=partial(renamed, MMPRETRAIN)),
 )  # fmt: skip
 OWN = LAYOUTS[0]
-_STEMS = {  # the patch embedding, or what else stands in one ViT alone
-    "patch_embed.proj.weight": LAYOUTS,
-    "embeddings.patch_embeddings.projection.weight": _HUGGING_FACE,
-    "embeddings.patch_embedding.weight": (_HUGGING_FACE_CLIP,),
-    "ln_pre.weight": (_CLIP,),
-    "conv_proj.weight": (_TORCHVISION,),
-    "patch_embed.projection.weight": _MMPRETRAIN,
+_STEMS = {  # by the patch embedding, or what else a project's ViTs have: its rows, and its [CLS]
+    "patch_embed.proj.weight": (LAYOUTS, ""),
+    "embeddings.patch_embeddings.projection.weight": (_HUGGING_FACE, ""),
+    "embeddings.patch_embedding.weight": ((_HUGGING_FACE_CLIP,), "embeddings.class_embedding"),
+    "ln_pre.weight": ((_CLIP, _OPENCLIP), "class_embedding"),
+    "conv_proj.weight": ((_TORCHVISION,), "class_token"),
+    "patch_embed.projection.weight": (_MMPRETRAIN, "cls_token"),
 }
 # of any project: its heads, and what stands in for patches that are not shown
 _HEAD = r"^((head|head_dist|fc|classifier)\.|(mask_token|masked_embed)$)"
@@ -244,9 +254,10 @@ def read_weights(path: str | Path, branch: Branch | None = None) -> Weights:
     names = [*flat, *(str(key) for key in content)]
     found = [
         (name.removesuffix(stem), rows)
-        for stem, rows in _STEMS.items()
+        for stem, (rows, token) in _STEMS.items()
         for name in flat
-        if name == stem or name.endswith(f".{stem}")
+        if (name == stem or name.endswith(f".{stem}"))
+        and (not token or name.removesuffix(stem) + token in flat)
     ]
     layout, places = _recognised(path, found, names)
     default = layout.default if layout.default in places else next(iter(places))
@@ -290,8 +301,9 @@ def _recognised(
         f"{path} has ViTs below {several}, of which none is known to be the one; save that one's "
         "state dict alone"
         if found
-        else f"{path} has no patch embedding of a plain ViT (patch_embed.proj.weight, or Hugging "
-        f"Face's, torchvision's or CLIP's name of it), but {some}; give the file of a plain ViT"
+        else f"{path} has no patch embedding of a plain ViT (patch_embed.proj.weight, or its name "
+        f"in Hugging Face, torchvision, mmpretrain or CLIP, beside [CLS]), but {some}; give the "
+        "file of a plain ViT"
     )
 
 

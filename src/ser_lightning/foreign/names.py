@@ -12,7 +12,7 @@ Renamed = Sequence[tuple[str, str]]
 # Source: huggingface/transformers, ViT, DINOv2 (with registers) and ViT-MAE: files have the names
 # on the left of a "|", modules since version 5 those on the right.
 _BLOCK = r"^(?:encoder\.layer|layers)\.(\d+)\."
-_HUGGING_FACE: Renamed = (
+HUGGING_FACE: Renamed = (
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.register_tokens$", "reg_token"),
@@ -33,7 +33,7 @@ _HUGGING_FACE: Renamed = (
 
 # Source: huggingface/transformers, CLIP.
 _LAYER = r"^encoder\.layers\.(\d+)\."
-_HUGGING_FACE_CLIP: Renamed = (
+HUGGING_FACE_CLIP: Renamed = (
     (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
     (r"^embeddings\.position_embedding\.weight$", "pos_embed"),
     (r"^embeddings\.class_embedding$", "cls_token"),
@@ -49,14 +49,13 @@ _HUGGING_FACE_CLIP: Renamed = (
 
 # Source: openai/CLIP and mlfoundations/open_clip, the visual tower.
 _RESBLOCK = r"^transformer\.resblocks\.(\d+)\."
-_CLIP: Renamed = (
+CLIP: Renamed = (
     (r"^conv1\.", "patch_embed.proj."),
     (r"^class_embedding$", "cls_token"),
     (r"^positional_embedding$", "pos_embed"),
     (r"^ln_pre\.", "norm_pre."),
     (r"^ln_post\.", "norm."),
     (_RESBLOCK + r"ln_([12])\.", r"blocks.\1.norm\2."),
-    (_RESBLOCK + r"ls_([12])\.", r"blocks.\1.ls\2."),
     (_RESBLOCK + r"attn\.in_proj_", r"blocks.\1.attn.qkv."),
     (_RESBLOCK + r"attn\.out_proj\.", r"blocks.\1.attn.proj."),
     (_RESBLOCK + r"mlp\.c_fc\.", r"blocks.\1.mlp.fc1."),
@@ -65,7 +64,7 @@ _CLIP: Renamed = (
 
 # Source: pytorch/vision, models/vision_transformer.py; its MLPs had other names before 0.13.
 _ENCODER_LAYER = r"^encoder\.layers\.encoder_layer_(\d+)\."
-_TORCHVISION: Renamed = (
+TORCHVISION: Renamed = (
     (r"^conv_proj\.", "patch_embed.proj."),
     (r"^class_token$", "cls_token"),
     (r"^encoder\.pos_embedding$", "pos_embed"),
@@ -77,62 +76,48 @@ _TORCHVISION: Renamed = (
     (_ENCODER_LAYER + r"mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
 )  # fmt: skip
 
-# Source: open-mmlab/mmpretrain, models/backbones/vision_transformer.py.
+# Source: open-mmlab/mmpretrain and mmsegmentation, whose attention has another name for its parts.
 _MM_LAYER = r"^layers\.(\d+)\."
-_MMPRETRAIN: Renamed = (
+MMPRETRAIN: Renamed = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^pre_norm\.", "norm_pre."),
     (r"^ln1\.", "norm."),
     (_MM_LAYER + r"ln([12])\.", r"blocks.\1.norm\2."),
-    (_MM_LAYER + r"ffn\.layers\.0\.0\.", r"blocks.\1.mlp.fc1."),
-    (_MM_LAYER + r"ffn\.layers\.1\.", r"blocks.\1.mlp.fc2."),
+    (_MM_LAYER + r"attn\.attn\.in_proj_", r"blocks.\1.attn.qkv."),
+    (_MM_LAYER + r"attn\.attn\.out_proj\.", r"blocks.\1.attn.proj."),
+    (_MM_LAYER + r"ffn\.(?:layers\.0\.0|w12)\.", r"blocks.\1.mlp.fc1."),
+    (_MM_LAYER + r"ffn\.(?:layers\.1|w3)\.", r"blocks.\1.mlp.fc2."),
     (_MM_LAYER + r"(?:attn|ffn)\.gamma([12])\.weight$", r"blocks.\1.ls\2.gamma"),
     (_MM_LAYER, r"blocks.\1."),
 )  # fmt: skip
 _PARTS = ("query", "key", "value")
 
 
-def of_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of Hugging Face's ViT, its prefix gone, under timm's names."""
-    return _renamed(state, _HUGGING_FACE)
+def renamed(
+    table: Renamed, state: Mapping[str, Tensor], has_bare_tokens: bool = False
+) -> dict[str, Tensor]:
+    """A state dict, its prefix gone, under timm's names.
 
-
-def of_hugging_face_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The visual tower of Hugging Face's CLIP, its prefix gone, under timm's names."""
-    return _renamed(state, _HUGGING_FACE_CLIP)
-
-
-def of_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The visual tower of CLIP, its prefix gone, under timm's names."""
-    return _renamed(state, _CLIP)
-
-
-def of_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of torchvision's ViT, its prefix gone, under timm's names."""
-    return _renamed(state, _TORCHVISION)
-
-
-def of_mmpretrain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of mmpretrain's ViT, its prefix gone, under timm's names."""
-    return _renamed(state, _MMPRETRAIN)
-
-
-def _renamed(state: Mapping[str, Tensor], table: Renamed) -> dict[str, Tensor]:
-    """Tensors under other names; queries, keys and values joined, tokens (1, entries, width)."""
+    Args:
+        table: of the project.
+        state: in its names.
+        has_bare_tokens: whether [CLS] (C,) and positions (N, C) lack timm's first axis.
+    """
     found = {_new_name(name, table): value for name, value in state.items()}
     for name in [name for name in found if ".attn.query." in name]:
         parts = [name.replace(".query.", f".{part}.") for part in _PARTS]
-        if all(part in found for part in parts):
+        if all(part in found and found[part].ndim for part in parts):
             joined = torch.cat([found.pop(part) for part in parts])
             found[name.replace(".query.", ".qkv.")] = joined
-    for name in ("cls_token", "pos_embed"):
-        if name in found and found[name].ndim in (1, 2):  # CLIP's have no axis of images
-            found[name] = found[name].reshape(1, -1, found[name].shape[-1])
+    for name, ndim in (("cls_token", 1), ("pos_embed", 2)) if has_bare_tokens else ():
+        if name in found and found[name].ndim == ndim:
+            found[name] = found[name][None, None] if ndim == 1 else found[name][None]
     return found
 
 
 def _new_name(name: str, table: Renamed) -> str:
     for pattern, new in table:
-        renamed, is_found = re.subn(pattern, new, name)
+        name_in_timm, is_found = re.subn(pattern, new, name)
         if is_found:
-            return renamed
+            return name_in_timm
     return name

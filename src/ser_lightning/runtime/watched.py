@@ -1,4 +1,4 @@
-"""Callbacks that watch a number which nobody logs: said after the first step, not an epoch."""
+"""Callbacks that watch a number which nobody logs: said after the first steps, not an epoch."""
 
 import difflib
 from collections.abc import Callable, Collection
@@ -14,7 +14,8 @@ class Watched(Callback):
     """Warns of callbacks, such as EarlyStopping, whose `monitor` has no number yet.
 
     Lightning ends a run for it at the end of an epoch. It is no error before: code of one's own
-    may log that number at the first validation.
+    may log that number at the first validation. Some numbers are logged every `log_every_n_steps`
+    alone, which is waited for.
 
     Args:
         measured: gives the names that a validation logs, none where they are not known yet.
@@ -29,17 +30,26 @@ class Watched(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any,
         batch_idx: int,
     ) -> None:  # fmt: skip
-        measured = self._measured()
-        if self._is_done or not measured:
+        every: int = getattr(trainer, "log_every_n_steps", 0)
+        if self._is_done or trainer.global_step <= every:
             return
         self._is_done = True
-        known = {*trainer.callback_metrics, *measured}
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        measured = self._measured()
+        known = {*_logged(trainer), *measured} if measured else set()
+        for callback in trainer.callbacks if known else ():  # type: ignore[attr-defined]
             name = getattr(callback, "monitor", None)
-            if isinstance(name, str) and name not in known:
+            if isinstance(name, str) and name not in known and getattr(callback, "strict", True):
                 close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
                 rank_zero_warn(
                     f"{type(callback).__name__} watches {name!r}, which nothing has logged so far, "
                     "and ends the run if nothing has at the end of an epoch; close to it are: "
                     f"{', '.join(close) or ', '.join(sorted(known))}"
                 )
+
+
+def _logged(trainer: L.Trainer) -> set[str]:
+    """What steps have logged, and what becomes of it at the end of an epoch."""
+    results: Any = trainer._results or {}
+    of_epochs = [result.meta for result in results.values()]
+    forked = [f"{meta.name}_{part}" for meta in of_epochs for part in ("step", "epoch")]
+    return {*trainer.callback_metrics, *(meta.name for meta in of_epochs), *forked}

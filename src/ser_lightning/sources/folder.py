@@ -93,18 +93,10 @@ class FolderImages(FileImages):
 
 
 LOOSE = "images beside class folders"
-_PACKED = {
-    *(
-        "files .zip",
-        "files .tar",
-        "files .tgz",
-        "files .gz",
-        "files .bz2",
-        "files .xz",
-        "files .7z",
-    ),
-    *("files .zst", "files .rar", "files .parquet", "files .arrow", "files .tfrecord"),
-}  # among what a listing leaves out
+_PACKED = (
+    ".7z", ".arrow", ".bz2", ".gz", ".parquet", ".rar", ".tar", ".tfrecord", ".tgz", ".xz", ".zip",
+    ".zst",
+)  # fmt: skip
 
 
 class _Found(NamedTuple):
@@ -203,7 +195,8 @@ class ImageFolder(Source):
         listing = list_images(root)
         if not len(listing.paths):
             others = "".join(f", {reason}: {n:,}" for reason, n in listing.left_out.items())
-            packed = "unpack them into image files, " if _PACKED & listing.left_out.keys() else ""
+            is_packed = any(f"files {kind}" in listing.left_out for kind in _PACKED)
+            packed = "unpack them into image files, " if is_packed else ""
             raise FileNotFoundError(
                 f"{root} holds no image (.jpg .png and others){others}; {packed}{layout}"
             )
@@ -225,7 +218,9 @@ class ImageFolder(Source):
             return _Found(*hold_out(train), choice, left_out)
         files = splits.evaluation
         if names:
-            check_classes(files, splits.train, names)
+            has_usual_names = (self.train_name, self.evaluation_name) == ("train", "val")
+            root = str(splits.train.folder) if has_usual_names else ""  # others stay in force
+            check_classes(files, splits.train, names, root)
             files, _, loose = class_folders(files, least=1)
             left_out += Counter({LOOSE: loose})
             if self.upright is None and is_imagenet:

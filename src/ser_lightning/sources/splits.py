@@ -204,19 +204,22 @@ def check_names(images: Images, classes: Sequence[str]) -> None:
         )
 
 
-def check_classes(images: Images, train: Images, known: tuple[str, ...]) -> None:
-    """Refuses images to evaluate whose class was not trained on."""
+def check_classes(images: Images, train: Images, known: tuple[str, ...], root: str = "") -> None:
+    """Refuses images to evaluate whose class was not trained on.
+
+    `root` is the folder of which a part could be held out in their place; "" for none.
+    """
     classes = first_folders(images.paths)
-    alone = f"or hold out a part of {train.folder}: --data.source.root {train.folder}"
+    hold_out = f", or hold out a part of those: --data.source.root {root}" if root else ""
     if not classes:
         raise ValueError(
             f"{images.folder} has {len(images.paths):,} images outside of class folders, "
-            f"{train.folder} has classes; sort the images into the same class folders, {alone}"
+            f"{train.folder} has classes; sort the images into the same class folders{hold_out}"
         )
     if unknown := sorted({text_of(folder) for folder in classes} - set(known)):
         raise ValueError(
             f"{images.folder} has classes that {train.folder} has not: {', '.join(unknown[:5])}; "
-            f"use the same class folders in both, {alone}"
+            f"use the same class folders in both{hold_out}"
         )
 
 
