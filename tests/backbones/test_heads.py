@@ -34,6 +34,7 @@ def test_one_process_is_plain_batch_norm_with_the_same_state():
     assert torch.equal(ours.eval()(x), plain.eval()(x))
 
 
+@pytest.mark.slow
 def test_batch_norm_on_two_processes_equals_one_process():
     results = run_processes(_rank_results, world_size=WORLD)
     for name in CASES:

@@ -128,6 +128,7 @@ def test_an_export_of_this_package_says_how_its_images_are_prepared(tmp_path: Pa
     assert (found.crop_fraction, found.assumed) == (1.0, ())
 
 
+@pytest.mark.slow
 def test_parallel_blocks_of_timm_are_opened() -> None:
     assert open_backbone("vit_small_patch16_18x2_224", image_size=32).backbone.depth == 18
 

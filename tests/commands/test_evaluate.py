@@ -116,6 +116,7 @@ def test_a_part_of_the_images_is_marked_unofficial(checkpoint, tmp_path):
     assert "a part" in "; ".join(record["unofficial_reasons"])
 
 
+@pytest.mark.slow
 def test_records_of_seeds_and_branches_are_kept_side_by_side(checkpoint, tmp_path):
     for options in ([], ["--seed_everything", "1"], ["--model.branch", "momentum"]):
         evaluate(checkpoint, *options, "--run_dir", str(tmp_path))
@@ -325,6 +326,7 @@ def test_folders_with_the_same_classes_have_records_of_their_own(checkpoint, tmp
     assert run_on(checkpoint, tmp_path / "run", more, *options)[1].data_sha256 != one.data_sha256
 
 
+@pytest.mark.slow
 def test_splits_of_the_checkpoints_own_folder_are_not_looked_for_in_another(checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
     config = yaml.safe_load(content["ser_lightning"]["config"])

@@ -87,6 +87,7 @@ def test_fit_writes_checkpoint_configuration_and_logs(tiny_run, capsys):
     assert stored["model"]["init_args"]["hidden"] == 32
 
 
+@pytest.mark.slow
 def test_finished_run_that_is_started_again_stays_as_it_is(tmp_path, capsys):
     command = ["fit", "--config", TINY, "--run_dir", "run", "--ckpt_path", "last"]
     command += ["--checkpoint.every_n_train_steps", "1", "--data.bank_size", "24"]

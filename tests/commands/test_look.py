@@ -94,6 +94,7 @@ def test_one_run_is_a_page_too(runs):
     assert "data:image/png;base64," in text
 
 
+@pytest.mark.slow
 def test_page_of_a_run_in_its_first_epoch(runs, tmp_path):
     young = tmp_path / "young"
     young.mkdir()

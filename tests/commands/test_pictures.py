@@ -47,7 +47,8 @@ def test_run_has_pictures_of_its_start_and_of_every_validation(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("max_scale", [pytest.param(1.5, marks=pytest.mark.slow), 8.0])
+@pytest.mark.slow
+@pytest.mark.parametrize("max_scale", [1.5, 8.0])
 def test_marks_of_a_run_are_of_its_regularizers_scale(tmp_path, monkeypatch, max_scale):
     drawn = []
     view_figure = pictures_module.view_figure

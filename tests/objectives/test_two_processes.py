@@ -41,7 +41,11 @@ def test_loss_gradients_and_buffers_equal_those_of_one_process(case, ranks):
 @pytest.mark.parametrize(
     ("what", "first"),
     [
-        ("pixel", "loss is nan, .*the output of backbone.vit.patch_embed.proj"),
+        pytest.param(
+            "pixel",
+            "loss is nan, .*the output of backbone.vit.patch_embed.proj",
+            marks=pytest.mark.slow,
+        ),
         ("gradient", "all gradients is nan.*gradient of the output of backbone.vit.blocks.3"),
     ],
     ids=["pixel", "gradient"],

@@ -273,6 +273,7 @@ def test_generated_corruptions_give_the_numbers_of_a_plain_loop(run):
         assert record.counts[key] == hits
 
 
+@pytest.mark.slow
 def test_cifar_arrays(run, tmp_path):
     rng = np.random.default_rng(0)
     for name in ("fog", "snow"):

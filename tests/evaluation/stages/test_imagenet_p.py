@@ -174,6 +174,7 @@ class Stand(nn.Module):
         return torch.sin(100 * self.linear(pixels.flatten(1)))
 
 
+@pytest.mark.slow
 def test_alexnet_is_a_result_of_its_own(run, monkeypatch):
     monkeypatch.setattr(imagenet_p, "load_alexnet", lambda path: Stand())
     pick = ["--data.perturbations", "[" + ", ".join(PERTURBATIONS) + "]"]

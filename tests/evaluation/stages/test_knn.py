@@ -50,7 +50,7 @@ def test_hits_of_another_temperature_have_its_name(checkpoint, tmp_path):
         assert 100 * load_hits(path, name).values.mean() == pytest.approx(metrics[name])
 
 
-@pytest.mark.parametrize("holdout", ["0", "0.25"])
+@pytest.mark.parametrize("holdout", ["0", pytest.param("0.25", marks=pytest.mark.slow)])
 def test_bank_is_the_whole_training_split_whatever_is_held_out(checkpoint, tmp_path, holdout):
     path = run_stage(checkpoint, tmp_path, "--data.holdout_fraction", holdout)
     record, whole = read_record(path), read_record(run_stage(checkpoint, tmp_path / "other"))

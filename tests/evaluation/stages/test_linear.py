@@ -238,7 +238,9 @@ class LockedShapes(Shapes):
         return self.test
 
 
-@pytest.mark.parametrize("cached", [True, False], ids=["cached", "crops"])
+@pytest.mark.parametrize(
+    "cached", [pytest.param(True, marks=pytest.mark.slow), False], ids=["cached", "crops"]
+)
 def test_selection_never_reads_the_test_split(cached, checkpoint, tmp_path, monkeypatch):
     def fit(trainer, probe, train, holdout):
         fit_probe(trainer, probe, train, holdout)

@@ -73,7 +73,10 @@ def test_stage_writes_a_record_and_a_picture(checkpoint, masks, tmp_path):
         assert min(picture.size) > 300
 
 
-@pytest.mark.parametrize(("write", "name"), [(write_voc, "voc2012"), (write_ade, "ade20k")])
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [(write_voc, "voc2012"), pytest.param(write_ade, "ade20k", marks=pytest.mark.slow)],
+)
 def test_released_layouts_run_to_the_record(checkpoint, tmp_path, write, name):
     write(tmp_path / "set")
     options = ["--run_dir", str(tmp_path / "run"), "--images", str(tmp_path / "set")]
