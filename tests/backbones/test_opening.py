@@ -13,7 +13,9 @@ from ser_lightning.backbones.opening import known_name, open_backbone
 from ser_lightning.backbones.preparation import preparation_of
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, 12), (3, 3)])
+@pytest.mark.parametrize(
+    ("given", "expected"), [(None, 12), pytest.param(3, 3, marks=pytest.mark.slow)]
+)
 def test_heads_of_a_layout_and_of_the_user_hold_for_a_name(
     tmp_path: Path, given: int | None, expected: int
 ) -> None:

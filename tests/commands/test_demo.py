@@ -86,6 +86,7 @@ def test_settings_that_measure_nothing_are_refused_before_training(option, tiny,
         demo(["--config", tiny, "--run_dir", str(tmp_path / "demo"), f"--trainer.{option}"])
 
 
+@pytest.mark.slow
 def test_results_become_a_table_and_a_picture(tiny, tmp_path, capsys):
     prepared = Prepared(["fit", "--config", tiny, "--run_dir", str(tmp_path / "none")])
     prepared.datamodule.setup("fit")

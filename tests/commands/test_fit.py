@@ -156,6 +156,7 @@ def test_fit_goes_on_from_a_checkpoint_alone_in_its_folder(tiny_run):
     assert load_checkpoint(path)["global_step"] == 18
 
 
+@pytest.mark.slow
 def test_test_measures_the_same_numbers_as_validate(tiny_run, capsys):
     tables = []
     for command in ("validate", "test"):
@@ -366,9 +367,8 @@ def test_value_that_is_taken_from_elsewhere_is_refused_as_an_option(
     assert f"{words}; remove it and set --{origin}" in message
 
 
-@pytest.mark.parametrize(
-    ("limit", "steps"), [pytest.param("1", 1, marks=pytest.mark.slow), ("1.0", 6)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "steps"), [("1", 1), ("1.0", 6)])
 def test_limit_is_a_number_of_batches_or_a_share_and_a_resumed_run_keeps_it(limit, steps, tmp_path):
     options = ["--trainer.limit_train_batches", limit, "--trainer.limit_val_batches", "1"]
     options += ["--trainer.num_sanity_val_steps", "0", "--model.warmup_epochs", "0"]

@@ -116,6 +116,7 @@ def test_resumed_run_sees_the_batches_of_an_unbroken_one(first, then, options, u
     assert before + after == unbroken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stops", [(6, 9), *slow(((6, 7, 8),), ((12, 13),), ((6, 12),), ((18,),))], ids=str
 )

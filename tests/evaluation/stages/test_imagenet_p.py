@@ -235,6 +235,7 @@ def test_weights_of_an_alexnet_that_is_not_measured_are_refused(run):
         perturbation(run, *GENERATED, "--model.alexnet_weights", "a.pth")
 
 
+@pytest.mark.slow
 def test_wrong_layout_shows_the_right_one(run, tmp_path):
     pytest.importorskip("av")
     with pytest.raises(FileNotFoundError, match=r"<perturbation>/<wnid>/\*.mp4"):

@@ -81,6 +81,7 @@ def test_outputs_that_do_not_differ_have_no_relative_error():
     assert measured.errors[0, 1:].tolist() == [0, 0]
 
 
+@pytest.mark.slow
 def test_record_has_every_place_and_companion_and_a_figure(checkpoint, tmp_path):
     record = run_stage(checkpoint, tmp_path)
     rows = ["", "relative/", "no_action/", "random_init/", "random_init_relative/"]

@@ -299,6 +299,7 @@ def test_finetuning_follows_its_closed_form(how, checkpoint):
     assert rates.used == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_resumed_finetuning_follows_the_longer_schedule(checkpoint, tmp_path):
     path, rates = tmp_path / "stopped.ckpt", Rates()
     first = StageCommandLine(command(checkpoint, "finetune", max_steps=4))
@@ -353,6 +354,7 @@ def test_training_that_is_not_told_how_long_it_is_is_refused(stage, checkpoint):
         cli.model.run(cli.trainer, cli.datamodule, Path())
 
 
+@pytest.mark.slow
 def test_record_says_how_many_batches_an_epoch_has_and_where_it_ended(checkpoint, tmp_path):
     folder = ["--run_dir", str(tmp_path)]
     evaluate(command(checkpoint, "finetune", *folder, max_steps=3, limit_train_batches=2))

@@ -122,6 +122,7 @@ def test_a_wrong_number_of_images_is_warned_of(run, trees):
         shift(run, "--data.imagenet_r", str(trees / "r"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*the released set has.*")
 def test_head_that_is_missing_or_of_other_classes_is_refused(run, trees, tmp_path):
     options = ["--data.imagenet_r", str(trees / "r"), "--model.head"]

@@ -33,6 +33,7 @@ def arguments(checkpoint, bench, *options):
     return [*base, *CPU, *SHORT, "--data.holdout_fraction", "0.125", *options]
 
 
+@pytest.mark.slow
 def test_probe_tells_the_classes_of_unseen_objects(checkpoint, bench, tmp_path):
     evaluate(arguments(checkpoint, bench, "--run_dir", str(tmp_path)))
     record = read_record(tmp_path / "results" / "3diebench-3diebench.json")

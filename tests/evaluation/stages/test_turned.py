@@ -28,6 +28,7 @@ def run(checkpoint, *options):
     evaluate([*args, "--data.num_workers", "0", *options])
 
 
+@pytest.mark.slow
 def test_each_turn_is_what_the_head_says_of_the_turned_pixels(checkpoint):
     folder = checkpoint.parents[1]
     with pytest.raises(ValueError, match="run the linear stage first"):
