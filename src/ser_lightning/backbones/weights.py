@@ -58,6 +58,7 @@ def load_vit(vit: VisionTransformer, path: str | Path, branch: Branch | None = N
     weights, own = read_weights(path, branch), own_arguments(path)
     if own is None:
         rank_zero_info(f"weights of {path}: {weights.layout.name}, {weights.branch} branch")
+        require_activation(vit, weights)
     known, heads = _own_heads(own) if own else told_heads(weights), heads_of(vit)
     if known not in (None, heads):
         rank_zero_warn(
@@ -65,7 +66,6 @@ def load_vit(vit: VisionTransformer, path: str | Path, branch: Branch | None = N
             f"{vit.embed_dim}, the backbone {heads}; give --model.backbone.vit_options.num_heads "
             f"{known}, unless the file is of another model"
         )
-    require_activation(vit, weights)
     load_weights(vit, weights, "--model.backbone.name")
 
 

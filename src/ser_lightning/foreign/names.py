@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 Renamed = Sequence[tuple[str, str]]
-"""Patterns of names, the first of which that fits is replaced."""
+"""Patterns of names, each with what takes its place; the first one that fits counts."""
 
 # Source: huggingface/transformers, ViT, DINOv2 (with registers) and ViT-MAE: files have the names
 # on the left of a "|", modules since version 5 those on the right.
