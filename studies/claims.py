@@ -1,6 +1,6 @@
 """What a study asks: rows and their runs, what they are compared by, and how that is judged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,8 @@ class Measure(NamedTuple):
 LINEAR = Measure("linear", "top1", is_paired=True)
 KNN = Measure("knn", "top1_k20", is_paired=True)
 CORRUPTED = Measure("imagenet-c", "top1/avg_without_frost")
+HOLDS, OPPOSITE, NOISE = "holds", "the opposite", "cannot be told from noise"
+"""Verdicts on a claim whose difference has an interval."""
 
 
 class StudyRow(NamedTuple):
@@ -114,12 +116,8 @@ def _judge(claim: Claim, better: StudyRow, worse: StudyRow) -> Judged:
     if found is None or min(len(ours), len(theirs)) < 2:
         return Judged(claim, seen, "cannot be told (one seed)", None)
     seen = f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
-    verdicts: Mapping[str, bool] = {
-        "holds": found.low > 0,
-        "the opposite": found.high < 0,
-        "cannot be told from noise": True,
-    }
-    return Judged(claim, seen, next(word for word, is_so in verdicts.items() if is_so), found)
+    verdict = HOLDS if found.low > 0 else OPPOSITE if found.high < 0 else NOISE
+    return Judged(claim, seen, verdict, found)
 
 
 def _difference(better: StudyRow, worse: StudyRow, measure: Measure) -> Interval | None:

@@ -12,22 +12,20 @@ from matplotlib.lines import Line2D
 
 from ser_lightning.reporting.panels import plain_axes, save_picture
 from ser_lightning.results.measures import describe
-from studies.claims import Judged, Measure, StudyRow, values
+from studies.claims import HOLDS, NOISE, OPPOSITE, Judged, Measure, StudyRow, values
 
 COLOURS = {"SER": "#0b6fb8", "AugSelf": "#d1570a", "EquiMod": "#8a4fb0"}
 BASELINE = "0.35"
 _VERDICTS = {
-    "holds": ("#0b6fb8", "o", "#0b6fb8"),
-    "the opposite": ("#d1570a", "D", "#d1570a"),
-    "cannot be told from noise": ("0.45", "o", "white"),
+    HOLDS: ("#0b6fb8", "o", "#0b6fb8"),
+    OPPOSITE: ("#d1570a", "D", "#d1570a"),
+    NOISE: ("0.45", "o", "white"),
 }
 """Colour, marker and its filling, told apart in grey too."""
 _POINTS, _SCORE = "accuracy, points", "equivariance, score"
 _LINE = 72  # letters of a statement
 _ROW, _FRAME = 0.27, 0.85  # inches
 _WIDTH, _WORDS, _NUMBERS = 11.0, 5.1, 1.9  # of the page, and of what stands beside the intervals
-
-
 _TEXT: dict[str, Any] = {"va": "center", "fontsize": 8, "color": "0.3"}
 
 

@@ -12,7 +12,7 @@ from ser_lightning.files import write_text
 from ser_lightning.reporting.compare import runs_table
 from ser_lightning.reporting.groups import average
 from ser_lightning.reporting.tables import markdown_part, markdown_table
-from studies.claims import Claim, Judged, Measure, StudyRow, judge
+from studies.claims import HOLDS, OPPOSITE, Claim, Judged, Measure, StudyRow, judge
 from studies.figures import layers_figure, statements_figure
 
 ONLINE = "online.json"
@@ -134,6 +134,6 @@ def _mean(row: StudyRow, measure: Measure) -> str:
 def _statements(judged: Sequence[Judged]) -> str:
     lines = ["| statement (the paper's numbers) | here | |", "|---|---:|---|"]
     for claim, seen, verdict, _ in judged:
-        is_sure = verdict in ("holds", "the opposite")
+        is_sure = verdict in (HOLDS, OPPOSITE)
         lines.append(f"| {claim.text} | {seen} | {f'**{verdict}**' if is_sure else verdict} |")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """A callback that watches what nobody logs: said after the first step, once, with close names."""
 
 import warnings
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -12,10 +13,11 @@ from ser_lightning.runtime.watched import Watched
 MEASURED = {"knn_top1": 50.0, "rankme": 3.0, "equivariance/mean_centred/rotation_final": 0.5}
 
 
-def evaluation(baseline):
-    found = OnlineEvaluation()
-    found.baseline = baseline
-    return found
+def measured(baseline):
+    """The names of a run whose first validation gave a baseline."""
+    evaluation = OnlineEvaluation()
+    evaluation.baseline = baseline
+    return partial(evaluation.measured, SimpleNamespace(layer=2, depth=2))
 
 
 def step(watched, *callbacks, number=3):
@@ -33,7 +35,7 @@ def step(watched, *callbacks, number=3):
 )
 @pytest.mark.parametrize("kind", [EarlyStopping, ModelCheckpoint])
 def test_unknown_number_is_named_once_with_close_ones(kind, name, close):
-    watched = Watched(evaluation(MEASURED).measured)
+    watched = Watched(measured(MEASURED))
     with pytest.warns(UserWarning, match=f"{kind.__name__} watches '{name}'.* close .*: {close}"):
         step(watched, kind(monitor=name))
     with warnings.catch_warnings():
@@ -45,17 +47,17 @@ def test_what_steps_or_validations_log_and_callbacks_that_watch_nothing_are_pass
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("loss", "knn", "turns", "val/knn_top1", "val/rankme"):
-            step(Watched(evaluation(MEASURED).measured), EarlyStopping(monitor=name))
+            step(Watched(measured(MEASURED)), EarlyStopping(monitor=name))
         others = LearningRateMonitor(), ModelCheckpoint()
-        step(Watched(evaluation(MEASURED).measured), *others)
-        step(Watched(evaluation(MEASURED).measured), EarlyStopping(monitor="no", strict=False))
+        step(Watched(measured(MEASURED)), *others)
+        step(Watched(measured(MEASURED)), EarlyStopping(monitor="no", strict=False))
         # some numbers are logged at every second step alone
-        step(Watched(evaluation(MEASURED).measured), EarlyStopping(monitor="no"), number=2)
+        step(Watched(measured(MEASURED)), EarlyStopping(monitor="no"), number=2)
         # without a first validation nobody knows what it will log
-        step(Watched(evaluation({}).measured), EarlyStopping(monitor="val/nonsense"))
+        step(Watched(measured({})), EarlyStopping(monitor="val/nonsense"))
 
 
 def test_images_without_classes_have_no_knn_to_watch():
     unlabelled = {"rankme": 3.0}
     with pytest.warns(UserWarning, match="watches 'knn'"):
-        step(Watched(evaluation(unlabelled).measured), EarlyStopping(monitor="knn"))
+        step(Watched(measured(unlabelled)), EarlyStopping(monitor="knn"))

@@ -208,10 +208,11 @@ class SERCommandLine(LightningCLI):
         checkpoint, evaluation = (
             self._get(self.config_init, name) for name in ("checkpoint", "evaluation")
         )
+        measured = partial(evaluation.measured, self.model.backbone)
         checkpoint.dirpath = str(self.run_dir / CHECKPOINT_FOLDER)
         self.preemption = Preemption(checkpoint)
         config["callbacks"] = [*_as_list(config["callbacks"]), self.preemption]
-        config["callbacks"] += [Throughput(), ReturnsMemory(), Watched(evaluation.measured)]
+        config["callbacks"] += [Throughput(), ReturnsMemory(), Watched(measured)]
         has_progress = any(isinstance(each, ProgressBar) for each in config["callbacks"])
         if config["enable_progress_bar"] is not False and not has_progress:
             config["callbacks"].append(default_progress())

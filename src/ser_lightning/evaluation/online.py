@@ -95,11 +95,9 @@ class OnlineEvaluation(L.Callback):
         self._bank = self._queries = Rows(0)
         self._chosen = ChosenQueries()
 
-    def measured(self) -> list[str]:
+    def measured(self, backbone: SplitViT) -> list[str]:
         """The names that a validation logs, as far as the first one has told them."""
-        bar = {"knn": "knn_top1", "turns": "equivariance/mean_centred/rotation_final"}
-        shown = [name for name, full in bar.items() if full in self.baseline]
-        return [*shown, *(f"val/{name}" for name in self.baseline)]
+        return [*_on_bar(backbone, self.baseline), *(f"val/{name}" for name in self.baseline)]
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -187,11 +185,8 @@ class OnlineEvaluation(L.Callback):
         for name, value in metrics.items():
             stage = "test" if trainer.testing else "val"
             pl_module.log(f"{stage}/{name}", value, sync_dist=True, batch_size=1)
-        for name, full in {"knn": "knn_top1", "turns": _turns(backbone)}.items():
-            if full in metrics:
-                pl_module.log(
-                    name, metrics[full], prog_bar=True, logger=False, sync_dist=True, batch_size=1
-                )
+        for name, value in _on_bar(backbone, metrics).items():
+            pl_module.log(name, value, prog_bar=True, logger=False, sync_dist=True, batch_size=1)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
@@ -299,6 +294,12 @@ class OnlineEvaluation(L.Callback):
 def _turns(backbone: SplitViT) -> str:
     """Name of the score that a bar has room for."""
     return f"equivariance/mean_centred/rotation_{place_of(backbone.layer, backbone.depth)}"
+
+
+def _on_bar(backbone: SplitViT, metrics: dict[str, float]) -> dict[str, float]:
+    """What a bar shows of the metrics, by short names."""
+    names = {"knn": "knn_top1", "turns": _turns(backbone)}
+    return {short: metrics[name] for short, name in names.items() if name in metrics}
 
 
 def _backbone(pl_module: L.LightningModule) -> SplitViT:

@@ -18,7 +18,7 @@ _GATED = "vit_giant_patch14_dinov2"  # of timm's plain ViTs, one whose MLP is ga
 _WIDE_HEADS = dict.fromkeys((1152, 1280, 1408, 1664), 16)  # So400M, ViT-H, ViT-g, ViT-G
 _CHANNELS = 64  # of a head, in all others
 CONFIG = "config.json"  # beside weights
-_ACTIVATIONS = {"clip_vision_model": "quick_gelu"}  # of its models where their config has none
+_USUAL_ACTIVATION = {"clip_vision_model": "quick_gelu"}  # by type, where a config has none
 _TOKENS = ("cls_token", "reg_token", "pos_embed")
 _PER_BLOCK = r"^blocks\.(\d+)\."
 
@@ -109,7 +109,7 @@ def told_activation(weights: Weights) -> str | None:
         ValueError: what lies beside the file is of another model.
     """
     config = _config_of(weights)
-    usual = _ACTIVATIONS.get(str(config.get("model_type")), weights.layout.activation)
+    usual = _USUAL_ACTIVATION.get(str(config.get("model_type")), weights.layout.activation)
     told = config.get("hidden_act", usual)
     return told if isinstance(told, str) else None
 
