@@ -81,9 +81,10 @@ def test_gradient_without_target_reaches_both_sides():
     assert not torch.allclose(maps[0].grad, both_sides)
 
 
-def test_single_image_gives_exactly_zero():
+def test_single_image_gives_exactly_zero_and_a_warning():
     elements = make_elements(1)
-    assert make_regularizer()(make_maps(elements), elements).loss.item() == 0
+    with pytest.warns(UserWarning, match="loss of one image is 0, .* give it two or more"):
+        assert make_regularizer()(make_maps(elements), elements).loss.item() == 0
 
 
 @pytest.mark.parametrize("parities", [(0, 0), (0, 1), (1, 0), (1, 1)])

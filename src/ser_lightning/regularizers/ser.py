@@ -5,6 +5,7 @@ Its InfoNCE is in `info_nce.py`; the weighted sum with the invariance loss (SER 
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -158,6 +159,12 @@ class SERRegularizer(Regularizer):
             moved, valid = carry(other, anchor, at_least_float(target[other]))
             tokens = _unit_tokens(moved, target[other].dtype)
             candidates = gather_with_gradient(tokens) if target_maps is None else gather(tokens)
+            if len(candidates) == 1:
+                warnings.warn(
+                    "SER's loss of one image is 0, for its negatives are tokens of other images; "
+                    "give it two or more",
+                    stacklevel=2,
+                )
             everywhere = None if valid is None else gather(valid.flatten(1))
             anchors = _unit_tokens(at_least_float(online[anchor]), online[anchor].dtype)
             first, tau = rank() * len(anchors), self.temperature
