@@ -37,7 +37,7 @@ ALLOWED = {
         *("randomness", "sealed", "sources"),
     },
     "foreign": {"checkpoints", "damage", "files", "sealed"},
-    "backbones": {"checkpoints", "distributed", "files", "foreign", "sealed", "trusted"},
+    "backbones": {"batch", "checkpoints", "distributed", "files", "foreign", "sealed", "trusted"},
     "regularizers": {"backbones", "batch", "distributed", "groups", "losses"},
     "objectives": {
         *("backbones", "batch", "checkpoints", "distributed", "files", "groups", "losses", "optim"),

@@ -18,6 +18,8 @@ from typing_extensions import NamedTuple  # generic before Python 3.11 too
 from ser_lightning.groups.element import GroupElement
 
 NUM_GLOBAL_VIEWS = 2
+OWN_LOGS = frozenset({"loss", "loss/invariance", "loss/equivariance"})
+"""What an objective logs of the sum that is trained, and of its two terms."""
 NO_IMAGES = torch.zeros(0, dtype=torch.int64)
 Array = TypeVar("Array", bound=Tensor | np.ndarray)
 
@@ -200,6 +202,12 @@ class LossOutput(NamedTuple):
         """
         if not isinstance(given, cls) or not isinstance(given.loss, Tensor):
             found = type(given).__name__
+        elif not isinstance(given.logs, dict):
+            found = f"logs of kind {type(given.logs).__name__}"
+        elif wrong := [n for n, log in given.logs.items() if getattr(log, "shape", None) != ()]:
+            found = f"logs {wrong} that are no scalar tensors"
+        elif taken := sorted(OWN_LOGS & given.logs.keys()):
+            found = f"logs {taken}, names of the run's own losses"
         elif given.loss.ndim:
             found = f"a loss of shape {tuple(given.loss.shape)}"
         elif torch.is_grad_enabled() and not given.loss.requires_grad:

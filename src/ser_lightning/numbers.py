@@ -1,4 +1,4 @@
-"""Ranges of numeric options: in the signature, in the help, and checked wherever a value enters.
+"""Ranges and choices of options: in the signature, in the help, checked wherever a value enters.
 
     @checked
     class Crop:
@@ -13,6 +13,7 @@ float and tuple.
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from numbers import Integral, Real
@@ -28,14 +29,16 @@ _LARGEST = 2**63 - 1  # whole number that torch and numpy know
 
 
 def checked(cls: T) -> T:
-    """Makes a class, or dataclass, refuse numbers outside of their ranges, and None for a default.
+    """Makes a class, or dataclass, refuse what its annotations do not allow.
 
-    The annotations say where a range is, and where None may be.
+    Those are numbers outside of a range, words that no `Literal` names, and None for a default.
 
     Raises:
         ValueError: on construction; names the class, the argument, the range and the default.
     """
-    build = vars(cls)["__init__"]
+    build = vars(cls).get("__init__")
+    if build is None:  # its parent's, which checks what it takes
+        return cls
     signature = inspect.signature(build)
 
     @functools.wraps(build)
@@ -47,6 +50,8 @@ def checked(cls: T) -> T:
             if hint is not None and is_checked and not fits(hint, value):
                 remedy = "" if is_required else f"; the default is {default}"
                 kind = inspect.formatannotation(hint).replace("collections.abc.", "")
+                kind = re.sub(r"^Optional\[(.*)\]$", r"\1 | None", kind)
+                kind = re.sub(r"Literal\[(.*?)\]", r"one of \1", kind)
                 raise ValueError(f"{cls.__name__}: {name} {value} must be {kind}{remedy}")
         build(self, *args, **kwargs)
 
@@ -61,8 +66,9 @@ def annotations(cls: type) -> dict[str, Any]:
 
 
 def has_range(hint: Any) -> bool:
-    """Whether an annotation is a range, or a sequence or union with one in it."""
-    return isinstance(hint, Range) or any(map(has_range, get_args(hint)))
+    """Whether an annotation is a range, a choice, or a sequence or union with one in it."""
+    is_range = isinstance(hint, Range) or get_origin(hint) is Literal
+    return is_range or any(map(has_range, get_args(hint)))
 
 
 def fits(hint: Any, value: Any) -> bool:

@@ -46,6 +46,29 @@ def test_a_config_of_timm_beside_tells_arguments_and_preparation(tmp_path: Path)
     assert preparation.crop_fraction == 0.5
 
 
+def test_a_folder_that_timm_writes_is_read(tmp_path: Path) -> None:
+    built = {"img_size": [32, 32], "patch_size": [8, 8], "depth": 2}
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **built).eval()
+    timm.models.save_for_hf(vit, tmp_path, model_args=built)
+    assert json.loads((tmp_path / "config.json").read_text())["model_args"]["img_size"] == [32, 32]
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = open_backbone(tmp_path / "pytorch_model.bin").backbone.eval()(pixels)
+        torch.testing.assert_close(found, vit(pixels), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("beside", [{"model_args": {"global_pool": "avg"}}, {"global_pool": "avg"}])
+def test_a_model_that_pools_averages_is_not_measured_by_its_cls(
+    beside: dict[str, object], tmp_path: Path
+) -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, global_pool="avg", fc_norm=False)
+    torch.save(vit.state_dict(), tmp_path / "model.pth")
+    config = {"architecture": "vit_tiny_patch16_224", **beside}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"has the pooling 'avg' in place of \[CLS\]"):
+        open_backbone(tmp_path / "model.pth")
+
+
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_siglip_224"])
 def test_a_name_beside_a_file_that_is_not_its_own_is_told(name: str, tmp_path: Path) -> None:
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=2)

@@ -209,7 +209,10 @@ def test_depth_as_layer_puts_cls_at_the_input(cls_layer):
         ({"image_size": 4}, "image_size 4 is not a multiple of the patch size 8; use 8"),
         ({"image_size": 0}, "image_size 0 must be int >= 1"),
         ({"patch_size": (8, 4)}, r"patch_size \(8, 4\) must be int >= 1"),
-        ({"weight_init": "xavier"}, "weight_init 'xavier' is not one of"),
+        (
+            {"weight_init": "xavier"},
+            "weight_init xavier must be one of 'moco', '', 'jax'; the default is moco",
+        ),
         ({"vit_options": {"class_token": False}}, "vit_options must not set class_token"),
         ({"vit_options": {"in_chans": 1}}, "in_chans 1, but images have 3 .*leave it out"),
         ({"vit_options": {"reg_tokens": 4}}, "cls_layer above 0 with 4 register tokens"),
@@ -277,3 +280,29 @@ def test_lists_of_layers_that_make_no_sense_raise(layer):
 def test_parameters_have_the_strides_that_buckets_of_gradients_have(cls_layer):
     for name, parameter in tiny(cls_layer=cls_layer).named_parameters():
         assert parameter.stride() == torch.empty(parameter.shape).stride(), name
+
+
+def test_images_of_whole_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"images are torch\.uint8; give floats, normalised"):
+        tiny()(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("layers", [[0.25], [0.5, 4], [2.0]])
+def test_token_maps_are_asked_for_by_whole_numbers(layers):
+    with pytest.raises(ValueError, match=r"is not in 0\.\.4; choose whole numbers in that range"):
+        tiny().token_maps(images(32, 32), layers)
+
+
+def test_layers_may_be_a_tuple():
+    assert tiny(layer=(1, 2)).layers == (1, 2)
+
+
+def test_epsilon_is_that_of_every_kind_of_norm():
+    vit = tiny(vit_options={"norm_layer": "rmsnorm", "norm_eps": 1e-2}).vit
+    assert {each.eps for each in vit.modules() if hasattr(each, "eps")} == {1e-2}
+
+
+def test_unknown_argument_beside_a_checkpoint_is_the_callers(tmp_path):
+    tiny().export_safetensors(tmp_path / "vit.safetensors")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'image_sise'"):
+        SplitViT.from_checkpoint(tmp_path / "vit.safetensors", image_sise=64)

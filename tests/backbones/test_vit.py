@@ -86,7 +86,10 @@ PLACE = r"must be int >= 0 \| float in \[0, 1\] \| list\[int >= 0 \| float in \[
         ({"vit_options": {**TINY_VIT, "depth": 0}}, "vit_options: depth 0 must be int in"),
         ({"vit_options": {**TINY_VIT, "mlp_ratio": -4}}, "mlp_ratio -4 must be float > 0"),
         ({"cls_layer": 4}, r"cls_layer 4 is not in 0\.\.3"),
-        ({"position_embedding": "rotary"}, "position_embedding 'rotary' is not one of"),
+        (
+            {"position_embedding": "rotary"},
+            "position_embedding rotary must be one of 'learned', 'sincos'; the default is learned",
+        ),
         (
             {"position_embedding": "sincos", "vit_options": {"embed_dim": 6, "num_heads": 3}},
             "width 6 is not a multiple of 4",

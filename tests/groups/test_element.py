@@ -111,3 +111,16 @@ def test_to_keeps_type_and_values_and_element_pickles():
 def test_shape_is_a_tuple_also_where_torch_has_pinned_the_grid_as_a_list(quarter_turn):
     element = GroupElement.identity(2, [4, 5])._replace(quarter_turn=quarter_turn)
     assert element.shape == ((5, 4) if quarter_turn else (4, 5))
+
+
+def test_elements_turned_by_any_angle_have_no_inverse_and_no_product():
+    still = GroupElement.identity(1, SQUARE)
+    turned = still._replace(angle=torch.tensor([30.0]))
+    for wrong in (
+        lambda: turned.inverse(SQUARE),
+        lambda: turned.compose(still),
+        lambda: still.compose(turned),
+        lambda: relative(still, turned),
+    ):
+        with pytest.raises(ValueError, match="turned by any angle have no exact action"):
+            wrong()

@@ -155,8 +155,11 @@ def test_one_image_does_not_depend_on_the_others():
         ({"area": (100, 200)}, r"area \(100, 200\) must be .* <= 16; the default is"),
         ({"aspect": (2.0, 1.0)}, "aspect"),
         ({"aspect": (1.0,)}, "aspect"),
-        ({"pairing": "opposite"}, '"opposite" is unknown'),
-        ({"interpolation": "nearest"}, '"nearest" is unknown; use one of .*bilinear'),
+        ({"pairing": "opposite"}, "pairing opposite must be one of 'independent', 'complementary'"),
+        (
+            {"interpolation": "nearest"},
+            "interpolation nearest must be one of 'bicubic', 'bilinear'; the default",
+        ),
         (
             {"rotation": False, "flip": False, "scale": False},
             "rotation, flip, scale and angle are all off.*switch one on",

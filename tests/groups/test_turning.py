@@ -67,6 +67,15 @@ def test_inside_no_cell_is_blended_with_what_is_around():
         assert turned[0, 0] < 0.9
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rounds_the_result_alone(dtype):
+    maps = torch.linspace(0, 1, 224).expand(2, 3, 224, 224).to(dtype)
+    angles = torch.tensor([30.0, -7.0])
+    expected = turn_each(maps.float(), angles).to(dtype)
+    torch.testing.assert_close(turn_each(maps, angles), expected, rtol=0, atol=0)
+    torch.testing.assert_close(turn(maps, 30), turn(maps.float(), 30).to(dtype), rtol=0, atol=0)
+
+
 def test_maps_that_are_not_square_are_refused():
     with pytest.raises(ValueError, match="a map of 4 x 6 cannot be turned in its frame"):
         turn(torch.zeros(1, 1, 4, 6), 30)

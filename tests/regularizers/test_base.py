@@ -8,6 +8,8 @@ from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.regularizers import PerLayer, Regularizer, SERRegularizer
 from support import WIDTH, cls_add_ons, tiny_backbone, tiny_batch
 
+LOSS = torch.zeros((), requires_grad=True)
+
 
 class Nothing(Regularizer):
     needs = ViewNeeds()
@@ -40,7 +42,19 @@ def test_regularizer_that_does_not_say_what_it_needs_is_refused():
 
 
 @pytest.mark.parametrize("wrap", [lambda own: own, lambda own: PerLayer([own])])
-@pytest.mark.parametrize("given", [torch.zeros(()), LossOutput(torch.zeros(()), {}), None])
+@pytest.mark.parametrize(
+    "given",
+    [
+        torch.zeros(()),
+        LossOutput(torch.zeros(()), {}),
+        None,
+        LossOutput(LOSS, None),
+        LossOutput(LOSS, {"accuracy": 0.5}),
+        LossOutput(LOSS, {"accuracy": torch.zeros(2)}),
+        LossOutput(LOSS, {"loss": torch.zeros(())}),
+        LossOutput(LOSS, {"loss/invariance": torch.zeros(())}),
+    ],
+)
 def test_regularizer_that_returns_no_loss_to_train_is_refused(wrap, given):
     regularizer = Nothing()
     regularizer.regularize = lambda online, target, batch: given

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from regularizers.ser_parts import (
     GRIDS,
@@ -228,3 +229,19 @@ def test_projection_is_norm_and_two_convolutions_of_every_map():
     for view, projected in zip(maps, regularizer._project(maps), strict=True):
         normed = regularizer.norm(view.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         torch.testing.assert_close(projected, regularizer.projector(normed))
+
+
+def test_every_layer_of_a_projector_of_ones_own_is_used_and_trained():
+    elements = make_elements(3)
+    regularizer = make_regularizer()
+    regularizer.projector = nn.Sequential(
+        nn.Conv2d(WIDTH, 6, 1), nn.GELU(), nn.Conv2d(6, 5, 1), nn.ReLU(), nn.Conv2d(5, 4, 1)
+    ).double()
+    maps = make_maps(elements)
+    found = regularizer._project(maps)
+    for view, projected in zip(maps, found, strict=True):
+        normed = regularizer.norm(view.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        expected = regularizer.projector(normed)
+        torch.testing.assert_close(projected, expected, rtol=1e-10, atol=1e-12)
+    regularizer(maps, elements).loss.backward()
+    assert all(p.grad.abs().max() > 0 for p in regularizer.parameters())

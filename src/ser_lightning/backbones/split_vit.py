@@ -20,11 +20,11 @@ from ser_lightning.backbones.packed import (
     run_block,
     run_cls_block,
 )
-from ser_lightning.backbones.prefix import Prefix
 from ser_lightning.backbones.tokens import (
     drop_cls_position,
     embed,
     grid_of,
+    handed_out,
     join_cls,
     with_cls_position,
 )
@@ -44,6 +44,7 @@ from ser_lightning.backbones.weights import (
     refuse_non_finite,
     write_safetensors,
 )
+from ser_lightning.batch import TapFeatures
 from ser_lightning.foreign import Branch
 from ser_lightning.numbers import PositiveInt, checked
 
@@ -106,7 +107,7 @@ class SplitViT(nn.Module):
                 reason to wait. null is `layer` there too, as in version 0.1.0.
             patch_size: side of a patch in pixels; default: the named model's.
             vit_options: further arguments of timm's VisionTransformer (embed_dim, depth,
-                num_heads, drop_path_rate, ...), and norm_eps, the epsilon of its layer norms.
+                num_heads, drop_path_rate, ...), and norm_eps, the epsilon of its norms.
             weight_init: "moco" as MoCo-v3 does; "" for truncated normals as DINO and Barlow Twins
                 do; or timm's "jax".
             position_embedding: "learned", or "sincos" for MoCo-v3's fixed one, which is frozen.
@@ -185,10 +186,12 @@ class SplitViT(nn.Module):
         Raises:
             ValueError: if the checkpoint does not say how to rebuild it, or has no such branch.
         """
-        arguments = read_arguments(path, cls.__name__) | changed | {"weights": None}
+        stored = read_arguments(path, cls.__name__)
         try:
-            model = cls(**arguments)
+            model = cls(**stored | changed | {"weights": None})
         except TypeError as error:
+            if changed.keys() - stored.keys():  # it may be one of these that is unknown
+                raise
             raise ValueError(f"{path} describes a backbone of another kind: {error}") from error
         load_vit(model.vit, path, branch)
         return model
@@ -202,7 +205,7 @@ class SplitViT(nn.Module):
 
     def encode(
         self, images: Sequence[Tensor], num_without_embedding: int = 0
-    ) -> list[tuple[tuple[Prefix, ...], Tensor | None]]:
+    ) -> list[tuple[tuple[TapFeatures, ...], Tensor | None]]:
         """`prefixes` and embeddings of images of several shapes, all in one pass.
 
         Args:
@@ -223,7 +226,7 @@ class SplitViT(nn.Module):
             embeddings = list(embedding.split([count for count, _ in shapes]))
         return list(zip(found, [*embeddings, *[None] * num_without_embedding], strict=True))
 
-    def prefixes(self, images: Tensor, layers: Sequence[int] = ()) -> tuple[Prefix, ...]:
+    def prefixes(self, images: Tensor, layers: Sequence[int] = ()) -> tuple[TapFeatures, ...]:
         """What there is after each of the backbone's layers, shallowest first, or of those named.
 
         Args:
@@ -240,7 +243,9 @@ class SplitViT(nn.Module):
         """
         return self.walk([images], layers or self.layers)[0]
 
-    def walk(self, images: Sequence[Tensor], layers: Sequence[int]) -> list[tuple[Prefix, ...]]:
+    def walk(
+        self, images: Sequence[Tensor], layers: Sequence[int]
+    ) -> list[tuple[TapFeatures, ...]]:
         """Token maps, and [CLS] where it has joined, after some blocks, all in one pass.
 
         Args:
@@ -252,7 +257,7 @@ class SplitViT(nn.Module):
             For each group what there is after each of the layers.
 
         Raises:
-            ValueError: if a layer is not in 0..depth.
+            ValueError: if a layer is not a whole number in 0..depth.
         """
         require_layers(layers, 0, self.depth)
         return self._walk(images, layers)[0]
@@ -297,7 +302,7 @@ class SplitViT(nn.Module):
 
     def _walk(
         self, images: Sequence[Tensor], layers: Sequence[int]
-    ) -> tuple[list[tuple[Prefix, ...]], Packed]:
+    ) -> tuple[list[tuple[TapFeatures, ...]], Packed]:
         """Token maps and [CLS] of every group after some numbers of blocks, and the last tokens."""
         grids = [grid_of(group, self.patch_size) for group in images]
         packed = pack([self._embed(*each) for each in zip(images, grids, strict=True)])
@@ -310,10 +315,14 @@ class SplitViT(nn.Module):
                 final = packed._replace(tokens=self.vit.norm(packed.tokens)) if is_last else packed
                 has_cls = number >= self.first_with_cls
                 groups = zip(final.groups, grids, strict=True)
-                found[number] = [Prefix.of(tokens, grid, has_cls) for tokens, grid in groups]
+                found[number] = [handed_out(tokens, grid, has_cls) for tokens, grid in groups]
         return list(zip(*(found[layer] for layer in layers), strict=True)), packed
 
     def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images are {images.dtype}; give floats, normalised as the backbone was trained"
+            )
         images = images.to(self.vit.pos_embed.dtype)  # for weights in half precision
         choose_attention(self._fusable, images, self.vit.cls_token)
         return embed(self.vit, images, grid, has_cls=self.cls_layer == 0)

@@ -7,6 +7,8 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ser_lightning.batch import TapFeatures
+
 
 def drop_cls_position(vit: VisionTransformer) -> None:
     """Removes the class token's position entry: its [CLS] will not stand at the input.
@@ -65,6 +67,13 @@ def embed(vit: Any, images: Tensor, grid: tuple[int, int], has_cls: bool) -> Ten
     )
     embedded: Tensor = vit.norm_pre(vit.pos_drop(tokens + position))
     return embedded
+
+
+def handed_out(tokens: Tensor, grid: tuple[int, int], has_cls: bool) -> TapFeatures:
+    """What (B, h*w, C) tokens, or these behind [CLS] and registers, hand to an add-on."""
+    num_others = tokens.shape[1] - grid[0] * grid[1]
+    patches = tokens[:, num_others:] if num_others else tokens
+    return TapFeatures(patches.mT.unflatten(2, grid), tokens[:, 0] if has_cls else None)
 
 
 def join_cls(vit: Any, tokens: Tensor) -> Tensor:

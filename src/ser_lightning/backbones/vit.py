@@ -3,7 +3,8 @@
 import difflib
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from numbers import Integral
+from typing import Any, Literal
 
 import timm
 import torch
@@ -62,7 +63,7 @@ def build_vit(
     Raises:
         ValueError: if timm has no such ViT, refuses the options, or the sizes do not fit.
     """
-    _validate(name, options, weight_init, position_embedding)
+    _validate(name, options)
     options = dict(options)
     eps = options.pop("norm_eps", None)
     if patch_size is not None:
@@ -83,7 +84,7 @@ def build_vit(
         raise ValueError(f"timm cannot build {name} with the options {options}: {error}") from error
     _require_fit(vit, name, image_size)
     for norm in vit.modules() if eps is not None else ():
-        if isinstance(norm, nn.LayerNorm):
+        if hasattr(norm, "eps"):
             norm.eps = eps
     _finish_initialisation(vit, weight_init)
     if position_embedding == "sincos":  # frozen; the class token's entry is 0
@@ -140,7 +141,7 @@ def block_numbers(layer: Layer | list[Layer], depth: int) -> tuple[int, ...]:
     Raises:
         ValueError: if there is none, or one is not in 0..depth or there twice.
     """
-    several = layer if isinstance(layer, list) else [layer]
+    several = layer if isinstance(layer, list | tuple) else [layer]
     numbers = sorted(block_number(single, depth) for single in several)
     require_layers(numbers, 0, depth)
     if len(set(numbers)) < len(numbers):
@@ -169,18 +170,16 @@ def require_layers(layers: Sequence[int], first: int, depth: int) -> None:
 
     A first above 0 is the first block whose tokens include [CLS].
     """
-    wrong = [layer for layer in layers if not first <= layer <= depth]
+    wrong = [n for n in layers if not (isinstance(n, Integral) and first <= n <= depth)]
     if wrong or not layers:
         reason = f"; [CLS] joins after block {first - 1}" if first > 0 else ""
         raise ValueError(
             f"layer {wrong[0] if wrong else 'list is empty'} "
-            f"is not in {first}..{depth}{reason}; choose layers in that range"
+            f"is not in {first}..{depth}{reason}; choose whole numbers in that range"
         )
 
 
-def _validate(
-    name: str, options: dict[str, Any], weight_init: str, position_embedding: str
-) -> None:
+def _validate(name: str, options: dict[str, Any]) -> None:
     plain = timm.list_models(module=["vision_transformer", "deit"])
     if name.partition(".")[0] not in plain:
         if timm.is_model(name):
@@ -202,12 +201,6 @@ def _validate(
     for option, kind in _OPTION_RANGES.items():
         if option in options and not fits(kind, options[option]):
             raise ValueError(f"vit_options: {option} {options[option]} must be {kind}")
-    for option, value, known in (
-        ("weight_init", weight_init, get_args(WeightInit)),
-        ("position_embedding", position_embedding, get_args(PositionEmbedding)),
-    ):
-        if value not in known:
-            raise ValueError(f"{option} {value!r} is not one of {known}")
 
 
 def heads_of(vit: Any) -> int | None:

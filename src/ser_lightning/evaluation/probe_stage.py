@@ -15,6 +15,7 @@ from ser_lightning.evaluation.features import CleanRows, TrainingRows, cls_layer
 from ser_lightning.evaluation.per_image import Rows, test_on_all
 from ser_lightning.evaluation.probe import CropProbe, Heads, Probe, fit_probe
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
+from ser_lightning.numbers import checked
 
 MIN_HOLDOUT = 1000
 """Held-out images that an official choice among heads and epochs needs; ImageNet has 12,811."""
@@ -22,6 +23,7 @@ MIN_HOLDOUT = 1000
 ProbeFeature = Literal["cls_last4", "cls_last"]
 
 
+@checked
 class ProbeStage(Stage):
     """Trains heads on the frozen backbone's [CLS] tokens.
 

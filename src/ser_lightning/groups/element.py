@@ -76,7 +76,11 @@ class GroupElement(NamedTuple):
         """What undoes the elements on a map whose grid was (h, w) before them.
 
         F^f resize R^-k = R^(-+k) resize F^f, minus unless flipped.
+
+        Raises:
+            ValueError: the elements turn by further angles.
         """
+        _refuse_angles(self)
         turned = self.half_turn ^ ~self.flip if self.quarter_turn else self.half_turn
         return self._replace(half_turn=turned, grid=_swapped(grid, self.quarter_turn))
 
@@ -84,7 +88,11 @@ class GroupElement(NamedTuple):
         """The product `self` after `first`, resizing once, as `self` asks for.
 
         F^f2 R^k1 = R^(+-k1) F^f2 (minus if f2), so k = k2 +- k1 and f = f1 xor f2.
+
+        Raises:
+            ValueError: one of them turns by further angles.
         """
+        _refuse_angles(self, first)
         quarter_sum = self.quarter_turn + first.quarter_turn
         half_turn = self.half_turn ^ first.half_turn
         if first.quarter_turn:  # R^-1 = R^1 R^2, and 1 + 1 carries into the half turn
@@ -118,13 +126,16 @@ def relative(source: GroupElement, target: GroupElement) -> GroupElement:
             f"source has {source.flip.shape[0]} elements, target {target.flip.shape[0]}; they "
             "must belong to two views of the same images"
         )
-    if source.angle is not None or target.angle is not None:
+    # The grid before the source's resize does not matter: the target's resize replaces it.
+    return target.compose(source.inverse(source.grid))
+
+
+def _refuse_angles(*elements: GroupElement) -> None:
+    if any(element.angle is not None for element in elements):
         raise ValueError(
             "views turned by any angle have no exact action on a grid; carry their maps by "
             "`transport` between frames"
         )
-    # The grid before the source's resize does not matter: the target's resize replaces it.
-    return target.compose(source.inverse(source.grid))
 
 
 def _swapped(grid: tuple[int, int], quarter_turn: int) -> tuple[int, int]:

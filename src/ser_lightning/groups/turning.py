@@ -36,10 +36,8 @@ def turn(maps: Tensor, degrees: float) -> Tensor:
     if rest == 0:
         return maps
     cos, sin = math.cos(rest), math.sin(rest)
-    backwards = torch.tensor([[cos, -sin, 0], [sin, cos, 0]], dtype=maps.dtype, device=maps.device)
-    size = list(maps.shape)
-    grid = F.affine_grid(backwards.expand(len(maps), 2, 3), size, align_corners=False)
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    backwards = torch.tensor([[cos, -sin, 0], [sin, cos, 0]], dtype=torch.float64)
+    return _sampled(maps, backwards.expand(len(maps), 2, 3), "zeros")
 
 
 def turn_each(maps: Tensor, degrees: Tensor) -> Tensor:
@@ -48,9 +46,19 @@ def turn_each(maps: Tensor, degrees: Tensor) -> Tensor:
     What the corners show lies outside of the map, and is reflected at its sides.
     """
     size = (maps.shape[-2], maps.shape[-1])
-    axes = rotations(degrees, size).flip(-2, -1).to(maps)  # grid_sample has x before y
-    grid = F.affine_grid(F.pad(axes, (0, 1)), [len(maps), 1, *size], align_corners=False)
-    return F.grid_sample(maps, grid, "bilinear", "reflection", align_corners=False)
+    axes = rotations(degrees, size).flip(-2, -1)  # grid_sample has x before y
+    return _sampled(maps, F.pad(axes, (0, 1)), "reflection")
+
+
+def _sampled(maps: Tensor, backwards: Tensor, outside: str) -> Tensor:
+    """Maps (B, C, H, W) sampled where (B, 2, 3) matrices lead, in float32 at least.
+
+    In half precision places have too few digits, and torch then reads beside the map.
+    """
+    precise = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    size = [len(maps), 1, *maps.shape[-2:]]
+    grid = F.affine_grid(backwards.to(precise), size, align_corners=False)
+    return F.grid_sample(precise, grid, "bilinear", outside, align_corners=False).to(maps.dtype)
 
 
 def stays_inside(degrees: float, side: int) -> Tensor:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ser_lightning.backbones import SplitViT
-from ser_lightning.backbones.prefix import Prefix
 from ser_lightning.batch import (
     NUM_GLOBAL_VIEWS,
     BranchFeatures,
@@ -37,7 +36,9 @@ def encode(backbone: SplitViT, batch: PartitionedBatch) -> BranchFeatures:
     return BranchFeatures(in_order[:num_crop], in_order[num_crop:], taps)
 
 
-def _split(prefixes: Sequence[Prefix], sizes: list[int]) -> tuple[tuple[TapFeatures, ...], ...]:
+def _split(
+    prefixes: Sequence[TapFeatures], sizes: list[int]
+) -> tuple[tuple[TapFeatures, ...], ...]:
     """Taps of all views together, one per layer, to the taps of each view."""
     layers = []
     for prefix in prefixes:

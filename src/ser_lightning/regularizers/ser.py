@@ -201,10 +201,16 @@ class SERRegularizer(Regularizer):
         return LossOutput.sum_of(pairs)
 
     def _project(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """(B, C, h, w) -> (B, hidden, h, w) of each map, in one pass over the tokens of all."""
-        tokens = torch.cat([view.flatten(2).mT.flatten(0, 1) for view in maps])
-        first, second = (self.projector[place].weight.flatten(1) for place in (0, 2))  # type: ignore[operator]
-        tokens = F.linear(F.gelu(F.linear(self.norm(tokens), first)), second)
+        """(B, C, h, w) -> (B, hidden, h, w) of each map, in one pass over the tokens of all.
+
+        A convolution of one pixel is a matrix product over the tokens.
+        """
+        tokens = self.norm(torch.cat([view.flatten(2).mT.flatten(0, 1) for view in maps]))
+        for layer in self.projector:
+            if isinstance(layer, nn.Conv2d):
+                tokens = F.linear(tokens, layer.weight.flatten(1), layer.bias)
+            else:
+                tokens = layer(tokens)
         sizes = [len(view) * math.prod(view.shape[-2:]) for view in maps]
         return [
             part.unflatten(0, (len(view), -1)).mT.unflatten(2, view.shape[-2:])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ser_lightning.backbones.prefix import Prefix
+from ser_lightning.batch import TapFeatures
 from ser_lightning.evaluation.metrics.angles import angle_name, angle_scores
 from ser_lightning.evaluation.metrics.equivariance import (
     ROWS,
@@ -25,7 +25,7 @@ class Pixels:
     grid, patch_size = (16, 16), 1
 
     def walk(self, images, layers, /):
-        return [tuple(Prefix(group + 0, None) for _ in layers) for group in images]
+        return [tuple(TapFeatures(group + 0, None) for _ in layers) for group in images]
 
 
 def reference(backbone, layers):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ser_lightning.backbones.prefix import Prefix
+from ser_lightning.batch import TapFeatures
 from ser_lightning.evaluation.metrics.equivariance import (
     FAMILIES,
     NUM_SCALES,
@@ -31,7 +31,7 @@ class Encoder(torch.nn.Module):
 
     def walk(self, images, layers):
         maps = [self.token_maps(group, layers) for group in images]
-        return [tuple(Prefix(tokens, None) for tokens in group) for group in maps]
+        return [tuple(TapFeatures(tokens, None) for tokens in group) for group in maps]
 
 
 class PatchMean(Encoder):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ser_lightning.backbones.prefix import Prefix
+from ser_lightning.batch import TapFeatures
 from ser_lightning.groups import GroupElement, GroupSampler, act
 
 FAMILIES = ("rotation", "flip", "scale")
@@ -39,7 +39,7 @@ class TokenMapper(Protocol):
 
     def walk(
         self, images: Sequence[Tensor], layers: Sequence[int], /
-    ) -> Sequence[tuple[Prefix, ...]]:
+    ) -> Sequence[tuple[TapFeatures, ...]]:
         """For each group (B, 3, H, W) the (B, C, h, w) maps after each of the layers."""
 
 
