@@ -108,6 +108,20 @@ def test_second_stage_finds_the_features_of_the_first(checkpoint):
     assert not list(folder.glob("*.partial"))
 
 
+def test_record_of_other_weights_is_not_replaced_without_a_word(checkpoint, tmp_path, caplog):
+    other = shutil.copytree(checkpoint.parents[1], tmp_path / "run") / "checkpoints" / "other.ckpt"
+    shutil.rmtree(tmp_path / "run" / "results", ignore_errors=True)
+    content = torch.load(checkpoint, weights_only=False)
+    content["state_dict"]["backbone.vit.cls_token"] += 1
+    torch.save(content, other)
+    caplog.set_level("INFO")
+    for path in (other, other):
+        evaluate(path, "--run_dir", str(tmp_path / "run"))
+    assert "replaces" not in caplog.text
+    evaluate(checkpoint, "--run_dir", str(tmp_path / "run"))
+    assert f"replaces what was measured of {other}, " in caplog.text
+
+
 def test_a_part_of_the_images_is_marked_unofficial(checkpoint, tmp_path):
     evaluate(checkpoint, "--data.num_test", "12", "--run_dir", str(tmp_path))
     record = json.loads((tmp_path / "results" / f"knn-{SHAPES}.json").read_text())

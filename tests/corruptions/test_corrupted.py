@@ -221,6 +221,7 @@ def test_jpeg_quality_encodes_the_result_once_more():
         ((picture(32, 32), "rain", 1, 0, 0), "'rain' is unknown; use one of gaussian_noise"),
         ((picture(32, 32), "snow", 0, 0, 0), "severity 0 .* 1 to 5"),
         ((picture(32, 32), "snow", 6, 0, 0), "severity 6 .* 1 to 5"),
+        ((picture(32, 32), "snow", 3.0, 0, 0), r"severity 3\.0 .* 1 to 5"),
         ((picture(32, 32), "snow", 1, -1, 0), "-1"),
     ],
 )
@@ -280,6 +281,13 @@ def test_frost_names_a_missing_photograph(frost_dir):
     for name in FROST_FILES:
         (frost_dir / name).unlink()
     with pytest.raises(ValueError, match=r"frost\d\.\w+ is missing; frost_dir must hold"):
+        corrupt(picture(224, 224), "frost", 1, 0, 0, frost_dir=frost_dir)
+
+
+def test_frost_names_a_damaged_photograph(frost_dir):
+    for name in FROST_FILES:
+        (frost_dir / name).write_bytes((frost_dir / name).read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"frost\d\.\w+ cannot be read .*; fetch the photograph"):
         corrupt(picture(224, 224), "frost", 1, 0, 0, frost_dir=frost_dir)
 
 
@@ -555,7 +563,7 @@ def test_equalized_spreads_the_histogram():
 
 def test_needs_no_other_image_library():
     allowed = {"torch", "numpy", "scipy", "PIL", "ser_lightning"}
-    standard = {"collections", "functools", "io", "math", "pathlib", "typing"}
+    standard = {"collections", "functools", "io", "math", "numbers", "pathlib", "typing"}
     for file in Path(package.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom):

@@ -257,6 +257,8 @@ def test_does_not_depend_on_the_number_of_threads(name):
         ((picture(32, 32), "translate", 0, 0, 17), {}, "num_frames 17 .* use 2 to 16"),
         ((picture(32, 32), "snow", 0, 0), {"crop": 33}, "crop 33 .* 32 x 32"),
         ((picture(32, 32), "snow", 0, 0), {"crop": 8}, "8 x 8"),
+        ((picture(32, 32), "rotate", 0, 0), {"crop": -5}, "crop -5 is no number of pixels"),
+        ((picture(32, 32), "rotate", 0, 0), {"crop": 0}, "crop 0 is no number of pixels"),
     ],
 )
 def test_refuses_what_it_cannot_perturb(arguments, options, message):

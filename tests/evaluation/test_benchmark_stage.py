@@ -52,6 +52,22 @@ def test_head_whose_classes_are_numbers_has_them_by_number():
         logit_table([condition([2], ("a", "b", "c"))], numbers)
 
 
+def test_padded_numbers_are_ids_too():
+    numbers = [f"{number:02}" for number in range(12)]
+    assert logit_table([condition([2, 11], ())], numbers).tolist() == [[*range(12)]]
+
+
+def test_labels_without_names_are_not_guessed_for_a_head_of_other_numbers():
+    names = sorted(str(number + 1) for number in range(12))
+    with pytest.raises(ValueError, match=r"may be places or numbers of the head's .*1, 10, 11, \."):
+        logit_table([condition([2, 11], ())], names)
+
+
+def test_cifars_classes_are_not_those_of_another_head_of_ten():
+    with pytest.raises(ValueError, match="images of class bird, for which the head has no logit"):
+        logit_table([condition([2, 9], CIFAR_CLASSES[10])], [f"plant{n}" for n in range(10)])
+
+
 def test_class_without_a_logit_is_named():
     with pytest.raises(
         ValueError, match=r"sketch has images of class ape.*it has cat, dog, \.\.\."

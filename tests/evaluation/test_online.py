@@ -1,5 +1,8 @@
 """Online evaluation inside Lightning's loops."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +16,7 @@ from ser_lightning.data.clean import Clean
 from ser_lightning.data.datasets import Batches, CleanImages
 from ser_lightning.data.loaders import BatchLoader, SlotKeys
 from ser_lightning.data.reading import Reader
-from ser_lightning.evaluation import OnlineEvaluation
+from ser_lightning.evaluation import OnlineEvaluation, online
 from ser_lightning.evaluation.metrics.diagnostics import (
     feature_std,
     rankme,
@@ -23,6 +26,7 @@ from ser_lightning.evaluation.metrics.diagnostics import (
 from ser_lightning.evaluation.metrics.equivariance import FAMILIES, Reference, companion_scores
 from ser_lightning.evaluation.metrics.knn import knn_accuracy
 from ser_lightning.evaluation.per_image import Rows, even_subset
+from ser_lightning.sources.base import MemoryImages
 from support import run_processes
 
 NAMES = {
@@ -228,6 +232,29 @@ def test_baseline_of_other_conditions_is_dropped_in_words(tmp_path, options, wor
         fit(resumed, tmp_path, max_epochs=2, max_steps=-1, ckpt_path=tmp_path / "run.ckpt")
     assert resumed.baseline == {}
     assert resumed.history[0] == first.history[0]
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_baseline_of_images_prepared_otherwise_is_dropped(tmp_path, monkeypatch, knows):
+    """One of an earlier version does not know how they were prepared, and is kept."""
+
+    def prepared(crop_fraction):
+        images = MemoryImages(torch.zeros(1, 3, 4, 4), torch.zeros(1), ())
+        made = SimpleNamespace(reader=SimpleNamespace(images=images), clean=Clean(4, crop_fraction))
+        monkeypatch.setattr(online, "_clean_sets", lambda trainer: [made])
+
+    prepared(0.875)
+    first = OnlineEvaluation(k=5, num_equivariance_images=3)
+    run = fit(first, tmp_path, max_epochs=1)
+    if not knows:
+        del first.baseline_conditions["images' preparation"]
+    run.save_checkpoint(tmp_path / "run.ckpt", weights_only=False)
+    prepared(0.5)
+    resumed = OnlineEvaluation(k=5, num_equivariance_images=3)
+    words = r"\(images' preparation .*crop_fraction=0\.875.*, now .*crop_fraction=0\.5"
+    with pytest.warns(UserWarning, match=words) if knows else nullcontext():
+        fit(resumed, tmp_path, max_epochs=2, max_steps=-1, ckpt_path=tmp_path / "run.ckpt")
+    assert resumed.baseline == ({} if knows else first.baseline)
 
 
 def test_validate_measures_without_history(tmp_path):

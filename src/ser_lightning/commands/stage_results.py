@@ -14,6 +14,7 @@ from ser_lightning.results.points import write_points
 from ser_lightning.results.record import (
     ResultRecord,
     class_map_sha256,
+    read_record,
     result_path,
     write_record,
 )
@@ -29,6 +30,8 @@ def keep_result(cli: "StageCommandLine", result: StageResult, seconds: float) ->
     stage, folder = cli.model, cli.run_dir
     record = _record(cli, result, seconds)
     path = result_path(folder, record, stage.variant)
+    if replaced := _other_checkpoint(path, record):
+        rank_zero_info(f"{path} replaces what was measured of {replaced}")
     if result.label is not None:
         write_hits(path, result.hits, result.label, result.data_sha256)
     if result.points is not None:
@@ -49,6 +52,16 @@ def keep_result(cli: "StageCommandLine", result: StageResult, seconds: float) ->
         if figure.is_file():
             rank_zero_info(f"{stage.name}: {figure}")
     return path
+
+
+def _other_checkpoint(path: Path, record: ResultRecord) -> str:
+    """The checkpoint of the record that lies there, where it is of other weights than this one."""
+    try:
+        before = read_record(path) if path.is_file() else record
+    except ValueError:  # a damaged one tells nothing
+        return ""
+    is_other = before.checkpoint_sha256 != record.checkpoint_sha256
+    return f"{before.checkpoint}, {str(before.checkpoint_sha256)[:8]}" if is_other else ""
 
 
 _NOT_HOW = {

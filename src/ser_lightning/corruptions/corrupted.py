@@ -1,6 +1,7 @@
 """The corruptions of ImageNet-C as one function of an image, a name and a severity."""
 
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -71,7 +72,7 @@ def corrupt(
     check_image(image)
     if name not in _NUMBERS:
         raise ValueError(f"corruption {name!r} is unknown; use one of {', '.join(_NUMBERS)}")
-    if severity not in range(1, NUM_SEVERITIES + 1):
+    if not isinstance(severity, Integral) or not 1 <= severity <= NUM_SEVERITIES:
         raise ValueError(f"severity {severity} does not exist; use 1 to {NUM_SEVERITIES}")
     if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
         raise ValueError(f"jpeg_quality {jpeg_quality} is outside 1 to 100; use 85 or none")

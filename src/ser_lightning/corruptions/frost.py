@@ -31,7 +31,7 @@ def frost(
     """Adds a random part of one of the official photographs, reduced for the native size.
 
     Raises:
-        ValueError: a photograph is missing, or smaller than the image.
+        ValueError: a photograph is missing, damaged, or smaller than the image.
     """
     path = frost_dir / FROST_FILES[rng.integers(len(FROST_FILES))]
     ice = _photograph(path, _SCALES[size])
@@ -54,8 +54,11 @@ def _photograph(path: Path, scale: float) -> Tensor:
         raise ValueError(
             f"{path} is missing; frost_dir must hold the official {', '.join(FROST_FILES)}"
         )
-    with Image.open(path) as file:
-        pixels = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1).float()
+    try:
+        with Image.open(path) as file:
+            pixels = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1).float()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); fetch the photograph again") from error
     if scale != 1:
         size = [round(side * scale) for side in pixels.shape[1:]]
         pixels = F.interpolate(pixels[None], size, mode="bilinear")[0].round_()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -205,6 +206,8 @@ def _frame_size(image: Tensor, crop: int | None) -> Size:
     height, width = image.shape[-2:]
     if crop is None:
         return height, width
+    if not isinstance(crop, Integral) or crop < 1:
+        raise ValueError(f"crop {crop} is no number of pixels; use 1 or more, or none")
     if crop > min(height, width):
         raise ValueError(
             f"crop {crop} does not fit into an image of {height} x {width} pixels; resize it to "

@@ -178,9 +178,15 @@ class Reader:
     def _check_share(self, error: UnreadableImage, of: int) -> None:
         """Refuses to go on where more images are bad than allowed."""
         num_bad = len(self.bad)
-        if num_bad == len(self.images) or num_bad > MIN_BAD + self.max_bad_share * of:
-            images, _ = origin(self.images, np.arange(0))
-            folder = getattr(images, "folder", type(images).__name__)
+        images, _ = origin(self.images, np.arange(0))
+        folder = getattr(images, "folder", type(images).__name__)
+        if num_bad == len(self.images):
+            raise UnreadableImage(
+                f"none of the {num_bad} images that are read from {folder} can be read; the last "
+                f"one: {error}. Repair them, or give this part of the set (training, held-out or "
+                "test images) more"
+            )
+        if num_bad > MIN_BAD + self.max_bad_share * of:
             raise UnreadableImage(
                 f"{num_bad} of {of} images of {folder} cannot be read, more than "
                 f"the share of {self.max_bad_share}; the last one: {error}. Repair or remove them, "

@@ -15,7 +15,7 @@ from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.linear_head import ORIGIN_UNKNOWN, LinearClassifier, head_path
 from ser_lightning.evaluation.metrics.accuracy import top_hits
 from ser_lightning.evaluation.per_image import test_on_all
-from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 from ser_lightning.files import file_sha256
 from ser_lightning.sources.base import ImageSet
 from ser_lightning.sources.released import CIFAR_CLASSES
@@ -69,6 +69,13 @@ class BenchmarkStage(Stage):
                 f"{self.checkpoint_hash} of {self.checkpoint}; run the linear stage on this "
                 "checkpoint (make linear-eval)"
             )
+        read, given = self.classifier.linear.in_features, self.backbone.width
+        if read != len(self.classifier.layers) * given:
+            raise ValueError(
+                f"{self.head_file} reads {read} channels, [CLS] of {len(self.classifier.layers)} "
+                f"blocks of width {given} has others; give a head of this backbone: --model.head"
+            )
+        check_finite(self.classifier, f"weights of {self.head_file}", "train the head again")
         table = logit_table(data.conditions, self.classifier.class_names, str(self.head_file))
         self._conditions = tuple(data.conditions)
         self.register_buffer("logit_ids", table, persistent=False)
@@ -155,23 +162,30 @@ def logit_table(
     Labels are places in the class names of a condition. They mean the logits of the same places
     where the head has the same names in the same order, of which one may be there twice; the
     classes' ids where there are no names, or CIFAR's for a head of ids; else the names.
-    A head of ids, whose classes are called "0", "1", "2", ..., has them in any order.
+    A head of ids, whose classes are called "0", "1", "2" or "00", "01", ..., has them in any
+    order.
     `head` is where the logits' names are from, for messages.
 
     Raises:
-        ValueError: there are images without a class, or of a class that has no logit.
+        ValueError: there are images without a class, or of a class that has no logit; or labels
+            without names meet a head of other numbers, such as "1" to "12".
     """
     places = {name: place for place, name in enumerate(class_names)}
-    ids = [*range(len(class_names))]
-    if places.keys() == {*map(str, ids)}:
-        ids = [places[str(number)] for number in ids]
+    in_order = [*range(len(class_names))]
+    numbers = {int(name): place for name, place in places.items() if name.isdecimal()}
+    is_of_ids = numbers.keys() == {*in_order}
+    ids = [numbers[number] for number in in_order] if is_of_ids else in_order
 
     def row_of(names: tuple[str, ...]) -> list[int]:
         if names == tuple(class_names):
-            return [*range(len(names))]
-        found = [places.get(name, -1) for name in names]
+            return in_order
+        if not names and len(numbers) == len(class_names) and not is_of_ids:
+            raise ValueError(
+                f"labels without names may be places or numbers of {head}'s classes, which are "
+                f"{', '.join(class_names[:3])}, ...; give images in folders of these names"
+            )
         is_cifar = names == CIFAR_CLASSES.get(len(class_names))
-        return ids if not names or (is_cifar and {*found} == {-1}) else found
+        return ids if not names or (is_cifar and is_of_ids) else [places.get(n, -1) for n in names]
 
     rows = [row_of(condition.images.class_names) for condition in conditions]
     width = max(len(row) for row in rows)

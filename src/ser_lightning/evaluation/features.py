@@ -216,7 +216,7 @@ def _take_room(path: Path) -> None:
 
 
 class FeatureBatch(NamedTuple):
-    """Features (B, ...), labels (B,) and places (B,) in the global batch, in random order."""
+    """Features (B, ...), labels (B,) and places (B,): in the set, or of a training in all of it."""
 
     features: Tensor
     label: Tensor
@@ -235,7 +235,8 @@ class TrainingRows(Dataset):
 
     def __getitem__(self, key: BatchKey) -> FeatureBatch:
         indices, _ = self.plan.indices(key)
-        return _rows(self.features, indices, self.plan.rank * len(indices))
+        before = (key.epoch * len(self) + key.step) * self.plan.batch_size
+        return _rows(self.features, indices, before + self.plan.rank * len(indices))
 
 
 class CleanRows(Dataset):

@@ -26,6 +26,7 @@ from ser_lightning.evaluation.per_image import GatheredRows, Rows
 from ser_lightning.evaluation.shared_images import num_shared
 from ser_lightning.numbers import NonNegativeInt, Positive, PositiveInt, checked
 
+_PREPARATION = "images' preparation"
 _KEPT = (
     "baseline", "baseline_name", "baseline_conditions", "latest", "history", "num_classes",
     "num_bank", "num_queries",
@@ -262,7 +263,8 @@ class OnlineEvaluation(L.Callback):
 
     def _drop_other_baseline(self, trainer: L.Trainer) -> None:
         """Drops a baseline that was measured under other conditions, and says which."""
-        before, now = self.baseline_conditions, self._conditions(trainer)
+        now = self._conditions(trainer)
+        before = {_PREPARATION: now[_PREPARATION]} | self.baseline_conditions
         other = [
             f"{name} {before.get(name)}, now {value}"
             for name, value in now.items()
@@ -288,6 +290,7 @@ class OnlineEvaluation(L.Callback):
             "temperature": self.temperature,
             "equivariance images": self.num_equivariance_images,
             "images' hashes": [make.reader.images.listing()[:8] for make in _clean_sets(trainer)],
+            _PREPARATION: [repr(make.clean) for make in _clean_sets(trainer)],
         }
 
 

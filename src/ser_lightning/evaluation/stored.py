@@ -84,11 +84,18 @@ class StoredProbeStage(Stage):
         """Which rows a step takes: whole parts of it, fewer than asked where there are no more.
 
         Raises:
-            ValueError: the size does not divide by devices and accumulation steps.
+            ValueError: the size does not divide by devices and accumulation steps, or there are
+                fewer rows than these.
         """
         accumulate, world_size = trainer.accumulate_grad_batches, trainer.world_size
         parts = world_size * accumulate
         size = min(self.batch_size, num_rows // parts * parts)
+        if not size:
+            raise ValueError(
+                f"{num_rows} images for {world_size} devices x {accumulate} accumulation steps, of "
+                "which each needs one; use more images (data.num_train), or fewer devices or "
+                "trainer.accumulate_grad_batches"
+            )
         per_device(size, world_size, accumulate)
         rank = trainer.global_rank
         return Plan(num_rows, size // accumulate, 0, self.seed, rank, world_size, accumulate)

@@ -11,7 +11,6 @@ from ser_lightning.evaluation.metrics.equivariance import (
     ROWS,
     Reference,
     companion_scores,
-    equivariance_scores,
     family_elements,
     other_image,
     reference_positions,
@@ -56,7 +55,7 @@ def images(num_images, seed=0):
 
 
 def test_patch_mean_encoder_is_exactly_equivariant_to_flips_and_turns():
-    scores = equivariance_scores(PatchMean(), images(7), [1, 2], torch.arange(7))
+    scores = companion_scores(PatchMean(), images(7), [1, 2], torch.arange(7), None)["score"]
     for family in ("rotation", "flip"):
         for layer in (1, 2):
             # cosines of equal vectors, up to the order of the pooling sums: measured 1.2e-7
@@ -68,7 +67,7 @@ def test_patch_mean_encoder_is_exactly_equivariant_to_flips_and_turns():
 
 def test_scores_equal_a_loop_over_images_and_positions():
     encoder, pixels, position = Positional(), images(9), torch.arange(9) + 5
-    scores = equivariance_scores(encoder, pixels, [3], position, seed=2)
+    scores = companion_scores(encoder, pixels, [3], position, None, seed=2)["score"]
     for family in FAMILIES:
         for rows, element in family_elements(family, position, GRID, seed=2):
             for i, row in enumerate(rows.tolist()):
@@ -88,16 +87,16 @@ def test_scores_equal_a_loop_over_images_and_positions():
 
 
 def test_a_map_fixed_to_positions_is_not_equivariant():
-    scores = equivariance_scores(Positional(), images(6), [5], torch.arange(6))
+    scores = companion_scores(Positional(), images(6), [5], torch.arange(6), None)["score"]
     assert scores["flip"][5].max() < 0.99
     assert scores["rotation"][5].max() < 0.99
 
 
 def test_scores_do_not_depend_on_the_batch():
     pixels, position = images(12), torch.arange(12)
-    whole = equivariance_scores(Positional(), pixels, [1], position)
+    whole = companion_scores(Positional(), pixels, [1], position, None)["score"]
     parts = [
-        equivariance_scores(Positional(), pixels[rows], [1], position[rows])
+        companion_scores(Positional(), pixels[rows], [1], position[rows], None)["score"]
         for rows in torch.arange(12).flip(0).split(5)
     ]
     for family in FAMILIES:
@@ -145,9 +144,9 @@ def test_scores_are_float32_under_autocast_and_carry_no_gradient():
             return (self.layer(images),)
 
     encoder = Convolution()
-    expected = equivariance_scores(encoder, images(3), [1], torch.arange(3))
+    expected = companion_scores(encoder, images(3), [1], torch.arange(3), None)["score"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        scores = equivariance_scores(encoder, images(3), [1], torch.arange(3))
+        scores = companion_scores(encoder, images(3), [1], torch.arange(3), None)["score"]
     for family in FAMILIES:
         assert scores[family][1].dtype == torch.float32
         assert not scores[family][1].requires_grad
@@ -203,7 +202,7 @@ def test_score_among_companions_is_the_score():
     encoder, pixels, position = Positional(), images(7), torch.arange(7)
     reference = reference_of(encoder, pixels, [2])
     values = companion_scores(encoder, pixels, [2], position, reference)
-    scores = equivariance_scores(encoder, pixels, [2], position)
+    scores = companion_scores(encoder, pixels, [2], position, None)["score"]
     for family in FAMILIES:
         assert torch.equal(values["score"][family][2], scores[family][2])
 

@@ -1,5 +1,6 @@
 """The equivariance stage on a tiny run: its passes, its record and its figure."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,12 +11,16 @@ import torch
 from ser_lightning.commands.evaluate import evaluate
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.metrics.equivariance import FAMILIES, equivariance_scores
+from ser_lightning.evaluation.metrics.equivariance import (
+    FAMILIES,
+    companion_scores,
+    reference_positions,
+)
 from ser_lightning.evaluation.stage import Stage
 from ser_lightning.evaluation.stages.equivariance import (
-    ReferencePass,
     full_float32,
     mean_scores,
+    reference_of,
 )
 from ser_lightning.results.record import read_record
 from ser_lightning.sources.base import UnreadableImage
@@ -57,36 +62,33 @@ def parts():
 
 def test_reference_is_the_mean_over_all_images_and_positions():
     backbone, data, trainer = parts()
-    module = ReferencePass(backbone, [0, 2, 4], 19)
-    trainer.test(module, data.clean_loader("test"), verbose=False)
+    reference = reference_of(trainer, backbone, data.clean_loader("test"), [0, 2, 4], 19)
     pixels = torch.cat([batch.pixels for batch in data.clean_loader("test")])
     maps = backbone.token_maps(pixels, [0, 2, 4])
-    chosen = module.reference.positions
+    chosen = reference.positions
     assert len(chosen) == 16
     for i in range(3):
-        torch.testing.assert_close(module.reference.mean[i], maps[i].mean((0, 2, 3)))
-        torch.testing.assert_close(module.reference.maps[i], maps[i][chosen])
+        torch.testing.assert_close(reference.mean[i], maps[i].mean((0, 2, 3)))
+        torch.testing.assert_close(reference.maps[i], maps[i][chosen])
 
 
 def test_scores_are_means_over_all_images():
     backbone, data, trainer = parts()
-    first = ReferencePass(backbone, [2, 4], 19)
-    trainer.test(first, data.clean_loader("test"), verbose=False)
-    loader = data.clean_loader("test")
-    second = mean_scores(trainer, backbone, loader, [2, 4], first.reference, seed=3)
+    means, count = mean_scores(trainer, backbone, data, [2, 4], 19, seed=3)
+    assert count == 19
     pixels = torch.cat([batch.pixels for batch in data.clean_loader("test")])
-    expected = equivariance_scores(backbone, pixels, [2, 4], torch.arange(19), seed=3)
+    expected = companion_scores(backbone, pixels, [2, 4], torch.arange(19), None, 3)["score"]
     for family in FAMILIES:
         for layer in (2, 4):
             mean = expected[family][layer].double().mean().item()
-            assert second.means["score", family, layer] == pytest.approx(mean, abs=1e-5)
+            assert means["score", family, layer] == pytest.approx(mean, abs=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:.*it is skipped")
 def test_images_that_cannot_be_read_are_not_scored_nor_compared_with(monkeypatch):
     backbone, data, trainer = parts()
     data.on_bad_image, images = "skip", data.images("test")
-    read, bad = type(images).read, int(ReferencePass(backbone, [4], 19).positions[3])
+    read, bad = type(images).read, int(reference_positions(19)[3])
 
     def refuse(self, index):
         if index == bad:
@@ -94,13 +96,28 @@ def test_images_that_cannot_be_read_are_not_scored_nor_compared_with(monkeypatch
         return read(self, index)
 
     monkeypatch.setattr(type(images), "read", refuse)
-    first = ReferencePass(backbone, [4], 19)
-    trainer.test(first, data.clean_loader("test"), verbose=False)
-    assert len(first.reference.positions) == len(first.reference.maps[0]) == 15
-    assert bad not in first.reference.positions
-    loader = data.clean_loader("test")
-    second = mean_scores(trainer, backbone, loader, [4], first.reference, seed=3)
-    assert second.num_images == 18
+    reference = reference_of(trainer, backbone, data.clean_loader("test"), [4], 19)
+    assert len(reference.positions) == len(reference.maps[0]) == 15
+    assert bad not in reference.positions
+    assert mean_scores(trainer, backbone, data, [4], 19, seed=3)[1] == 18
+
+
+@pytest.mark.filterwarnings("ignore:.*it is skipped")
+def test_one_image_that_could_be_read_has_no_chance_level(monkeypatch):
+    backbone, data, trainer = parts()
+    data.on_bad_image, data.max_bad_share, images = "skip", 1.0, data.images("test")
+    read, first = type(images).read, int(reference_positions(19)[0])
+
+    def refuse(self, index):
+        if index != first:
+            raise UnreadableImage("damaged")
+        return read(self, index)
+
+    monkeypatch.setattr(type(images), "read", refuse)
+    means, count = mean_scores(trainer, backbone, data, [4], 19, seed=3)
+    assert count == 1
+    assert math.isnan(means["chance", "flip", 4])
+    assert not math.isnan(means["score", "flip", 4])
 
 
 def test_random_init_has_new_weights_and_leaves_the_generator_alone():
@@ -117,6 +134,13 @@ def test_random_init_has_new_weights_and_leaves_the_generator_alone():
     assert fresh.arguments == backbone.arguments
     assert not fresh.training
     assert not any(p.requires_grad for p in fresh.parameters())
+
+
+@pytest.mark.parametrize("angles", [[], ["--model.angles", "[45]"]])
+def test_double_precision_writes_the_record(checkpoint, tmp_path, angles):
+    double = ["--trainer.precision", "64-true", "--model.num_images", "3", *angles]
+    record = run_stage(checkpoint, tmp_path, *double)
+    assert 0 < record.metrics["equivariance/rotation_final"] <= 1
 
 
 def test_record_has_every_block_every_companion_and_a_figure(checkpoint, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ser_lightning.backbones import SplitViT
 from ser_lightning.cli import main
@@ -84,6 +85,24 @@ def test_record_has_the_purity_of_each_class_and_a_figure(checkpoint, tmp_path):
     assert points.plane.shape == (record.num_samples, 2) == (10, 2)
     assert "5 of 12 classes, 10 of 24 images" in record.unofficial_reasons
     assert path.with_suffix(".png").stat().st_size > 10_000
+
+
+@pytest.mark.filterwarnings("ignore:.*it is skipped")
+def test_class_of_which_one_image_could_be_read_is_left_out(checkpoint, tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(9):
+        for split in ("train", "test"):
+            path = tmp_path / "photos" / split / "abc"[number % 3] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (16, 16, 3)).astype(np.uint8)).save(path)
+    for number in (0, 3):
+        (tmp_path / f"photos/test/a/{number}.png").write_bytes(b"damaged")
+    skip = ["--images", str(tmp_path / "photos"), "--data.on_bad_image", "skip"]
+    record, path = run_stage(checkpoint, tmp_path, *skip)
+    assert read_points(path).class_names == ("b", "c")
+    assert record.num_samples == 6
+    assert record.protocol["neighbours"] == 2
+    assert "2 of 3 classes, 6 of 9 images" in record.unofficial_reasons
 
 
 def test_purity_is_that_of_the_embeddings(checkpoint, tmp_path, monkeypatch):

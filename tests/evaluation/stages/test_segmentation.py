@@ -1,9 +1,11 @@
 """The segmentation stage on tiny sets of masks: from folders to a record and a picture."""
 
 import itertools
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +16,9 @@ from ser_lightning.data.benchmarks.segmentation import MaskTest
 from ser_lightning.evaluation.mask_head import LinearMaskHead, predicted_masks
 from ser_lightning.evaluation.stages.segmentation import SegmentationStage, constant_miou
 from ser_lightning.results.record import read_record
+from ser_lightning.sources.base import Part
 from ser_lightning.sources.mask_folder import MaskFolder
+from ser_lightning.sources.masks import class_counts
 
 ROOT = Path(__file__).parents[3]
 CONFIG = str(ROOT / "configs" / "eval" / "segmentation.yaml")
@@ -71,6 +75,21 @@ def test_stage_writes_a_record_and_a_picture(checkpoint, masks, tmp_path):
     assert record.protocol["num_train"] == 12
     with Image.open(path.with_suffix(".png")) as picture:
         assert min(picture.size) > 300
+
+
+@pytest.mark.filterwarnings("ignore:.*it is skipped")
+def test_constant_is_that_of_the_images_that_could_be_read(checkpoint, masks, tmp_path):
+    folder = shutil.copytree(masks, tmp_path / "masks")
+    first = sorted((folder / "val" / "images").iterdir())[0]
+    first.write_bytes(b"damaged")
+    skip = ["--data.on_bad_image", "skip", "--data.max_bad_share", "1"]
+    model, data, result = run(checkpoint, str(folder), tmp_path, *skip)
+    assert sorted(model.measured.tolist()) == [1, 2, 3, 4]
+    counts = class_counts(Part(data.images("test"), np.arange(1, 5)))
+    assert result.metrics["constant/miou"] == constant_miou(data.train_counts, counts)
+    assert result.metrics["constant/miou"] != constant_miou(
+        data.train_counts, class_counts(data.images("test"))
+    )
 
 
 @pytest.mark.parametrize(

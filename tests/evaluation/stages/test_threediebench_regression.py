@@ -78,6 +78,20 @@ def test_out_of_range_views_are_told_by_the_same_heads(checkpoint, bench, tmp_pa
     assert set(records[0].metrics) == set(records[1].metrics)
 
 
+def test_targets_that_a_set_out_of_range_does_not_tell_are_left_out_of_its_record(
+    checkpoint, tmp_path
+):
+    write_bench(tmp_path / "t", num_train=3, num_val=2, num_latents=10)
+    objects = [f"{synset}/val{number}" for synset in SYNSETS for number in range(2)]
+    write_out_of_range(tmp_path / "ood", objects, num_views=4)
+    options = ["--run_dir", str(tmp_path), "--data.out_of_range", str(tmp_path / "ood")]
+    short = ["--trainer.max_epochs", "1", "--model.baseline", "false"]
+    paths = evaluate(arguments(checkpoint, str(tmp_path / "t"), *options, *short))
+    told, rotations = (set(read_record(path).metrics) for path in paths)
+    assert rotations == {"r2/rotation", "r2/colour"}
+    assert told == rotations | {"r2/translation_object", "r2/translation_base"}
+
+
 @pytest.mark.slow
 def test_same_seed_gives_the_same_numbers_and_backbones_stay(checkpoint, bench, tmp_path):
     found = []

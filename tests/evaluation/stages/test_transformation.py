@@ -109,11 +109,22 @@ def test_labels_are_balanced_over_ranks_and_change_with_the_epoch(tmp_path):
             for rank in range(2)
         ]
         slot = torch.cat([part.slot for part in parts])
-        assert slot.tolist() == list(range(16))
+        assert slot.tolist() == list(range(32 * epoch, 32 * epoch + 16))  # of two steps
         image = torch.cat([part.features.flatten() for part in parts]).long().tolist()
         labels.append(dict(zip(image, (slot % 4).tolist(), strict=True)))
     shared = labels[0].keys() & labels[1].keys()
     assert any(labels[0][image] != labels[1][image] for image in shared)
+
+
+@pytest.mark.parametrize(("num_images", "size"), [(12, 2), (12, 6), (3, 3), (2, 2), (9, 4)])
+def test_steps_of_any_size_train_every_label_as_often(num_images, size):
+    values = np.zeros((num_images, 1, 1, 1), dtype=np.float32)
+    features = Features(values, torch.zeros(num_images), np.arange(num_images))
+    rows = TrainingRows(features, Plan(num_images, size, 0, 0))
+    keys = [BatchKey(epoch, step) for epoch in range(8) for step in range(len(rows))]
+    labels = torch.cat([rows[key].slot for key in keys]) % 4
+    counts = labels.bincount(minlength=4)
+    assert counts.max() - counts.min() <= 1
 
 
 def test_each_head_gets_the_gradient_of_its_own_loss():

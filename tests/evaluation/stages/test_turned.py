@@ -57,3 +57,28 @@ def test_each_turn_is_what_the_head_says_of_the_turned_pixels(checkpoint):
     assert record.counts["hits/turn90"] == round(24 * right[1].item())
     assert record.num_samples == 24
     assert "no published protocol" in record.unofficial_reasons
+
+
+@pytest.mark.parametrize(
+    ("width", "weight", "words"),
+    [
+        (
+            7,
+            0.0,
+            r"head\.safetensors reads 7 channels, \[CLS\] of 1 blocks of width \d+ has others",
+        ),
+        (
+            None,
+            float("nan"),
+            r"weights of .*head\.safetensors: 1 are not finite, such as linear\.w",
+        ),
+    ],
+)
+def test_heads_that_measure_nothing_are_refused(width, weight, words, checkpoint, tmp_path):
+    names = Shapes(image_size=16, num_train=96, num_evaluation=24).evaluation().class_names
+    own = SplitViT.from_checkpoint(checkpoint).width
+    classifier = LinearClassifier([2], width or own, names)
+    classifier.linear.weight.data.fill_(weight)
+    classifier.save(tmp_path / "head.safetensors")
+    with pytest.raises(ValueError, match=words):
+        run(checkpoint, "--model.head", str(tmp_path / "head.safetensors"))

@@ -39,7 +39,7 @@ def angle_scores(
     Returns:
         For each of `ROWS`, `angle_name` and layer the (B,) float32 values; nan where not defined.
     """
-    nothing = torch.full((len(pixels),), torch.nan, device=pixels.device)
+    nothing = torch.full((len(pixels),), torch.nan, dtype=torch.float32, device=pixels.device)
     values: dict[str, dict[str, dict[int, Tensor]]] = {
         row: {angle_name(angle): dict.fromkeys(layers, nothing) for angle in angles} for row in ROWS
     }

@@ -115,28 +115,6 @@ def scale_grids(grid: tuple[int, int], seed: int = 0) -> tuple[tuple[int, int], 
     return tuple(grids[:NUM_SCALES])
 
 
-@torch.no_grad()
-def equivariance_scores(
-    backbone: TokenMapper,
-    pixels: Tensor,
-    layers: Sequence[int],
-    position: Tensor,
-    seed: int = 0,
-) -> dict[str, dict[int, Tensor]]:
-    """Scores how well token maps follow a transformation of the image.
-
-        score(x) = mean_u cos( f(g.x)_u , (g f(x))_u ),   u over the positions of the map
-
-    1 for an exactly equivariant encoder. A random-init ViT scores about 0.8, so a score means
-    little without that baseline. Computed in float32 outside any autocast, one pass of the
-    backbone for all layers.
-
-    Returns:
-        For each family and layer the (B,) float32 scores; arguments are `companion_scores`'s.
-    """
-    return companion_scores(backbone, pixels, layers, position, None, seed)["score"]
-
-
 class Reference(NamedTuple):
     """What the companions of a score need to know of the evaluation set.
 
@@ -194,13 +172,15 @@ def companion_scores(
     seed: int = 0,
     maps: Sequence[Tensor] | None = None,
 ) -> dict[str, dict[str, dict[int, Tensor]]]:
-    """Scores as `equivariance_scores`, with companions that tell what a score is worth.
+    """Scores how well token maps follow a transformation, with companions that tell its worth.
 
         score:        mean_u cos( f(g.x)_u ,     (g f(x))_u     )
         chance:       mean_u cos( f(g.x)_u ,     (g f(y))_u     ),   y another image
         no_action:    mean_u cos( f(g.x)_u ,     f(x)_u         ),   where the maps have one size
         mean_centred: mean_u cos( f(g.x)_u - m , (g f(x))_u - m ),   m the mean token of the set
 
+    The mean is over the positions u of the map. An exactly equivariant encoder scores 1, a ViT at
+    random init about 0.8: a score means little without that. In float32, outside of any autocast.
     The moved images of all families and sizes share passes of the backbone.
 
     Args:
@@ -217,7 +197,7 @@ def companion_scores(
         For each of `ROWS`, family and layer the (B,) float32 values, on the device of the pixels;
         nan where a row is not defined, as `no_action` where the size of the map changes.
     """
-    nothing = torch.full((len(pixels),), torch.nan, device=pixels.device)
+    nothing = torch.full((len(pixels),), torch.nan, dtype=torch.float32, device=pixels.device)
     values = {
         row: {family: {layer: nothing.clone() for layer in layers} for family in FAMILIES}
         for row in ROWS

@@ -1,12 +1,12 @@
 """The equivariance stage: scores per transformation and block, next to what they are worth.
 
-Source: SER Table 4, whose formula is not in the text; see `equivariance_scores`.
+Source: SER Table 4, whose formula is not in the text; see `companion_scores`.
 """
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
@@ -28,7 +28,7 @@ from ser_lightning.evaluation.metrics.equivariance import (
     place_of,
     reference_positions,
 )
-from ser_lightning.evaluation.per_image import Rows, per_image, test_on_all
+from ser_lightning.evaluation.per_image import Rows, per_image
 from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import Degrees, PositiveInt, checked
 
@@ -38,76 +38,73 @@ _PROTOCOL = {
 }  # fmt: skip
 
 
-class ReferencePass(L.LightningModule):
-    """Collects the `reference` of a set: its mean token per layer, and maps of a few images."""
+def reference_of(
+    trainer: L.Trainer, backbone: SplitViT, loader: DataLoader, layers: Sequence[int], total: int
+) -> Reference:
+    """The mean token per layer of a set of `total` images, and some maps; a collective call."""
+    chosen = reference_positions(total)
+    shape = (len(layers), backbone.width, *backbone.grid)
+    few = Rows(math.prod(shape))
+    sums = torch.zeros(len(layers), backbone.width, dtype=torch.float64)
 
-    reference: Reference
-
-    def __init__(self, backbone: SplitViT, layers: Sequence[int], num_images: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.layers = tuple(layers)
-        self.positions = reference_positions(num_images)
-        self.shape = (len(self.layers), backbone.width, *backbone.grid)
-        self._rows = Rows(math.prod(self.shape))
-        # the sums of the mean tokens, and in the last row how many; in double precision
-        self._sums = torch.zeros(len(self.layers) + 1, backbone.width, dtype=torch.float64)
-
-    @override
-    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
+    def values(batch: EvaluationBatch) -> Tensor:
         with torch.autocast(batch.pixels.device.type, enabled=False):
-            maps = torch.stack(self.backbone.token_maps(batch.pixels, self.layers), 1)
-        means = maps.flatten(3).mean(3).cpu().double()
-        self._sums[:-1] += means.sum(0)
-        self._sums[-1] += len(means)
-        chosen = torch.isin(batch.indices.cpu(), self.positions)
-        index = batch.indices.cpu()[chosen]
-        self._rows.add(index, index, maps[chosen.to(maps.device)].flatten(1))
+            maps = torch.stack(backbone.token_maps(batch.pixels, layers), 1)
+        sums.add_(maps.flatten(3).mean(3).cpu().double().sum(0))
+        index = batch.indices.cpu()
+        lent = torch.isin(index, chosen)
+        few.add(index[lent], index[lent], maps[lent.to(maps.device)].flatten(1))
+        return torch.zeros(len(maps), 1)
 
-    @override
-    def on_test_epoch_end(self) -> None:
-        sums = gather(self._sums[None]).sum(0)
-        mean = (sums[:-1] / sums[-1]).float().to(self.device)
-        positions, values, _ = self._rows.gather()  # of those that could be read
-        maps = values.unflatten(1, self.shape).to(self.device)
-        self.reference = Reference(tuple(mean.unbind(0)), positions, tuple(maps.unbind(1)))
+    count = len(per_image(trainer, backbone, loader, 1, values).slots)
+    device = trainer.strategy.root_device
+    mean = (gather(sums[None]).sum(0) / count).float().to(device)
+    _, maps, positions = few.gather()  # of those that could be read
+    if len(positions) < 2:  # no other image
+        return Reference(tuple(mean.unbind(0)))
+    maps = maps.unflatten(1, shape).to(device)
+    return Reference(tuple(mean.unbind(0)), positions, tuple(maps.unbind(1)))
 
 
-class MeanScores(NamedTuple):
-    """The mean over images for each row, family and layer; nan where a row is not defined."""
-
-    means: dict[tuple[str, str, int], float]
-    num_images: int
+Means = dict[tuple[str, str, int], float]
+"""The mean over images for each row, family and layer; nan where a row is not defined."""
 
 
 def mean_scores(
     trainer: L.Trainer,
     backbone: SplitViT,
-    loader: DataLoader,
+    data: LabelledDataModule,
     layers: Sequence[int],
-    reference: Reference,
+    total: int,
     seed: int,
     angles: Sequence[float] = (),
-) -> MeanScores:
-    """Scores the images of a loader, with the reference of the same layers; a collective call."""
+) -> tuple[Means, int]:
+    """Scores `total` test images, in two passes; a collective call.
+
+    Returns:
+        The means, and over how many images: those that could be read.
+    """
+    first, second = (data.clean_loader("test", total) for _ in range(2))
     turned_layers = [each for each in layers if each in (backbone.layer, backbone.depth)]
-    known = reference.at([layers.index(each) for each in turned_layers])
     columns = [(row, f, layer) for row in ROWS for f in FAMILIES for layer in layers]
     columns += [
         (row, angle_name(a), layer) for row in ROWS for a in angles for layer in turned_layers
     ]
+    with full_float32():
+        reference = reference_of(trainer, backbone, first, layers, total)
+        known = reference.at([layers.index(each) for each in turned_layers])
 
-    def values(batch: EvaluationBatch) -> Tensor:
-        images = backbone, batch.pixels
-        scores = companion_scores(*images, layers, batch.indices, reference, seed)
-        if angles:
-            turned = angle_scores(*images, turned_layers, batch.indices, known, angles)
-            scores = {row: {**scores[row], **turned[row]} for row in ROWS}
-        return torch.stack([scores[row][family][layer] for row, family, layer in columns], 1)
+        def values(batch: EvaluationBatch) -> Tensor:
+            images = backbone, batch.pixels
+            scores = companion_scores(*images, layers, batch.indices, reference, seed)
+            if angles:
+                turned = angle_scores(*images, turned_layers, batch.indices, known, angles)
+                scores = {row: {**scores[row], **turned[row]} for row in ROWS}
+            return torch.stack([scores[row][family][layer] for row, family, layer in columns], 1)
 
-    found = per_image(trainer, backbone, loader, len(columns), values).values
+        found = per_image(trainer, backbone, second, len(columns), values).values
     means: Tensor = found.double().mean(0)
-    return MeanScores(dict(zip(columns, means.tolist(), strict=True)), len(found))
+    return dict(zip(columns, means.tolist(), strict=True)), len(found)
 
 
 @checked
@@ -154,42 +151,25 @@ class EquivarianceStage(Stage):
         total = len(data.images("test"))
         num_images = total if self.num_images is None else min(self.num_images, total)
         layers = range(self.backbone.depth + 1)
-        trained, fresh = (
-            self._pass(backbone, layers, num_images, trainer, data)
+        (trained, num_read), (fresh, _) = (
+            mean_scores(trainer, backbone, data, layers, num_images, self.seed, self.angles)
             for backbone in (self.backbone, self.random_backbone())
         )
         rows = {"score": "", **{row: f"{row}/" for row in ROWS[1:]}}
-        named = {(rows[row], f, layer): v for (row, f, layer), v in trained.means.items()}
+        named = {(rows[row], f, layer): v for (row, f, layer), v in trained.items()}
         for row, name in (("score", "random_init/"), ("mean_centred", "random_init_mean_centred/")):
-            named |= {(name, f, layer): v for (r, f, layer), v in fresh.means.items() if r == row}
+            named |= {(name, f, layer): v for (r, f, layer), v in fresh.items() if r == row}
         part = [f"measured on {num_images} of {total} images"] if num_images < total else []
         return [
             self.result(
                 data,
                 _metrics(named, self.backbone.depth),
-                trained.num_images,
+                num_read,
                 feature={"token_maps_after_blocks": list(layers), "final_norm": "last block only"},
                 protocol={"num_images": num_images, **_PROTOCOL},
                 reasons=part,
             )
         ]
-
-    def _pass(
-        self,
-        backbone: SplitViT,
-        layers: Sequence[int],
-        num_images: int,
-        trainer: L.Trainer,
-        data: LabelledDataModule,
-    ) -> MeanScores:
-        """The mean values of one backbone, which take two passes over the images."""
-        with full_float32():
-            first = ReferencePass(backbone, layers, num_images)
-            test_on_all(trainer, first, data.clean_loader("test", num_images))
-            loader = data.clean_loader("test", num_images)
-            return mean_scores(
-                trainer, backbone, loader, layers, first.reference, self.seed, self.angles
-            )
 
 
 def _metrics(values: dict[tuple[str, str, int], float], depth: int) -> dict[str, float]:

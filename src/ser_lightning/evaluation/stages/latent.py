@@ -18,7 +18,7 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.metrics.purity import chance_purity, mean_by_class, neighbour_purity
 from ser_lightning.evaluation.per_image import GatheredRows, per_image
-from ser_lightning.evaluation.stage import Stage, StageResult
+from ser_lightning.evaluation.stage import Stage, StageResult, distinct
 from ser_lightning.numbers import AtLeastOne, AtLeastTwo, PositiveInt, checked
 from ser_lightning.randomness import Stream, generator
 from ser_lightning.results.points import Points
@@ -129,8 +129,16 @@ class LatentStage(Stage):
             return per_image(trainer, backbone, loader, width, lambda batch: backbone(batch.pixels))
 
         trained, fresh = embed(self.backbone), embed(self.random_backbone())
+        classes, label, count = trained.label.unique(return_inverse=True, return_counts=True)
+        kept = (count > 1)[label]  # of the others one image could be read, which has no neighbour
+        if not kept.any():
+            raise ValueError(
+                "no class has two images that can be read; repair them, or give others"
+            )
+        trained, fresh = (GatheredRows(*(c[kept] for c in each)) for each in (trained, fresh))
         classes, label = trained.label.unique(return_inverse=True)
-        names = tuple(data.class_names[number] for number in classes.tolist())
+        words = distinct(data.class_names)
+        names = tuple(words[number] for number in classes.tolist())
         k = min(self.k, int(label.bincount().min()) - 1)
         by_class, of_fresh = (
             100 * mean_by_class(neighbour_purity(each.values, label, k), label, len(names))

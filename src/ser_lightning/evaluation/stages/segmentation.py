@@ -27,13 +27,20 @@ from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.mask_head import LinearMaskHead, mask_loss, predicted_masks
 from ser_lightning.evaluation.per_image import test_on_all
-from ser_lightning.evaluation.stage import Stage, StageResult, check_finite, fit_on_frozen
+from ser_lightning.evaluation.stage import (
+    Stage,
+    StageResult,
+    check_finite,
+    distinct,
+    fit_on_frozen,
+)
 from ser_lightning.evaluation.stages.transformation import probed_layers
 from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, checked
 from ser_lightning.optim import decay_groups, scheduled, warmup_cosine
 from ser_lightning.results.shown import MaskPicture, MaskPictures
 from ser_lightning.run_length import run_length
-from ser_lightning.sources.masks import IGNORED, mask_of
+from ser_lightning.sources.base import Part
+from ser_lightning.sources.masks import IGNORED, class_counts, mask_of
 from ser_lightning.step_logs import log_loss
 
 OWN_PROTOCOL = "a linear layer on whole images in squares, which is no published protocol"
@@ -197,7 +204,8 @@ class SegmentationStage(Stage):
         """Means and what they are compared with, then each class of the backbone's own heads."""
         named = dict(zip(self.names, self.ious, strict=True))
         metrics = {name: float(ious.nanmean()) for name, ious in named.items()}
-        metrics["constant/miou"] = constant_miou(data.train_counts, data.test_counts)
+        measured = class_counts(Part(data.images("test"), self.measured.sort().values.numpy()))
+        metrics["constant/miou"] = constant_miou(data.train_counts, measured)
         words = _words(data.class_names)
         for name, ious in list(named.items())[: len(self.layers)]:
             for word, value in zip(words, ious.tolist(), strict=True):
@@ -240,11 +248,7 @@ def constant_miou(train_counts: Tensor, test_counts: Tensor) -> float:
 
 def _words(class_names: Sequence[str]) -> list[str]:
     """The names of classes as parts of a metric's name, each another one."""
-    words = [re.sub(r"\W+", "_", name).strip("_") for name in class_names]
-    return [
-        word if word and words.count(word) == 1 else f"{word}_{number}".strip("_")
-        for number, word in enumerate(words)
-    ]
+    return distinct([re.sub(r"\W+", "_", name).strip("_") for name in class_names])
 
 
 def _caption(name: str) -> str:

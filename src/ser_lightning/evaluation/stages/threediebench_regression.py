@@ -99,11 +99,15 @@ class ThreeDIEBenchRegressionStage(StoredProbeStage):
     def _r2(
         self, trainer: L.Trainer, heads: PairHeads, tested: Features, batch_size: int
     ) -> dict[str, float]:
-        """The R2 of every head on the pairs of a set, by the name of its metric."""
+        """The R2 of every head on the pairs of a set, by the name of its metric.
+
+        A set out of range may not tell translations, and then has none of their metrics.
+        """
         predicted, truth = predictions(heads, tested, batch_size, trainer)
         return {
             f"{'random_init/' if place else ''}r2/{target}": joint_r2(
                 values, truth[:, heads.columns[target]]
             )
             for (place, target), values in zip(heads.tasks, predicted, strict=True)
+            if heads.columns[target].stop <= truth.shape[1]
         }

@@ -113,7 +113,7 @@ class VersionHeads(Heads):
     """One MLP per task, on the features of all versions of an image.
 
     Training gives every label to the same number of images, in an order of its own each epoch:
-    the label follows from the place in the global batch. Measuring shows every image under all
+    the label follows from the place in the whole training. Measuring shows every image under all
     labels. Adam trains them, without weight decay.
     """
 
