@@ -156,6 +156,11 @@ def test_source_that_cannot_be_tested_on_is_refused(train, test, message):
         data.setup("test")
 
 
+def test_holding_out_every_image_is_refused():
+    with pytest.raises(ValueError, match=r"holdout_fraction 0\.99 of 12 images holds out all"):
+        shapes(num_train=12, holdout_fraction=0.99).images("train")
+
+
 def test_holdout_fraction_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"holdout_fraction 1\.0"):
         shapes(holdout_fraction=1.0)

@@ -17,7 +17,8 @@ import ser_lightning.sources.coco
 import ser_lightning.sources.mask_folder  # noqa: F401 - all that have the option
 from ser_lightning.data.crops import DETAIL
 from ser_lightning.sources.base import Source, UnreadableImage
-from ser_lightning.sources.decode import EXTENSIONS, TOO_LARGE, Decode, read_image
+from ser_lightning.sources.decode import EXTENSIONS, TOO_LARGE, Decode, read_image, shown_size
+from written_files import write_png, write_tiff
 
 
 def save(path, value=(200, 30, 60), size=(12, 8), mode="RGB"):
@@ -350,3 +351,40 @@ def test_colours_of_12_bits_in_a_file_that_says_16_are_not_read_as_black(tmp_pat
     assert (write(4095) - expected).abs().max() <= 1
     with pytest.raises(UnreadableImage, match="it would be dark"):
         write(65535)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_gray_of_which_0_is_white_is_no_negative(tmp_path, kind):
+    levels = np.linspace(0, np.iinfo(kind).max, 64).astype(kind).reshape(8, 8)
+    for photometric, ends in ((1, [0, 255]), (0, [255, 0])):
+        write_tiff(tmp_path / "gray.tif", levels, photometric)
+        assert read_image(tmp_path / "gray.tif")[1].flatten()[[0, -1]].tolist() == ends
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_transparent_level_of_any_depth_shows_the_background(tmp_path, depth):
+    top, decode = (1 << depth) - 1, Decode(background=(10, 200, 100))
+    write_png(tmp_path / "gray.png", [[0, top] * 4], depth, [top])
+    assert read_image(tmp_path / "gray.png", decode)[:, 0, :2].T.tolist() == [
+        [0, 0, 0], [10, 200, 100],
+    ]  # fmt: skip
+
+
+def test_transparent_colour_of_16_bits_shows_the_background(tmp_path):
+    pixels, decode = [0x1234, 0x5678, 0x9ABC, *[0xFFFF] * 3], Decode(background=(10, 200, 100))
+    write_png(tmp_path / "colour.png", [pixels], 16, pixels[:3], colours=3)
+    assert read_image(tmp_path / "colour.png", decode)[:, 0].T.tolist() == [
+        [10, 200, 100], [255, 255, 255],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("upright", [True, False])
+@pytest.mark.parametrize("extension", ["tif", "png", "jpg", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_shown_size_is_that_of_the_image_that_is_read(tmp_path, extension, orientation, upright):
+    path, exif = tmp_path / f"photo.{extension}", Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (48, 24)).save(path, exif=exif)
+    decode = Decode(upright)
+    with Image.open(path) as image:
+        assert shown_size(image, decode) == tuple(read_image(path, decode).shape[1:])

@@ -183,6 +183,20 @@ def test_only_changed_folders_are_read_again(indexed, scanned):
     assert paths(indexed) == ["4.png", "a/2.png", "a/5.png"]
 
 
+def test_image_is_listed_once_its_link_leads_somewhere(indexed):
+    (indexed / "a" / "9.png").symlink_to(indexed.parent / "elsewhere.png")
+    os.utime(indexed / "a", (10**9 + 1, 10**9 + 1))
+    assert list_images(indexed).left_out["broken links"] == 1
+    (indexed.parent / "elsewhere.png").touch()
+    assert "a/9.png" in paths(indexed)
+
+
+def test_names_with_folders_from_windows_are_refused(indexed):
+    write(indexed, "photos\\train\\cat\\0.jpg")
+    with pytest.raises(ValueError, match=r"cat.0\.jpg in .* has backslashes .*unzip or 7z$"):
+        list_images(indexed)
+
+
 def test_folder_that_may_still_change_is_read_again(indexed, scanned):
     os.utime(indexed / "a")
     list_images(indexed)

@@ -10,8 +10,10 @@ from PIL import ExifTags, Image
 
 from mask_tree import IGNORED, pair, save, sizes, write_ade, write_own, write_voc
 from ser_lightning.sources.base import Part, UnreadableImage
-from ser_lightning.sources.mask_folder import VOC_CLASSES, MaskFolder
+from ser_lightning.sources.mask_folder import MaskFolder
+from ser_lightning.sources.mask_layouts import VOC_CLASSES
 from ser_lightning.sources.masks import class_counts, mask_of, read_mask
+from written_files import write_png
 
 
 def opened(root, **options):
@@ -251,3 +253,68 @@ def test_mask_belongs_to_its_image_however_accents_are_written(tmp_path):
             path.rename(path.with_name(unicodedata.normalize(form, f"é{path.name}")))
     images = MaskFolder(str(tmp_path)).train()
     assert class_counts(images).sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "listed", "names"),
+    [
+        ({"values": (0, 255), "ignored": ()}, None, ("class 0", "class 1")),
+        ({"num_classes": 2}, None, ("class 0", "class 1")),
+        ({"num_classes": 2}, "ground\ncrack\n", ("ground", "crack")),
+        ({}, "ground\ncrack\n", ("ground", "crack")),
+    ],
+)
+@pytest.mark.parametrize("write", [write_voc, write_ade])
+def test_ones_own_classes_in_a_released_layout_are_ones_own(
+    tmp_path, write, options, listed, names
+):
+    below = "VOCdevkit/VOC2012" if write is write_voc else "ADEChallengeData2016"
+    base = write(tmp_path) / below
+    for path in base.glob("*/**/*.png"):
+        mask = np.zeros(np.asarray(Image.open(path)).shape, np.uint8)
+        mask[:5] = 255 if "values" in options else 1
+        Image.fromarray(mask).save(path)
+    if listed is not None:
+        (base / "classes.txt").write_text(listed)
+    source = MaskFolder(str(tmp_path), **options)
+    train = source.train()
+    assert train.class_names == names
+    assert not source.is_released
+    assert source.dataset_name.startswith("masks")
+    assert class_counts(train).min() > 0
+
+
+@pytest.mark.parametrize("layout", ["{split}/{kind}", "{kind}/{split}"])
+def test_further_splits_are_counted(tmp_path, layout):
+    write_own(tmp_path, layout, (("train", 4), ("val", 2), ("test", 3)))
+    assert "images in test: 3" in MaskFolder(str(tmp_path)).summary()
+
+
+def test_images_beside_the_splits_are_counted(tmp_path):
+    write_own(tmp_path, "{kind}/{split}", (("train", 4), ("val", 2)))
+    write_own(tmp_path, "{kind}", (("loose", 5),))
+    source = MaskFolder(str(tmp_path))
+    assert len(source.train()) == 4
+    assert "images beside the folders: 5" in source.summary()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_masks_of_few_bits_have_the_values_that_are_stored(tmp_path, depth):
+    rows = [[level % (1 << depth)] * 8 for level in range(6)]
+    write_png(tmp_path / "mask.png", rows, depth)
+    assert read_mask(tmp_path / "mask.png").tolist() == rows
+
+
+def test_turned_tiff_lies_under_the_mask_of_its_shape(tmp_path):
+    for split in ("train", "val"):
+        for number in range(2):
+            image, mask = pair(np.random.default_rng(number), 48, 24)
+            files = f"{split}/images/{number}.png", f"{split}/masks/{number}.png"
+            save(tmp_path, image, mask, *files)
+            path, exif = tmp_path / split / "images" / f"{number}.tif", Image.Exif()
+            exif[ExifTags.Base.Orientation] = 6
+            Image.fromarray(np.rot90(image)).save(path, exif=exif)
+            (tmp_path / files[0]).unlink()
+    images = opened(tmp_path, num_classes=4, upright=True)[0]
+    class_counts(images)
+    assert images.read(0).shape[1:] == mask_of(images, 0).shape == (48, 24)

@@ -1,5 +1,7 @@
 """Tests of opening a source: what is printed, and what ranks refuse."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -38,3 +40,12 @@ def _compare(rank, file):
     with pytest.raises(ValueError, match=r"different images \(3, 4 of them, by rank\); give"):
         check_ranks_agree(memory(3 + rank))
     dist.destroy_process_group()
+
+
+def test_labels_without_a_class_name_are_refused():
+    class Own(Shapes):
+        def train(self):
+            return replace(memory(3), labels=torch.tensor([0, 1, 2]))
+
+    with pytest.raises(ValueError, match=r"MemoryImages of Own has labels up to 2 and 1 class_na"):
+        open_source(Own(24, 12))

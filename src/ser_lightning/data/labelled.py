@@ -90,6 +90,11 @@ class LabelledDataModule(ImageDataModule):
         train = subset(whole, self.num_train, 0)
         held_out = balanced_subset(train.labels, round(self.holdout_fraction * len(train)), 1)
         rest = np.setdiff1d(np.arange(len(train)), held_out)
+        if not len(rest):
+            raise ValueError(
+                f"holdout_fraction {self.holdout_fraction} of {len(train)} images holds out all of "
+                "them; use a smaller one"
+            )
         self._splits = {
             "train": Part(train, rest),
             "holdout": Part(train, held_out),

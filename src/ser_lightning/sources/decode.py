@@ -37,6 +37,9 @@ _SIDEWAYS = range(5, 9)  # of EXIF's orientations: height and width are those of
 _DEPTHS = (8, 10, 12, 14, 16)
 _WHITE_OF_PPM = (1 << 16) - 1  # which a file of 16 bits says, whatever its pixels use
 _ALPHA = ("RGBA", "LA", "PA")
+STRETCHED = {"L;2": 85, "L;4": 17}
+"""Factors by which Pillow spreads gray levels of 2 and 4 bits over 0 to 255."""
+_PHOTOMETRIC = 262  # of TIFF; 0 is white
 
 if TYPE_CHECKING:
     Level = int
@@ -106,10 +109,12 @@ def read_image(path: str | Path, decode: Decode = AS_STORED, min_side: int | Non
 def shown_size(image: Image.Image, decode: Decode) -> tuple[int, int]:
     """Height and width of an opened image as `read_image` shows it."""
     size = image.height, image.width
-    if decode.upright:
-        with suppress(Exception):  # as there
-            if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
-                return size[::-1]
+    with suppress(Exception):  # as there
+        if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
+            if image.format == "TIFF":  # which Pillow turns, and some versions before loading
+                image.load()
+                return image.height, image.width
+            return size[::-1] if decode.upright else size
     return size
 
 
@@ -137,15 +142,18 @@ def _to_rgb(image: Image.Image, decode: Decode) -> Tensor:
     # The pixels of gray images with 16 bits are all there; of colours Pillow keeps the upper half.
     kinds = [str(tile[3]) for tile in getattr(image, "tile", ())]
     is_halved = any(";16" in kind or str(_WHITE_OF_PPM) in kind for kind in kinds)
+    is_negative = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
     image.load()
     info = image.info
+    if "transparency" in info:
+        info["transparency"] = _as_shown(info["transparency"], kinds, is_halved)
     if decode.upright:
         with suppress(Exception):  # a damaged EXIF block does not make the picture unreadable
             ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; save 8 or 16 bits")
     if image.mode.startswith("I"):
-        return _from_deep_gray(np.asarray(image), info.get("transparency"), decode)
+        return _from_deep_gray(np.asarray(image), info.get("transparency"), decode, is_negative)
     if is_halved:
         _check_brightness(image)
     if image.mode in _ALPHA or "transparency" in info:
@@ -155,13 +163,24 @@ def _to_rgb(image: Image.Image, decode: Decode) -> Tensor:
     return torch.from_numpy(np.array(colours)).permute(2, 0, 1)
 
 
-def _from_deep_gray(levels: np.ndarray, transparent: Any, decode: Decode) -> Tensor:
+def _as_shown(transparent: Any, kinds: list[str], is_halved: bool) -> Any:
+    """The level or colour that is transparent, which Pillow leaves in the file's own depth."""
+    if isinstance(transparent, tuple) and is_halved:
+        return tuple(level >> 8 for level in transparent)
+    factors = [STRETCHED[kind] for kind in kinds if kind in STRETCHED]
+    return transparent * factors[0] if isinstance(transparent, int) and factors else transparent
+
+
+def _from_deep_gray(
+    levels: np.ndarray, transparent: Any, decode: Decode, is_negative: bool
+) -> Tensor:
     """Scales gray levels of up to 16 bits by the depth that they use."""
     low, high = int(levels.min()), int(levels.max())
     depth = next((depth for depth in _DEPTHS if high < 1 << depth), None)
     if low < 0 or depth is None:
         raise ValueError(f"levels from {low} to {high} are not of 16 bits; save 8 or 16 bits")
-    gray = torch.from_numpy((levels.astype(np.int64) >> (depth - 8)).astype(np.uint8))
+    shown = (1 << depth) - 1 - levels.astype(np.int64) if is_negative else levels.astype(np.int64)
+    gray = torch.from_numpy((shown >> (depth - 8)).astype(np.uint8))
     if transparent is None:
         return gray.expand(3, -1, -1)
     background = torch.tensor(decode.background, dtype=torch.uint8)[:, None, None]

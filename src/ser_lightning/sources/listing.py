@@ -86,6 +86,9 @@ def list_images(
 
     An index of 1,000 images and more is kept in `cache_folder()`. Folders that were not changed
     since are not read again.
+
+    Raises:
+        ValueError: names have backslashes, which stood for folders where they come from.
     """
     key = hashlib.sha256(repr((_FORMAT, str(root.resolve()), extensions)).encode()).hexdigest()
     index = cache_folder() / "listings" / f"{key[:32]}.json"
@@ -96,6 +99,8 @@ def list_images(
     paths = np.array(list(map(os.fsencode, names)), dtype=np.bytes_)
     inodes = np.array(list(chain.from_iterable(f.inodes for f in folders)), dtype=np.uint64)
     linked = np.array(list(chain.from_iterable(f.linked for f in folders)), dtype=bool)
+    if b"\\" in paths.tobytes():
+        _refuse_backslashes(root, paths)
     if len(paths) >= MIN_INDEXED and any(found[path] is not known.get(path) for path in found):
         _save(index, found)
     for folder in folders:
@@ -104,6 +109,15 @@ def list_images(
     if repeated:
         left_out["further names of the same image"] = len(repeated)
     return Listing(np.sort(np.delete(paths, repeated), kind="stable"), left_out)
+
+
+def _refuse_backslashes(root: Path, paths: np.ndarray) -> None:
+    wrong = [path for path in paths.tolist() if b"\\" in os.path.basename(path)]
+    if wrong:
+        raise ValueError(
+            f"{os.fsdecode(wrong[0])} in {root} has backslashes in its name: the archive was made "
+            "on Windows, and unpacked without its folders; unpack it by unzip or 7z"
+        )
 
 
 def _walk(
@@ -165,6 +179,8 @@ def _read_folder(path: str, relative: str, changed: int, extensions: Sequence[st
             folder.linked.append(is_link)
         else:
             left_out["devices and pipes"] += 1
+    if left_out["broken links"]:  # whose targets come without a change of this folder
+        return folder._replace(time=_UNTIMED)
     return folder
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.sources.base import ImageSet, origin
-from ser_lightning.sources.decode import AS_STORED, Decode, pixel_limit, shown_size
+from ser_lightning.sources.decode import AS_STORED, STRETCHED, Decode, pixel_limit, shown_size
 from ser_lightning.sources.folder import FileImages
 
 IGNORED = 255
@@ -114,7 +114,8 @@ def read_mask(path: str | Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            mode, values = image.mode, np.asarray(image)
+            mode, kind = image.mode, str(next((tile[3] for tile in image.tile), ""))
+            values = np.asarray(image) // STRETCHED.get(kind, 1)
     except Exception as error:  # damaged files make decoders raise almost anything
         raise ValueError(f"{path}: {error}; repair the mask, or remove it and its image") from error
     if values.ndim != 2 or values.dtype.kind not in "biu":

@@ -9,9 +9,23 @@ from ser_lightning.sources.base import ImageSet, Source
 
 
 def open_source(source: Source) -> tuple[ImageSet, ImageSet | None]:
-    """Opens both splits and prints what was found; raises as `check_ranks_agree`."""
+    """Opens both splits and prints what was found.
+
+    Raises:
+        ValueError: there are labels without a class name, or as `check_ranks_agree`.
+    """
     train, evaluation = source.train(), source.evaluation()
-    announce(source.summary(), *(images for images in (train, evaluation) if images is not None))
+    sets = [images for images in (train, evaluation) if images is not None]
+    for images in sets:
+        last = int(images.labels.max()) if len(images) else -1
+        known = len(images.class_names)
+        if last >= known:
+            raise ValueError(
+                f"{type(images).__name__} of {type(source).__name__} has labels up to {last} and "
+                f"{known} class_names; give a name for each class, and labels of -1 for images "
+                "without one"
+            )
+    announce(source.summary(), *sets)
     return train, evaluation
 
 

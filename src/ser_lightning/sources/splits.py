@@ -136,7 +136,7 @@ def _divide(root: Path, paths: np.ndarray, train: str | None, evaluation: str | 
             f"which may be a class; for classes, move all of them into {root / TRAIN_NAMES[0]}; "
             f"to train on one folder, give --data.source.root {root / train}"
         )
-    if loose := int(_is_loose(others).sum()):
+    if loose := int(is_loose(others).sum()):
         left_out["images beside the folders"] = loose
     inner = _innermost(splits[0])
     known = set(map(text_of, first_folders(inner.paths)))
@@ -155,7 +155,7 @@ def _innermost(images: Images, classes: Container[str] = ()) -> Images:
 def _only_folder(images: Images) -> Images | None:
     """The folder in which all images lie; None for several, or for images beside it."""
     folders = first_folders(images.paths)
-    if len(folders) != 1 or _is_loose(images.paths).any():
+    if len(folders) != 1 or is_loose(images.paths).any():
         return None
     (name,) = folders
     return Images(images.folder / name, _below(images.paths, name))
@@ -172,7 +172,7 @@ def class_folders(images: Images, least: int = 2) -> tuple[Images, tuple[str, ..
     names = tuple(sorted({text_of(folder) for folder in first_folders(images.paths)}))
     if len(names) < least:
         return images, (), 0
-    loose = _is_loose(images.paths)
+    loose = is_loose(images.paths)
     if loose.mean() > _MOST_LOOSE:
         raise ValueError(
             f"{images.folder} has {int(loose.sum()):,} images outside of class folders and "
@@ -252,5 +252,6 @@ def _below(paths: np.ndarray, folder: str) -> np.ndarray:
     return np.ascontiguousarray(letters).view(f"S{max(1, letters.shape[1])}").ravel()
 
 
-def _is_loose(paths: np.ndarray) -> np.ndarray:
+def is_loose(paths: np.ndarray) -> np.ndarray:
+    """Which of some paths lie in no folder."""
     return np.char.find(paths, b"/") < 0

@@ -202,6 +202,12 @@ def test_generated_images_are_those_of_corrupt_at_native_size():
     assert all(len(values) == 13 for values in found)
 
 
+@pytest.mark.parametrize("name", ["foo", "frost"])
+def test_corruption_that_cannot_be_generated_is_refused_at_once(name):
+    with pytest.raises(ValueError, match=rf"corruptions {name} cannot be generated; use some of "):
+        module(generated=True, corruptions=["snow", name])
+
+
 def test_generated_images_depend_on_their_place_not_on_the_rest():
     whole = module(**GENERATED, seed=3)
     part = module(**GENERATED, seed=3, num_test=4, evaluation_batch_size=50)

@@ -81,6 +81,13 @@ class ImageNetCDataModule(RobustnessDataModule):
             )
         if not severities:
             raise ValueError("severities is empty; use some of 1 to 5")
+        known = (*corruption_names(frost_dir, extra=True), FROST_PROCEDURAL)
+        wrong = [name for name in corruptions or () if name not in known]
+        if self.generated and wrong:
+            raise ValueError(
+                f"corruptions {', '.join(wrong)} cannot be generated; use some of "
+                f"{', '.join(dict.fromkeys(known))}, and frost with frost_dir"
+            )
         names = corruption_names(frost_dir) if self.generated else CORRUPTIONS
         self.corruptions = tuple(dict.fromkeys(corruptions or names))  # each once
         self.severities = tuple(dict.fromkeys(severities))
