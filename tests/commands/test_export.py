@@ -171,6 +171,19 @@ def test_failed_export_leaves_an_earlier_one_and_nothing_else(tmp_path, monkeypa
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
+def test_export_to_a_link_replaces_what_it_leads_to(tmp_path):
+    source, link = opened(tmp_path, cls_layer=0), tmp_path / "link"
+    first = (source.path, "--output", tmp_path / "disk" / "out", "--format", "timm")
+    main(["export", *map(str, first)])
+    link.symlink_to(tmp_path / "disk" / "out")
+    for kind in ("timm", "safetensors", "timm"):
+        options = (source.path, "--output", link, "--format", kind, "--overwrite")
+        main(["export", *map(str, options)])
+        assert json.loads((tmp_path / "disk/out/export.json").read_text())["format"] == kind
+        assert link.is_symlink()
+    assert not [path for path in tmp_path.rglob("*.old")]
+
+
 def test_export_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
     source = opened(tmp_path, cls_layer=0)
     monkeypatch.setattr(export_folder, "difference", lambda *_: float("nan"))

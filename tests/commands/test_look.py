@@ -9,9 +9,18 @@ import matplotlib.figure
 import pytest
 import yaml
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from torch.utils.tensorboard import SummaryWriter
 
 from ser_lightning.commands.look import look
-from ser_lightning.reporting.look import Curve, RunView, curve_figure, look_page, read_view
+from ser_lightning.reporting.look import (
+    Curve,
+    RunView,
+    _flat,
+    curve_figure,
+    look_page,
+    read_curves,
+    read_view,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -52,6 +61,29 @@ def test_view_has_curves_from_the_starting_weights_on(runs):
     assert view.settings["data.global_batch_size"] == "16"
     assert "gradient_norm" in view.curves
     assert view.curves["throughput/images_per_second"].values[-1] > 0
+
+
+def test_start_from_an_earlier_step_takes_the_place_of_what_came_after_it(tmp_path):
+    for start, (steps, value) in enumerate(
+        [(range(10), 1), (range(10, 30), 2), (range(14, 18), 3)]
+    ):
+        with SummaryWriter(str(tmp_path / "now")) as writer:  # a file named after the second
+            for step in steps:
+                writer.add_scalar("loss", value, step)
+                writer.add_scalar("epoch", step // 10, step)
+        (file,) = (tmp_path / "now").iterdir()
+        file.rename(tmp_path / f"events.out.tfevents.{start}")
+    curve = read_curves(tmp_path)["loss"]
+    assert curve.steps == tuple(range(18))
+    assert curve.values == (1,) * 10 + (2,) * 4 + (3,) * 4
+
+
+def test_settings_are_shown_as_they_were_written():
+    given = {"data": {"root": "/home/Läufe", "name": 'say "hi"', "sizes": [1, "ä"], "none": None}}
+    assert dict(_flat(given)) == {
+        "data.root": "/home/Läufe", "data.name": 'say "hi"', "data.sizes": '[1, "ä"]',
+        "data.none": "null",
+    }  # fmt: skip
 
 
 def test_page_of_two_runs_shows_what_differs_and_loads_nothing(page):

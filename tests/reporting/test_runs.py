@@ -164,6 +164,46 @@ def test_a_configuration_changed_on_resume_counts(tmp_path):
     assert "configuration changed while training" in after.departures
 
 
+def test_seeds_that_went_on_with_the_same_changes_share_a_configuration(tmp_path):
+    found = []
+    for seed in (0, 1):
+        longer = config() | {"seed_everything": seed, "run_dir": f"runs/{seed}", "ckpt_path": "x"}
+        longer["trainer"]["max_epochs"] = 300
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / "fit.step100.yaml").write_text(yaml.safe_dump(longer))
+        found.append(described(tmp_path / str(seed), config()).configuration)
+    assert found[0] == found[1]
+    assert found[0] != described(tmp_path / "2", config()).configuration
+
+
+@pytest.mark.parametrize(("layer", "expected"), [(0.25, 6), ([0.25, 0.5], "6 12"), (6, 6)])
+def test_layer_is_a_share_of_the_named_models_depth(tmp_path, layer, expected):
+    large = config(layer=layer)
+    large["model"]["init_args"]["backbone"]["init_args"]["name"] = "vit_large_patch16_224"
+    run = described(tmp_path, large)
+    assert dict(run.subject.settings)["equiv_layer"] == expected
+    assert "backbone vit_large_patch16_224 (paper vit_small_patch16_224)" in run.departures
+
+
+def test_layers_of_the_same_number_share_a_configuration(tmp_path):
+    found = [described(tmp_path / str(n), config(layer=n)).configuration for n in (0.25, 3, 4)]
+    assert found[0] == found[1] != found[2]
+
+
+def test_shortened_epochs_other_warm_ups_and_angles_are_departures(tmp_path):
+    changed = config()
+    changed["trainer"]["limit_train_batches"] = 2
+    changed["model"]["init_args"]["warmup_epochs"] = 0
+    changed["data"]["invertible"]["init_args"]["group"] = {"angle": 45.0}
+    assert described(tmp_path, changed).departures == (
+        "epochs of warm-up 0 (paper 10)",
+        "of each epoch 2 batches",
+        "turns by up to 45 degrees",
+    )
+    changed["trainer"]["limit_train_batches"] = 0.25
+    assert "of each epoch 25 % of the batches" in described(tmp_path, changed).departures
+
+
 def test_record_overrides_the_configuration(tmp_path):
     run = described(tmp_path, config(), run={"views": "2+4", "rho": 0.02, "configuration": "x"})
     assert run.subject == make_subject("moco_v3", "SER", "2+4", {"rho": 0.02})

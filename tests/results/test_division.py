@@ -96,6 +96,13 @@ def test_ratio_to_another_run_has_another_name_and_its_reasons(tmp_path):
     assert found.unofficial_reasons == ("ours too", "baseline: head: of clean images")
 
 
+def test_a_corruption_that_was_not_measured_is_named(tmp_path):
+    rates = {name: of for name, of in random_rates().items() if name not in ("frost", "fog")}
+    ours, theirs = (corrupted(rates, dataset="shapes") for _ in range(2))
+    with pytest.raises(ValueError, match="needs all of them, frost, fog was not measured"):
+        divided(ours, tmp_path, loaded(theirs, tmp_path / "moco"))
+
+
 def test_baseline_outside_a_run_is_named_by_its_file(tmp_path):
     path = loaded(corrupted(0.8, dataset="shapes"), tmp_path / "x").path.rename(tmp_path / "m.json")
     found = divided(corrupted(0.4, dataset="shapes"), tmp_path, *find_baselines(path))

@@ -179,6 +179,18 @@ def test_records_are_found_once_in_runs_and_above_them(tmp_path):
     assert found[1].record.stage == "knn"
 
 
+def test_records_are_found_behind_links_once_and_without_end(tmp_path):
+    path = write_record(record(), tmp_path / "disk" / "a")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("first", "second"):
+        (linked / name).symlink_to(tmp_path / "disk" / "a")
+    (linked / "above").symlink_to(linked)
+    (found,) = find_records([linked])
+    assert found.path.resolve() == path
+    assert found.run_dir.name == "a"
+
+
 def test_paths_without_records_are_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere does not exist"):
         find_records([tmp_path / "nowhere"])

@@ -114,8 +114,10 @@ def _mark(opened: Opened, name: str) -> dict[str, object]:
 def _placed(folder: Path) -> Iterator[Path]:
     """A new folder that takes the place of `folder` on success; on any error it is removed.
 
-    An earlier export is whole at every moment, for an instant under the name `.<name>.old`.
+    An earlier export is whole at every moment, for an instant under the name `.<name>.old`. A link
+    stays, and what it leads to is replaced.
     """
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = new_folder(folder.parent, f".{folder.name}.")
     old = folder.parent / f".{folder.name}.old"

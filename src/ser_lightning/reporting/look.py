@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -82,14 +83,27 @@ def read_view(folder: Path, name: str) -> RunView:
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
-    """The scalars of a run's event files, which several starts may have written."""
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 2000})
-    events.Reload()
-    found = {}
-    for tag in events.Tags()["scalars"]:
-        points = {event.step: event.value for event in events.Scalars(tag)}  # the last start wins
-        found[tag] = Curve(tuple(sorted(points)), tuple(points[step] for step in sorted(points)))
-    return found
+    """The scalars of a run's event files, which several starts may have written.
+
+    A start that goes on from an earlier step takes the place of what came after that step.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for file in sorted(folder.glob("events.out.tfevents.*")):  # by the time of the start
+        events = EventAccumulator(str(file), size_guidance={"scalars": 2000})
+        events.Reload()
+        own = {
+            tag: {event.step: event.value for event in events.Scalars(tag)}
+            for tag in events.Tags()["scalars"]
+        }
+        first = min((step for points in own.values() for step in points), default=math.inf)
+        for tag in {*found, *own}:
+            kept = {step: v for step, v in found.get(tag, {}).items() if step < first}
+            found[tag] = kept | own.get(tag, {})
+    return {
+        tag: Curve(tuple(sorted(points)), tuple(points[step] for step in sorted(points)))
+        for tag, points in found.items()
+        if points
+    }
 
 
 def look_page(runs: Sequence[RunView], tables: Sequence[ReportTable]) -> str:
@@ -201,4 +215,7 @@ def _flat(node: Any, prefix: str = "") -> Sequence[tuple[str, str]]:
             return [(prefix, name), *_flat(node.get("init_args") or {}, prefix)]
         inner = [(f"{prefix}.{key}" if prefix else str(key), value) for key, value in node.items()]
         return [leaf for key, value in inner for leaf in _flat(value, key)]
-    return [] if isinstance(node, Mapping) else [(prefix, json.dumps(node, default=str).strip('"'))]
+    if isinstance(node, Mapping):
+        return []
+    text = node if isinstance(node, str) else json.dumps(node, default=str, ensure_ascii=False)
+    return [(prefix, text)]

@@ -14,6 +14,8 @@ from ser_lightning.reporting.same_weights import (
     addons,
     arguments,
     class_name,
+    depth_of,
+    layers_of,
     weights_hash,
 )
 from ser_lightning.results.record import ResultRecord
@@ -29,8 +31,7 @@ _PLAIN_VIEWS = {"EquiMod": 1}
 _TURNED_VIEWS = {"E-SSL": 4}
 """Views that add-ons bring along, by size: a global view each, and small ones."""
 
-_PAPER_DEPTH = 12
-_PAPER_SIDE = 224
+_PAPER_SIDE, _PAPER_WARMUP = 224, 10
 
 
 class Run(NamedTuple):
@@ -162,15 +163,12 @@ def _views(methods: Sequence[str], num_local: int) -> str:
 
 def _layer(backbone: Mapping[str, Any]) -> Any:
     """Where add-ons read: a block's number, or for several a text, "all" for every block."""
-    given = backbone.get("layer")
-    depth = (backbone.get("vit_options") or {}).get("depth", _PAPER_DEPTH)
-    layers = [
-        round(layer * depth) if isinstance(layer, float) else layer  # a fraction of the depth
-        for layer in (given if isinstance(given, list) else [given])
-    ]
-    if isinstance(given, list) and layers == list(range(1, depth + 1)):
+    layers = layers_of(backbone)
+    if not isinstance(layers, list):
+        return layers
+    if len(layers) > 1 and layers == list(range(1, depth_of(backbone) + 1)):
         return "all"
-    return layers[0] if len(layers) == 1 else " ".join(f"{layer:g}" for layer in layers)
+    return layers[0] if len(layers) == 1 else " ".join(map(str, layers))
 
 
 def _weight(regularizer: Any) -> float | None:
@@ -182,6 +180,10 @@ def _weight(regularizer: Any) -> float | None:
     if weight is None or None in parts:
         return None
     return round(weight * sum(part for part in parts if part is not None), 3)
+
+
+def _part(limit: float) -> str:
+    return f"{limit} batches" if isinstance(limit, int) else f"{100 * limit:g} % of the batches"
 
 
 def _departures(config: Mapping[str, Any], resumed: bool) -> list[str]:
@@ -197,6 +199,7 @@ def _departures(config: Mapping[str, Any], resumed: bool) -> list[str]:
         ("image size", backbone.get("image_size", _PAPER_SIDE), _PAPER_SIDE),
         ("epochs", trainer.get("max_epochs"), paper["epochs"]),
         ("global batch size", data.get("global_batch_size"), paper["batch_size"]),
+        ("epochs of warm-up", model.get("warmup_epochs", _PAPER_WARMUP), _PAPER_WARMUP),
     ]
     notes = [f"{name} {ours} (paper {theirs})" for name, ours, theirs in pairs if ours != theirs]
     if source != "ImageFolder":
@@ -209,6 +212,11 @@ def _departures(config: Mapping[str, Any], resumed: bool) -> list[str]:
         notes.append(f"backbone options {json.dumps(backbone['vit_options'])}")
     if trainer.get("max_steps") not in {None, -1}:
         notes.append(f"stopped after {trainer['max_steps']} steps")
+    if trainer.get("limit_train_batches") not in {None, 1.0}:
+        notes.append(f"of each epoch {_part(trainer['limit_train_batches'])}")
+    group = arguments(arguments(data.get("invertible")).get("group"))
+    if group.get("angle"):
+        notes.append(f"turns by up to {group['angle']:g} degrees")
     if model.get("regularizer") is None and data.get("invertible") is not None:
         notes.append("an invertible sub-batch without a regularizer")
     if resumed:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ser_lightning.checkpoints import OF_THE_WEIGHTS
+from ser_lightning.checkpoints import OF_THE_WEIGHTS, read_config
+from ser_lightning.files import read_text
 
 PER_LAYER = "PerLayer"
+_PAPER_NAME, _PAPER_DEPTH = "vit_small_patch16_224", 12
 
 _SAME_WEIGHTS = {
     "num_workers", "evaluation_batch_size", "bank_size", "validate_bank_size", "num_queries",
@@ -31,17 +33,49 @@ DEFAULT_VIEWS = {"view_1": _COLOURS, "view_2": {**_COLOURS, "p_blur": 0.1, "p_so
 
 
 def weights_hash(config: Mapping[str, Any], resumed: Sequence[Path]) -> str:
-    """Hashes what determines the weights, without the seed, the same for every version's words."""
+    """Hashes what determines the weights, without the seed, the same for every version's words.
+
+    `resumed` are the configurations that the run went on with.
+    """
+    went_on = [(path.name, _of_weights(read_config(read_text(path), path))) for path in resumed]
+    text = json.dumps([*_of_weights(config), went_on], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _of_weights(config: Mapping[str, Any]) -> list[Any]:
     trainer = config.get("trainer") or {}
-    model, data = _written_alike(config["model"], config["data"])
-    content = [
+    model, data = _written_alike(config.get("model") or {}, config.get("data") or {})
+    return [
         model,
         {key: value for key, value in data.items() if key not in _SAME_WEIGHTS},
         {key: trainer.get(key) for key in OF_THE_WEIGHTS},
-        [(path.name, path.read_text(encoding="utf-8")) for path in resumed],
     ]
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def layers_of(backbone: Mapping[str, Any]) -> Any:
+    """After which blocks add-ons read: the number, or a list, where shares of the depth stood."""
+    given = backbone.get("layer")
+    several = given if isinstance(given, list) else [given]
+    if any(isinstance(layer, float) for layer in several):
+        depth = depth_of(backbone)
+        several = [round(n * depth) if isinstance(n, float) else n for n in several]
+    return several if isinstance(given, list) else several[0]
+
+
+def depth_of(backbone: Mapping[str, Any]) -> int:
+    """How many blocks it has: as its options say, or else timm's model of its name."""
+    options, name = backbone.get("vit_options") or {}, str(backbone.get("name", _PAPER_NAME))
+    if "depth" in options or name == _PAPER_NAME:
+        return int(options.get("depth", _PAPER_DEPTH))
+    import timm  # noqa: PLC0415 - a report of other models does without it
+    import torch  # noqa: PLC0415
+
+    try:
+        with torch.device("meta"):
+            model: Any = timm.create_model(name, num_classes=0)
+    except RuntimeError:  # an unknown name
+        return _PAPER_DEPTH
+    return len(model.blocks)
 
 
 def _written_alike(model: Any, data: Any) -> tuple[Any, Any]:
@@ -54,6 +88,8 @@ def _written_alike(model: Any, data: Any) -> tuple[Any, Any]:
     options = arguments(model)
     backbone, regularizer = arguments(options.get("backbone")), options.get("regularizer")
     backbone.pop("grad_checkpointing", None)  # the same weights with less memory
+    if "layer" in backbone:
+        backbone["layer"] = layers_of(backbone)
     if backbone.get("cls_layer") == "auto" and regularizer is None:
         backbone["cls_layer"] = 0
     elif backbone.get("cls_layer") == "auto":

@@ -154,10 +154,13 @@ def _divided(record: ResultRecord, other: LoadedRecord) -> _Division:
     if difference := _difference(record, other):
         names = ("mce",) if record.stage == _CORRUPTED else tuple(_STEADINESS)
         missing = dict.fromkeys(names, difference)
-    elif record.stage == _CORRUPTED:
-        ratios, missing = _of_corruptions(record, _error_rates(theirs), _clean_error(theirs))
-    else:
+    elif record.stage == _PERTURBED:
         ratios, missing = _of_perturbations(record, other)
+    elif absent := [name for name in CORRUPTIONS if name not in _error_rates(record)]:
+        lacking = ", ".join(absent)
+        missing = {"mce": f"a mean of 15 corruptions needs all of them, {lacking} was not measured"}
+    else:
+        ratios, missing = _of_corruptions(record, _error_rates(theirs), _clean_error(theirs))
     return _Division(
         by,
         {name + suffix: value for name, value in ratios.items()},

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import math
+import os
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -246,6 +247,17 @@ def record_files(run: Path) -> list[Path]:
     return sorted((run / RESULT_FOLDER).glob(_RECORDS))
 
 
+def _records_below(folder: Path) -> Iterator[Path]:
+    """The records in folders `results` below a folder or in it; links to folders are followed."""
+    seen = set()
+    for base, inner, _ in os.walk(folder, followlinks=True):
+        if (place := os.path.realpath(base)) in seen:  # a link to a folder above
+            inner.clear()
+        elif Path(base).name == RESULT_FOLDER:
+            yield from Path(base).glob(_RECORDS)
+        seen.add(place)
+
+
 def find_records(paths: Iterable[Path]) -> list[LoadedRecord]:
     """The records of run folders, of folders above them, and single files, each once, by path.
 
@@ -254,9 +266,7 @@ def find_records(paths: Iterable[Path]) -> list[LoadedRecord]:
     """
     found: dict[Path, Path] = {}
     for path in paths:
-        files = [path] if path.is_file() else sorted(path.rglob(f"{RESULT_FOLDER}/{_RECORDS}"))
-        if path.name == RESULT_FOLDER:
-            files += sorted(path.glob(_RECORDS))
+        files = [path] if path.is_file() else sorted(_records_below(path))
         if not files:
             state = f"has no {RESULT_FOLDER}/*.json" if path.is_dir() else "does not exist"
             raise ValueError(f"{path} {state}; give run folders that were evaluated")
