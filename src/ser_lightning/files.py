@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -39,6 +40,15 @@ def read_text(path: Path) -> str:
             f"{path} is no text in UTF-8 (byte {error.start}); save it as UTF-8, or give another "
             "file"
         ) from error
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; empty where there is none, or none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 @contextmanager

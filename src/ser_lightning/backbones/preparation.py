@@ -13,11 +13,10 @@ from timm.data.config import resolve_data_config
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ser_lightning.backbones.weights import read_preparation
-from ser_lightning.files import with_home
+from ser_lightning.files import read_mapping, with_home
 from ser_lightning.foreign.architecture import (
     CONFIG,
     read_config_beside,
-    read_mapping,
     read_options_beside,
 )
 from ser_lightning.foreign.layouts import SAFE

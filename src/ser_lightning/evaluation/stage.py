@@ -159,6 +159,14 @@ class Stage(L.LightningModule, ABC):
             return ""
         return f"pip install 'ser-lightning[{cls.package[1]}]'"
 
+    def require_package(self) -> None:
+        """Refuses to begin without the package that it needs, by a ValueError."""
+        if self.package is not None and (remedy := self.lacking()):
+            raise ValueError(
+                f"the stage {self.name} needs {self.package[0]}, which is not installed; run "
+                f"{remedy}"
+            )
+
     @property
     def checkpoint_hash(self) -> str:
         """The name of the evaluated weights: hash of the file, branch, and what it was read as."""

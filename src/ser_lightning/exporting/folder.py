@@ -1,7 +1,6 @@
 """Writes an export: complete and compared, or not at all."""
 
 import importlib.metadata
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from ser_lightning.exporting.card import model_card
 from ser_lightning.exporting.formats import FORMATS, difference, require_expressible
 from ser_lightning.exporting.opened import Opened, told
 from ser_lightning.exporting.weight_folders import write_json
-from ser_lightning.files import new_folder, read_text
+from ser_lightning.files import new_folder, read_mapping
 
 MARK = "export.json"
 _LARGEST = 1e-3  # difference of embeddings: other kernels round otherwise, a mistake is larger
@@ -49,10 +48,7 @@ def require_same_backbone(opened: Opened, folder: Path) -> None:
     """
     if opened.config or not (folder / MARK).is_file():
         return  # a run's folder is its own, and training goes on
-    try:
-        found = json.loads(read_text(folder / MARK))["checkpoint_sha256"]
-    except (ValueError, LookupError, TypeError):  # nobody knows what is there
-        found = None
+    found = read_mapping(folder / MARK).get("checkpoint_sha256")  # None: nobody knows
     if found != opened.sha256:
         raise ValueError(
             f"{folder} has the export of another backbone (SHA-256 {str(found)[:12]}), which "

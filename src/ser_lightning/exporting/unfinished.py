@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ser_lightning.files import write_text
+from ser_lightning.files import read_mapping, write_text
 from ser_lightning.sealed import read_array
 
 _SAVED_EVERY = 5.0  # seconds of work that a kill may cost
@@ -43,8 +43,8 @@ class Unfinished:
         self.folder = folder
         self.done = self.count = 0
         self._saved = time.monotonic()
-        if _content(folder / _ASKED) == json.loads(json.dumps(asked)):
-            state = _content(folder / _DONE)
+        if read_mapping(folder / _ASKED) == json.loads(json.dumps(asked)):
+            state = read_mapping(folder / _DONE)
             self.done, self.count = state.get("done", 0), state.get("count", 0)
         if self.done == 0:
             self._begin(asked, num_images, shapes)
@@ -109,12 +109,3 @@ class Unfinished:
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.npy"
-
-
-def _content(path: Path) -> dict[str, Any]:
-    """The content of a file that was written whole; empty where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -1,6 +1,5 @@
 """The architecture of a plain ViT from its weights, and what the weights leave open."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ser_lightning.files import read_mapping
 from ser_lightning.foreign.layouts import UNRECORDED, Weights
 from ser_lightning.numbers import Positive, fits
 
@@ -112,15 +112,6 @@ def told_activation(weights: Weights) -> str | None:
     usual = _USUAL_ACTIVATION.get(str(config.get("model_type")), weights.layout.activation)
     told = config.get("hidden_act", usual)
     return told if isinstance(told, str) else None
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; empty where there is none, or none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def read_config_beside(path: Path) -> dict[str, Any]:

@@ -140,9 +140,3 @@ def test_size_is_that_of_the_annotation_and_missing_sizes_are_left_out():
     assert set(by_box) == {"map", "map_50", "map_75", "map_medium"}  # 32^2 < 1600 < 96^2
     by_area = mean_average_precision(rows, [truth(corners, [1], area=[900.0])])
     assert set(by_area) == {"map", "map_50", "map_75", "map_small"}
-
-
-def test_missing_package_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr(average_precision, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'ser-lightning\[coco\]'"):
-        average_precision.require_coco_eval()

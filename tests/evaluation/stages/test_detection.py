@@ -10,7 +10,6 @@ from coco_tree import write_coco
 from evaluation.stages.two_process_detection import rank_result
 from ser_lightning.commands.evaluate import StageCommandLine, evaluate
 from ser_lightning.data.benchmarks.detection import DetectionTest
-from ser_lightning.evaluation.metrics import average_precision
 from ser_lightning.evaluation.stages import detection
 from ser_lightning.evaluation.stages.detection import DetectionStage, relative_learning_rate
 from ser_lightning.results.record import read_record
@@ -151,7 +150,7 @@ KNN = str(ROOT / "configs" / "eval" / "knn.yaml")
 
 
 def test_missing_package_is_noticed_before_training(checkpoint, monkeypatch):
-    monkeypatch.setattr(average_precision, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'ser-lightning\[coco\]'"):
         DetectionStage(str(checkpoint))
 

@@ -1,7 +1,6 @@
 """Mean average precision of boxes, as COCO defines it."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import numpy as np
 from torch import Tensor
@@ -15,15 +14,6 @@ _IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()
 _RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101).tolist()
 
 METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
-
-
-def require_coco_eval() -> None:
-    """Raises a ValueError if the package that counts matches is not installed."""
-    if find_spec("faster_coco_eval") is None:
-        raise ValueError(
-            "mean average precision needs faster-coco-eval, which is not installed; run "
-            "pip install 'ser-lightning[coco]'"
-        )
 
 
 def mean_average_precision(detections: Tensor, truth: Sequence[Boxes]) -> dict[str, float]:

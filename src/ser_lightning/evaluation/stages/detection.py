@@ -17,10 +17,7 @@ from ser_lightning.data.benchmarks.detection import DetectionBatch, DetectionDat
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.distributed import gather_ragged
 from ser_lightning.evaluation.detector import Head, build_detector
-from ser_lightning.evaluation.metrics.average_precision import (
-    mean_average_precision,
-    require_coco_eval,
-)
+from ser_lightning.evaluation.metrics.average_precision import mean_average_precision
 from ser_lightning.evaluation.per_image import test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite, fit_on_frozen
 from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, PositiveInt, checked
@@ -83,7 +80,7 @@ class DetectionStage(Stage):
         **stage: Any,
     ) -> None:
         super().__init__(checkpoint, **stage)
-        require_coco_eval()  # now, not after the training
+        self.require_package()
         self.head = head
         self.channels = channels
         self.learning_rate = learning_rate

@@ -100,11 +100,7 @@ class LatentStage(Stage):
         **stage: Any,
     ) -> None:
         super().__init__(checkpoint, **stage)
-        if remedy := self.lacking():  # now, not after the passes
-            raise ValueError(
-                "the latent stage draws a t-SNE by scikit-learn, which is not installed; use "
-                f"{remedy}"
-            )
+        self.require_package()
         self.num_classes = num_classes
         self.num_per_class = num_per_class
         self.k = k
