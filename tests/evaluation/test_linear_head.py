@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ser_lightning.evaluation.linear_head import HeadOrigin, LinearClassifier, head_path
-from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
+from ser_lightning.evaluation.metrics.accuracy import percent, top_hits
 from ser_lightning.evaluation.stage import Stage
 from support import tiny_backbone
 
@@ -95,21 +95,13 @@ def test_missing_file_names_the_stage_that_writes_it(tmp_path):
         LinearClassifier.load(tmp_path / "none.safetensors")
 
 
-def counted(logits, label, batch_size):
-    counter = AccuracyCounter()
-    for some, labels in zip(logits.split(batch_size), label.split(batch_size), strict=True):
-        counter.update(some, labels)
-    return counter
-
-
 def test_accuracy_is_a_share_of_the_samples_not_of_the_classes():
     # class 0 has nine samples, all hit; class 1 has one, missed: macro average would be 50
     logits = torch.tensor([[2.0, 1.0, 0.0]]).repeat(10, 1)
     label = torch.tensor([0] * 9 + [1])
-    accuracy = counted(logits, label, 4).compute()  # batches of 4, 4 and 2 images
-    assert accuracy.top1 == pytest.approx(90)
-    assert (accuracy.num_hits, accuracy.num_samples) == (9, 10)
-    assert accuracy.top5 == 100  # of three classes
+    hits = top_hits(logits, label)
+    assert percent(hits) == pytest.approx([90, 100])  # the latter of three classes
+    assert hits.sum(0).tolist() == [9, 10]
 
 
 @pytest.mark.parametrize("num_classes", [4, 5, 12])
@@ -122,14 +114,4 @@ def test_accuracy_equals_a_naive_loop(num_classes):
         ranked = sorted(range(num_classes), key=lambda c: -row[c])
         top1 += truth == ranked[0]
         top5 += truth in ranked[:5]
-    accuracy = counted(logits, label, 5).compute()
-    assert (accuracy.top1, accuracy.top5) == pytest.approx((100 * top1 / 23, 100 * top5 / 23))
-    assert (accuracy.num_hits, accuracy.num_samples) == (top1, 23)
-
-
-def test_counter_starts_anew_after_compute():
-    counter = counted(torch.eye(3), torch.arange(3), 2)
-    assert counter.compute().num_samples == 3
-    counter.update(torch.eye(3)[:2], torch.tensor([0, 0]))
-    accuracy = counter.compute()
-    assert (accuracy.num_hits, accuracy.num_samples) == (1, 2)
+    assert percent(top_hits(logits, label)) == pytest.approx([100 * top1 / 23, 100 * top5 / 23])

@@ -19,7 +19,7 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.distributed import gather
 from ser_lightning.evaluation.features import CleanRows, FeatureBatch
-from ser_lightning.evaluation.metrics.accuracy import Accuracy, AccuracyCounter
+from ser_lightning.evaluation.metrics.accuracy import top_hits
 from ser_lightning.evaluation.stage import fit_on_frozen
 from ser_lightning.run_length import RunLength, before_resuming, run_length
 from ser_lightning.step_logs import log_loss
@@ -109,8 +109,7 @@ class Probe(L.LightningModule):
         holdout_top1: by epoch, the accuracies (K,) of the heads on the held-out rows, in percent.
         selected: the chosen head; None before training.
         last: the best head after the last epoch; None before training.
-        accuracies: those of the two on the test rows; empty before a test.
-        hits: (rows,) bool, whether the chosen head was right on each of this rank's test rows.
+        hits: (rows, 4) bool, `top_hits` of the two on each of this rank's test rows.
     """
 
     def __init__(self, heads: Heads) -> None:
@@ -120,10 +119,8 @@ class Probe(L.LightningModule):
         self.holdout_top1: list[list[float]] = []
         self.selected: Choice | None = None
         self.last: Choice | None = None
-        self.accuracies: list[Accuracy] = []
-        self.hits = torch.empty(0, dtype=torch.bool)
+        self.hits = torch.empty(0, 4, dtype=torch.bool)
         self._tested = nn.ModuleList()
-        self._counters = AccuracyCounter(), AccuracyCounter()
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -202,15 +199,8 @@ class Probe(L.LightningModule):
     def test_step(self, batch: FeatureBatch, batch_idx: int) -> None:
         with torch.autocast(self.device.type, enabled=False):
             features = self._as_heads(batch).features.flatten(1)
-            right, _ = (
-                counter.update(classifier(features), batch.label)
-                for counter, classifier in zip(self._counters, self._tested, strict=True)
-            )
-        self.hits = torch.cat([self.hits, right.cpu()])
-
-    @override
-    def on_test_epoch_end(self) -> None:
-        self.accuracies = [counter.compute() for counter in self._counters]
+            hits = [top_hits(classifier(features), batch.label) for classifier in self._tested]
+        self.hits = torch.cat([self.hits, torch.cat(hits, 1).cpu()])
 
     def selection(self) -> dict[str, Any]:
         """What was chosen on held-out images, and what the heads reached there, in plain values."""

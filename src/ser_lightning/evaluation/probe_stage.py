@@ -12,6 +12,7 @@ from typing_extensions import override
 from ser_lightning.data.labelled import LabelledDataModule, Split
 from ser_lightning.data.loaders import evaluation_loader
 from ser_lightning.evaluation.features import CleanRows, TrainingRows, cls_layers
+from ser_lightning.evaluation.metrics.accuracy import percent
 from ser_lightning.evaluation.per_image import Rows, test_on_all
 from ser_lightning.evaluation.probe import CropProbe, Heads, Probe, fit_probe
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
@@ -107,23 +108,21 @@ class ProbeStage(Stage):
         if 0 < num_holdout < MIN_HOLDOUT:
             some = f"selected on {num_holdout:,} held-out images, fewer than {MIN_HOLDOUT:,}"
             reasons.append(some)
-        chosen, last = probe.accuracies
-        assert chosen.num_samples == len(test.features.rows)
         slots = torch.from_numpy(test.slots)
-        hits = Rows(1)
-        hits.add(slots, test.features.label[slots], probe.hits[:, None])
-        label, right, _ = hits.gather()
-        metrics = {"top1": chosen.top1, "top5": chosen.top5}
-        metrics |= {"top1_last_epoch": last.top1, "top5_last_epoch": last.top5}
+        rows = Rows(4)
+        rows.add(slots, test.features.label[slots], probe.hits)
+        label, hits, _ = rows.gather()
+        assert len(hits) == len(test.features.rows)
+        names = ("top1", "top5", "top1_last_epoch", "top5_last_epoch")
         return self.result(
             data,
-            metrics,
-            chosen.num_samples,
-            counts={"hits": chosen.num_hits, "hits_last_epoch": last.num_hits},
+            dict(zip(names, percent(hits), strict=True)),
+            len(hits),
+            counts={"hits": int(hits[:, 0].sum()), "hits_last_epoch": int(hits[:, 2].sum())},
             feature={"cls_of_blocks": self.layers, "norm": "final"},
             protocol={"num_train": len(data.images("train")), "num_holdout": num_holdout},
             selected=probe.selection(),
             reasons=reasons,
-            hits={"top1": right[:, 0]},
+            hits={"top1": hits[:, 0]},
             label=label,
         )

@@ -11,6 +11,7 @@ from timm.loss.cross_entropy import LabelSmoothingCrossEntropy
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.commands.evaluate import StageCommandLine, evaluate
 from ser_lightning.randomness import Stream, generator
+from ser_lightning.results.hits import load_hits
 from ser_lightning.results.record import read_record
 from tiny_names import SHAPES
 
@@ -128,6 +129,9 @@ def test_config_runs_and_records_what_it_did(checkpoint, tmp_path):
     assert record.num_samples == 24
     assert set(record.metrics) == {"top1", "top5"}
     assert record.metrics["top1"] == pytest.approx(100 * record.counts["hits"] / 24)
+    (path,) = (tmp_path / "results").glob("finetune-*.json")
+    hits = load_hits(path, "top1").values  # of each image, for intervals of paired differences
+    assert (len(hits), hits.sum()) == (24, record.counts["hits"])
     assert record.protocol["layer_decay"] == 0.75
     assert record.protocol["rand_augment"] == "rand-m9-mstd0.5-inc1"
     assert record.protocol["max_epochs"] == 2

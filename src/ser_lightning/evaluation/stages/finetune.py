@@ -21,8 +21,8 @@ from ser_lightning.backbones import SplitViT, momentum_copy, update_momentum
 from ser_lightning.batch import EvaluationBatch
 from ser_lightning.data.finetune import FinetuneDataModule, seeded_globals
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.metrics.accuracy import AccuracyCounter
-from ser_lightning.evaluation.per_image import test_on_all
+from ser_lightning.evaluation.metrics.accuracy import percent, top_hits
+from ser_lightning.evaluation.per_image import Rows, test_on_all
 from ser_lightning.evaluation.stage import Stage, StageResult, check_finite
 from ser_lightning.numbers import BelowOne, NonNegative, Positive, Ratio, checked
 from ser_lightning.optim import scaled_learning_rate, scheduled, warmup_cosine
@@ -176,18 +176,20 @@ class FinetuneStage(Stage):
         peak = self.peak_learning_rate(data)
         what = f"weights after {trainer.global_step} steps at a peak learning rate of {peak:g}"
         check_finite(self.classifier, what, "lower `model.base_learning_rate`")
+        self.rows = Rows(2 * len(self.measured))
         test_on_all(trainer, self, data.test_dataloader())
-        accuracy, metrics = self.accuracies[""], dict[str, float]()
-        for note, measured in self.accuracies.items():
-            metrics |= {f"top1{note}": measured.top1, f"top5{note}": measured.top5}
+        label, hits, _ = self.rows.gather()
+        names = [f"{top}{note}" for note in self.measured for top in ("top1", "top5")]
         return [
             self.result(
                 data,
-                metrics,
-                accuracy.num_samples,
-                counts={"hits": accuracy.num_hits},
+                dict(zip(names, percent(hits), strict=True)),
+                len(hits),
+                counts={"hits": int(hits[:, 0].sum())},
                 feature={"cls_of_blocks": [self.backbone.depth], "trained": True},
                 reasons=reasons,
+                hits={"top1": hits[:, 0]},
+                label=label,
             )
         ]
 
@@ -223,7 +225,6 @@ class FinetuneStage(Stage):
         self.measured = {"": self.classifier}
         if self.ema_decay is not None:
             self.averaged = self.measured["_ema"] = momentum_copy(self.classifier)
-        self.counters = {note: AccuracyCounter() for note in self.measured}
 
     @override
     def training_step(self, batch: EvaluationBatch, batch_idx: int) -> Tensor:
@@ -249,21 +250,23 @@ class FinetuneStage(Stage):
         return pixels, target
 
     @override
+    def on_validation_epoch_start(self) -> None:
+        self.rows = Rows(2)
+
+    @override
     def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        self.counters[""].update(self.classifier(batch.pixels), batch.label)
+        hits = top_hits(self.classifier(batch.pixels), batch.label)
+        self.rows.add(batch.indices, batch.label, hits)
 
     @override
     def on_validation_epoch_end(self) -> None:  # nothing depends on it
-        self.log("holdout/top1", self.counters[""].compute().top1, prog_bar=True, batch_size=1)
+        top1 = percent(self.rows.gather().values)[0]
+        self.log("holdout/top1", top1, prog_bar=True, batch_size=1)
 
     @override
     def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
-        for note, model in self.measured.items():
-            self.counters[note].update(model(batch.pixels), batch.label)
-
-    @override
-    def on_test_epoch_end(self) -> None:
-        self.accuracies = {note: counter.compute() for note, counter in self.counters.items()}
+        hits = [top_hits(model(batch.pixels), batch.label) for model in self.measured.values()]
+        self.rows.add(batch.indices, batch.label, torch.cat(hits, 1))
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
