@@ -1,6 +1,7 @@
 """Texts are read by name, and a file gets a further name without a gap."""
 
 import pytest
+import yaml
 
 from ser_lightning.files import keep_as, read_text, write_text
 from ser_lightning.trusted import own_yaml
@@ -25,6 +26,16 @@ def test_text_that_is_none_is_refused_with_the_files_name(tmp_path):
 def test_yaml_without_end_is_refused(text, words):
     with pytest.raises(ValueError, match=words):
         own_yaml(text)
+
+
+def test_key_that_stands_twice_is_refused_with_both_lines():
+    text = "a: {b: 1}\nc: 2\n\na: {d: 1}\n"
+    with pytest.raises(yaml.YAMLError, match=r"a stands in line 1 already; join (.|\n)* line 4"):
+        own_yaml(text)
+    with pytest.raises(yaml.YAMLError, match=r"b stands in line 1 already"):
+        own_yaml("a: {b: 1,\n b: 2}")
+    merged = "x: &x {a: 1, b: 2}\ny: {<<: *x, a: 3}\nz: [{a: 1}, {a: 2}]"
+    assert own_yaml(merged)["y"] == {"a": 3, "b": 2}
 
 
 def test_name_that_is_the_same_file_already_is_left_alone(tmp_path):

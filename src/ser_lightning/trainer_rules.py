@@ -140,8 +140,15 @@ def _objections_to_callbacks(given: Sequence[L.Callback], of_user: bool = True) 
     for callback, kind in product(given, _CALLBACKS):
         if isinstance(callback, kind):
             yield f"the callback {type(callback).__name__} {_CALLBACKS[kind]}"
-    if of_user and any(isinstance(callback, callbacks.Timer) for callback in given):
-        yield "the callback Timer cannot be kept in fit.yaml; set `trainer.max_time`"
+    for callback in given if of_user else ():
+        if isinstance(callback, callbacks.Timer):
+            yield "the callback Timer cannot be kept in fit.yaml; set `trainer.max_time`"
+        is_ours = isinstance(callback, callbacks.ModelCheckpoint) and callback.dirpath is None
+        if is_ours and (callback.save_last or callback.filename in ("last", "previous")):  # type: ignore[attr-defined]
+            yield (
+                "the callback ModelCheckpoint would replace the run's own last.ckpt by an older "
+                "one; leave `save_last` out, call its files otherwise, or give it a `dirpath`"
+            )
 
 
 def multiplies_in_bf16() -> bool:

@@ -128,9 +128,9 @@ def own_yaml(text: str) -> Any:
 
     Raises:
         ValueError: it is larger, or nested without end.
-        yaml.YAMLError: it is no YAML, or needs objects.
+        yaml.YAMLError: it is no YAML, needs objects, or has a key twice in one mapping.
     """
-    return _bounded(text, yaml.SafeLoader, MAX_OWN_VALUES)
+    return _bounded(text, _OwnLoader, MAX_OWN_VALUES)
 
 
 def _bounded(text: str, loader: type[yaml.SafeLoader], most: int) -> Any:
@@ -158,6 +158,22 @@ class _PlainLoader(yaml.SafeLoader):
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
             raise yaml.constructor.ConstructorError(None, None, "it merges mappings (<<)")
+
+
+class _OwnLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which the first would go unheard."""
+
+    @override
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                line = seen.setdefault(key.value, key.start_mark.line)
+                if line != key.start_mark.line:
+                    problem = f"{key.value} stands in line {line + 1} already; join the two"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        return node
 
 
 def _count(node: Any, left: int) -> int:

@@ -252,6 +252,17 @@ def test_stages_that_need_classes_are_skipped_where_there_are_none(
     assert "--data.source.train_split train" in output
 
 
+def test_images_of_ones_own_without_classes_are_not_measured_by_them(
+    commands, checkpoint, tmp_path, capsys
+):
+    for i in range(3):
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    options = ["--images", str(tmp_path), "--only", "knn", "diagnostics"]
+    main(["evaluate-all", "--checkpoint", checkpoint, *options])
+    assert stages(commands) == ["diagnostics"]
+    assert "== knn: skipped, it needs classes" in capsys.readouterr().out
+
+
 def test_labels_may_be_those_of_another_split_of_the_source(commands, data, tmp_path):
     for name in ("cat", "dog"):
         (data / name).mkdir()

@@ -8,7 +8,10 @@ import torch
 
 from ser_lightning.cli import main
 from ser_lightning.commands.fit import SERCommandLine
+from ser_lightning.commands.rebuild import rebuilt
+from ser_lightning.objectives.moco_v3 import MoCoV3
 from ser_lightning.objectives.replay_file import _plain
+from ser_lightning.trusted import Untrusted
 from support import tiny_batch
 
 pytestmark = [
@@ -89,3 +92,22 @@ def test_file_of_an_own_loop_is_refused_with_the_way_to_read_it(tmp_path, capsys
     torch.save({"state_dict": {}, "replay": record}, tmp_path / "x.pt")
     with pytest.raises(SystemExit, match=r"x\.pt does not say how to build its model"):
         main(["replay", str(tmp_path / "x.pt")])
+
+
+def test_run_with_a_class_of_ones_own_is_replayed_from_python(tmp_path, monkeypatch):
+    mine = type("Mine", (MoCoV3,), {"__module__": "mine"})
+
+    def become_mine(self, trainer, module):
+        module.__class__ = mine
+
+    monkeypatch.setattr(InfiniteWeight, "on_train_start", become_mine)
+    message = broken_run(tmp_path, monkeypatch)
+    assert f"from Python, `read_replay` of {tmp_path / 'replay.step2.pt'} and `examine`" in message
+
+
+def test_class_of_ones_own_is_not_to_be_given_where_no_option_takes_it():
+    config = {"model": {"class_path": "mine.Own", "init_args": {"backbone": {}}}}
+    with pytest.raises(
+        Untrusted, match=r"mine\.Own.*; build an objective of your own from Python$"
+    ):
+        rebuilt(config, Path("fit.yaml"))

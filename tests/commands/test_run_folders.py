@@ -83,6 +83,54 @@ def test_failed_first_step_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("events*"))
 
 
+def configurations(run):
+    return {path.name: read_config(path.read_text()) for path in run.glob("fit*.yaml")}
+
+
+def test_start_afresh_takes_the_place_of_the_configuration_of_weights_that_are_gone(tmp_path):
+    run, brief = tmp_path / "run", ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"]
+    start = ["fit", "--config", TINY, "--run_dir", str(run), "--model.warmup_epochs", "0", *brief]
+    main(start)
+    shutil.rmtree(run / "checkpoints")
+    (run / "fit.step1.yaml").write_text("model: {}\ndata: {}")
+    main([*start, "--model.temperature", "0.7"])
+    (content,) = configurations(run).values()
+    assert content["model"]["init_args"]["temperature"] == 0.7
+
+
+def test_run_from_another_ones_checkpoint_says_how_that_was_trained(trained_run, tmp_path):
+    run, checkpoint = tmp_path / "fork", trained_run / "checkpoints" / "last.ckpt"
+    longer = ["--trainer.max_epochs", "3", "--trainer.limit_val_batches", "0"]
+    main(["fit", "--config", TINY, "--run_dir", str(run), "--ckpt_path", str(checkpoint),
+          "--model.base_learning_rate", "7e-3", *longer])  # fmt: skip
+    found = configurations(run)
+    rates = {name: each["model"]["init_args"]["base_learning_rate"] for name, each in found.items()}
+    first = read_config((trained_run / "fit.yaml").read_text())
+    assert rates.pop("fit.yaml") == first["model"]["init_args"]["base_learning_rate"]
+    assert list(rates.values()) == [7e-3]
+
+
+def test_results_in_the_folder_of_another_run_are_refused(trained_run, tmp_path):
+    other = shutil.copytree(trained_run, tmp_path / "other")
+    text = (other / "fit.yaml").read_text()
+    (other / "fit.yaml").write_text(text.replace("temperature: 0.2", "temperature: 0.7"))
+    checkpoint = str(trained_run / "checkpoints" / "last.ckpt")
+    knn = ["evaluate", "--config", str(Path(TINY).parents[1] / "configs" / "eval" / "knn.yaml")]
+    knn += ["--checkpoint", checkpoint, "--trainer.accelerator", "cpu", "--run_dir", str(other)]
+    with pytest.raises(SystemExit, match=r"is the folder of another run .*temperature: 0.7 -> 0.2"):
+        main(knn)
+    (other / "fit.step4.yaml").write_text(text)  # it went on so
+    main(knn)
+
+
+def test_run_and_checkpoint_may_stand_in_a_file(trained_run, tmp_path):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    (tmp_path / "on.yaml").write_text(f"run_dir: {run}\nckpt_path: last")
+    cli = ParsedOnly(["fit", "--config", str(tmp_path / "on.yaml")])
+    assert cli.run_dir == run
+    assert cli.config.fit.model.class_path.endswith("MoCoV3")
+
+
 def test_restart_that_fails_leaves_the_run_as_it_was(trained_run, tmp_path):
     run = shutil.copytree(trained_run, tmp_path / "run")
     before = contents(run)

@@ -5,7 +5,7 @@ from functools import cache
 import lightning as L
 import pytest
 
-from ser_lightning.runtime.parser import ShortErrorParser
+from ser_lightning.runtime.parser import ShortErrorParser, innermost
 
 LIMITS = [f"limit_{part}_batches" for part in ("train", "val", "test", "predict")]
 LIMITS += ["overfit_batches", "val_check_interval"]
@@ -44,3 +44,10 @@ def test_default_of_a_number_of_batches_is_the_trainers(name):
 def test_interval_of_validations_is_still_a_duration_too():
     config = parser().parse_args(["--trainer.val_check_interval", "00:00:10:00"])
     assert config.trainer.val_check_interval == "00:00:10:00"
+
+
+def test_reason_is_kept_where_it_is_the_only_one():
+    message = "Parser key \"layers\":\n  Expected a <class 'list'>. Got value: 3"
+    assert innermost(message)[1:] == ["Expected a <class 'list'>. Got value: 3"]
+    of_several = f"{message}\n  - Not of type int >= 0"
+    assert innermost(of_several) == ['Parser key "layers":', "- Not of type int >= 0"]

@@ -90,3 +90,18 @@ def test_record_of_a_run_is_utf8_whatever_the_locale(tmp_path, monkeypatch):
     finally:
         locale.setlocale(locale.LC_CTYPE, before)
     assert read_text(tmp_path / "fit.yaml") == saver._text
+
+
+def test_configuration_given_as_a_text_names_no_folder():
+    text = "{model: {class_path: MoCoV3}}"
+    assert runtime.default_run_dir([text], None) == Path("runs/run")
+    long = f"# {'a' * 300}\nmodel: {{class_path: MoCoV3}}\n"
+    assert runtime.default_run_dir([long], None) == Path("runs/run")
+
+
+def test_file_called_configs_names_its_folder(tmp_path):
+    for place, folder in (("configs.yaml", "configs"), ("configs/configs.yaml", "configs")):
+        path = tmp_path / place
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("model: {class_path: MoCoV3}")
+        assert runtime.default_run_dir([path], None) == Path("runs", folder)

@@ -79,6 +79,8 @@ FLAGS = [
     ("callbacks", callback("StochasticWeightAveraging", swa_lrs=0.1), "replaces the learning rate"),
     ("callbacks", callback("GradientAccumulationScheduler", scheduling={"0": 2}), "accumul"),
     ("callbacks", callback("Timer", duration="00:01:00:00"), "set `trainer.max_time`"),
+    ("callbacks", callback("ModelCheckpoint", save_last="link"), "replace the run's own last.ckpt"),
+    ("callbacks", callback("ModelCheckpoint", filename="last"), "replace the run's own last.ckpt"),
     ("callbacks", callback("RichProgressBar"), WORKS if find_spec("rich") else "`rich`"),
     ("callbacks", callback("TQDMProgressBar", refresh_rate=5), WORKS),
     ("callbacks", callback("DeviceStatsMonitor", cpu_stats=True),

@@ -10,7 +10,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
-from ser_lightning.checkpoints import CONFIGURATION
+from ser_lightning.checkpoints import CONFIGURATION, checkpoint_config, read_config
 from ser_lightning.commands.stage_results import keep_result, settings
 from ser_lightning.commands.stored_images import (
     data_of_checkpoint,
@@ -21,6 +21,8 @@ from ser_lightning.commands.stored_images import (
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation import stages  # noqa: F401 - short names
 from ser_lightning.evaluation.stage import Folders, Stage
+from ser_lightning.files import read_text
+from ser_lightning.reporting.runs import resumptions
 from ser_lightning.results.record import read_record, record_files
 from ser_lightning.runtime.class_help import chosen_class, find_class
 from ser_lightning.runtime.configuration import (
@@ -38,7 +40,7 @@ from ser_lightning.runtime.cores import (
 from ser_lightning.runtime.parser import ShortErrorParser
 from ser_lightning.runtime.preemption import EndsAtOnce
 from ser_lightning.runtime.progress_bar import default_progress
-from ser_lightning.runtime.run_folder import refuse_other_root
+from ser_lightning.runtime.run_folder import differences, refuse_other_root
 from ser_lightning.trainer_rules import check_options
 
 _LINKED = {
@@ -184,11 +186,35 @@ def evaluate(args: list[str]) -> list[Path]:
     start = time.monotonic()
     data.needs_labels = stage.needs_labels
     stage.settings = settings(cli)
-    if stage.opened.path is not None and not (cli.run_dir / CONFIGURATION).is_file():
+    if (cli.run_dir / CONFIGURATION).is_file():
+        refuse_folder_of_another(cli.run_dir, stage.opened.path)
+    elif stage.opened.path is not None:
         refuse_results_of_another(cli.run_dir, stage.opened.sha256)
     results = stage.run(trainer, data, cli.run_dir)
     seconds = time.monotonic() - start
     return [keep_result(cli, result, seconds) for result in results if trainer.is_global_zero]
+
+
+def refuse_folder_of_another(folder: Path, checkpoint: Path | None) -> None:
+    """Refuses the folder of a run that another run's checkpoint is not of.
+
+    Tables would count the results as that run's.
+
+    Raises:
+        ValueError: names what differs, and the remedy.
+    """
+    own = None if checkpoint is None else checkpoint_config(checkpoint)
+    if own is None:
+        return  # the record says what it is of
+    found = []
+    for path in (folder / CONFIGURATION, *resumptions(folder)):
+        lines = differences(read_config(read_text(path), path), own)
+        found.append([line for line in lines if not line.startswith("data.source.")])
+    if all(found):
+        raise ValueError(
+            f"{folder} is the folder of another run than {checkpoint}'s ({found[0][0]}); leave "
+            "--run_dir out, or give a folder of its own"
+        )
 
 
 def refuse_results_of_another(folder: Path, sha256: str) -> None:

@@ -147,9 +147,10 @@ def _wanted(planned: list[Planned], only: list[str] | None, root: Path | None) -
 
 def _without_labels(checkpoint: Path, root: Path | None, others: list[str]) -> str:
     """Why stages cannot run that need classes; empty if they can, or if they will say it."""
-    if any(name.startswith("data.source") for name in given_options(others)):
+    named = given_options(others)
+    if any(name.startswith("data.source") and name != "data.source.root" for name in named):
         return ""
-    folder = None if root is None else str(root / "imagenet")
+    folder = named.get("data.source.root", None if root is None else str(root / "imagenet"))
     given = [] if folder is None else ["--data.source.root", folder]
     stored = data_of_checkpoint(checkpoint, folder, [*others, *given]).get("source")
     source = find_class(Source, stored["class_path"]) if stored else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import yaml
 
 from ser_lightning.backbones.opening import is_timm_name, known_name
 from ser_lightning.backbones.preparation import preparation_of
@@ -91,7 +92,8 @@ def refuse_two_folders(images: str, args: list[str], *names: str) -> None:
 
 def is_pretrained(args: list[str]) -> bool:
     """Whether a command line asks for the weights that timm fetches."""
-    return str(given_options(args).get("model.pretrained", False)).lower() == "true"
+    given = given_options(args).get("model.pretrained", False)
+    return yaml.safe_load(str(given)) is True  # "yes" and "on" too, as the parser reads them
 
 
 def _has_configuration(path: Path) -> bool:

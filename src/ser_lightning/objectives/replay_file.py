@@ -151,6 +151,10 @@ def _written(objective: Objective, replay: Replay, path: Path) -> str:
             torch.save(tree_map_only(Tensor, Tensor.cpu, content), partial)
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
         return f"{path} could not be written: {getattr(error, 'strerror', None) or error}"
+    parts = (objective, objective.backbone, objective.regularizer)
+    modules = {type(part).__module__.partition(".")[0] for part in parts if part is not None}
+    if modules != {"ser_lightning"}:  # the command builds no other
+        return f"from Python, `read_replay` of {path} and `examine` run the step again"
     return f"`ser-fit replay {path}` runs the step again"
 
 

@@ -55,7 +55,10 @@ _BATCHES = (  # an int is a number of batches, a float a share of them
 def innermost(message: str) -> list[str]:
     """The lines of jsonargparse's message that say what is wrong, without what it tried."""
     lines = [line.strip() for line in message.splitlines()]
-    return [line for line in lines if line and not line.removeprefix("- ").startswith(_NOISE)]
+    kept = [line for line in lines if line and not line.removeprefix("- ").startswith(_NOISE)]
+    if kept and all(line.endswith(":") for line in kept):  # the reason is one of those
+        kept += [line for line in lines if line.startswith("Expected a ")]
+    return kept
 
 
 def _try_int_first(action: Any) -> None:

@@ -23,7 +23,7 @@ from ser_lightning.checkpoints import (
     read_config,
 )
 from ser_lightning.files import read_text, write_text
-from ser_lightning.runtime.configuration import content_of, given_options, leaves, options, sets
+from ser_lightning.runtime.configuration import content_of, given_options, leaves, sets
 from ser_lightning.runtime.stored import Origin, plain_sections
 from ser_lightning.trusted import printable
 
@@ -75,6 +75,13 @@ def no_trace_of_failure(folder: Path, has_begun: Callable[[], bool]) -> Iterator
         raise
 
 
+def _is_file(config: str) -> bool:
+    try:
+        return Path(config).is_file()
+    except (OSError, ValueError):  # a text, too long for a name
+        return False
+
+
 def default_run_dir(configs: Sequence[str | Path], checkpoint: str | None) -> Path:
     """runs/<first file with a model>, as below `configs`; else where the checkpoint lies.
 
@@ -82,9 +89,15 @@ def default_run_dir(configs: Sequence[str | Path], checkpoint: str | None) -> Pa
     """
     files = list(dropwhile(lambda file: "model" not in content_of(file), map(str, configs)))
     if files:
-        parts = Path(files[0]).with_suffix("").parts
-        first = len(parts) - parts[::-1].index("configs") if "configs" in parts else -1
-        others = [Path(f).stem for f in files[1:] if sets(content_of(f), "data.source")]
+        names = [Path(file) if _is_file(file) else Path("run") for file in files]  # else a text
+        parts = names[0].with_suffix("").parts
+        above = parts[:-1]
+        first = len(parts) - 1 - above[::-1].index("configs") if "configs" in above else -1
+        others = [
+            name.stem
+            for name, file in zip(names[1:], files[1:], strict=True)
+            if sets(content_of(file), "data.source")
+        ]
         return Path("runs", *others[-1:], *parts[first:])
     folder = Path(checkpoint or "").parent
     return folder.parent if folder.name == CHECKPOINT_FOLDER else Path("runs") / "run"
@@ -96,8 +109,8 @@ def stored_configuration(args: list[str]) -> tuple[Path, dict[str, Any]]:
     The file is the checkpoint that `--ckpt_path` names; for `last`, or without it, the last
     checkpoint in `--run_dir`, or the record of a run that has no checkpoint yet.
     """
-    checkpoint = (options(args, "--ckpt_path") or ["last"])[-1]
-    run_dir = (options(args, "--run_dir") or [""])[-1]
+    given = given_options(args)
+    checkpoint, run_dir = str(given.get("ckpt_path") or "last"), str(given.get("run_dir") or "")
     if checkpoint not in ("last", "null"):
         path = Path(checkpoint)
         return path, (checkpoint_config(path) if path.is_file() else None) or {}
@@ -125,7 +138,7 @@ def usable_for(args: list[str], config: dict[str, Any], roots: dict[str, Any], f
 class ConfigurationSaver(SaveConfigCallback):
     """Saves the full configuration once per command, and inside every checkpoint.
 
-    `fit.yaml` is written when training begins and never changed; a resumed run with another
+    `fit.yaml` is what the weights were first trained with; a run that goes on with another
     configuration adds `fit.step<N>.yaml`. The other commands write `<command>.yaml`. Loggers get it
     as hyperparameters.
     """
@@ -149,10 +162,22 @@ class ConfigurationSaver(SaveConfigCallback):
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         first = Path(trainer.default_root_dir) / CONFIGURATION
-        if not first.exists():
-            self._write(trainer, "fit")
-        elif differences(read_config(read_text(first)), read_config(self._text)):
+        if trainer.global_step == 0:  # what lies there is of weights that are gone
+            for other in first.parent.glob("fit.step*.yaml") if trainer.is_global_zero else ():
+                other.unlink()
+            if not first.exists() or self._differs(read_text(first)):
+                self._write(trainer, "fit")
+            return
+        if not first.exists() and trainer.is_global_zero:  # goes on with another run's weights
+            stored = checkpoint_config(Path(str(trainer.ckpt_path))) if trainer.ckpt_path else None
+            text = self._text if stored is None else yaml.safe_dump(stored, sort_keys=False)
+            write_text(first, text)
+        trainer.strategy.barrier("fit.yaml")
+        if self._differs(read_text(first)):
             self._write(trainer, f"fit.step{trainer.global_step}")
+
+    def _differs(self, stored: str) -> bool:
+        return bool(differences(read_config(stored), read_config(self._text)))
 
     @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -43,6 +43,12 @@ def test_hits_lie_beside_the_record_and_make_its_numbers(checkpoint, tmp_path):
     assert not head_path(tmp_path, SHAPES).exists()
 
 
+def test_features_that_were_found_are_measured_whole_whatever_the_devices(checkpoint, tmp_path):
+    """No pass is left that would start the second process."""
+    before = read_record(run_stage(checkpoint, tmp_path)).metrics
+    assert read_record(run_stage(checkpoint, tmp_path, "--trainer.devices", "2")).metrics == before
+
+
 def test_hits_of_another_temperature_have_its_name(checkpoint, tmp_path):
     path = run_stage(checkpoint, tmp_path, "--model.temperature", "[0.07, 0.2]")
     metrics = read_record(path).metrics

@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.data.labelled import LabelledDataModule, Split
-from ser_lightning.distributed import gather_ragged
+from ser_lightning.distributed import gather_ragged, rank, world_size
 from ser_lightning.evaluation.features import Features
 from ser_lightning.evaluation.metrics.knn import KNNAccuracy, knn_hits
 from ser_lightning.evaluation.shared_images import num_shared
@@ -73,7 +73,7 @@ class KNNStage(Stage):
         bank_labels = torch.cat([part.label for part in banks]).to(device)
         metrics, hits = {}, {}
         for temperature in self.temperature:
-            right_by_k = self._hits(trainer, bank, bank_labels, test, temperature)
+            right_by_k = self._hits(bank, bank_labels, test, temperature)
             note = "" if len(self.temperature) == 1 else f"_T{temperature:g}"
             for k, right in right_by_k.items():
                 accuracy = KNNAccuracy.of(right)
@@ -93,12 +93,12 @@ class KNNStage(Stage):
         ]
 
     def _hits(
-        self, trainer: L.Trainer, bank: Tensor, labels: Tensor, test: Features, temperature: float
+        self, bank: Tensor, labels: Tensor, test: Features, temperature: float
     ) -> dict[int, Tensor]:
         """`knn_hits` of all test images, of which each rank classifies a share."""
-        rank, world_size = trainer.global_rank, trainer.world_size
-        queries = test.embeddings().tensor_split(world_size)[rank]
-        truth = test.label.tensor_split(world_size)[rank]
+        # of the processes that there are: features that were found need no pass to start them
+        queries = test.embeddings().tensor_split(world_size())[rank()]
+        truth = test.label.tensor_split(world_size())[rank()]
         found = []
         for start in range(0, len(queries), _BLOCK):
             if start:
