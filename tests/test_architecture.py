@@ -71,7 +71,7 @@ ALLOWED = {
         *("backbones", "batch", "checkpoints", "cli", "contents", "data", "evaluation"),
         *("exporting", "files"),
         *("foreign", "groups", "objectives", "reporting", "results", "run_length", "runtime"),
-        *("sealed", "trainer_rules"),
+        *("sealed", "trainer_rules", "trusted"),
     },
     "cli": {"commands", "data", "objectives", "runtime"},
 }

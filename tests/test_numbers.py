@@ -110,15 +110,19 @@ class Choice:
 
 def test_word_that_is_no_choice_is_refused():
     assert [Choice(way).way for way in ("up", "down", None)] == ["up", "down", None]
-    words = r"^Choice: way Up must be one of 'up', 'down' \| None; the default is up$"
+    words = r"^Choice: way 'Up' must be one of 'up', 'down' \| None; the default is up$"
     with pytest.raises(ValueError, match=words):
         Choice("Up")
 
 
 def test_class_without_a_constructor_of_its_own_is_checked_by_its_parents():
-    own = checked(type("Own", (Base,), {}))
-    with pytest.raises(ValueError, match=r"^Base: rate 0 must be float > 0"):
-        own(rate=0)
+    class Unchecked:
+        def __init__(self, rate: Positive = 0.1) -> None: ...
+
+    for parent in (Base, Unchecked):
+        own = checked(type("Own", (parent,), {}))
+        with pytest.raises(ValueError, match=r"^Own: rate 0 must be float > 0"):
+            own(rate=0)
 
 
 @pytest.fixture

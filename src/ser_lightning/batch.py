@@ -204,11 +204,11 @@ class LossOutput(NamedTuple):
             found = type(given).__name__
         elif not isinstance(given.logs, dict):
             found = f"logs of kind {type(given.logs).__name__}"
-        elif wrong := [n for n, log in given.logs.items() if getattr(log, "shape", None) != ()]:
+        elif wrong := [n for n, log in given.logs.items() if not _is_scalar(log)]:
             found = f"logs {wrong} that are no scalar tensors"
         elif taken := sorted(OWN_LOGS & given.logs.keys()):
             found = f"logs {taken}, names of the run's own losses"
-        elif given.loss.ndim:
+        elif not _is_scalar(given.loss):
             found = f"a loss of shape {tuple(given.loss.shape)}"
         elif torch.is_grad_enabled() and not given.loss.requires_grad:
             found = "a loss without a gradient, which trains nothing"
@@ -218,3 +218,7 @@ class LossOutput(NamedTuple):
             f"{giver} returned {found}; it must return LossOutput(loss, logs) of a scalar loss "
             "tensor that carries the gradient, and detached scalar tensors to log by name"
         )
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0

@@ -13,11 +13,10 @@ float and tuple.
 import functools
 import inspect
 import math
-import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from numbers import Integral, Real
-from types import UnionType
+from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -36,9 +35,7 @@ def checked(cls: T) -> T:
     Raises:
         ValueError: on construction; names the class, the argument, the range and the default.
     """
-    build = vars(cls).get("__init__")
-    if build is None:  # its parent's, which checks what it takes
-        return cls
+    build: Any = cls.__init__  # type: ignore[misc]  # its own, or a parent's
     signature = inspect.signature(build)
 
     @functools.wraps(build)
@@ -49,14 +46,24 @@ def checked(cls: T) -> T:
             is_checked = has_range(hint) or (value is None and not is_required)
             if hint is not None and is_checked and not fits(hint, value):
                 remedy = "" if is_required else f"; the default is {default}"
-                kind = inspect.formatannotation(hint).replace("collections.abc.", "")
-                kind = re.sub(r"^Optional\[(.*)\]$", r"\1 | None", kind)
-                kind = re.sub(r"Literal\[(.*?)\]", r"one of \1", kind)
-                raise ValueError(f"{cls.__name__}: {name} {value} must be {kind}{remedy}")
+                shown = repr(value) if isinstance(value, str) else value
+                raise ValueError(f"{cls.__name__}: {name} {shown} must be {_words(hint)}{remedy}")
         build(self, *args, **kwargs)
 
     cls.__init__ = init  # type: ignore[misc]
     return cls
+
+
+def _words(hint: Any) -> str:
+    """An annotation as a message says it."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " | ".join(map(_words, parts))
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, parts))}"
+    if hint is NoneType:
+        return "None"
+    return inspect.formatannotation(hint).replace("collections.abc.", "")
 
 
 @functools.cache

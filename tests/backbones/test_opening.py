@@ -65,7 +65,7 @@ def test_a_model_that_pools_averages_is_not_measured_by_its_cls(
     torch.save(vit.state_dict(), tmp_path / "model.pth")
     config = {"architecture": "vit_tiny_patch16_224", **beside}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"has the pooling 'avg' in place of \[CLS\]"):
+    with pytest.raises(ValueError, match=r"it has the pooling 'avg' in place of \[CLS\]"):
         open_backbone(tmp_path / "model.pth")
 
 

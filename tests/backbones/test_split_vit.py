@@ -211,7 +211,7 @@ def test_depth_as_layer_puts_cls_at_the_input(cls_layer):
         ({"patch_size": (8, 4)}, r"patch_size \(8, 4\) must be int >= 1"),
         (
             {"weight_init": "xavier"},
-            "weight_init xavier must be one of 'moco', '', 'jax'; the default is moco",
+            "weight_init 'xavier' must be one of 'moco', '', 'jax'; the default is moco",
         ),
         ({"vit_options": {"class_token": False}}, "vit_options must not set class_token"),
         ({"vit_options": {"in_chans": 1}}, "in_chans 1, but images have 3 .*leave it out"),
@@ -287,9 +287,9 @@ def test_images_of_whole_numbers_are_refused():
         tiny()(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("layers", [[0.25], [0.5, 4], [2.0]])
+@pytest.mark.parametrize("layers", [[0.25], [0.5, 4], [2.0], [True], [-1], [torch.tensor(1)]])
 def test_token_maps_are_asked_for_by_whole_numbers(layers):
-    with pytest.raises(ValueError, match=r"is not in 0\.\.4; choose whole numbers in that range"):
+    with pytest.raises(ValueError, match=r"^layer .* must be int >= 0, a number of blocks$"):
         tiny().token_maps(images(32, 32), layers)
 
 

@@ -88,7 +88,7 @@ PLACE = r"must be int >= 0 \| float in \[0, 1\] \| list\[int >= 0 \| float in \[
         ({"cls_layer": 4}, r"cls_layer 4 is not in 0\.\.3"),
         (
             {"position_embedding": "rotary"},
-            "position_embedding rotary must be one of 'learned', 'sincos'; the default is learned",
+            "position_embedding 'rotary' must be one of 'learned', 'sincos'; the default is",
         ),
         (
             {"position_embedding": "sincos", "vit_options": {"embed_dim": 6, "num_heads": 3}},

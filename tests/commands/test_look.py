@@ -68,6 +68,7 @@ def test_start_from_an_earlier_step_takes_the_place_of_what_came_after_it(tmp_pa
         [(range(10), 1), (range(10, 30), 2), (range(14, 18), 3)]
     ):
         with SummaryWriter(str(tmp_path / "now")) as writer:  # a file named after the second
+            writer.add_scalar("hp_metric", -1, 0)  # as Lightning's own logger begins
             for step in steps:
                 writer.add_scalar("loss", value, step)
                 writer.add_scalar("epoch", step // 10, step)

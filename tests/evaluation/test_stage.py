@@ -7,7 +7,7 @@ import yaml
 from ser_lightning.checkpoints import CHECKPOINT_KEY
 from ser_lightning.data import Shapes
 from ser_lightning.data.labelled import LabelledDataModule
-from ser_lightning.evaluation.stage import Stage, distinct
+from ser_lightning.evaluation.stage import Stage
 from support import PATCH, TINY_VIT, tiny_backbone
 
 MOCO = "ser_lightning.objectives.moco_v3.MoCoV3"
@@ -88,17 +88,3 @@ def test_result_has_the_stages_reason_and_those_of_the_data(tmp_path):
     assert reason(["too short"]) == ("too short",)
     assert reason([], num_test=6) == ("measured on a part of the images",)
     assert reason(["too short"], num_test=6) == ("too short", "measured on a part of the images")
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["cat", "dog"], ["cat", "dog"]),
-        (["crane", "crane", "maillot"], ["crane_0", "crane_1", "maillot"]),
-        (["a_b", "a_b", "a_b_0"], ["a_b_0_", "a_b_1", "a_b_0"]),
-        (["", "0", "1"], ["0_", "0", "1"]),
-        (["", "", "1"], ["0", "1_", "1"]),
-    ],
-)
-def test_names_of_classes_are_made_different(names, expected):
-    assert distinct(names) == expected

@@ -155,10 +155,13 @@ def test_one_image_does_not_depend_on_the_others():
         ({"area": (100, 200)}, r"area \(100, 200\) must be .* <= 16; the default is"),
         ({"aspect": (2.0, 1.0)}, "aspect"),
         ({"aspect": (1.0,)}, "aspect"),
-        ({"pairing": "opposite"}, "pairing opposite must be one of 'independent', 'complementary'"),
+        (
+            {"pairing": "opposite"},
+            "pairing 'opposite' must be one of 'independent', 'comple",
+        ),
         (
             {"interpolation": "nearest"},
-            "interpolation nearest must be one of 'bicubic', 'bilinear'; the default",
+            "interpolation 'nearest' must be one of 'bicubic', 'bilinear'; the default",
         ),
         (
             {"rotation": False, "flip": False, "scale": False},

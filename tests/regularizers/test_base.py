@@ -1,5 +1,6 @@
 import inspect
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,6 +51,7 @@ def test_regularizer_that_does_not_say_what_it_needs_is_refused():
         None,
         LossOutput(LOSS, None),
         LossOutput(LOSS, {"accuracy": 0.5}),
+        LossOutput(LOSS, {"accuracy": np.float64(0.5)}),
         LossOutput(LOSS, {"accuracy": torch.zeros(2)}),
         LossOutput(LOSS, {"loss": torch.zeros(())}),
         LossOutput(LOSS, {"loss/invariance": torch.zeros(())}),

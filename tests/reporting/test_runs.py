@@ -200,8 +200,11 @@ def test_shortened_epochs_other_warm_ups_and_angles_are_departures(tmp_path):
         "of each epoch 2 batches",
         "turns by up to 45 degrees",
     )
-    changed["trainer"]["limit_train_batches"] = 0.25
-    assert "of each epoch 25 % of the batches" in described(tmp_path, changed).departures
+    for limit, words in ((0.25, "25 % of the batches"), (1, "1 batch")):
+        changed["trainer"]["limit_train_batches"] = limit
+        assert f"of each epoch {words}" in described(tmp_path, changed).departures
+    changed["trainer"]["limit_train_batches"] = 1.0
+    assert "of each" not in "".join(described(tmp_path, changed).departures)
 
 
 def test_record_overrides_the_configuration(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from ser_lightning.corruptions import CORRUPTIONS, PERTURBATIONS
 from ser_lightning.reporting.paper import COLUMNS
-from ser_lightning.results.measures import describe, place
+from ser_lightning.results.measures import describe, distinct, place
 
 WRITTEN = [  # by the stages, and by the evaluation during training
     *("top1_1000way", "top1_last_epoch", "top1_ema", "top1_k20", "top1_k10", "top5_k20"),
@@ -100,3 +100,17 @@ def test_class_whose_name_reads_like_a_ratio_is_a_class():
     assert describe("purity/cat_vs_dog") == describe("purity/cat")._replace(
         title="k-NN purity, cat vs dog"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["cat", "dog"], ["cat", "dog"]),
+        (["crane", "crane", "maillot"], ["crane_0", "crane_1", "maillot"]),
+        (["a_b", "a_b", "a_b_0"], ["a_b_0_", "a_b_1", "a_b_0"]),
+        (["", "0", "1"], ["0_", "0", "1"]),
+        (["", "", "1"], ["0", "1_", "1"]),
+    ],
+)
+def test_names_of_classes_are_made_different(names, expected):
+    assert distinct(names) == expected

@@ -186,6 +186,7 @@ def test_records_are_found_behind_links_once_and_without_end(tmp_path):
     for name in ("first", "second"):
         (linked / name).symlink_to(tmp_path / "disk" / "a")
     (linked / "above").symlink_to(linked)
+    (tmp_path / "disk" / "a" / "archive").symlink_to(path.parent)  # seen before `results`
     (found,) = find_records([linked])
     assert found.path.resolve() == path
     assert found.run_dir.name == "a"

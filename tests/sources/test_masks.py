@@ -13,7 +13,7 @@ from ser_lightning.sources.base import Part, UnreadableImage
 from ser_lightning.sources.mask_folder import MaskFolder
 from ser_lightning.sources.mask_layouts import VOC_CLASSES
 from ser_lightning.sources.masks import class_counts, mask_of, read_mask
-from written_files import write_png
+from written_files import write_png, write_tiff
 
 
 def opened(root, **options):
@@ -298,11 +298,19 @@ def test_images_beside_the_splits_are_counted(tmp_path):
     assert "images beside the folders: 5" in source.summary()
 
 
-@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 def test_masks_of_few_bits_have_the_values_that_are_stored(tmp_path, depth):
     rows = [[level % (1 << depth)] * 8 for level in range(6)]
     write_png(tmp_path / "mask.png", rows, depth)
     assert read_mask(tmp_path / "mask.png").tolist() == rows
+    for photometric in (0, 1):
+        write_tiff(tmp_path / "mask.tif", rows, depth, photometric)
+        assert read_mask(tmp_path / "mask.tif").tolist() == rows
+
+
+def test_ades_own_ignored_values_leave_it_ade(tmp_path):
+    source = MaskFolder(str(write_ade(tmp_path)), ignored=(0, IGNORED))
+    assert len(source.train().class_names) == 150
 
 
 def test_turned_tiff_lies_under_the_mask_of_its_shape(tmp_path):

@@ -30,7 +30,7 @@ from ser_lightning.foreign.architecture import (
     NAME_OPTION,
     architecture_of,
     read_config_beside,
-    read_options_beside,
+    read_model_args,
     told_epsilon,
     told_heads,
 )
@@ -188,7 +188,7 @@ def _of_file(
         backbone = _built({**arguments, **resized})
         load_weights(backbone.vit, weights, NAME_OPTION)
     else:
-        changed = _changed_beside(path) if name is None else {}
+        changed = read_model_args(path) if name is None else {}
         if heads := num_heads or told_heads(weights):
             changed["num_heads"] = heads  # shapes are the same for any number
         changed |= told_epsilon(weights)
@@ -220,12 +220,6 @@ def _assumed_before(path: Path) -> tuple[str, ...]:
     return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
-def _changed_beside(path: Path) -> dict[str, Any]:
-    """In what timm's `config.json` beside weights differs from the name that it tells."""
-    pooling = {"global_pool": read_config_beside(path).get("global_pool")}
-    return pooling | read_options_beside(path, "model_args")
-
-
 def _by_name(
     name: str, image_size: int | None, seed: int, changed: Mapping[str, Any] = MappingProxyType({})
 ) -> SplitViT:
@@ -252,22 +246,15 @@ def _by_name(
         raise ValueError(f"{name} takes images of {side} x {other}; use a model of square ones")
     if (pooling := changed.get("global_pool")) not in (None, "token", ""):
         raise ValueError(
-            f"{name} has the pooling {pooling!r} in place of [CLS], which is what stages measure"
+            f"it has the pooling {pooling!r} in place of [CLS], which is what stages measure; give "
+            "weights that were trained with [CLS]"
         )
     options = {option: v for option, v in changed.items() if option not in RESERVED_OPTIONS}
     arguments = {
-        "name": name, "image_size": image_size or _one_side(changed, "img_size") or side,
-        "patch_size": _one_side(changed, "patch_size"), "vit_options": options,
+        "name": name, "image_size": image_size or changed.get("img_size") or side,
+        "patch_size": changed.get("patch_size"), "vit_options": options,
     }  # fmt: skip
     return _built(arguments, seed)
-
-
-def _one_side(options: Mapping[str, Any], name: str) -> Any:
-    """A number of pixels that timm writes as a pair of equal sides, or as one."""
-    value = options.get(name)
-    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
-        return value[0]
-    return value
 
 
 def _built(arguments: dict[str, Any], seed: int = 0) -> SplitViT:

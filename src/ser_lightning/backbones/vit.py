@@ -3,7 +3,6 @@
 import difflib
 import math
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any, Literal
 
 import timm
@@ -170,12 +169,14 @@ def require_layers(layers: Sequence[int], first: int, depth: int) -> None:
 
     A first above 0 is the first block whose tokens include [CLS].
     """
-    wrong = [n for n in layers if not (isinstance(n, Integral) and first <= n <= depth)]
+    if others := [n for n in layers if not fits(NonNegativeInt, n)]:
+        raise ValueError(f"layer {others[0]!r} must be {NonNegativeInt}, a number of blocks")
+    wrong = [n for n in layers if not first <= n <= depth]
     if wrong or not layers:
         reason = f"; [CLS] joins after block {first - 1}" if first > 0 else ""
         raise ValueError(
             f"layer {wrong[0] if wrong else 'list is empty'} "
-            f"is not in {first}..{depth}{reason}; choose whole numbers in that range"
+            f"is not in {first}..{depth}{reason}; choose layers in that range"
         )
 
 

@@ -277,17 +277,6 @@ class Stage(L.LightningModule, ABC):
         return None  # trains nothing
 
 
-def distinct(names: Sequence[str]) -> list[str]:
-    """Names of classes that metrics can be called after: with its number where one is not alone."""
-    found: list[str] = []
-    for number, name in enumerate(names):
-        word = name if name and names.count(name) == 1 else f"{name}_{number}".strip("_")
-        while word != name and (word in names or word in found):
-            word += "_"
-        found.append(word)
-    return found
-
-
 def check_finite(module: nn.Module, what: str, remedy: str) -> None:
     """Refuses weights that are no numbers, of which nothing may be recorded.
 

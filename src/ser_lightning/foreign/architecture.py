@@ -18,6 +18,7 @@ _GATED = "vit_giant_patch14_dinov2"  # of timm's plain ViTs, one whose MLP is ga
 _WIDE_HEADS = dict.fromkeys((1152, 1280, 1408, 1664), 16)  # So400M, ViT-H, ViT-g, ViT-G
 _CHANNELS = 64  # of a head, in all others
 CONFIG = "config.json"  # beside weights
+_SIDES = ("img_size", "patch_size")
 _USUAL_ACTIVATION = {"clip_vision_model": "quick_gelu"}  # by type, where a config has none
 _TOKENS = ("cls_token", "reg_token", "pos_embed")
 _PER_BLOCK = r"^blocks\.(\d+)\."
@@ -158,6 +159,20 @@ def read_options_beside(path: Path, name: str) -> dict[str, Any]:
         file = path.with_name(CONFIG)
         raise ValueError(f"{file}: {name} {options!r} must be a mapping; restore the file")
     return options
+
+
+def read_model_args(path: Path) -> dict[str, Any]:
+    """In what timm's `config.json` beside weights differs from the model that it names.
+
+    Sides in pixels, which timm writes as pairs of equal ones, are single numbers.
+    """
+    pooling = {"global_pool": read_config_beside(path).get("global_pool")}
+    return {
+        name: value[0]
+        if name in _SIDES and isinstance(value, list) and len({*value}) == 1
+        else value
+        for name, value in (pooling | read_options_beside(path, "model_args")).items()
+    }
 
 
 def odd_shapes(state: Mapping[str, Tensor]) -> list[str]:

@@ -52,7 +52,8 @@ class SERRegularizer(Regularizer):
     Views that are turned by any angle (`data.invertible.group.angle`) are compared where both see
     the image, by `groups/frame.py`: Differs, the paper names continuous turns as open.
 
-    A training loop of your own needs no more than `forward` and the two elements.
+    A training loop of your own needs no more than `forward` and the two elements. A subclass may
+    build another `projector`: convolutions of one pixel, and layers that act on channels, in a row.
 
     Args:
         width: channels C of the token maps; null for the backbone's.

@@ -95,7 +95,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
             tag: {event.step: event.value for event in events.Scalars(tag)}
             for tag in events.Tags()["scalars"]
         }
-        first = min((step for points in own.values() for step in points), default=math.inf)
+        first = min(own.get("epoch", ()), default=math.inf)  # logged with every number of a step
         for tag in {*found, *own}:
             kept = {step: v for step, v in found.get(tag, {}).items() if step < first}
             found[tag] = kept | own.get(tag, {})

@@ -183,7 +183,9 @@ def _weight(regularizer: Any) -> float | None:
 
 
 def _part(limit: float) -> str:
-    return f"{limit} batches" if isinstance(limit, int) else f"{100 * limit:g} % of the batches"
+    if isinstance(limit, float):
+        return f"{100 * limit:g} % of the batches"
+    return "1 batch" if limit == 1 else f"{limit} batches"
 
 
 def _departures(config: Mapping[str, Any], resumed: bool) -> list[str]:
@@ -212,8 +214,9 @@ def _departures(config: Mapping[str, Any], resumed: bool) -> list[str]:
         notes.append(f"backbone options {json.dumps(backbone['vit_options'])}")
     if trainer.get("max_steps") not in {None, -1}:
         notes.append(f"stopped after {trainer['max_steps']} steps")
-    if trainer.get("limit_train_batches") not in {None, 1.0}:
-        notes.append(f"of each epoch {_part(trainer['limit_train_batches'])}")
+    limit = trainer.get("limit_train_batches")
+    if limit is not None and not (isinstance(limit, float) and limit == 1):  # 1 is one batch
+        notes.append(f"of each epoch {_part(limit)}")
     group = arguments(arguments(data.get("invertible")).get("group"))
     if group.get("angle"):
         notes.append(f"turns by up to {group['angle']:g} degrees")

@@ -4,6 +4,7 @@ What training logs beside them is named in `objectives/base.py`, `_log_step`.
 """
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -141,3 +142,14 @@ def place(metric: str) -> int:
     """Where a metric stands among others: as in the table of words."""
     matching = (i for i, p in enumerate(_MEASURES) if re.fullmatch(p, metric))
     return next(matching, len(_MEASURES))
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names of classes that metrics can be called after: with its number where one is not alone."""
+    found: list[str] = []
+    for number, name in enumerate(names):
+        word = name if name and names.count(name) == 1 else f"{name}_{number}".strip("_")
+        while word != name and (word in names or word in found):
+            word += "_"
+        found.append(word)
+    return found

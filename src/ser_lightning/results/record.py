@@ -251,11 +251,13 @@ def _records_below(folder: Path) -> Iterator[Path]:
     """The records in folders `results` below a folder or in it; links to folders are followed."""
     seen = set()
     for base, inner, _ in os.walk(folder, followlinks=True):
-        if (place := os.path.realpath(base)) in seen:  # a link to a folder above
+        place = Path(base).resolve()
+        if place in seen:  # by another name, or a link to a folder above
             inner.clear()
-        elif Path(base).name == RESULT_FOLDER:
+        elif RESULT_FOLDER in (place.name, Path(base).name):
             yield from Path(base).glob(_RECORDS)
         seen.add(place)
+        inner.sort()
 
 
 def find_records(paths: Iterable[Path]) -> list[LoadedRecord]:

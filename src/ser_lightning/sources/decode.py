@@ -4,6 +4,7 @@ Which sets are turned upright is decided in `folder.py` (`upright`).
 """
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,8 +38,7 @@ _SIDEWAYS = range(5, 9)  # of EXIF's orientations: height and width are those of
 _DEPTHS = (8, 10, 12, 14, 16)
 _WHITE_OF_PPM = (1 << 16) - 1  # which a file of 16 bits says, whatever its pixels use
 _ALPHA = ("RGBA", "LA", "PA")
-STRETCHED = {"L;2": 85, "L;4": 17}
-"""Factors by which Pillow spreads gray levels of 2 and 4 bits over 0 to 255."""
+_STRETCHED = {"L;2": 85, "L;4": 17}
 _PHOTOMETRIC = 262  # of TIFF; 0 is white
 
 if TYPE_CHECKING:
@@ -140,13 +140,14 @@ def pixel_limit(max_pixels: int | None) -> Iterator[None]:
 
 def _to_rgb(image: Image.Image, decode: Decode) -> Tensor:
     # The pixels of gray images with 16 bits are all there; of colours Pillow keeps the upper half.
+    factor, _ = stretched(image)
     kinds = [str(tile[3]) for tile in getattr(image, "tile", ())]
     is_halved = any(";16" in kind or str(_WHITE_OF_PPM) in kind for kind in kinds)
     is_negative = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
     image.load()
     info = image.info
     if "transparency" in info:
-        info["transparency"] = _as_shown(info["transparency"], kinds, is_halved)
+        info["transparency"] = _as_shown(info["transparency"], factor, is_halved)
     if decode.upright:
         with suppress(Exception):  # a damaged EXIF block does not make the picture unreadable
             ImageOps.exif_transpose(image, in_place=True)
@@ -163,12 +164,24 @@ def _to_rgb(image: Image.Image, decode: Decode) -> Tensor:
     return torch.from_numpy(np.array(colours)).permute(2, 0, 1)
 
 
-def _as_shown(transparent: Any, kinds: list[str], is_halved: bool) -> Any:
+def stretched(image: Image.Image) -> tuple[int, bool]:
+    """The factor by which Pillow spreads gray levels of few bits, and whether it inverts levels.
+
+    It spreads those of 2 and 4 bits over 0 to 255, and inverts those of a TIFF whose 0 is white. To
+    be asked before the image is loaded.
+    """
+    *_, kind = next(iter(getattr(image, "tile", ())), ("",))
+    name = str(kind[0] if isinstance(kind, tuple) else kind)  # TIFF's has more
+    inverted = re.fullmatch(r"(1|L)(;\d?)I(R?)", name)
+    plain = f"{inverted[1]}{inverted[2]}" if inverted else name
+    return _STRETCHED.get(plain, 1), inverted is not None
+
+
+def _as_shown(transparent: Any, factor: int, is_halved: bool) -> Any:
     """The level or colour that is transparent, which Pillow leaves in the file's own depth."""
     if isinstance(transparent, tuple) and is_halved:
         return tuple(level >> 8 for level in transparent)
-    factors = [STRETCHED[kind] for kind in kinds if kind in STRETCHED]
-    return transparent * factors[0] if isinstance(transparent, int) and factors else transparent
+    return factor * transparent if isinstance(transparent, int) else transparent
 
 
 def _from_deep_gray(

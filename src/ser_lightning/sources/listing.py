@@ -115,8 +115,8 @@ def _refuse_backslashes(root: Path, paths: np.ndarray) -> None:
     wrong = [path for path in paths.tolist() if b"\\" in os.path.basename(path)]
     if wrong:
         raise ValueError(
-            f"{os.fsdecode(wrong[0])} in {root} has backslashes in its name: the archive was made "
-            "on Windows, and unpacked without its folders; unpack it by unzip or 7z"
+            f"{os.fsdecode(wrong[0])} in {root} has backslashes in its name, as where an archive "
+            "made on Windows lost its folders; unpack it by unzip or 7z, or rename the file"
         )
 
 

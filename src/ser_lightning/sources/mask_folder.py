@@ -93,7 +93,8 @@ class MaskFolder(Source):
     def _layout(self) -> Layout:
         root = folder_path(self.root)
         layout = find_layout(root)
-        is_told = self.num_classes or self.values or self.ignored != (IGNORED,)
+        is_usual = self.ignored in ((IGNORED,), layout.ignored)
+        is_told = self.num_classes or self.values or not is_usual
         if is_told or (layout.base / "classes.txt").is_file():
             return replace(layout, name="masks", values=(), class_names=())  # of one's own
         return layout

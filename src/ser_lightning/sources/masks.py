@@ -1,6 +1,7 @@
 """Images with a mask each, which names the class of every pixel.
 
-Where images and masks lie, and what the values of a mask mean, is told in `mask_folder.py`.
+Where images and masks lie, and what the values of a mask mean, is told in
+`mask_layouts.py` and `mask_folder.py`.
 """
 
 import os
@@ -17,7 +18,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ser_lightning.sources.base import ImageSet, origin
-from ser_lightning.sources.decode import AS_STORED, STRETCHED, Decode, pixel_limit, shown_size
+from ser_lightning.sources.decode import AS_STORED, Decode, pixel_limit, shown_size, stretched
 from ser_lightning.sources.folder import FileImages
 
 IGNORED = 255
@@ -114,8 +115,9 @@ def read_mask(path: str | Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            mode, kind = image.mode, str(next((tile[3] for tile in image.tile), ""))
-            values = np.asarray(image) // STRETCHED.get(kind, 1)
+            mode, (factor, is_inverted) = image.mode, stretched(image)
+            values = ~np.asarray(image) if is_inverted else np.asarray(image)
+            values = values if factor == 1 else values // factor
     except Exception as error:  # damaged files make decoders raise almost anything
         raise ValueError(f"{path}: {error}; repair the mask, or remove it and its image") from error
     if values.ndim != 2 or values.dtype.kind not in "biu":

@@ -54,7 +54,7 @@ def reference_of(
         index = batch.indices.cpu()
         lent = torch.isin(index, chosen)
         few.add(index[lent], index[lent], maps[lent.to(maps.device)].flatten(1))
-        return torch.zeros(len(maps), 1)
+        return torch.zeros(len(maps), 1)  # what is kept is in the sums
 
     count = len(per_image(trainer, backbone, loader, 1, values).slots)
     device = trainer.strategy.root_device

@@ -18,9 +18,10 @@ from ser_lightning.backbones import SplitViT
 from ser_lightning.data.labelled import LabelledDataModule
 from ser_lightning.evaluation.metrics.purity import chance_purity, mean_by_class, neighbour_purity
 from ser_lightning.evaluation.per_image import GatheredRows, per_image
-from ser_lightning.evaluation.stage import Stage, StageResult, distinct
+from ser_lightning.evaluation.stage import Stage, StageResult
 from ser_lightning.numbers import AtLeastOne, AtLeastTwo, PositiveInt, checked
 from ser_lightning.randomness import Stream, generator
+from ser_lightning.results.measures import distinct
 from ser_lightning.results.points import Points
 from ser_lightning.sources.base import ImageSet, Part
 

@@ -31,12 +31,12 @@ from ser_lightning.evaluation.stage import (
     Stage,
     StageResult,
     check_finite,
-    distinct,
     fit_on_frozen,
 )
 from ser_lightning.evaluation.stages.transformation import probed_layers
 from ser_lightning.numbers import NonNegative, NonNegativeInt, Positive, checked
 from ser_lightning.optim import decay_groups, scheduled, warmup_cosine
+from ser_lightning.results.measures import distinct
 from ser_lightning.results.shown import MaskPicture, MaskPictures
 from ser_lightning.run_length import run_length
 from ser_lightning.sources.base import Part
