@@ -122,6 +122,18 @@ def test_record_of_other_weights_is_not_replaced_without_a_word(checkpoint, tmp_
     assert f"replaces what was measured of {other}, " in caplog.text
 
 
+def test_record_of_more_images_is_kept_beside_the_one_of_a_part(checkpoint, tmp_path, caplog):
+    run = shutil.copytree(checkpoint.parents[1], tmp_path / "run")
+    shutil.rmtree(run / "results", ignore_errors=True)
+    caplog.set_level("INFO")
+    for options in ([], ["--data.num_test", "12"]):
+        evaluate(run / "checkpoints" / "last.ckpt", *options)
+    path = run / "results" / f"knn-{SHAPES}.json"
+    assert read_record(path).num_samples == 12
+    assert read_record(path.with_suffix(".json.bak")).num_samples == 24
+    assert f"replaces a record of 24 images, now {path.with_suffix('.json.bak')}" in caplog.text
+
+
 def test_a_part_of_the_images_is_marked_unofficial(checkpoint, tmp_path):
     evaluate(checkpoint, "--data.num_test", "12", "--run_dir", str(tmp_path))
     record = json.loads((tmp_path / "results" / f"knn-{SHAPES}.json").read_text())

@@ -6,6 +6,7 @@ import pytest
 
 from results.result_records import config, record, run_folder
 from ser_lightning.reporting.groups import group_folders
+from ser_lightning.results.record import write_record
 
 
 def run(folder, seed=0, records=(), **changes):
@@ -82,3 +83,15 @@ def test_newest_of_two_protocols_counts_once_per_run(tmp_path):
 def test_run_without_configuration_stands_alone(tmp_path):
     groups = group_folders([run_folder(tmp_path / name, []) for name in ("a", "b")])
     assert [(group.name, group.run.subject.views) for group in groups] == [("a", ""), ("b", "")]
+
+
+def test_default_settings_go_before_a_newer_variant_and_the_metric_decides(tmp_path):
+    folder = run(tmp_path / "a")
+    dates = ("2026-01-02T00:00:00+00:00", "2026-01-01T00:00:00+00:00")
+    write_record(record(metrics={"top1": 2.0}, date=dates[0], weights_key="m"), folder, "momentum")
+    (group,) = group_folders([folder])
+    assert [s.record.metrics["top1"] for s in group.newest("linear")] == [2.0]
+    write_record(record(metrics={"top5": 1.0}, date=dates[1]), folder)
+    (group,) = group_folders([folder])
+    assert [s.record.metrics for s in group.newest("linear")] == [{"top5": 1.0}]
+    assert [s.record.metrics for s in group.newest("linear", metric="top1")] == [{"top1": 2.0}]

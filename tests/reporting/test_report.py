@@ -11,7 +11,7 @@ import pytest
 from results.result_records import config, corrupted, record, run_folder
 from ser_lightning.reporting.paper import paper_tables
 from ser_lightning.reporting.report import our_rows, report_tables, write_report
-from ser_lightning.results.record import find_records
+from ser_lightning.results.record import find_records, write_record
 
 SER = "SER on MoCo-v3, 2 views"
 
@@ -110,6 +110,21 @@ def test_spread_over_probe_seeds_is_called_so(tmp_path):
         "not of pretraining"
         not in tables_of(*seeds(tmp_path / "s", [1.0, 2.0]))["Table 1"].notes[0]
     )
+
+
+def test_a_checkpoint_that_was_trained_further_is_no_further_seed(tmp_path):
+    folder = run_folder(tmp_path / "a", [], config())
+    for day, sha, top1 in ((1, "a" * 64, 60.0), (2, "b" * 64, 70.0)):
+        made = record(
+            metrics={"top1": top1}, checkpoint_sha256=sha, seed=day,
+            date=f"2026-01-0{day}T00:00:00+00:00",
+        )  # fmt: skip
+        write_record(made, folder, f"seed{day}")
+    rows = our_rows(find_records([folder]))
+    found = sorted((row.note.startswith("before it was trained further: "), *(
+        (cell.mean, cell.num_values) for cell in row.cells.values()
+    )) for row in rows)  # fmt: skip
+    assert found == [(False, (70.0, 1)), (True, (60.0, 1))]
 
 
 def test_a_repeated_measurement_is_no_further_seed(tmp_path):

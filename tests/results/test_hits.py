@@ -35,6 +35,17 @@ def test_test_set_is_told_by_its_labels(tmp_path):
     assert sets[0] == sets[1] != sets[2]
 
 
+def test_test_set_is_told_by_the_images_that_could_be_read(tmp_path):
+    sets = []
+    for number, slots in enumerate([None, [0, 1, 2], [1, 2, 3], [0, 2, 3]]):
+        path = result_path(tmp_path / str(number), record("linear", "shapes"))
+        given = None if slots is None else torch.tensor(slots)
+        write_hits(path, {"top1": RIGHT}, torch.tensor([0, 0, 0]), slots=given)
+        sets.append(load_hits(path, "top1").test_set)
+    assert sets[0] == sets[1]
+    assert len(set(sets)) == 3
+
+
 def test_damaged_file_is_named(tmp_path):
     path = write(tmp_path)
     path.write_bytes(b"nothing")

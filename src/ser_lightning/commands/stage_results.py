@@ -8,6 +8,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
 from ser_lightning.evaluation.stage import StageResult
+from ser_lightning.files import keep_as
 from ser_lightning.results.hits import write_hits
 from ser_lightning.results.measures import describe
 from ser_lightning.results.points import write_points
@@ -30,10 +31,9 @@ def keep_result(cli: "StageCommandLine", result: StageResult, seconds: float) ->
     stage, folder = cli.model, cli.run_dir
     record = _record(cli, result, seconds)
     path = result_path(folder, record, stage.variant)
-    if replaced := _other_checkpoint(path, record):
-        rank_zero_info(f"{path} replaces what was measured of {replaced}")
+    _keep_replaced(path, record)
     if result.label is not None:
-        write_hits(path, result.hits, result.label, result.data_sha256)
+        write_hits(path, result.hits, result.label, result.data_sha256, result.slots)
     if result.points is not None:
         write_points(path, result.points)
     write_record(record, folder, stage.variant)  # last: what a record has beside it is there
@@ -54,14 +54,19 @@ def keep_result(cli: "StageCommandLine", result: StageResult, seconds: float) ->
     return path
 
 
-def _other_checkpoint(path: Path, record: ResultRecord) -> str:
-    """The checkpoint of the record that lies there, where it is of other weights than this one."""
+def _keep_replaced(path: Path, record: ResultRecord) -> None:
+    """Says which other record is replaced, and keeps one of more images or official numbers."""
     try:
         before = read_record(path) if path.is_file() else record
     except ValueError:  # a damaged one tells nothing
-        return ""
-    is_other = before.checkpoint_sha256 != record.checkpoint_sha256
-    return f"{before.checkpoint}, {str(before.checkpoint_sha256)[:8]}" if is_other else ""
+        return
+    if before.checkpoint_sha256 != record.checkpoint_sha256:
+        sha = str(before.checkpoint_sha256)[:8]
+        rank_zero_info(f"{path} replaces what was measured of {before.checkpoint}, {sha}")
+    elif (before.official, before.num_samples) > (record.official, record.num_samples):
+        kept = path.with_suffix(".json.bak")
+        keep_as(path, kept)
+        rank_zero_info(f"{path} replaces a record of {before.num_samples:,} images, now {kept}")
 
 
 _NOT_HOW = {

@@ -108,9 +108,9 @@ class ProbeStage(Stage):
         if 0 < num_holdout < MIN_HOLDOUT:
             some = f"selected on {num_holdout:,} held-out images, fewer than {MIN_HOLDOUT:,}"
             reasons.append(some)
-        slots = torch.from_numpy(test.slots)
+        places = torch.from_numpy(test.slots)
         rows = Rows(4)
-        rows.add(slots, test.features.label[slots], probe.hits)
+        rows.add(places, test.features.label[places], probe.hits)
         label, hits, _ = rows.gather()
         assert len(hits) == len(test.features.rows)
         names = ("top1", "top5", "top1_last_epoch", "top5_last_epoch")
@@ -125,4 +125,5 @@ class ProbeStage(Stage):
             reasons=reasons,
             hits={"top1": hits[:, 0]},
             label=label,
+            slots=torch.from_numpy(test.features.rows),
         )

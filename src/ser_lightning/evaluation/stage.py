@@ -39,6 +39,7 @@ class StageResult:
     Attributes:
         hits: by the name of a metric, (N,) whether each test image was right, in their order.
         label: (N,) int64 classes of these images.
+        slots: (N,) int64 their places among all test images; None where they are all of them.
         points: images in a plane, for a figure; on the first process alone.
         shown: what the stage's figure draws in place of the metrics, on one rank.
     """
@@ -55,6 +56,7 @@ class StageResult:
     data_sha256: str | None = None
     hits: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     label: Tensor | None = field(default=None, compare=False)
+    slots: Tensor | None = field(default=None, compare=False)
     points: Points | None = field(default=None, compare=False)
     shown: Any = field(default=None, compare=False)
 

@@ -37,8 +37,7 @@ class _Column(NamedTuple):
 
     def samples(self, group: RunGroup) -> list[Sample]:
         """Those of the group that hold the column's number, one per run."""
-        found = group.newest(self.stage, self.data)
-        return [sample for sample in found if self.metric in sample.record.metrics]
+        return group.newest(self.stage, self.data, self.metric)
 
 
 class _NoNumberError(Exception):

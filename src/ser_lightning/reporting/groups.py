@@ -19,6 +19,7 @@ from ser_lightning.results.record import (
     ResultRecord,
     find_records,
     record_files,
+    result_path,
 )
 
 _SEED = re.compile(r"[_-]?seed\d+")
@@ -51,6 +52,11 @@ class Sample(NamedTuple):
         """Stage and data set."""
         return self.record.stage, self.record.dataset
 
+    @property
+    def is_default(self) -> bool:
+        """Whether it is by the stage's default settings, as far as its file's name tells."""
+        return self.path.name == result_path(self.run_dir, self.record).name
+
 
 class RunGroup(NamedTuple):
     """Runs of one configuration, each with another seed; the name is the folders', without it."""
@@ -61,13 +67,19 @@ class RunGroup(NamedTuple):
     samples: tuple[Sample, ...]
     """What was measured; of repeated measurements the newest."""
 
-    def newest(self, stage: str, data: str | None = None) -> list[Sample]:
-        """The newest measurement of each run, by one stage on one data set (or on any)."""
-        found = sorted(self.samples, key=lambda sample: sample.record.date)
+    def newest(self, stage: str, data: str | None = None, metric: str = "") -> list[Sample]:
+        """The newest measurement of each run, by one stage on one data set (or on any).
+
+        Of those that have the metric; one by the default settings goes before one of another
+        branch, size of images or seed, which lies in a file of its own.
+        """
+        found = sorted(self.samples, key=lambda s: (s.is_default, s.record.date))
         by_run = {
             sample.run_dir.resolve(): sample
             for sample in found
-            if sample.record.stage == stage and data in (None, sample.data)
+            if sample.record.stage == stage
+            and data in (None, sample.data)
+            and (not metric or metric in sample.record.metrics)
         }
         found_in_order = (by_run.get(folder.resolve()) for folder in self.folders)
         return [sample for sample in found_in_order if sample]

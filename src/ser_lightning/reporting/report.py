@@ -91,17 +91,27 @@ def our_rows(records: Sequence[LoadedRecord]) -> list[OurRow]:
     """Averages over seeds and puts the stages of the same runs side by side.
 
     Runs of the same configuration with checkpoints of the same name share a row; official and
-    unofficial results never do, nor do results of one stage by two protocols or on other data.
+    unofficial results never do, nor do results of one stage by two protocols or on other data, nor
+    those of a checkpoint before and after it was trained further.
     """
     rows = []
     for group in group_runs(records):
         alike: dict[tuple[object, ...], list[Sample]] = {}
-        for sample in group.samples:
+        states: dict[tuple[Path, str], list[str | None]] = {}  # of a file, the newest first
+        for sample in sorted(group.samples, key=lambda s: s.record.date, reverse=True):
             record = sample.record
             checkpoint = Path(record.checkpoint or "").name
-            key = checkpoint, record.weights_key, record.official
+            known = states.setdefault((sample.run_dir.resolve(), checkpoint), [])
+            if record.checkpoint_sha256 not in known:
+                known.append(record.checkpoint_sha256)
+            state = known.index(record.checkpoint_sha256)
+            key = state, checkpoint, record.weights_key, record.official
             alike.setdefault(key, []).append(sample)
-        rows += [_our_row(group.run, b) for samples in alike.values() for b in _blocks(samples)]
+        rows += [
+            _our_row(group.run, block, is_earlier=key[0] != 0)
+            for key, samples in alike.items()
+            for block in _blocks(samples[::-1])
+        ]
     return sorted(rows, key=lambda row: (row.subject.label(), not row.official))
 
 
@@ -118,13 +128,14 @@ def _blocks(samples: Sequence[Sample]) -> list[list[Sample]]:
     ]
 
 
-def _our_row(run: Run, samples: Sequence[Sample]) -> OurRow:
+def _our_row(run: Run, samples: Sequence[Sample], is_earlier: bool) -> OurRow:
     sources: dict[Source, list[Sample]] = {}
     for sample in samples:
         for metric in sample.record.metrics:
             sources.setdefault((*sample.stage, metric), []).append(sample)
     cells = {source: average(found, source[2]) for source, found in sources.items()}
     note = _note(run, samples)
+    note = f"before it was trained further: {note}" if is_earlier else note
     return OurRow(run.subject, samples[0].record.official, tuple(samples), cells, note)
 
 

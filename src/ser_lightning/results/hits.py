@@ -46,7 +46,11 @@ def load_hits(record: Path, metric: str) -> Hits | None:
 
 
 def write_hits(
-    record: Path, hits: "Mapping[str, Tensor]", label: "Tensor", data_sha256: str | None = None
+    record: Path,
+    hits: "Mapping[str, Tensor]",
+    label: "Tensor",
+    data_sha256: str | None = None,
+    slots: "Tensor | None" = None,
 ) -> Path:
     """Writes the hits of a record beside it, whole or not at all; call it on one rank.
 
@@ -57,10 +61,13 @@ def write_hits(
         hits: by metric, (N,) whether each test image was right, in the order of the test split.
         label: (N,) int64 classes of these images.
         data_sha256: as in the record.
+        slots: (N,) int64 their places in the test split; None where they are all of it.
     """
     assert all(len(right) == len(label) for right in hits.values())
     tensors = {name: right.cpu().byte() for name, right in hits.items()}
     identity = (data_sha256 or "").encode() + label.cpu().numpy().tobytes()
+    if slots is not None and slots.tolist() != list(range(len(label))):
+        identity += slots.cpu().numpy().tobytes()
     notes = {"test_set": hashlib.sha256(identity).hexdigest()}
     path = hits_path(record)
     write_tensors(path, tensors, notes)

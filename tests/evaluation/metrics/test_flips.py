@@ -1,5 +1,6 @@
 """Flips and top-5 distances against loops over whole rankings."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -127,3 +128,10 @@ def test_every_video_weighs_the_same_whatever_its_length():
 def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(2, 4, dtype=torch.int64))
+
+
+def test_fewer_than_five_classes_have_no_top5_distance():
+    lists = torch.tensor([[[0, 1, 2], [1, 0, 2], [0, 1, 2]]])
+    sums = video_sums(lists, torch.tensor([0]), "previous")[0].tolist()
+    assert sums[:6] == [1, 3, 2, 3, 0, 1]
+    assert math.isnan(sums[6])

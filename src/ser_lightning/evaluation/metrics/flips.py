@@ -44,8 +44,10 @@ def video_sums(top5: Tensor, label: Tensor, reference: Reference, difficulty: in
 
         for video: mean over j of 1[f(x_j) != f(x_r(j))]
 
+    With fewer than five classes the top-5 distance is nan.
+
     Raises:
-        ValueError: if the stride does not fit, and as `top5_distance`.
+        ValueError: if the stride does not fit.
     """
     before, after = _pairs(top5, reference, difficulty)
     hits, num_frames = top5 == label[:, None, None], top5.shape[1]
@@ -57,7 +59,9 @@ def video_sums(top5: Tensor, label: Tensor, reference: Reference, difficulty: in
         hits.any(2).sum(1),
         top1 == num_frames,
         (before[..., 0] != after[..., 0]).double().mean(1),
-        top5_distance(before, after).double().mean(1),
+        top5_distance(before, after).double().mean(1)
+        if top5.shape[-1] == _LIST
+        else torch.full(label.shape, torch.nan),
     ]
     return torch.stack([column.double() for column in columns], dim=1)
 

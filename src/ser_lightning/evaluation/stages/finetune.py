@@ -178,7 +178,7 @@ class FinetuneStage(Stage):
         check_finite(self.classifier, what, "lower `model.base_learning_rate`")
         self.rows = Rows(2 * len(self.measured))
         test_on_all(trainer, self, data.test_dataloader())
-        label, hits, _ = self.rows.gather()
+        label, hits, slots = self.rows.gather()
         names = [f"{top}{note}" for note in self.measured for top in ("top1", "top5")]
         return [
             self.result(
@@ -190,6 +190,7 @@ class FinetuneStage(Stage):
                 reasons=reasons,
                 hits={"top1": hits[:, 0]},
                 label=label,
+                slots=slots,
             )
         ]
 

@@ -6,6 +6,7 @@ Differs: the paper does not say how it counts; here every frame of every video c
 clean first frame of the noises too, and perturbations have equal weight.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,8 @@ def video_metrics(names: Sequence[str], sums: Tensor) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for metric in ("top1", "top5", "all_frames_right", "flip_probability", "top5_distance"):
         values = {name: numbers[metric] for name, numbers in by_name.items()}
+        if any(map(math.isnan, values.values())):  # of fewer than five classes
+            continue
         metrics |= {f"{metric}/{name}": value for name, value in values.items()}
         is_accuracy = metric in ("top1", "top5", "all_frames_right")
         averaged = PERTURBATIONS + (EXTRA_PERTURBATIONS if is_accuracy else ())

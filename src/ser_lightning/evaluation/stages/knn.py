@@ -89,6 +89,7 @@ class KNNStage(Stage):
                 protocol={"num_bank": len(bank)},
                 hits=hits,
                 label=test.label,
+                slots=torch.from_numpy(test.rows),
             )
         ]
 
