@@ -1,5 +1,6 @@
 """Where a run's files go, who may write there, and what a start that fails leaves behind."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -121,6 +122,51 @@ def test_results_in_the_folder_of_another_run_are_refused(trained_run, tmp_path)
         main(knn)
     (other / "fit.step4.yaml").write_text(text)  # it went on so
     main(knn)
+
+
+STOPPING = [
+    "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/rankme",
+    "--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=100",
+    "--trainer.callbacks.mode=max", "--trainer.max_epochs", "6",
+]  # fmt: skip
+
+
+def test_run_that_early_stopping_ended_says_why_and_stays_so(tmp_path, caplog):
+    caplog.set_level("INFO")
+    start = ["fit", "--config", TINY, "--run_dir", str(tmp_path), *STOPPING]
+    for again in ([], ["--ckpt_path", "last"]):
+        caplog.clear()
+        main([*start, *again])
+        words = (
+            r"Ended at step 12 of 36, amid its schedules \(Monitored metric val/rankme .*stays so"
+        )
+        assert re.search(words, caplog.text)
+        assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 12
+    main([*start, "--ckpt_path", "last", "--trainer.callbacks.patience=2"])
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 18
+
+
+def test_ones_own_checkpoints_hold_whole_steps(tmp_path):
+    """A validation between two steps does not have the first one written again amid the next."""
+    main(["fit", "--config", TINY, "--run_dir", str(tmp_path / "run"),
+          "--data.global_batch_size", "32", "--trainer.accumulate_grad_batches", "2",
+          "--trainer.callbacks+=ModelCheckpoint", f"--trainer.callbacks.dirpath={tmp_path}/steps",
+          "--trainer.callbacks.filename={step}", "--trainer.callbacks.save_top_k=-1",
+          "--trainer.callbacks.every_n_train_steps=1"])  # fmt: skip
+    for path in (tmp_path / "steps").iterdir():
+        loops = load_checkpoint(path)["loops"]["fit_loop"]
+        assert loops["epoch_loop.batch_progress"]["total"]["processed"] % 2 == 0, path.name
+
+
+def test_time_of_a_start_is_its_own(tmp_path, caplog):
+    caplog.set_level("INFO")
+    start = ["fit", "--config", TINY, "--run_dir", str(tmp_path), "--trainer.max_epochs", "900"]
+    steps = []
+    for again in ([], ["--ckpt_path", "last"]):
+        main([*start, "--trainer.max_time", "00:00:00:01", *again])
+        steps.append(load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"])
+    assert steps[1] > steps[0] + 1
+    assert "(trainer.max_time is over); the same command with --ckpt_path last" in caplog.text
 
 
 def test_run_and_checkpoint_may_stand_in_a_file(trained_run, tmp_path):

@@ -68,7 +68,7 @@ from ser_lightning.runtime.run_folder import (
     stored_configuration,
     usable_for,
 )
-from ser_lightning.runtime.watched import Watched
+from ser_lightning.runtime.watched import Watched, ended_early
 from ser_lightning.trainer_rules import check_options, slow_precision
 
 _LINKED = {
@@ -278,6 +278,8 @@ class SERCommandLine(LightningCLI):
     def after_fit(self) -> None:
         """Prints random init next to trained, and what to type next."""
         self.print_summary()
+        if why := ended_early(self.trainer):
+            rank_zero_info(f"\n{why}")
         path = last_checkpoint(self.run_dir / CHECKPOINT_FOLDER)
         if self.trainer.is_global_zero and path.is_file():
             has_labels = self._get(self.config_init, "evaluation").num_classes > 0

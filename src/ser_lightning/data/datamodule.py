@@ -172,6 +172,7 @@ class PartitionedDataModule(ImageDataModule):
             "seed": plan.seed,
             "num_images": plan.num_images,
             "batch_size": plan.batch_size,
+            "accumulate": plan.accumulate,
             "num_invertible": plan.num_invertible,
             "partition_ratio": self.invertible.ratio if self.invertible else 0.0,
             "num_local": self.crop.local.num if self.crop.local else 0,
@@ -191,8 +192,9 @@ class PartitionedDataModule(ImageDataModule):
             # Rounded for the ranks the run began with; it stays, so that the batches stay.
             self._num_invertible = state_dict["num_invertible"]
         self._steps_of_checkpoint = state_dict["steps_per_epoch"]  # compared at the first batch
-        state_dict = {"paired": False} | state_dict  # earlier checkpoints do not mention it
         current = self.state_dict()
+        # earlier checkpoints do not mention these
+        state_dict = {"paired": False, "accumulate": current["accumulate"]} | state_dict
         changed = [
             f"{name} was {state_dict.get(name, 'not known')}, is {current[name]}"
             for name in current

@@ -182,7 +182,9 @@ class OnlineEvaluation(L.Callback):
         if trainer.state.fn == "fit":
             self.history.append({"step": trainer.global_step, "metrics": metrics})
             for callback in trainer.checkpoint_callbacks:  # what they hold of this step is old now
-                callback._last_global_step_saved = -1  # type: ignore[attr-defined]
+                is_guarded = getattr(callback, "saves_whole_steps", False)
+                if is_guarded or trainer.accumulate_grad_batches == 1:  # others save amid a step
+                    callback._last_global_step_saved = -1  # type: ignore[attr-defined]
         for name, value in metrics.items():
             stage = "test" if trainer.testing else "val"
             pl_module.log(f"{stage}/{name}", value, sync_dist=True, batch_size=1)

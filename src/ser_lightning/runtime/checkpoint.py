@@ -52,10 +52,12 @@ def without_foreign_paths(checkpoint: dict[str, Any], path: Path) -> dict[str, A
     """A checkpoint without the states that name files elsewhere, which Lightning might delete.
 
     The states of `ModelCheckpoint` say which files it has written, to remove them for better ones.
+    That of `Timer` is left out too: `trainer.max_time` is the time of a start, as of a job.
     """
     callbacks = checkpoint.get("callbacks")
     if not isinstance(callbacks, dict):
         return checkpoint
+    callbacks = {key: state for key, state in callbacks.items() if key != "Timer"}
     run = run_folder_of(path.resolve())
     foreign = [
         key
@@ -100,6 +102,9 @@ class RunCheckpoint(ModelCheckpoint):
         keep_previous: keep the one before as `previous.ckpt`, to go on from where the disk or a
             copy has damaged the last; false halves the space that a run takes.
     """
+
+    saves_whole_steps = True
+    """Whether it writes nothing between the passes of a step, whose gradients are not saved."""
 
     def __init__(
         self,

@@ -5,9 +5,11 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
+
+from ser_lightning.run_length import is_trial, run_length
 
 
 class Watched(Callback):
@@ -24,6 +26,21 @@ class Watched(Callback):
     def __init__(self, measured: Callable[[], Collection[str]]) -> None:
         self._measured = measured
         self._is_done = False
+        self._patience: list[tuple[EarlyStopping, int]] = []
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Notes what was asked for, which a checkpoint's state will replace."""
+        stopping = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
+        self._patience = [(callback, callback.patience) for callback in stopping]
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leaves a run as it is that an EarlyStopping has ended, unless its patience is longer."""
+        for callback, patience in self._patience:
+            callback.patience = patience
+            if callback.wait_count >= patience:
+                trainer.should_stop = True
 
     @override
     def on_train_batch_end(
@@ -45,6 +62,23 @@ class Watched(Callback):
                     "and ends the run if nothing has at the end of an epoch; close to it are: "
                     f"{', '.join(close) or ', '.join(sorted(known))}"
                 )
+
+
+def ended_early(trainer: L.Trainer) -> str:
+    """What ended a run before its last step, in words; "" where nothing has."""
+    if is_trial(trainer) or trainer.interrupted:
+        return ""
+    length = run_length(trainer)
+    if trainer.global_step >= length.num_steps:
+        return ""
+    why, then = "", "the same command with --ckpt_path last goes on"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            why, then = f" ({callback.stopping_reason_message})", "it stays so at this patience"
+        elif isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0:
+            why = " (trainer.max_time is over)"
+    steps = f"{trainer.global_step} of {length.num_steps}"
+    return f"Ended at step {steps}, amid its schedules{why}; {then}"
 
 
 def _logged(trainer: L.Trainer) -> set[str]:
