@@ -51,6 +51,18 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def folders_below(folder: Path) -> Iterator[Path]:
+    """A folder and those in it, also behind links, each once, by name."""
+    seen = set()
+    for base, inner, _ in os.walk(folder, followlinks=True):
+        if (place := os.path.realpath(base)) in seen:  # by another name, or a link to one above
+            inner.clear()
+            continue
+        seen.add(place)
+        inner.sort()
+        yield Path(base)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder, and renames it to `path` on success.

@@ -156,6 +156,15 @@ def test_source_that_cannot_be_tested_on_is_refused(train, test, message):
         data.setup("test")
 
 
+@pytest.mark.filterwarnings("ignore:the training split has")
+def test_a_part_of_imagenets_training_images_is_told_to_what_learns_from_them(monkeypatch):
+    data = shapes()
+    assert data.training_reasons() == ()
+    monkeypatch.setattr(LabelledDataModule, "is_imagenet", True)
+    reason = "the training split has 96 files, the released set has 1,281,167"
+    assert data.training_reasons() == (reason,)
+
+
 def test_holding_out_every_image_is_refused():
     with pytest.raises(ValueError, match=r"holdout_fraction 0\.99 of 12 images holds out all"):
         shapes(num_train=12, holdout_fraction=0.99).images("train")

@@ -214,3 +214,63 @@ def test_file_of_other_annotations_is_refused(tmp_path):
     file.write_text(json.dumps(captions))
     with pytest.raises(ValueError, match=r"val2017.json holds no annotations of objects.*use"):
         CocoDetection(str(tmp_path)).evaluation()
+
+
+def changed(root, split, change):
+    """The source with a changed file of annotations."""
+    file = write_coco(root) / "annotations" / f"instances_{split}.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    return CocoDetection(str(root))
+
+
+def test_box_that_was_dragged_from_another_corner_is_turned_round(tmp_path):
+    def turn(content):
+        for each in content["annotations"]:
+            left, top, width, height = each["bbox"]
+            each["bbox"] = [left + width, top + height, -width, -height]
+
+    plain = CocoDetection(str(write_coco(tmp_path / "a"))).train()
+    turned = changed(tmp_path / "b", "train2017", turn).train()
+    for index in range(len(plain)):
+        assert torch.equal(turned.boxes(index).corners, plain.boxes(index).corners)
+
+
+def test_boxes_far_left_of_their_images_are_refused(tmp_path):
+    def move(content):
+        for each in content["annotations"]:
+            each["bbox"][0] -= 500
+
+    with pytest.raises(ValueError, match=r"100% of its boxes reach beyond their images"):
+        changed(tmp_path, "train2017", move).train()
+
+
+def test_crowd_may_be_written_as_a_text(tmp_path):
+    def write_out(content):
+        for each in content["annotations"]:
+            each["iscrowd"] = str(each.get("iscrowd", 0))
+
+    plain = CocoDetection(str(write_coco(tmp_path / "a"))).train()
+    written = changed(tmp_path / "b", "train2017", write_out).train()
+    for index in range(len(plain)):
+        assert torch.equal(written.boxes(index).crowd, plain.boxes(index).crowd)
+
+
+def test_file_that_is_listed_as_two_images_is_refused(tmp_path):
+    def repeat(content):
+        content["images"][1]["file_name"] = content["images"][0]["file_name"]
+
+    with pytest.raises(ValueError, match=r"is listed as 2 images, each with a part of its boxes"):
+        changed(tmp_path, "train2017", repeat).train()
+
+
+def test_category_that_training_does_not_list_is_refused(tmp_path):
+    def renumber(content):
+        for each in content["categories"]:
+            each["id"] += 1000
+        for each in content["annotations"]:
+            each["category_id"] += 1000
+
+    with pytest.raises(ValueError, match=r"category 1001 is none in train2017 and .* in val2017"):
+        changed(tmp_path, "val2017", renumber).evaluation()

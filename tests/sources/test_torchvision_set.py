@@ -1,5 +1,6 @@
 """Tests of torchvision's data sets, on files that the tests write."""
 
+import json
 import os
 import pickle
 import socket
@@ -278,3 +279,58 @@ def test_sets_without_a_class_id_per_image_are_refused(label):
         TorchvisionImages("CelebA", Labelled([label, label]))
     with pytest.raises(ValueError, match="no class id per image"):
         TorchvisionImages("CelebA", Labelled([1, label]))
+
+
+def countries(root, **classes):
+    """Country211's folders, an image of a colour of its own in each class."""
+    colours = {"AD": (200, 0, 0), "AE": (0, 200, 0), "AF": (0, 0, 200)}
+    for split, names in classes.items():
+        for name in names:
+            path = root / "country211" / split / name / "0.png"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (8, 8), colours[name]).save(path)
+    return TorchvisionSet("Country211", str(root))
+
+
+def test_class_ids_of_both_splits_are_the_training_splits(tmp_path):
+    source = countries(tmp_path, train=["AD", "AE", "AF"], test=["AE", "AF"])
+    train, test = source.train(), source.evaluation()
+    assert test.class_names == train.class_names == ("AD", "AE", "AF")
+    assert test.labels.tolist() == [1, 2]
+    for index, label in enumerate(test.labels.tolist()):
+        assert torch.equal(test.read(index), train.read(label))
+    assert "none of 1 classes (AD)" in source.summary()
+
+
+def test_class_that_was_not_trained_on_is_refused(tmp_path):
+    source = countries(tmp_path, train=["AD", "AE"], test=["AE", "AF"])
+    with pytest.raises(ValueError, match=r"classes that it has none of to train on: AF; give both"):
+        source.evaluation()
+
+
+def test_fingerprint_follows_files_behind_links(tmp_path):
+    countries(tmp_path / "store", train=["AD"], test=["AD"])
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "country211").symlink_to(tmp_path / "store" / "country211")
+    source = TorchvisionSet("Country211", str(tmp_path / "root"))
+    before = source.train().fingerprint()
+    assert source.train().fingerprint() == before
+    Image.new("RGB", (9, 9)).save(tmp_path / "store" / "country211" / "train" / "AD" / "0.png")
+    assert source.train().fingerprint() != before
+
+
+def test_split_with_labels_goes_before_one_without(tmp_path):
+    for split, count in (("train", 3), ("val", 2), ("test", 2)):
+        scenes = []
+        for number in range(count):
+            name = f"CLEVR_{split}_{number:06}.png"
+            path = tmp_path / "clevr" / "CLEVR_v1.0" / "images" / split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(path)
+            scenes.append({"image_filename": name, "objects": [None] * (3 + number % 2)})
+        if split != "test":
+            path = tmp_path / "clevr" / "CLEVR_v1.0" / "scenes" / f"CLEVR_{split}_scenes.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"scenes": scenes}))
+    test = TorchvisionSet("CLEVRClassification", str(tmp_path)).evaluation()
+    assert test.labels.min() >= 0

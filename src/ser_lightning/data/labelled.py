@@ -107,6 +107,13 @@ class LabelledDataModule(ImageDataModule):
             found = {"the evaluation split": len(test)}
             self._marks += released.count_reasons(found, released.IMAGENET_VAL)
 
+    def training_reasons(self) -> tuple[str, ...]:
+        """Why numbers of what learns from the training images may not be compared."""
+        if not self.is_imagenet:
+            return ()
+        found = {"the training split": sum(len(self._splits[s]) for s in ("train", "holdout"))}
+        return released.count_reasons(found, released.IMAGENET_TRAIN)
+
     def images(self, split: Split) -> ImageSet:
         """One split; available after `setup`."""
         assert self._splits, "setup() has not run"

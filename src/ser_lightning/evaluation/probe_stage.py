@@ -103,6 +103,7 @@ class ProbeStage(Stage):
         self, probe: Probe, test: CleanRows, data: LabelledDataModule, reasons: list[str]
     ) -> StageResult:
         num_holdout = len(data.images("holdout"))
+        reasons += data.training_reasons()
         if self.cache_features:
             reasons.append("trained on clean images, without crops")
         if 0 < num_holdout < MIN_HOLDOUT:

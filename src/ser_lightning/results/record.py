@@ -3,10 +3,9 @@
 import hashlib
 import json
 import math
-import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from ser_lightning.files import write_text
+from ser_lightning.files import folders_below, write_text
 from ser_lightning.sealed import CHECKSUM, content_hash
 
 RESULT_FOLDER = "results"
@@ -247,19 +246,6 @@ def record_files(run: Path) -> list[Path]:
     return sorted((run / RESULT_FOLDER).glob(_RECORDS))
 
 
-def _records_below(folder: Path) -> Iterator[Path]:
-    """The records in folders `results` below a folder or in it; links to folders are followed."""
-    seen = set()
-    for base, inner, _ in os.walk(folder, followlinks=True):
-        place = Path(base).resolve()
-        if place in seen:  # by another name, or a link to a folder above
-            inner.clear()
-        elif RESULT_FOLDER in (place.name, Path(base).name):
-            yield from Path(base).glob(_RECORDS)
-        seen.add(place)
-        inner.sort()
-
-
 def find_records(paths: Iterable[Path]) -> list[LoadedRecord]:
     """The records of run folders, of folders above them, and single files, each once, by path.
 
@@ -268,7 +254,10 @@ def find_records(paths: Iterable[Path]) -> list[LoadedRecord]:
     """
     found: dict[Path, Path] = {}
     for path in paths:
-        files = [path] if path.is_file() else sorted(_records_below(path))
+        folders = [] if path.is_file() else folders_below(path)
+        kept = [each for each in folders if RESULT_FOLDER in (each.name, each.resolve().name)]
+        files = sorted(file for each in kept for file in each.glob(_RECORDS))
+        files = [path] if path.is_file() else files
         if not files:
             state = f"has no {RESULT_FOLDER}/*.json" if path.is_dir() else "does not exist"
             raise ValueError(f"{path} {state}; give run folders that were evaluated")

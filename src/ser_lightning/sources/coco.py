@@ -84,6 +84,12 @@ class CocoImages(FileImages):
         self.labels = torch.full((len(images),), -1)
         self.class_names = ()
         self._index_boxes([int(image["id"]) for image in images], annotations["annotations"])
+        if len(set(self.names.tolist())) < len(images):
+            twice, number = Counter(self.names.tolist()).most_common(1)[0]
+            raise ValueError(
+                f"the file {os.fsdecode(twice)} is listed as {number} images, each with a part of "
+                "its boxes; give them to one"
+            )
         _check_ids("category", ids, self._boxes.labels.tolist())
         if (self._boxes.labels < 1).any():
             raise ValueError("a box has a category id below 1; count from 1, 0 is the background")
@@ -100,7 +106,7 @@ class CocoImages(FileImages):
         self._boxes = Boxes(
             torch.from_numpy(corners[order]),
             torch.tensor([int(a["category_id"]) for a in annotations], dtype=torch.int64)[order],
-            torch.tensor([bool(a.get("iscrowd", 0)) for a in annotations], dtype=torch.bool)[order],
+            torch.tensor([int(a.get("iscrowd") or 0) > 0 for a in annotations]).bool()[order],
             torch.tensor([float(a["area"]) for a in annotations])[order],
         )
 
@@ -167,7 +173,12 @@ def _corners(boxes: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
         )
     corners = corners.reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
+    # a box that was dragged from another corner has negative sides
+    corners = np.concatenate(
+        [np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])], 1
+    )
     beyond = (corners[:, 2:] > sizes[:, ::-1] + 2).any(axis=1)  # a few of COCO's are, by rounding
+    beyond |= (corners[:, :2] < -2).any(axis=1)
     if len(boxes) and corners.max() <= 1:
         raise ValueError(
             f"the largest coordinate is {corners.max():g}, so that its boxes are shares of an "
@@ -220,11 +231,12 @@ class CocoDetection(Source):
     @override
     def evaluation(self) -> CocoImages:
         train, test = self._open("train2017").categories, self._open("val2017")
+        used = set(test._boxes.labels.tolist())
         for number, name in test.categories.items():
-            if train.get(number, name) != name:
+            if train.get(number, name) != name or (number in used and number not in train):
                 raise ValueError(
-                    f"category {number} is {train[number]} in train2017 and {name} in val2017 of "
-                    f"{self.root}; give both files the same categories"
+                    f"category {number} is {train.get(number, 'none')} in train2017 and {name} in "
+                    f"val2017 of {self.root}; give both files the same categories"
                 )
         return test
 

@@ -15,6 +15,9 @@ from ser_lightning.sources.base import HOLDOUT_STEP, HeldOut, ImageSet, Source
 IMAGENET = "imagenet1k"
 """What results on ImageNet's classes are called."""
 
+IMAGENET_TRAIN = 1_281_167
+"""Training images of ImageNet-1k."""
+
 IMAGENET_VAL = 50_000
 """Validation images of ImageNet-1k, and of every severity of ImageNet-C."""
 

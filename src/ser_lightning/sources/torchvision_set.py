@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -18,6 +19,7 @@ from torchvision import datasets
 from torchvision.transforms.functional import pil_to_tensor
 from typing_extensions import override
 
+from ser_lightning.files import folders_below
 from ser_lightning.numbers import PositiveInt, checked
 from ser_lightning.sources.base import (
     ImageSet,
@@ -122,8 +124,8 @@ class TorchvisionImages(ImageSet):
 
     @override
     def _content(self) -> Iterator[bytes]:
-        files = {path for folder in _folders(self.dataset) for path in folder.rglob("*")}
-        for path in sorted(files):
+        folders = {below for folder in _folders(self.dataset) for below in folders_below(folder)}
+        for path in sorted(path for folder in folders for path in folder.iterdir()):
             yield os.fsencode(path) + (file_state(path) if path.is_file() else b"")
 
 
@@ -202,20 +204,51 @@ class TorchvisionSet(Source):
     @override
     def evaluation(self) -> ImageSet | None:
         found = self._split(False, _EVALUATION_SPLITS)
-        return hold_out(self._open())[1] if found is None else found
+        return hold_out(self._open())[1] if found is None else self._as_trained(found)
 
-    def _split(self, train: bool, names: Sequence[str]) -> ImageSet | None:
-        """Opens the first split that the data set knows; None where it has no splits."""
+    def _as_trained(self, images: TorchvisionImages) -> TorchvisionImages:
+        """The images with the training split's class ids, which a folder for each split may change.
+
+        Raises:
+            ValueError: they have a class that was not trained on.
+        """
+        places = {name: place for place, name in enumerate(self.train().class_names)}
+        names, is_labelled = images.class_names, images.labels >= 0
+        if not (places and names) or names == tuple(places)[: len(names)]:
+            return images
+        ids = torch.tensor([places.get(name, -1) for name in names])[images.labels.clamp_min(0)]
+        if (ids[is_labelled] < 0).any():
+            unknown = ", ".join(sorted({*names} - {*places})[:5])
+            raise ValueError(
+                f"torchvision's {self.name} in {self.root} has images to evaluate of classes that "
+                f"it has none of to train on: {unknown}; give both splits the same classes"
+            )
+        changed = copy(images)
+        changed.labels = torch.where(is_labelled, ids, -1)
+        changed.class_names = tuple(places)
+        return changed
+
+    def _split(self, train: bool, names: Sequence[str]) -> TorchvisionImages | None:
+        """Opens the first split that the data set knows; None where it has no splits.
+
+        To evaluate on, one without a single label gives way to one with labels.
+        """
         if "train" in self._parameters:
             part = {} if self.train_split is None else {"split": self.train_split}
             return self._open(train=train, **part)
         if "split" not in self._parameters:
             return None
         *others, last = names
+        first = None
         for split in others:
             with suppress(ValueError):  # as sets say that they have no such split
-                return self._open(split=split)
-        return self._open(split=last)
+                found = self._open(split=split)
+                if train or (found.labels >= 0).any():
+                    return found
+                first = first or found
+        with suppress(*([] if first is None else [ValueError, FileNotFoundError])):
+            return self._open(split=last)
+        return first
 
     def _open(self, **options: Any) -> TorchvisionImages:
         split = repr(sorted(options.items()))

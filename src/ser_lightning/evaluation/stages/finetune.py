@@ -172,7 +172,7 @@ class FinetuneStage(Stage):
         data = self.own(data)
         self.check_training(trainer)
         trainer.fit(self, datamodule=data)
-        reasons = self.shortened(trainer)
+        reasons = [*self.shortened(trainer), *data.training_reasons()]
         peak = self.peak_learning_rate(data)
         what = f"weights after {trainer.global_step} steps at a peak learning rate of {peak:g}"
         check_finite(self.classifier, what, "lower `model.base_learning_rate`")

@@ -87,6 +87,7 @@ class KNNStage(Stage):
                 len(test.label),
                 feature={"cls_of_blocks": [self.backbone.depth]},
                 protocol={"num_bank": len(bank)},
+                reasons=data.training_reasons(),
                 hits=hits,
                 label=test.label,
                 slots=torch.from_numpy(test.rows),
