@@ -146,6 +146,12 @@ def test_run_that_early_stopping_ended_says_why_and_stays_so(tmp_path, caplog):
     assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 18
 
 
+def test_patience_of_0_does_not_end_a_run_before_it_begins(tmp_path):
+    main(["fit", "--config", TINY, "--run_dir", str(tmp_path), *STOPPING,
+          "--trainer.callbacks.patience=0"])  # fmt: skip
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] >= 6
+
+
 def test_ones_own_checkpoints_hold_whole_steps(tmp_path):
     """A validation between two steps does not have the first one written again amid the next."""
     main(["fit", "--config", TINY, "--run_dir", str(tmp_path / "run"),

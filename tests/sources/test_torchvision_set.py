@@ -334,3 +334,8 @@ def test_split_with_labels_goes_before_one_without(tmp_path):
             path.write_text(json.dumps({"scenes": scenes}))
     test = TorchvisionSet("CLEVRClassification", str(tmp_path)).evaluation()
     assert test.labels.min() >= 0
+
+
+def test_evaluation_split_needs_no_training_split_on_the_disk(tmp_path):
+    test = countries(tmp_path, test=["AE", "AF"]).evaluation()
+    assert (test.class_names, test.labels.tolist()) == (("AE", "AF"), [0, 1])

@@ -39,7 +39,7 @@ class Watched(Callback):
         """Leaves a run as it is that an EarlyStopping has ended, unless its patience is longer."""
         for callback, patience in self._patience:
             callback.patience = patience
-            if callback.wait_count >= patience:
+            if callback.wait_count >= max(1, patience):  # it has waited in vain
                 trainer.should_stop = True
 
     @override

@@ -212,9 +212,14 @@ class TorchvisionSet(Source):
         Raises:
             ValueError: they have a class that was not trained on.
         """
-        places = {name: place for place, name in enumerate(self.train().class_names)}
         names, is_labelled = images.class_names, images.labels >= 0
-        if not (places and names) or names == tuple(places)[: len(names)]:
+        if names == tuple(map(str, range(len(names)))):  # the set has none of its own
+            return images
+        try:
+            places = {name: place for place, name in enumerate(self.train().class_names)}
+        except FileNotFoundError:  # nothing is trained on, which ids could be of
+            return images
+        if not places or names == tuple(places)[: len(names)]:
             return images
         ids = torch.tensor([places.get(name, -1) for name in names])[images.labels.clamp_min(0)]
         if (ids[is_labelled] < 0).any():
