@@ -73,6 +73,11 @@ def with_home_folder(argument: str) -> str:
     return written
 
 
+def is_text(config: str) -> bool:
+    """Whether a configuration is given as a text, and not as the name of a file."""
+    return "\n" in config or config.startswith("{")
+
+
 def content_of(config: str) -> dict[str, Any]:
     """What a configuration file says, or a text in place of it; empty where it is neither.
 
@@ -83,16 +88,15 @@ def content_of(config: str) -> dict[str, Any]:
             text or YAML; names the file.
     """
     path = Path(config)
-    is_text = "\n" in config or config.startswith("{")
-    if not is_text and (path.is_dir() or not path.exists()):
+    if not is_text(config) and (path.is_dir() or not path.exists()):
         return {}
-    if not (is_text or path.is_file()):
+    if not (is_text(config) or path.is_file()):
         raise ValueError(f"{config} is a pipe or a device; give a file, or the text itself")
-    text = config if is_text else read_text(path)
+    text = config if is_text(config) else read_text(path)
     try:
         content = with_home(upgraded(own_yaml(text)))
     except (yaml.YAMLError, ValueError) as error:
-        if is_text:
+        if is_text(config):
             return {}
         raise ValueError(f"{config}: {error}") from error
     return content if isinstance(content, dict) else {}

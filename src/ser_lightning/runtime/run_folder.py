@@ -23,7 +23,7 @@ from ser_lightning.checkpoints import (
     read_config,
 )
 from ser_lightning.files import read_text, write_text
-from ser_lightning.runtime.configuration import content_of, given_options, leaves, sets
+from ser_lightning.runtime.configuration import content_of, given_options, is_text, leaves, sets
 from ser_lightning.runtime.stored import Origin, plain_sections
 from ser_lightning.trusted import printable
 
@@ -75,13 +75,6 @@ def no_trace_of_failure(folder: Path, has_begun: Callable[[], bool]) -> Iterator
         raise
 
 
-def _is_file(config: str) -> bool:
-    try:
-        return Path(config).is_file()
-    except (OSError, ValueError):  # a text, too long for a name
-        return False
-
-
 def default_run_dir(configs: Sequence[str | Path], checkpoint: str | None) -> Path:
     """runs/<first file with a model>, as below `configs`; else where the checkpoint lies.
 
@@ -89,7 +82,7 @@ def default_run_dir(configs: Sequence[str | Path], checkpoint: str | None) -> Pa
     """
     files = list(dropwhile(lambda file: "model" not in content_of(file), map(str, configs)))
     if files:
-        names = [Path(file) if _is_file(file) else Path("run") for file in files]  # else a text
+        names = [Path("run") if is_text(file) else Path(file) for file in files]
         parts = names[0].with_suffix("").parts
         above = parts[:-1]
         first = len(parts) - 1 - above[::-1].index("configs") if "configs" in above else -1
