@@ -34,6 +34,8 @@ def test_key_that_stands_twice_is_refused_with_both_lines():
         own_yaml(text)
     with pytest.raises(yaml.YAMLError, match=r"b stands in line 1 already"):
         own_yaml("a: {b: 1,\n b: 2}")
+    with pytest.raises(yaml.YAMLError, match=r"b stands in line 1 already"):
+        own_yaml("a: {b: 1, b: 2}")
     merged = "x: &x {a: 1, b: 2}\ny: {<<: *x, a: 3}\nz: [{a: 1}, {a: 2}]"
     assert own_yaml(merged)["y"] == {"a": 3, "b": 2}
 

@@ -166,13 +166,13 @@ class _OwnLoader(yaml.SafeLoader):
     @override
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen: dict[str, int] = {}
+        lines: dict[str, int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                line = seen.setdefault(key.value, key.start_mark.line)
-                if line != key.start_mark.line:
-                    problem = f"{key.value} stands in line {line + 1} already; join the two"
+                if key.value in lines:
+                    problem = f"{key.value} stands in line {lines[key.value]} already; join the two"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                lines[key.value] = key.start_mark.line + 1
         return node
 
 
